@@ -1,0 +1,105 @@
+"""AutoAugment (Cubuk et al. 2019, arXiv 1805.09501): learned policies of two operations each, batched.
+
+A sub-policy is drawn per image, uniformly; each of its two operations is applied with its own probability. As in the
+published two-stage recipe, signs are random for shear, translation and the enhancing operations, rotation is always
+counter-clockwise, and what moves in from outside is grey (128). Rows of the policy file: probability, operation,
+magnitude (shear: tangent; translation: share of the side; rotation: degrees; enhancing: distance from factor 1;
+posterise: bits; solarise: threshold), twice.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import affine, tone
+from .draws import Draws
+
+GRADED = {
+    "shear_x": affine.shear_x,
+    "shear_y": affine.shear_y,
+    "translate_x": affine.translate_x,
+    "translate_y": affine.translate_y,
+    "rotate": affine.rotate,
+    "colour": tone.colour,
+    "contrast": tone.contrast,
+    "brightness": tone.brightness,
+    "sharpness": tone.sharpness,
+    "posterise": tone.posterise,
+    "solarise": tone.solarise,
+}
+PLAIN = {"autocontrast": tone.autocontrast, "equalise": tone.equalise, "invert": tone.invert}
+NAMES = (*GRADED, *PLAIN)
+SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y")
+ENHANCING = ("colour", "contrast", "brightness", "sharpness")
+POLICIES: dict[str, list] = json.loads(Path(__file__).with_name("autoaugment_policies.json").read_text())
+
+
+@dataclass(frozen=True)
+class Operations(Draws):
+    """Per image the two operations: index into NAMES or -1 for none, (B, 2) int64, and amount (B, 2) float64."""
+
+    operation: torch.Tensor
+    amount: torch.Tensor
+
+
+class AutoAugment:
+    """The policy of a data set: "cifar10", "svhn" or "imagenet"."""
+
+    def __init__(self, policy: str):
+        if policy not in POLICIES:
+            raise ValueError(f"no AutoAugment policy {policy!r}; known: {', '.join(POLICIES)}")
+        halves = [(row[:3], row[3:]) for row in POLICIES[policy]]
+        self.probability = torch.tensor([[half[0] for half in row] for row in halves])  # (25, 2)
+        self.operation = torch.tensor([[NAMES.index(half[1]) for half in row] for row in halves])
+        self.magnitude = torch.tensor([[half[2] for half in row] for row in halves], dtype=torch.float64)
+
+    def draw(self, batch: int, generator: torch.Generator) -> Operations:
+        """The operations of every image of the global batch."""
+        policy = torch.randint(len(self.operation), (batch,), generator=generator)
+        applied = torch.rand(batch, 2, generator=generator) < self.probability[policy]
+        sign = 2 * torch.randint(2, (batch, 2), generator=generator) - 1
+        operation = self.operation[policy]
+        amount = signed(operation, self.magnitude[policy], sign)
+        return Operations(torch.where(applied, operation, -1), amount)
+
+
+def signed(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+    """The amount that an operation takes, from its magnitude and a sign of +1 or -1, element by element."""
+    flips, enhances = (
+        torch.isin(operation, torch.tensor([NAMES.index(name) for name in names])) for names in (SIGNED, ENHANCING)
+    )
+    amount = torch.where(flips, magnitude * sign, magnitude)
+    return torch.where(enhances, 1 + magnitude * sign, amount)
+
+
+def run(name: str, images: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """One operation on uint8 images (B, C, H, W), an amount for each (B,)."""
+    return PLAIN[name](images) if name in PLAIN else GRADED[name](images, amount)
+
+
+def apply(images: torch.Tensor, draws: Operations) -> torch.Tensor:
+    """Both operations of every image, in order: uint8 (B, C, H, W) on any device, draws on the CPU -> uint8.
+
+    Images of equal operation are brought together, so that each operation runs once per slot and nothing waits for
+    the device: which images those are is known on the CPU.
+    """
+    at = torch.arange(len(images))  # which image stands where
+    for slot in (0, 1):
+        order = draws.operation[at, slot].argsort(stable=True)
+        images = images[order.to(images.device, non_blocking=True)]
+        at = at[order]
+        _each_operation(images, draws.operation[at, slot], draws.amount[at, slot])
+    return images[at.argsort().to(images.device, non_blocking=True)]
+
+
+def _each_operation(images: torch.Tensor, operation: torch.Tensor, amount: torch.Tensor) -> None:
+    """Change images sorted by operation in place."""
+    counts = torch.bincount(operation + 1, minlength=len(NAMES) + 1).tolist()
+    start = counts[0]  # those without an operation come first
+    for name, count in zip(NAMES, counts[1:], strict=True):
+        if count:
+            part = slice(start, start + count)
+            images[part] = run(name, images[part], amount[part])
+        start += count

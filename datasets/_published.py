@@ -1,0 +1,74 @@
+"""CIFAR-10, CIFAR-100 and SVHN: torchvision's binary files, or the same images in class folders."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+import torch
+
+from ._folders import class_names, image_set, split_by_class
+from ._images import ImageSet, check_split
+
+Read = Callable[[Path, str, bool], tuple[np.ndarray, list[int], tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What tells one of these sets from another."""
+
+    title: str
+    binary: dict[str, str]  # per split, a file that torchvision expects below its root
+    read: Read  # (root, split, download) -> pixels uint8 (N, 3, 32, 32), labels, classes; torchvision's errors
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def load_published(data: Published, root: str | Path, split: str, source_size: int, download: bool) -> ImageSet:
+    """The split from wherever it lies below root, downloaded first when it is missing and `download` is set."""
+    check_split(split)
+    root = Path(root).expanduser()
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"{root} is a file; the folder that holds {data.title} is expected")
+    place = next((p for p in _places(data, root) if (p / data.binary[split]).exists()), None)
+    if place is not None:
+        return _read(data, place, split)
+    place = next((p for p in _places(data, root) if class_names(p / "train") or class_names(p / split)), None)
+    if place is not None:
+        return image_set(split_by_class(place, split), source_size, (data.mean, data.std))
+    if not download:
+        missing = f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders"
+        raise FileNotFoundError(f"{missing}, there and in a sub-folder of its name; --download fetches it")
+    return _download(data, root, split)
+
+
+def _places(data: Published, root: Path) -> list[Path]:
+    """root, the folder above when root is the inner folder itself, sub-folders called like the set."""
+    inner = Path(data.binary["train"]).parent.name
+    plain = re.sub(r"\W", "", data.title).lower()
+    named = [root / name for name in class_names(root) if re.sub(r"[\W_]", "", name).lower() == plain]
+    return [root, *([root.parent] if root.name == inner else []), *named]
+
+
+def _read(data: Published, place: Path, split: str, download: bool = False) -> ImageSet:
+    try:
+        pixels, labels, classes = data.read(place, split, download)
+    except RuntimeError as error:
+        if download:
+            raise
+        hint = "delete them and pass --download"
+        raise ValueError(f"the {data.title} files in {place} are incomplete or damaged; {hint}") from error
+    pixels = torch.from_numpy(np.ascontiguousarray(pixels))
+    return ImageSet(pixels, torch.as_tensor(labels, dtype=torch.int64), classes, data.mean, data.std)
+
+
+def _download(data: Published, root: Path, split: str) -> ImageSet:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(root / ".download.lock"):  # one process downloads, the others find the files
+            return _read(data, root, split, download=True)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise OSError(f"could not download {data.title} to {root}: {reason}; check the network and the disk") from error

@@ -1,0 +1,30 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 images of 32 px in 10 classes."""
+
+from pathlib import Path
+
+import torchvision
+
+from ._images import ImageSet
+from ._published import Published, load_published
+
+
+def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+    """torchvision's files below root, or root/{train,test}/<class>/ image files, which may be larger.
+
+    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    """
+    return load_published(CIFAR10, root, split, source_size, download)
+
+
+def _read(root: Path, split: str, download: bool):
+    data = torchvision.datasets.CIFAR10(root, train=split == "train", download=download)
+    return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
+
+
+CIFAR10 = Published(
+    title="CIFAR-10",
+    binary={"train": "cifar-10-batches-py/data_batch_1", "test": "cifar-10-batches-py/test_batch"},
+    read=_read,
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)

@@ -1,0 +1,30 @@
+"""CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 images of 32 px in 100 classes (the fine labels)."""
+
+from pathlib import Path
+
+import torchvision
+
+from ._images import ImageSet
+from ._published import Published, load_published
+
+
+def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+    """torchvision's files below root, or root/{train,test}/<class>/ image files, which may be larger.
+
+    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    """
+    return load_published(CIFAR100, root, split, source_size, download)
+
+
+def _read(root: Path, split: str, download: bool):
+    data = torchvision.datasets.CIFAR100(root, train=split == "train", download=download)
+    return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
+
+
+CIFAR100 = Published(
+    title="CIFAR-100",
+    binary={"train": "cifar-100-python/train", "test": "cifar-100-python/test"},
+    read=_read,
+    mean=(0.5070, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)

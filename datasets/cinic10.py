@@ -1,0 +1,27 @@
+"""CINIC-10 (Darlow et al. 2018): three times 90,000 images of 32 px in 10 classes, as PNG files in class folders.
+
+The test split is `test`. The published two-stage code evaluated on `valid` (renamed `val`) and never used `test`; to
+compare with it, give a root whose `test` is that folder, or that has no `test`.
+"""
+
+from pathlib import Path
+
+from ._folders import above_train, existing_folder, image_set, split_by_class
+from ._images import ImageSet, check_split
+
+ALIASES = ("cinic",)
+MEAN = (0.47889522, 0.47227842, 0.43047404)
+STD = (0.24205776, 0.23828046, 0.25874835)
+ARCHIVE = "https://datashare.ed.ac.uk/handle/10283/3192"
+
+
+def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+    """root/{train,test}/<class>/*.png; root may also be the `train` folder itself. It cannot be downloaded here."""
+    check_split(split)
+    try:
+        place = above_train(existing_folder(root))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; CINIC-10 is to be fetched by hand from {ARCHIVE}") from None
+    if not (place / "train").is_dir():
+        raise FileNotFoundError(f"there is no CINIC-10 in {place}: looked for train/<class>/; get it from {ARCHIVE}")
+    return image_set(split_by_class(place, split), source_size, (MEAN, STD))

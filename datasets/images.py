@@ -1,0 +1,17 @@
+"""Images without labels: every image file below a folder, however deep. For pretraining only."""
+
+from pathlib import Path
+
+from ._folders import Listing, existing_folder, image_names, image_set
+from ._images import ImageSet, check_split
+
+
+def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+    """All images, unlabelled; mean and std are measured. ValueError for the test split, which needs labels."""
+    check_split(split)
+    if split == "test":
+        raise ValueError(
+            "--dataset images has no labels and so no test split; class folders are --dataset image_folder"
+        )
+    root = existing_folder(root)
+    return image_set(Listing(root, image_names(root), None, ()), source_size)

@@ -1,0 +1,30 @@
+"""SVHN (Netzer et al. 2011): 73,257 + 26,032 house-number digits of 32 px in 10 classes; the extra set is not used."""
+
+from pathlib import Path
+
+import torchvision
+
+from ._images import ImageSet
+from ._published import Published, load_published
+
+
+def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+    """{train,test}_32x32.mat below root, or root/{train,test}/<digit>/ image files.
+
+    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    """
+    return load_published(SVHN, root, split, source_size, download)
+
+
+def _read(root: Path, split: str, download: bool):
+    data = torchvision.datasets.SVHN(root, split=split, download=download)
+    return data.data, data.labels, tuple(str(digit) for digit in range(10))
+
+
+SVHN = Published(
+    title="SVHN",
+    binary={"train": "train_32x32.mat", "test": "test_32x32.mat"},
+    read=_read,
+    mean=(0.4377, 0.4438, 0.4728),
+    std=(0.1980, 0.2010, 0.1970),
+)

@@ -53,11 +53,11 @@ def backbone(arch: str, image_size: int, **options) -> nn.Module:
     return build(image_size, **given)
 
 
-def nearest(word: str, known: list[str]) -> str:
-    """The end of an error message: the closest known word, then all of them."""
+def nearest(word: str, known: list[str], show: bool = True) -> str:
+    """The end of an error message: the closest known word, and all of them unless show is False."""
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} known: {', '.join(known)}"
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return hint + (f"; known: {', '.join(known)}" if show else "")
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,108 @@
+"""Batches of a uint8 image set: the order is f(seed, epoch), cut by accumulation step and rank."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import seeds
+
+RESIDENT_SHARE = 0.4  # of the device's free memory; the rest is for the networks and their activations
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one accumulation step. `place` is its slice of the step's global batch."""
+
+    images: Tensor  # uint8 (B, C, H, W) on the device
+    labels: Tensor | None  # int64 (B,) on the device
+    place: slice
+
+
+class Batches:
+    """batches.step(k) yields the Batch of each accumulation step of optimizer step k, on this rank.
+
+    The global batch of a step is `accumulate` x `world` x `size` images. Its cut is such that the same images meet in the
+    same step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        labels: Tensor | None,
+        size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        passes: int = 1,
+    ):
+        self.size, self.accumulate, self.rank, self.world = size, accumulate, rank, world
+        self.images, self.seed, self.device, self.passes = len(pixels), seed, device, passes
+        self.total = size * accumulate * world
+        self.steps_per_epoch = passes * self.images // self.total
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"a global batch of {self.total} images is larger than the {self.images} images of the training set: "
+                f"lower the batch size to at most {self.images // (accumulate * world)}"
+            )
+        self.resident = _fits(pixels, device)
+        self.pixels = pixels.to(device) if self.resident else pixels
+        self.labels = labels.to(device) if labels is not None else None
+        self._epoch, self._order = -1, torch.empty(0)
+        self._ahead = None if self.resident else ThreadPoolExecutor(1)
+        self._fetched: dict = {}
+
+    def step(self, step: int) -> Iterator[Batch]:
+        for part in range(self.accumulate):
+            yield self._batch(step, part)
+
+    def order(self, epoch: int) -> Tensor:
+        """The images' order in an epoch, (passes * N,): independent shuffles chained."""
+        if epoch != self._epoch:
+            random = seeds.generator(self.seed, "order", epoch)
+            self._order = torch.cat([torch.randperm(self.images, generator=random) for _ in range(self.passes)])
+            self._epoch = epoch
+        return self._order
+
+    def _batch(self, step: int, part: int) -> Batch:
+        start = (part * self.world + self.rank) * self.size
+        place = slice(start, start + self.size)
+        index = self._index(step, place)
+        images = self._gather(index) if self.resident else self._prefetched(step, part, index)
+        labels = self.labels[index.to(self.device)] if self.labels is not None else None
+        return Batch(images, labels, place)
+
+    def _index(self, step: int, place: slice) -> Tensor:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        return self.order(epoch)[position * self.total :][place]
+
+    def _gather(self, index: Tensor) -> Tensor:
+        return self.pixels[index.to(self.pixels.device)]
+
+    def _prefetched(self, step: int, part: int, index: Tensor) -> Tensor:
+        """This part's images; the next part's are read by a thread meanwhile."""
+        waiting = self._fetched.pop((step, part), None)
+        images = waiting.result() if waiting else self._read(index)
+        following = (step, part + 1) if part + 1 < self.accumulate else (step + 1, 0)
+        start = (following[1] * self.world + self.rank) * self.size
+        ahead = self._index(following[0], slice(start, start + self.size))
+        self._fetched = {following: self._ahead.submit(self._read, ahead)}
+        return images.to(self.device, non_blocking=True)
+
+    def _read(self, index: Tensor) -> Tensor:
+        images = self.pixels[index]
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+
+def _fits(pixels: Tensor, device: torch.device) -> bool:
+    """Whether the whole set may live on the device. On a CPU a memory map stays a map: the system caches its pages."""
+    if device.type == "cpu":
+        return True
+    if device.type == "cuda":
+        return pixels.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return pixels.nbytes < 2**31

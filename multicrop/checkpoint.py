@@ -1,0 +1,94 @@
+"""Checkpoint files: tensors and plain values only, written whole or not at all, the one before kept in reserve."""
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
+
+
+def save(state: dict, path: Path) -> None:
+    """Write to a temporary name, flush, rename: a reader or a crash never meets half a file.
+
+    OSError in one line (disk full, no permission) leaves the file of that name as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {_reason(error)}; what was saved before is intact") from None
+
+
+def save_newest(state: dict, folder: Path) -> Path:
+    """Save as the run's newest checkpoint; the one it replaces stays as the reserve."""
+    newest, previous = folder / NEWEST, folder / PREVIOUS
+    incoming = folder / ".checkpoint_incoming.pt"
+    save(state, incoming)
+    if newest.exists():
+        os.replace(newest, previous)
+    os.replace(incoming, newest)
+    return newest
+
+
+def load(path: Path) -> dict:
+    """Read one of our checkpoints on the CPU. ValueError in one line where it is damaged or is not ours."""
+    state = read(path)
+    if not isinstance(state, dict) or "kind" not in state:
+        raise ValueError(f"{path} is not a multicrop checkpoint; --pretrained_weights takes files of other programs")
+    return state
+
+
+def read(path: Path, trust: bool = False):
+    """Whatever a .pt/.pth file holds; with trust=False only tensors and plain values (no code can run)."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not trust)
+    except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
+        if trust or _is_cut(path):
+            raise ValueError(f"{path} cannot be unpickled: {_first_line(error)}") from None
+        raise ValueError(
+            f"{path} holds Python objects beside tensors, and loading those can run code; "
+            "if you trust where it comes from, add --trust_checkpoint True"
+        ) from None
+    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"{path} is damaged or is no checkpoint: {_first_line(error)}") from None
+
+
+def newest(folder: Path, say=print) -> tuple[dict, Path] | None:
+    """The newest readable checkpoint of a run folder; a damaged one is reported and the one before it used.
+
+    ValueError where checkpoints exist but none can be read: starting over would overwrite them.
+    """
+    paths = [folder / name for name in (NEWEST, PREVIOUS) if (folder / name).exists()]
+    for path in paths:
+        try:
+            return load(path), path
+        except ValueError as error:
+            say(f"{error}; trying the one before it")
+    if paths:
+        raise ValueError(f"no readable checkpoint among {', '.join(map(str, paths))}: move them away to start anew")
+    return None
+
+
+def _is_cut(path: Path) -> bool:
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"PK"
+    return not zipped and path.stat().st_size < 64
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or _first_line(error.__context__ or error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

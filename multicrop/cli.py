@@ -1,0 +1,158 @@
+"""A frozen dataclass as a command line: flags by tyro, values from --recipe FILE.yaml, errors in one line."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from . import ranks
+from .find import nearest
+from .interrupt import RESUME_ME
+
+R = TypeVar("R")
+WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+def _switch(words: list[str]) -> bool:
+    word = words[0].lower() if words else "true"
+    if word not in WORDS:
+        raise ValueError(f"{words[0]!r} is neither true nor false")
+    return WORDS[word]
+
+
+REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@REGISTRY.primitive_rule
+def _switch_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """Booleans as --flag, --flag true, --flag false (also on/off, yes/no, 1/0), as the published commands write them."""
+    if info.type is not bool:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[true|false]",
+        instance_from_str=_switch,
+        is_instance=lambda value: isinstance(value, bool),
+        str_from_instance=lambda value: ["true" if value else "false"],
+    )
+
+
+class UsageError(ValueError):
+    """A command line or recipe that cannot be understood."""
+
+
+def parse(recipe_type: type[R], argv: list[str]) -> R:
+    """The recipe that a command line gives: defaults, then --recipe FILE.yaml, then flags (with - or _)."""
+    names = [field.name for field in dataclasses.fields(recipe_type)]
+    argv = [token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)]  # what old launchers add
+    file, rest = _take_recipe(argv)
+    words = (_from_yaml(file, recipe_type, names) if file else []) + rest
+    parsed, unknown = _tyro(recipe_type, words)
+    if unknown:
+        flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        raise UsageError(f"unknown flag {unknown[0]}{nearest(flag, names, show=False)}; --help lists all")
+    return parsed
+
+
+def main(recipe_type: type[R], work: Callable[[R], dict], argv: list[str] | None = None) -> None:
+    """Parse, work, print the result as the last line of standard output, and leave with the right exit code.
+
+    0 done; 75 stopped by a signal and resumable; 2 something the user can mend, said in one line; 1 a failure.
+    """
+    try:
+        result = work(parse(recipe_type, sys.argv[1:] if argv is None else argv))
+    except (ValueError, OSError, FloatingPointError) as error:
+        _report(error)
+        sys.exit(2 if isinstance(error, (ValueError, OSError)) else 1)
+    finally:
+        ranks.stop()
+    if ranks.rank() == 0:
+        print(json.dumps(result), flush=True)
+    sys.exit(RESUME_ME if result.get("status") == "interrupted" else 0)
+
+
+def _report(error: Exception) -> None:
+    """One line; before it the traceback where the error comes out of a library, since that one is ours to mend."""
+    where = traceback.extract_tb(error.__traceback__)[-1].filename
+    ours = Path(__file__).resolve().parent.parent
+    ours_raised = Path(where).resolve().is_relative_to(ours) and "site-packages" not in str(
+        Path(where).resolve().relative_to(ours)
+    )
+    if not ours_raised or os.environ.get("MULTICROP_TRACEBACK"):
+        traceback.print_exception(error)
+    which = f" (rank {ranks.rank()})" if "RANK" in os.environ else ""
+    print(f"error{which}: {error}", file=sys.stderr, flush=True)
+
+
+def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
+    rest, file = [], None
+    words = iter(argv)
+    for word in words:
+        if word == "--recipe":
+            file = next(words, None)
+            if file is None:
+                raise UsageError("--recipe needs the path of a YAML file")
+        elif word.startswith("--recipe="):
+            file = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return file, rest
+
+
+def _from_yaml(file: str, recipe_type: type, names: list[str]) -> list[str]:
+    """A recipe file as the flags it stands for, so that one parser checks both."""
+    path = Path(file)
+    if not path.is_file():
+        raise UsageError(f"no recipe at {path}")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"recipe {path} must be a list of `key: value` lines")
+    for key in values:
+        if key not in names:
+            raise UsageError(f"recipe {path} has the unknown key {key!r}{nearest(str(key), names)}")
+    words = [word for key, value in values.items() for word in _flag(key, value)]
+    try:
+        _tyro(recipe_type, words)
+    except UsageError as error:
+        raise UsageError(f"recipe {path}: {error}") from None
+    return words
+
+
+def _flag(key: str, value: Any) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [f"--{key}", *("None" if item is None else str(item) for item in values)]
+
+
+def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
+    """tyro's answer, its boxed message folded into one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                recipe_type,
+                args=words,
+                use_underscores=True,
+                return_unknown_args=True,
+                config=(tyro.conf.FlagConversionOff,),
+                registry=REGISTRY,
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
+        body = [line for line in lines if line and line[0] not in "╭╰─"]
+        cut = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
+        raise UsageError(" ".join(body[:cut]) + "; see --help") from None

@@ -1,0 +1,15 @@
+"""Which arithmetic the networks run in."""
+
+import torch
+
+TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast_type(name: str, device: torch.device) -> torch.dtype | None:
+    """The type for torch.autocast, None for plain float32. "auto" is bf16 where a CUDA device computes in it."""
+    if name == "auto":
+        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else None
+    if name == "fp16" and device.type != "cuda":
+        raise ValueError(f"--precision fp16 needs a CUDA device, not {device.type}: use fp32 or bf16")
+    return TYPES[name]

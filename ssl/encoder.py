@@ -1,0 +1,47 @@
+"""An encoder: backbone and head over crops of several sizes. Student and teacher are two encoders.
+
+B images, V views, C channels, K prototypes.
+"""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+
+class Encoder(nn.Module):
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, *crops: Tensor) -> Tensor:
+        """Crops (n, B, C, h, w), one tensor a size -> logits (V, B, K), views in the order given.
+
+        One pass of the backbone for each size, one of the head for all.
+        """
+        batch = crops[0].shape[1]
+        features = [self.backbone(views.flatten(0, 1)) for views in crops if len(views)]
+        return self.head(torch.cat(features)).unflatten(0, (-1, batch))
+
+
+def check_sizes(backbone: nn.Module, channels: int, *sizes: int) -> None:
+    """Try the backbone on each image size before training. ValueError names the first that fails and sizes that work."""
+    for size in sizes:
+        problem = _problem(backbone, channels, size)
+        if problem:
+            works = [s for s in range(4, 2 * max(sizes) + 1, 4) if _problem(backbone, channels, s) is None]
+            remedy = f"it takes {', '.join(map(str, works))}" if works else "no size up to twice that works either"
+            raise ValueError(f"the backbone cannot take crops of {size} px ({problem}); {remedy} (px)")
+
+
+@torch.no_grad()
+def _problem(backbone: nn.Module, channels: int, size: int) -> str | None:
+    training = backbone.training
+    try:
+        features = backbone.eval()(torch.zeros(2, channels, size, size))
+    except Exception as error:  # any backbone, any way of refusing a size
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    finally:
+        backbone.train(training)
+    if features.shape != (2, backbone.dim):
+        return f"features have shape {tuple(features.shape)} instead of (2, {backbone.dim})"
+    return None

@@ -1,0 +1,170 @@
+"""Every number of stage one, with its unit and default. Names and defaults are those of the published command line."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stage one: self-supervised pretraining with multi-crop (DINO)."""
+
+    # The backbone. None: the architecture's own value.
+    arch: str = "vit"
+    """vit, swin, cait, or timm:<name> for any timm model."""
+    image_size: int = 32
+    """Side of the global crops in pixels; local crops have half of it."""
+    patch_size: int | None = None
+    """Side of a patch in pixels (vit: image_size / 8)."""
+    embed_dim: int | None = None
+    """Width (vit: 192)."""
+    num_layers: int | None = None
+    """Blocks (vit: 9)."""
+    num_heads: int | None = None
+    """Attention heads (vit: 12)."""
+    vit_mlp_ratio: float | None = None
+    """Hidden width of the MLPs in multiples of the width (vit, swin, cait: 2)."""
+    qkv_bias: bool | None = None
+    """Biases in the query, key and value layers (vit, swin, cait: true)."""
+    drop_rate: float | None = None
+    """Dropout probability (0)."""
+    drop_path_rate: float = 0.1
+    """Stochastic depth of the student's last block."""
+    teacher_drop_path: bool = False
+    """Stochastic depth in the teacher too, as Gani et al. published it; false as in DINO."""
+
+    # The head and the objective.
+    objective: str = "dino"
+    """A file of ssl/objectives."""
+    out_dim: int = 1024
+    """Prototypes K."""
+    mlp_head_in: int | None = None
+    """Width of the head's input. It comes from the backbone; a published command that states it is checked against it."""
+    head_hidden_dim: int = 512
+    """Hidden width of the head (DINO on ImageNet: 2048)."""
+    head_bottleneck_dim: int = 256
+    """Width just before the prototypes."""
+    use_bn_in_head: bool = False
+    """Batch norm in the head."""
+    norm_last_layer: bool = True
+    """Prototypes of length 1; false lets their lengths be learned."""
+    student_temp: float = 0.1
+    """Temperature of the student's softmax."""
+    warmup_teacher_temp: float = 0.04
+    """Teacher temperature in the first epoch."""
+    teacher_temp: float = 0.07
+    """Teacher temperature after its warm-up."""
+    warmup_teacher_temp_epochs: int = 10
+    """Epochs of that warm-up."""
+    center_momentum: float = 0.9
+    """How slowly the centre follows the teacher's mean logits."""
+    momentum_teacher: float = 0.996
+    """EMA momentum of the teacher at the start; a cosine takes it to 1."""
+
+    # The crops.
+    global_crops_scale: tuple[float, float] = (0.5, 1.0)
+    """Area of a global crop as a share of the image."""
+    local_crops_scale: tuple[float, float] = (0.2, 0.4)
+    """Area of a local crop as a share of the image."""
+    local_crops_number: int = 8
+    """Local crops per image; 0 turns multi-crop off."""
+
+    # The optimisation.
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """Optimizer."""
+    epochs: int = 200
+    """Passes over the images."""
+    batch_size_per_gpu: int = 64
+    """Images per process and accumulation step."""
+    accumulate: int = 1
+    """Batches summed into one optimizer step."""
+    lr: float = 1e-4
+    """Peak learning rate per 256 images of the global batch."""
+    min_lr: float = 1e-6
+    """Learning rate at the end."""
+    warmup_epochs: int = 30
+    """Epochs of linear learning-rate warm-up."""
+    weight_decay: float = 0.04
+    """Weight decay at the start."""
+    weight_decay_end: float = 0.4
+    """Weight decay at the end (cosine)."""
+    clip_grad: float = 3.0
+    """Largest norm of one parameter's gradient; 0 for none."""
+    freeze_last_layer: int = 1
+    """Epochs in which the prototypes stay as they are."""
+    seed: int = 0
+    """Weights, order and crops are functions of it."""
+
+    # The data.
+    dataset: str = "shapes"
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, image_folder, or images (no labels)."""
+    datapath: str = "./data"
+    """Folder of the data set."""
+    download: bool = False
+    """Fetch the data set where torchvision can."""
+    source_size: int | None = None
+    """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
+
+    # The machine.
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the networks; auto: bf16 on CUDA, else fp32."""
+    compile: bool = False
+    """torch.compile both encoders."""
+
+    # The run.
+    output_dir: str = "runs/ssl"
+    """Run folder; a run that is there is resumed."""
+    max_steps: int | None = None
+    """Stop after this global step, save, and leave every schedule as it is."""
+    saveckp_freq: int = 10
+    """Epochs between checkpoints that are kept; 0 keeps none."""
+    save_steps: int = 1000
+    """Most optimizer steps between saves of the newest checkpoint (it is saved every epoch too)."""
+    log_freq: int = 10
+    """Steps between rows of metrics.jsonl."""
+    knn_freq: int = 5
+    """Epochs between online k-NN probes of the teacher; 0 for none."""
+    knn_images: int = 10000
+    """Most training images that the online k-NN uses."""
+
+    OPERATIONAL: ClassVar[tuple[str, ...]] = (
+        "datapath", "download", "device", "compile", "output_dir", "max_steps", "saveckp_freq", "save_steps",
+        "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu", "accumulate",
+    )  # fmt: skip
+    """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
+
+    def __post_init__(self):
+        for name in ("image_size", "out_dim", "epochs", "batch_size_per_gpu", "accumulate", "log_freq", "save_steps"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("seed", "local_crops_number", "warmup_epochs", "warmup_teacher_temp_epochs", "clip_grad", "lr"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("global_crops_scale", "local_crops_scale"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high <= 1, name, (low, high), "must be two shares of the area, 0 < low <= high <= 1")
+        for name in ("teacher_temp", "warmup_teacher_temp", "student_temp"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        _require(0 <= self.momentum_teacher <= 1, "momentum_teacher", self.momentum_teacher, "must be within 0 and 1")
+        _require(self.image_size % 2 == 0, "image_size", self.image_size, "must be even: local crops have half of it")
+
+    def backbone(self) -> dict:
+        """What rebuilds the backbone: arguments of find.backbone, without those left to the architecture."""
+        names = ("arch", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "vit_mlp_ratio")
+        values = {name: getattr(self, name) for name in (*names, "qkv_bias", "drop_rate", "drop_path_rate")}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def shortened(self) -> tuple["Recipe", list[str]]:
+        """The recipe with warm-ups that fit the run, and a line about each that did not."""
+        changes, lines = {}, []
+        if self.warmup_epochs >= self.epochs:
+            changes["warmup_epochs"] = self.epochs * 3 // 20  # 30 of 200, the published share
+        if self.warmup_teacher_temp_epochs > self.epochs:
+            changes["warmup_teacher_temp_epochs"] = self.epochs // 2
+        for name, value in changes.items():
+            lines.append(f"--{name} {getattr(self, name)} is longer than the run of {self.epochs} epochs: using {value}")
+        return replace(self, **changes), lines
+
+
+def _require(condition: bool, name: str, value, what: str) -> None:
+    if not condition:
+        raise ValueError(f"--{name} {value}: {what}")

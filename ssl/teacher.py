@@ -1,0 +1,28 @@
+"""The teacher: a copy of the student that follows it by an exponential moving average (EMA)."""
+
+from copy import deepcopy
+
+import torch
+import torch.nn as nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def teacher_of(student: nn.Module, drop_path: bool = False) -> nn.Module:
+    """A frozen copy. Its batch norms see batches as the student's do; its dropout and drop path are off.
+
+    drop_path=True leaves them on, as Gani et al. 2022 published it: the targets are then noisy.
+    """
+    teacher = deepcopy(student).requires_grad_(False)
+    if drop_path:
+        return teacher.train()
+    teacher.eval()
+    for module in teacher.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+    return teacher
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher = momentum * teacher + (1 - momentum) * student, for all parameters at once; buffers stay the teacher's."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)

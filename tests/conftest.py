@@ -1,0 +1,38 @@
+"""Where the tests find recorded numbers, and how they run the three scripts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
+
+
+@pytest.fixture
+def golden() -> Path:
+    """The fixtures recorded from the published two-stage code."""
+    return GOLDEN / "two_stage_ssl"
+
+
+def launch(script: str, *flags, ranks: int = 1, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
+    """Run a root script as a user would, on the CPU; .stdout ends with its JSON line."""
+    start = [sys.executable, str(ROOT / script)]
+    if ranks > 1:
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
+        start = [*torchrun, str(ROOT / script)]
+    words = [*start, *map(str, flags), "--device", "cpu"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
+
+
+def result_of(process: subprocess.CompletedProcess) -> dict:
+    """The JSON object on the last line of a script's standard output."""
+    assert process.returncode in (0, 75), process.stderr
+    return json.loads(process.stdout.strip().splitlines()[-1])

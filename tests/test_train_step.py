@@ -1,0 +1,97 @@
+"""Whole optimisation steps through train_ssl.update, against steps recorded from the published code."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+import train_ssl
+from multicrop import optim
+from multicrop.find import backbone
+from multicrop.ssl.crops import Crops
+from multicrop.ssl.encoder import Encoder
+from multicrop.ssl.head import Head
+from multicrop.ssl.objectives.dino import Objective
+from multicrop.ssl.teacher import teacher_of
+
+
+def networks(c: dict) -> train_ssl.Networks:
+    body = backbone(
+        "vit", c["img_size"], patch_size=c["patch_size"], embed_dim=c["embed_dim"], num_layers=c["depth"],
+        num_heads=c["num_heads"], vit_mlp_ratio=c["mlp_ratio"], drop_path_rate=0.0,
+    )  # fmt: skip
+    h = c["head"]
+    student = Encoder(body, Head(h["in_dim"], h["out_dim"], hidden=h["hidden_dim"], bottleneck=h["bottleneck_dim"]))
+    optimizer = optim.build(c["optimizer"], optim.groups(student))
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return train_ssl.Networks(student, teacher_of(student), student, Objective(h["out_dim"]), optimizer, scaler)
+
+
+def weights(tensors: dict, prefix: str) -> dict:
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return {name.replace("mlphead.", "head."): value for name, value in found.items()}
+
+
+def crops_of(tensors: dict, step: int) -> Crops:
+    crops = [tensors[f"step{step}.crop_{i}"] for i in range(4)]
+    return Crops(torch.stack(crops[:2]), torch.stack(crops[2:]))
+
+
+@pytest.fixture
+def recorded(golden):
+    file = golden / "train_steps.safetensors"
+    return load_file(file), safe_open(file, "pt").metadata()
+
+
+def start(tensors: dict, about: dict, name: str) -> tuple[train_ssl.Networks, dict, list]:
+    config, steps = json.loads(about[f"{name}.config"]), json.loads(about[f"{name}.steps"])
+    nets = networks(config)
+    nets.student.load_state_dict(weights(tensors, "init.student."))
+    nets.teacher.load_state_dict(weights(tensors, "init.teacher."))
+    nets.objective.centre.copy_(tensors["init.center"][0])
+    return nets, config, steps
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
+def test_steps_are_the_published_ones(recorded, name):
+    tensors, about = recorded
+    nets, config, steps = start(tensors, about, name)
+    norms = json.loads(about[f"{name}.grad_norms"])
+    for k, s in enumerate(steps[: 3 if name == "adamw" else 2]):
+        rates = train_ssl.Rates(s["lr"], s["wd"], s["momentum"], s["teacher_temp"], s["epoch"] < 1)
+        seen = train_ssl.update(nets, [crops_of(tensors, k)], rates, config["clip_grad"], 1, None, (0, k))
+        assert seen.loss.item() == pytest.approx(s["loss"], abs=1e-5)
+        assert seen.grad_norm.item() == pytest.approx(torch.tensor(norms[k]).norm().item(), rel=1e-4)
+        torch.testing.assert_close(nets.objective.centre, tensors[f"{name}.step{k}.center"][0], atol=1e-5, rtol=0)
+        for which in ("student", "teacher"):
+            theirs = weights(tensors, f"{name}.step{k}.{which}.")
+            ours = getattr(nets, which).state_dict()
+            for parameter, value in theirs.items():
+                torch.testing.assert_close(ours[parameter], value, atol=1e-5, rtol=0, msg=f"{which} {parameter}")
+        assert theirs or k < len(steps) - 1
+
+
+def test_accumulated_batches_take_the_step_of_their_union(recorded):
+    """SGD, because the first steps of Adam are signs of gradients and magnify rounding."""
+    tensors, about = recorded
+    results = []
+    for parts in (1, 2):
+        nets, config, steps = start(tensors, about, "sgd")
+        rates = train_ssl.Rates(0.1, 0.0, 0.9, 0.05, False)
+        whole = crops_of(tensors, 0)
+        cuts = [Crops(*(views.chunk(parts, dim=1)[i] for views in whole)) for i in range(parts)]
+        seen = train_ssl.update(nets, cuts, rates, 3.0, parts, None, (0, 0))
+        results.append((seen.loss, nets.objective.centre, *nets.student.state_dict().values()))
+    torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
+
+
+def test_a_teacher_is_quiet_unless_the_published_noise_is_asked_for():
+    body = backbone("vit", 32, embed_dim=24, num_layers=2, num_heads=2, drop_path_rate=0.9)
+    student = Encoder(body, Head(24, 16, hidden=8, bottleneck=4)).train()
+    crops = torch.randn(2, 8, 3, 32, 32)
+    quiet, noisy = teacher_of(student), teacher_of(student, drop_path=True)
+    assert torch.equal(quiet(crops), quiet(crops))
+    assert not torch.equal(noisy(crops), noisy(crops))
+    assert not any(p.requires_grad for p in quiet.parameters())

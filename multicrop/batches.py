@@ -26,6 +26,7 @@ class Batches:
 
     The global batch of a step is `accumulate` x `world` x `size` images. Its cut is such that the same images meet in the
     same step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
+    `subset` holds the indices of the images to use, all by default.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         passes: int = 1,
+        subset: Tensor | None = None,
     ):
         self.size, self.accumulate, self.rank, self.world = size, accumulate, rank, world
-        self.images, self.seed, self.device, self.passes = len(pixels), seed, device, passes
+        self.subset = torch.arange(len(pixels)) if subset is None else subset
+        self.images, self.seed, self.device, self.passes = len(self.subset), seed, device, passes
         self.total = size * accumulate * world
         self.steps_per_epoch = passes * self.images // self.total
         if self.steps_per_epoch == 0:
@@ -62,10 +65,11 @@ class Batches:
             yield self._batch(step, part)
 
     def order(self, epoch: int) -> Tensor:
-        """The images' order in an epoch, (passes * N,): independent shuffles chained."""
+        """The images' order in an epoch, (passes * N,): independent shuffles of the subset, chained."""
         if epoch != self._epoch:
             random = seeds.generator(self.seed, "order", epoch)
-            self._order = torch.cat([torch.randperm(self.images, generator=random) for _ in range(self.passes)])
+            shuffles = [torch.randperm(self.images, generator=random) for _ in range(self.passes)]
+            self._order = self.subset[torch.cat(shuffles)]
             self._epoch = epoch
         return self._order
 

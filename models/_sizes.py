@@ -1,0 +1,56 @@
+"""Which sizes an architecture takes: default patches, and one-line errors that name the nearest sizes that work."""
+
+from torch import Tensor
+
+
+def default_patch(image_size: int, at_most: int) -> int:
+    """The largest patch up to `at_most` px that divides the image and, if that is even, half-size crops; at least 1."""
+    side = image_size if image_size % 2 else image_size // 2
+    return max(patch for patch in range(1, max(at_most, 1) + 1) if side % patch == 0)
+
+
+def check_patch(image_size: int, patch_size: int) -> None:
+    """ValueError unless square patches of `patch_size` px tile a square image of `image_size` px."""
+    if image_size < 1 or patch_size < 1:
+        raise ValueError(f"image size {image_size} and patch size {patch_size} must be at least 1 px")
+    if image_size % patch_size:
+        divisors = (size for size in range(1, image_size + 1) if image_size % size == 0)
+        near = sorted(sorted(divisors, key=lambda size: abs(size - patch_size))[:2])
+        raise ValueError(
+            f"patch size {patch_size} does not divide image size {image_size}; the nearest that do: {_list(near)}"
+        )
+
+
+def check_images(x: Tensor, channels: int, patch_size: int) -> None:
+    """ValueError unless x is (B, channels, h, w) and patches of `patch_size` px tile each image."""
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise ValueError(f"this network takes images (batch, {channels}, height, width), not {tuple(x.shape)}")
+    for side in x.shape[-2:]:
+        if side % patch_size or side == 0:
+            below = side // patch_size * patch_size
+            near = [size for size in (below, below + patch_size) if size]
+            raise ValueError(
+                f"{side} px is no whole number of {patch_size} px patches; the nearest that are: {_list(near)}"
+            )
+
+
+def check_heads(embed_dim: int, num_heads: int) -> None:
+    """ValueError unless every head gets the same whole number of channels."""
+    if embed_dim < 1 or num_heads < 1:
+        raise ValueError(f"embedding width {embed_dim} and number of heads {num_heads} must be at least 1")
+    if embed_dim % num_heads:
+        low, high = (embed_dim // num_heads) * num_heads, (embed_dim // num_heads + 1) * num_heads
+        near = [width for width in (low, high) if width]
+        raise ValueError(
+            f"{num_heads} heads cannot share an embedding width of {embed_dim}; the nearest that they can: {_list(near)}"
+        )
+
+
+def check_layers(num_layers: int) -> None:
+    """ValueError unless there is at least one block."""
+    if num_layers < 1:
+        raise ValueError(f"the number of layers is {num_layers}; it must be at least 1")
+
+
+def _list(sizes: list[int]) -> str:
+    return " and ".join(str(size) for size in sizes)

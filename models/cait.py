@@ -1,0 +1,123 @@
+"""CaiT: Touvron et al. 2021, arXiv 2103.17239, in the small form of Gani et al. 2022, arXiv 2210.07240.
+
+Layers and names are timm's Cait, which gives the reference's numbers at the table's own size. Ours are the position
+table at other sizes, the patch embedding's initial values (the reference unfolds pixels into a Linear layer, the same map
+is a convolution here), and talking heads (Shazeer et al. 2020, arXiv 2003.02436) without moving the head axis in memory.
+"""
+
+from functools import partial
+
+import torch.nn as nn
+from timm.layers import PatchEmbed
+from timm.models import cait as timm_cait
+from torch import Tensor
+
+from ._attention import merge_heads, split_heads
+from ._positions import fit_table, resample
+from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
+
+
+def build(
+    image_size: int,
+    *,
+    patch_size: int | None = None,
+    in_channels: int = 3,
+    embed_dim: int = 192,
+    num_layers: int = 24,
+    num_heads: int = 4,
+    vit_mlp_ratio: float = 2.0,
+    qkv_bias: bool = True,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+    truncate_positions: bool = False,
+) -> "CaiT":
+    """A CaiT of `num_layers` blocks and two of class attention; patches of 4 px up to 32 px images, else 8, unless given.
+
+    truncate_positions: smaller images take the first rows of the position table, as the reference does, instead of a
+    resampled table. ValueError on sizes that clash.
+    """
+    patch_size = default_patch(image_size, 4 if image_size <= 32 else 8) if patch_size is None else patch_size
+    check_patch(image_size, patch_size)
+    check_heads(embed_dim, num_heads)
+    check_layers(num_layers)
+    return CaiT(
+        truncate_positions,
+        img_size=image_size,
+        patch_size=patch_size,
+        in_chans=in_channels,
+        embed_dim=embed_dim,
+        depth=num_layers,
+        num_heads=num_heads,
+        mlp_ratio=vit_mlp_ratio,
+        qkv_bias=qkv_bias,
+        pos_drop_rate=drop_rate,
+        proj_drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+class CaiT(timm_cait.Cait):
+    """Images (B, C, h, w) -> the normalised CLS token (B, dim); h and w any multiples of the patch size."""
+
+    def __init__(self, truncate_positions: bool, **sizes) -> None:
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        patches = partial(PatchEmbed, strict_img_size=False)
+        super().__init__(
+            num_classes=0, init_values=1e-5, norm_layer=norm, patch_layer=patches, attn_block=TalkingHeads, **sizes
+        )
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
+        nn.init.zeros_(self.patch_embed.proj.bias)
+        self.truncate_positions = truncate_positions
+        self.dim = self.embed_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        patch = self.patch_embed.patch_size[0]
+        check_images(x, self.patch_embed.proj.in_channels, patch)
+        grid = (x.shape[-2] // patch, x.shape[-1] // patch)
+        x = self.blocks(self.pos_drop(self.patch_embed(x) + self.positions(grid)))
+        cls = self.cls_token.expand(len(x), -1, -1)
+        for block in self.blocks_token_only:
+            cls = block(x, cls)
+        return self.norm(cls[:, 0])
+
+    def positions(self, grid: tuple[int, int]) -> Tensor:
+        """The position table (1, h * w, D) for grid = (h, w)."""
+        if not self.truncate_positions:
+            return resample(self.pos_embed, grid)
+        tokens, rows = grid[0] * grid[1], self.pos_embed.shape[1]
+        if tokens > rows:
+            raise ValueError(
+                f"an image of {tokens} patches needs more than the {rows} positions there are; leave truncate_positions out"
+            )
+        return self.pos_embed[:, :tokens]
+
+
+class TalkingHeads(timm_cait.TalkingHeadAttn):
+    """timm's layer; a product from the left mixes the heads, so that (B, heads, N, N) is never permuted in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        weights = mix_heads(q * self.scale @ k.transpose(-2, -1), self.proj_l).softmax(-1)
+        mixed = merge_heads(mix_heads(weights, self.proj_w) @ v)
+        return self.proj_drop(self.proj(mixed))
+
+
+def mix_heads(maps: Tensor, layer: nn.Linear) -> Tensor:
+    """A Linear layer over the head axis: (B, heads, N, N) -> (B, heads, N, N)."""
+    return (layer.weight @ maps.flatten(2) + layer.bias[:, None]).view_as(maps)
+
+
+def adapt(state: dict[str, Tensor], model: CaiT) -> dict[str, Tensor]:
+    """A backbone's state dict, the reference's or ours at another image size, with this model's names and table length.
+
+    The reference's patch embedding `patch_embed.1` is a Linear layer over pixels in the order (row, column, channel).
+    """
+    state = {key.replace("patch_embed.1.", "patch_embed.proj."): value for key, value in state.items()}
+    convolution = model.patch_embed.proj.weight
+    linear = state.get("patch_embed.proj.weight")
+    if linear is not None and linear.ndim == 2 and linear.numel() == convolution.numel():
+        width, channels, patch, _ = convolution.shape
+        state["patch_embed.proj.weight"] = linear.view(width, patch, patch, channels).permute(0, 3, 1, 2).contiguous()
+    if "pos_embed" in state:
+        state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed)
+    return state

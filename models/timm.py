@@ -1,0 +1,66 @@
+"""Any model of timm (Wightman, github.com/huggingface/pytorch-image-models), as `timm:<name>`, with random weights.
+
+State-dict names are timm's own, so its published weights load by name.
+"""
+
+import difflib
+import re
+import sys
+
+import timm
+import torch.nn as nn
+from torch import Tensor
+
+# What lets a model take crops of several sizes. No family takes all of these, and timm says which only by refusing.
+SEVERAL_SIZES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
+
+
+def build(
+    image_size: int,
+    *,
+    name: str | None = None,
+    patch_size: int | None = None,
+    in_channels: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+) -> nn.Module:
+    """The timm model `name` without classifier: images (B, C, h, w) -> its pooled features (B, dim).
+
+    patch_size is the model's own unless given. drop_path_rate does nothing in a family without stochastic depth.
+    ValueError for an unknown name, or for a patch size or drop rate that the model does not take.
+    """
+    _check_name(name)
+    asked = {"patch_size": patch_size, "drop_rate": drop_rate or None}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    optional = {"img_size": image_size, "drop_path_rate": drop_path_rate, **SEVERAL_SIZES}
+    model = _create(name, {"in_chans": in_channels, **asked}, optional)
+    model.dim = getattr(model, "head_hidden_size", None) or model.num_features
+    return model
+
+
+def _check_name(name: str | None) -> None:
+    if not name:
+        raise ValueError("timm: needs a model's name, e.g. timm:resnet18")
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0)
+        raise ValueError(f"timm {timm.__version__} has no model {name!r}; the nearest: {', '.join(near)}")
+
+
+def _create(name: str, asked: dict, optional: dict) -> nn.Module:
+    """timm.create_model with every optional keyword that the model takes; ValueError if it refuses one of `asked`."""
+    while True:
+        try:
+            return timm.create_model(name, pretrained=False, num_classes=0, **asked, **optional)
+        except TypeError as error:
+            refused = set(re.findall(r"'(\w+)'", str(error))) if "unexpected keyword argument" in str(error) else set()
+            if refused & set(asked):
+                raise ValueError(f"timm:{name} has no option {', '.join(sorted(refused & set(asked)))}") from error
+            if not refused & set(optional):
+                raise
+            optional = {key: value for key, value in optional.items() if key not in refused}
+
+
+def adapt(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict of the same timm model, published or saved at another image size, converted by timm's own rule."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    return dict(state) if convert is None else convert(dict(state), model)

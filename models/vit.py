@@ -1,0 +1,131 @@
+"""Vision transformer: Dosovitskiy et al. 2021, arXiv 2010.11929, small as in Gani et al. 2022, arXiv 2210.07240.
+
+Layers, names and initial values are timm's VisionTransformer, which gives the reference's numbers at the table's own
+size. Ours are the position table at other sizes (timm resamples with antialiasing, the reference does not), the CLS
+token's initial spread, and two exact savings: the last block computes the CLS row alone, the only one that the features
+use, and on a CPU attention over few tokens is plain products.
+"""
+
+from functools import partial
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.models import vision_transformer as timm_vit
+from torch import Tensor
+
+from ._attention import attend, attention_weights, merge_heads, split_heads
+from ._positions import fit_table, resample
+from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
+
+
+def build(
+    image_size: int,
+    *,
+    patch_size: int | None = None,
+    in_channels: int = 3,
+    embed_dim: int = 192,
+    num_layers: int = 9,
+    num_heads: int = 12,
+    vit_mlp_ratio: float = 2.0,
+    qkv_bias: bool = True,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+) -> "ViT":
+    """A ViT for square images of `image_size` px; patches of an eighth of it unless given. ValueError on sizes that clash."""
+    patch_size = default_patch(image_size, image_size // 8) if patch_size is None else patch_size
+    check_patch(image_size, patch_size)
+    check_heads(embed_dim, num_heads)
+    check_layers(num_layers)
+    return ViT(
+        img_size=image_size,
+        patch_size=patch_size,
+        in_chans=in_channels,
+        embed_dim=embed_dim,
+        depth=num_layers,
+        num_heads=num_heads,
+        mlp_ratio=vit_mlp_ratio,
+        qkv_bias=qkv_bias,
+        pos_drop_rate=drop_rate,
+        proj_drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+class ViT(timm_vit.VisionTransformer):
+    """Images (B, C, h, w) -> the normalised CLS token (B, dim); h and w any multiples of the patch size."""
+
+    def __init__(self, **sizes) -> None:
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        super().__init__(num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.dim = self.embed_dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        *body, last = self.blocks
+        x = self.tokens(x)
+        for block in body:
+            x = block(x)
+        return self.norm(last(x, rows=1)[:, 0])
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Images (B, C, h, w) -> CLS and patch tokens with their positions (B, N, D)."""
+        check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.patch_size[0])
+        return self._pos_embed(self.patch_embed(x))
+
+    def _pos_embed(self, x: Tensor) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)
+        grid = (x.shape[1], x.shape[2])
+        cls = self.cls_token + self.pos_embed[:, :1]
+        x = x.flatten(1, 2) + resample(self.pos_embed[:, 1:], grid)
+        return self.pos_drop(torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The last block's attention after the softmax: images -> (B, heads, N, N), token 0 is CLS."""
+        *body, last = self.blocks
+        x = self.tokens(x)
+        for block in body:
+            x = block(x)
+        return last.attention(x)
+
+    def intermediate(self, x: Tensor, n: int) -> list[Tensor]:
+        """The outputs of the last n blocks, oldest first, each through the final norm: images -> n times (B, N, D)."""
+        x, outputs = self.tokens(x), []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return [self.norm(output) for output in outputs[-n:]]
+
+
+class Block(timm_vit.Block):
+    """timm's pre-norm block with our attention."""
+
+    def forward(self, x: Tensor, *, rows: int | None = None) -> Tensor:
+        """Tokens (B, N, D) -> (B, N, D), or (B, rows, D) when only the first `rows` tokens are wanted."""
+        x = x[:, :rows] + self.drop_path1(self.mix(self.norm1(x), rows))
+        return x + self.drop_path2(self.mlp(self.norm2(x)))
+
+    def mix(self, x: Tensor, rows: int | None) -> Tensor:
+        """Attention of the first `rows` tokens over all: normalised tokens (B, N, D) -> (B, rows, D)."""
+        mixed = merge_heads(attend(*self.queries_keys_values(x, rows)))
+        return self.attn.proj_drop(self.attn.proj(mixed))
+
+    def queries_keys_values(self, x: Tensor, rows: int | None = None) -> list[Tensor]:
+        """Normalised tokens (B, N, D) -> q (B, heads, rows, d), k and v (B, heads, N, d)."""
+        width, weight, bias = x.shape[-1], self.attn.qkv.weight, self.attn.qkv.bias
+        if rows is None:
+            projected = self.attn.qkv(x).chunk(3, dim=-1)
+        else:
+            query_bias, other_bias = (None, None) if bias is None else (bias[:width], bias[width:])
+            others = F.linear(x, weight[width:], other_bias)
+            projected = F.linear(x[:, :rows], weight[:width], query_bias), *others.chunk(2, dim=-1)
+        return [split_heads(part, self.attn.num_heads) for part in projected]
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, D) -> attention after the softmax (B, heads, N, N)."""
+        q, k, _ = self.queries_keys_values(self.norm1(x))
+        return attention_weights(q, k)
+
+
+def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
+    """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
+    return {key: fit_table(value, model.pos_embed, 1) if key == "pos_embed" else value for key, value in state.items()}

@@ -55,6 +55,30 @@ def diagnosis(loss: float, statistics: dict[str, float], prototypes: int, best_r
     return None
 
 
+class Watch:
+    """The statistics along a run: remembers the best feature rank, and gives each diagnosis once."""
+
+    def __init__(self, prototypes: int):
+        self.prototypes, self.best_rank = prototypes, 0.0
+        self._words: str | None = None
+        self._said: set[str] = set()
+
+    def look(self, loss: float, targets: Tensor, features: Tensor) -> dict[str, float]:
+        """The statistics of one step (see `statistics`)."""
+        numbers = statistics(targets, features)
+        self.best_rank = max(self.best_rank, numbers["feature_rank"])
+        self._words = diagnosis(loss, numbers, self.prototypes, self.best_rank)
+        return numbers
+
+    def warning(self) -> str | None:
+        """What the last look showed, if it is bad news and has not been said yet."""
+        kind = (self._words or "").split(":")[0].split(".")[0]
+        if not self._words or kind in self._said:
+            return None
+        self._said.add(kind)
+        return self._words
+
+
 def _signs(loss: float, s: dict[str, float], uniform: float, best_rank: float | None) -> list[tuple[bool, str]]:
     """(does it hold, what to say), the most serious first; the loss in units of ln K."""
     target, mean = s["target_entropy"] / uniform, s["mean_entropy"] / uniform

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from multicrop.probes.attention import heat_maps, mass_masks
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_stage_ssl" / "attention_mask.npz")

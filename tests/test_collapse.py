@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+
 from multicrop.probes.collapse import diagnosis, statistics
 
 K, B, D = 64, 128, 24

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from multicrop.probes import knn as probe
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
-from torch import nn
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_stage_ssl" / "knn.npz")
 KS, TEMPERATURES, BACKENDS = (1, 3, 10, 20, 100, 200), (0.07, 0.2), ("faiss", "torch")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
 from PIL import Image
+
+from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
 
 
 def pixels(path):

@@ -1,0 +1,208 @@
+"""Probe: weighted k-NN accuracy of frozen features, of one checkpoint, of many, or of all that a run has kept.
+
+    python eval_knn.py runs/ssl                               # the curve over a run
+    python eval_knn.py runs/a/checkpoint.pt runs/b --random_weights --nb_knn 10 20
+    torchrun --nproc-per-node 2 eval_knn.py runs/ssl --dataset CIFAR10 --datapath data
+
+Checkpoints -> images -> backbone -> features of both splits -> votes of the neighbours. Every flag: probes/recipe.py.
+N images, D width.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from multicrop import checkpoint, cli, pretrained, ranks, seeds, series
+from multicrop.find import backbone, find
+from multicrop.precision import autocast_type
+from multicrop.pretrained import File
+from multicrop.probes.features import features
+from multicrop.probes.knn import knn
+from multicrop.probes.recipe import Recipe
+from multicrop.supervised.augmentation import EvalTransform
+
+
+def evaluate(r: Recipe) -> dict:
+    device = ranks.start(r.device)
+    cast = autocast_type(r.precision, device)
+    begun, busy, count, results = time.perf_counter(), 0.0, 0, []
+    for subject in subjects(r):
+        # Data: uint8 images of both splits, read once for all checkpoints that share them.
+        train, test = load(*origin(r, subject), r.download)
+        pixels, labels = thin(train, r.max_train_images)
+
+        # Features: every rank takes a stretch of the images.
+        network = build(subject, train.pixels.shape[1]).to(device)
+        data = subject.file.about.get("data", {"mean": train.mean, "std": train.std})
+        transform = EvalTransform(subject.backbone["image_size"], data["mean"], data["std"])
+        start = time.perf_counter()
+        found, wanted = (embed(network, each, transform, r.batch_size, device, cast) for each in (pixels, test.pixels))
+        busy, count = busy + time.perf_counter() - start, count + len(pixels) + len(test)
+
+        # Votes.
+        bank = {"train_features": found, "train_labels": labels, "test_features": wanted, "test_labels": test.labels}
+        results.append(row(subject, vote(r, subject, bank, len(train.classes))))
+    show(r, results, f"{origin(r, subject)[0]}: {len(test)} test images among {len(pixels)} training images")
+    if r.save_features:
+        save(bank, Path(r.save_features))
+    return {
+        "status": "finished", "results": results, "train_images": len(pixels), "test_images": len(test),
+        "temperature": r.temperature, "features": r.save_features,
+        "images_per_second": round(count / busy, 1), "seconds": round(time.perf_counter() - begun, 1),
+    }  # fmt: skip
+
+
+# Networks
+
+
+class Subject(NamedTuple):
+    """A network to probe: a file's, or of random weights."""
+
+    file: File
+    backbone: dict  # arguments of find.backbone
+    seed: int | None = None  # of the random weights
+
+
+def subjects(r: Recipe) -> Iterator[Subject]:
+    """The checkpoints' networks; if asked for, before each new architecture its random weights."""
+    if not r.checkpoints:
+        yield Subject(File(), describe(r, File()), r.seed or 0)
+    drawn = []
+    for file in series.read(r.checkpoints, r.checkpoint_key, r.trust_checkpoint):
+        options = describe(r, file)
+        if r.random_weights and options not in drawn:
+            drawn.append(options)
+            yield Subject(file, options, file.about.get("recipe", {}).get("seed", 0) if r.seed is None else r.seed)
+        yield Subject(file, options)
+
+
+def describe(r: Recipe, file: File) -> dict:
+    """Arguments of find.backbone: what the checkpoint says, else flags. ValueError where they contradict each other."""
+    known = file.about.get("backbone", {})
+    for name, value in r.backbone().items():
+        if known.get(name, value) != value:
+            raise ValueError(f"--{name} {value}, but {file.path} was made with {known[name]}: leave the flag out")
+    return {"arch": "vit", "image_size": 32, **r.backbone(), **known}
+
+
+def build(subject: Subject, channels: int) -> nn.Module:
+    seeds.reseed(subject.seed or 0, "weights")
+    network = backbone(**{"in_channels": channels, **subject.backbone})
+    if subject.seed is None:
+        pretrained.fill(network, subject.file, subject.backbone["arch"], whole=True)
+    return network
+
+
+# Data
+
+
+def origin(r: Recipe, subject: Subject) -> tuple[str, str, int]:
+    """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
+    trained = subject.file.about.get("data", {}).get("dataset", "shapes")
+    recipe = subject.file.about.get("recipe", {})
+    folder = r.datapath or (recipe.get("datapath") if r.dataset in (None, trained) else None) or "./data"
+    stored = r.source_size or recipe.get("source_size") or 2 * subject.backbone["image_size"]
+    return r.dataset or trained, folder, stored
+
+
+@lru_cache(maxsize=1)
+def load(dataset: str, datapath: str, source_size: int, download: bool):
+    """The training and test images. ValueError where they have no labels."""
+    source = find("datasets", dataset)
+    options = {"source_size": source_size, "download": download}
+    with ranks.first_on_node():
+        train = source.load(datapath, "train", **options)
+        if train.labels is None:
+            raise ValueError(
+                f"--dataset {dataset} has no labels and k-NN needs them: class folders are --dataset image_folder"
+            )
+        return train, source.load(datapath, "test", **options)
+
+
+def thin(images, most: int | None) -> tuple[Tensor, Tensor]:
+    """Pixels and labels of at most so many images, spread evenly over the set."""
+    if most is None or most >= len(images):
+        return images.pixels, images.labels
+    chosen = torch.arange(most) * len(images) // most
+    return images.pixels[chosen], images.labels[chosen]
+
+
+# Features and votes
+
+
+def embed(
+    network: nn.Module, pixels: Tensor, transform: EvalTransform, batch_size: int, device: torch.device, cast
+) -> Tensor:
+    """uint8 (N, C, S, S) -> features (N, D) on every rank; each has computed a stretch of them."""
+    start, stop = (len(pixels) * rank // ranks.world() for rank in (ranks.rank(), ranks.rank() + 1))
+    return ranks.gather(features(network, pixels[start:stop], transform, batch_size, device, cast))
+
+
+def vote(r: Recipe, subject: Subject, bank: dict[str, Tensor], classes: int) -> dict[int, tuple[float, float]]:
+    try:
+        return ranks.share(
+            lambda: knn(**bank, k=r.nb_knn, temperature=r.temperature, classes=classes, backend=r.backend)
+        )
+    except ValueError as error:
+        raise ValueError(f"{subject.file.path}: {error}") from None
+
+
+def save(bank: dict[str, Tensor], path: Path) -> None:
+    """Features and labels of both splits, in the order of the data set."""
+    if ranks.rank() != 0:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bank = {name: value.cpu().contiguous() for name, value in bank.items()}
+    if path.suffix == ".pt":
+        return checkpoint.save(bank, path)
+    from safetensors.torch import save as as_bytes
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(as_bytes(bank))
+    os.replace(temporary, path)
+
+
+# What people see
+
+
+def row(subject: Subject, accuracy: dict[int, tuple[float, float]]) -> dict:
+    about = subject.file.about if subject.seed is None else {"step": 0, "epoch": 0}
+    name = str(subject.file.path) if subject.seed is None else f"random weights, seed {subject.seed}"
+    found = {
+        "checkpoint": name,
+        "arch": subject.backbone["arch"],
+        "step": about.get("step"),
+        "epoch": about.get("epoch"),
+    }
+    return found | {
+        f"top{n}": {str(k): round(both[i], 4) for k, both in accuracy.items()} for i, n in enumerate((1, 5))
+    }
+
+
+def show(r: Recipe, results: list[dict], title: str) -> None:
+    """The table."""
+    ks = list(results[0]["top1"])
+    width = max(len(found["checkpoint"]) for found in results)
+    if len(ks) < len(set(r.nb_knn)):
+        ranks.say(f"--nb_knn is limited by the number of training images: using {', '.join(ks)}")
+    ranks.say(f"top-1 (top-5) accuracy in percent, {title}")
+    ranks.say(f"{'checkpoint':<{width}} {'epoch':>7}" + "".join(f"{f'k={k}':>17}" for k in ks))
+    for found in results:
+        cells = (f"{found['top1'][k]:.2f} ({found['top5'][k]:.2f})" for k in ks)
+        epoch = "" if found["epoch"] is None else f"{found['epoch']:g}"
+        ranks.say(f"{found['checkpoint']:<{width}} {epoch:>7}" + "".join(f"{cell:>17}" for cell in cells))
+
+
+def main() -> None:
+    cli.main(Recipe, evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The checkpoints that a command line names: files, or run folders that stand for all that their runs have kept."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from . import checkpoint, pretrained, ranks
+from .pretrained import File
+
+
+def read(names: Sequence[str], key: str = "teacher", trust: bool = False) -> Iterator[File]:
+    """Each checkpoint in turn, a folder's oldest first; a damaged one among several is reported and left out.
+
+    FileNotFoundError where a name stands for no checkpoint, ValueError where none can be read.
+    """
+    error, steps = None, set()
+    for path, named in paths(names):
+        try:
+            file = pretrained.read(path, key, trust)
+        except ValueError as damage:
+            error = damage
+            ranks.say(f"left out: {error}")
+            continue
+        step = path.parent, file.about.get("step")
+        if named or step not in steps:  # a run's newest is often also one that it has kept
+            yield file
+        steps.add(step)
+    if error and not steps:
+        raise error
+
+
+def paths(names: Sequence[str]) -> list[tuple[Path, bool]]:
+    """(path, whether it was named itself) of every checkpoint."""
+    found = []
+    for name in map(Path, names):
+        those = [(path, False) for path in _in_folder(name)] if name.is_dir() else [(name, True)] * name.is_file()
+        if not those:
+            raise FileNotFoundError(f"no checkpoint at {name}: give a checkpoint file or the folder of a run")
+        found += those
+    return found
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """Kept ones by the number in their names, then the newest that can be read."""
+    special = (checkpoint.NEWEST, checkpoint.PREVIOUS)
+    kept = [path for path in folder.glob("[!.]*.pt") if path.name not in special]
+    newest = checkpoint.newest(folder, ranks.say)
+    return sorted(kept, key=lambda path: (len(path.name), path.name)) + ([newest[1]] if newest else [])

@@ -22,7 +22,7 @@ from multicrop.find import backbone, find
 from multicrop.guard import Guard
 from multicrop.interrupt import Interrupt
 from multicrop.precision import autocast_type
-from multicrop.probes.collapse import diagnosis, statistics
+from multicrop.probes.collapse import Watch
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
 from multicrop.progress import Progress
@@ -69,7 +69,7 @@ def train(r: Recipe) -> dict:
 
     # The loop.
     pulse = 1 if device.type == "cpu" else r.log_freq  # reading a GPU's numbers waits for it, so seldom
-    progress, guard, watch = Progress(last, start, batches.total), Guard(), Watch(r)
+    progress, guard, watch = Progress(last, start, batches.total), Guard(), Watch(r.out_dim)
     done, stop, loss, accuracy = start, False, None, {}
     with Interrupt() as interrupt:
         for step in range(start, last):
@@ -78,25 +78,26 @@ def train(r: Recipe) -> dict:
             seen = update(nets, parts, rates, r.clip_grad, r.accumulate, cast, (r.seed, step))
             guard.add(step, seen.loss)
             progress.step()
-            done = step + 1
-            epochs, ended = divmod(done, per_epoch)
-            ended, logs = ended == 0 or done == last, done % r.log_freq == 0 or done == last
-            if ended or logs or done % pulse == 0 or done % r.save_steps == 0:
+
+            done, final = step + 1, step + 1 == last
+            epoch, ended = done // per_epoch, done % per_epoch == 0
+            logs, saves = final or done % r.log_freq == 0, final or ended or done % r.save_steps == 0
+            if logs or saves or done % pulse == 0:
                 stop, loss = guard.check(interrupt.asked)
             if logs:
-                row = {"epoch": done / per_epoch, "loss": loss, **rates._asdict(), **watch.look(nets, seen, loss, cast)}
-                run.log(done, **row, **progress.speed())
-                progress.show(loss=loss, img_s=progress.latest["images_per_second"], data=progress.latest["data_share"])
-            if ended and test is not None and r.knn_freq and (done == last or epochs % r.knn_freq == 0):
+                numbers = look(watch, nets, seen, loss, cast)
+                run.log(done, epoch=done / per_epoch, loss=loss, **rates._asdict(), **numbers, **progress.speed())
+                progress.show(loss=loss, **progress.latest)
+            if test is not None and r.knn_freq and (final or (ended and epoch % r.knn_freq == 0)):
                 accuracy = online_knn(nets.teacher.backbone, images, test, r, device, cast)
                 run.log(done, **accuracy)
-            if ended:
-                ranks.say(watch.line(done / per_epoch, loss, accuracy, progress))
-            if ended or stop or done % r.save_steps == 0:
+            if saves or stop:
                 state = {**about, "step": done, "epoch": done / per_epoch, **nets.state()}
                 run.save(state)
-                if ended and r.saveckp_freq and (epochs % r.saveckp_freq == 0 or done == steps):
-                    run.keep(state, f"checkpoint{epochs:04d}.pt")
+                if ended and r.saveckp_freq and (epoch % r.saveckp_freq == 0 or done == steps):
+                    run.keep(state, f"checkpoint{epoch:04d}.pt")
+            if ended or final:
+                report(done / per_epoch, r, loss, accuracy, progress, watch)
             if stop:
                 break
     progress.close()
@@ -265,25 +266,20 @@ def announce(r: Recipe, nets: Networks, batches: Batches, images: int, device: t
         ranks.say(line)
 
 
-class Watch:
-    """Looks for collapse, and says so once for each kind."""
+def look(watch: Watch, nets: Networks, seen: Seen, loss: float, cast: torch.dtype | None) -> dict[str, float]:
+    """Collapse statistics of the step's last crops, from this rank."""
+    crops = seen.globals[0]
+    found = features(nets.teacher.backbone, crops, lambda x: x, len(crops), crops.device, cast)
+    return {**watch.look(loss, seen.targets, found), "grad_norm": seen.grad_norm.item()}
 
-    def __init__(self, r: Recipe):
-        self.r, self.best_rank, self.said = r, 0.0, None
-        self.warm = r.warmup_teacher_temp_epochs
 
-    def look(self, nets: Networks, seen: Seen, loss: float, cast: torch.dtype | None) -> dict[str, float]:
-        crops = seen.globals[0]
-        with torch.autocast(crops.device.type, cast, enabled=cast is not None):
-            numbers = statistics(seen.targets, features(nets.teacher.backbone, crops, lambda x: x, len(crops), crops.device))
-        self.best_rank = max(self.best_rank, numbers["feature_rank"])
-        self.words = diagnosis(loss, numbers, self.r.out_dim, self.best_rank)
-        return {**numbers, "grad_norm": seen.grad_norm.item()}
-
-    def line(self, epoch: float, loss: float, accuracy: dict[str, float], progress: Progress) -> str:
-        parts = [f"epoch {epoch:g}/{self.r.epochs}", f"loss {loss:.3f}"]
-        parts += [f"{name} {value:.2f}" for name, value in accuracy.items()]
-        return ", ".join(parts)
+def report(epoch: float, r: Recipe, loss: float, accuracy: dict, progress: Progress, watch: Watch) -> None:
+    """A line for people at an epoch's end; from the end of the temperature's warm-up on also signs of collapse."""
+    numbers = {"loss": loss, **accuracy, **progress.latest}
+    ranks.say(f"epoch {epoch:g}/{r.epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    warning = watch.warning() if epoch >= r.warmup_teacher_temp_epochs else None
+    if warning:
+        ranks.say(f"warning: {warning}")
 
 
 def online_knn(network: nn.Module, images, test, r: Recipe, device: torch.device, cast) -> dict[str, float]:
@@ -300,7 +296,7 @@ def online_knn(network: nn.Module, images, test, r: Recipe, device: torch.device
 
     train, train_labels = embed(images.pixels[::every]), labels(images.labels[::every])
     found = knn(train, train_labels, embed(test.pixels), labels(test.labels), k=(20,), classes=len(images.classes))
-    (top1, _), = found.values()
+    ((top1, _),) = found.values()
     return {"knn_top1": top1}
 
 

@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -51,17 +52,20 @@ def read(path: Path, trust: bool = False):
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
+    problem = _damage(path)
+    if problem:
+        raise ValueError(f"{path} is {problem}")
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
-    except (pickle.UnpicklingError, ModuleNotFoundError, AttributeError) as error:
-        if trust or _is_cut(path):
+    except pickle.UnpicklingError as error:
+        if trust:
             raise ValueError(f"{path} cannot be unpickled: {_first_line(error)}") from None
         raise ValueError(
             f"{path} holds Python objects beside tensors, and loading those can run code; "
-            "if you trust where it comes from, add --trust_checkpoint True"
+            "if you trust where it comes from, add --trust_checkpoint"
         ) from None
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError) as error:
-        raise ValueError(f"{path} is damaged or is no checkpoint: {_first_line(error)}") from None
+    except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, ImportError) as error:
+        raise ValueError(f"{path} is damaged or needs another program to load: {_first_line(error)}") from None
 
 
 def newest(folder: Path, say=print) -> tuple[dict, Path] | None:
@@ -80,10 +84,20 @@ def newest(folder: Path, say=print) -> tuple[dict, Path] | None:
     return None
 
 
-def _is_cut(path: Path) -> bool:
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file's bytes. torch does not compare its own checksums when it reads."""
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"PK"
-    return not zipped and path.stat().st_size < 64
+        start = file.read(2)
+    if start == b"PK":
+        try:
+            with zipfile.ZipFile(path) as archive:
+                bad = archive.testzip()
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+            return f"damaged, probably cut short ({_first_line(error)})"
+        return f"damaged: {bad} does not match its checksum" if bad else None
+    if start[:1] != b"\x80":  # how pickles start, among them torch files from before 1.6
+        return "damaged or no checkpoint: it is neither a zip archive nor a pickle"
+    return None
 
 
 def _reason(error: Exception) -> str:

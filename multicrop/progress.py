@@ -55,7 +55,10 @@ class Progress:
     def total(self) -> dict[str, float]:
         """Images per second and seconds since the start, probes and saving included."""
         seconds = time.perf_counter() - self.begun
-        return {"images_per_second": round(self.steps * self.images / max(seconds, 1e-9), 1), "seconds": round(seconds, 1)}
+        return {
+            "images_per_second": round(self.steps * self.images / max(seconds, 1e-9), 1),
+            "seconds": round(seconds, 1),
+        }
 
     def close(self) -> None:
         self.bar.close()

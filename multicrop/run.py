@@ -35,7 +35,9 @@ class Run:
         if state["global_batch"] != global_batch:
             changed.append(f"a global batch of {state['global_batch']} (now {global_batch})")
         if changed:
-            raise ValueError(f"{path} was made with {'; '.join(changed)}: give the stored values or another --output_dir")
+            raise ValueError(
+                f"{path} was made with {'; '.join(changed)}: give the stored values or another --output_dir"
+            )
         networks.load_state(state)
         ranks.say(f"resuming {path} after step {state['step']}")
         return state["step"]

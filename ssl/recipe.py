@@ -161,7 +161,9 @@ class Recipe:
         if self.warmup_teacher_temp_epochs > self.epochs:
             changes["warmup_teacher_temp_epochs"] = self.epochs // 2
         for name, value in changes.items():
-            lines.append(f"--{name} {getattr(self, name)} is longer than the run of {self.epochs} epochs: using {value}")
+            lines.append(
+                f"--{name} {getattr(self, name)} is longer than the run of {self.epochs} epochs: using {value}"
+            )
         return replace(self, **changes), lines
 
 

@@ -1,0 +1,97 @@
+import argparse
+import errno
+import os
+
+import pytest
+import torch
+
+from multicrop import checkpoint
+
+
+def state(step: int) -> dict:
+    return {"kind": "ssl", "step": step, "weights": {"a": torch.full((1000,), float(step))}}
+
+
+def test_newest_is_the_last_saved_and_the_one_before_is_kept(tmp_path):
+    for step in (1, 2):
+        checkpoint.save_newest(state(step), tmp_path)
+    found, path = checkpoint.newest(tmp_path)
+    assert (found["step"], path.name) == (2, "checkpoint.pt")
+    assert checkpoint.load(tmp_path / "checkpoint_previous.pt")["step"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint_previous.pt"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_cut_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, keep):
+    for step in (1, 2):
+        path = checkpoint.save_newest(state(step), tmp_path)
+    size = path.stat().st_size
+    os.truncate(path, int(keep if keep >= 1 else keep * size))
+    said = []
+    found, used = checkpoint.newest(tmp_path, said.append)
+    assert (found["step"], used.name) == (1, "checkpoint_previous.pt")
+    assert len(said) == 1 and "checkpoint.pt" in said[0] and "damaged" in said[0] and "\n" not in said[0]
+
+
+def test_flipped_bytes_are_noticed(tmp_path):
+    path = checkpoint.save_newest(state(1), tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoint.load(path)
+
+
+def test_when_none_can_be_read_the_run_does_not_start_over(tmp_path):
+    checkpoint.save_newest(state(1), tmp_path)
+    os.truncate(tmp_path / "checkpoint.pt", 10)
+    with pytest.raises(ValueError, match="move them away"):
+        checkpoint.newest(tmp_path, lambda line: None)
+
+
+def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
+    checkpoint.save_newest(state(1), tmp_path)
+    os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint_previous.pt")
+    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_saved_file(tmp_path, monkeypatch):
+    checkpoint.save_newest(state(1), tmp_path)
+
+    def full(state, file):
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"cannot write .*No space left on device; what was saved before is intact"):
+        checkpoint.save_newest(state(2), tmp_path)
+    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_python_objects_need_trust(tmp_path):
+    path = tmp_path / "reference.pth"
+    torch.save({"teacher": {"a": torch.ones(2)}, "args": argparse.Namespace(arch="vit")}, path)
+    with pytest.raises(ValueError, match="--trust_checkpoint"):
+        checkpoint.read(path)
+    assert checkpoint.read(path, trust=True)["args"].arch == "vit"
+
+
+def test_a_file_that_is_no_checkpoint_says_so(tmp_path):
+    path = tmp_path / "notes.pt"
+    path.write_text("hello, this is a text file and not a checkpoint, whatever its name says " * 10)
+    with pytest.raises(ValueError, match=r"notes\.pt") as error:
+        checkpoint.read(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        checkpoint.read(tmp_path / "none.pt")
+
+
+def test_foreign_dictionaries_are_not_ours(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="not a multicrop checkpoint"):
+        checkpoint.load(tmp_path / "x.pt")

@@ -1,0 +1,117 @@
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from multicrop import cli
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A small recipe."""
+
+    rate: float = 0.1
+    crops_scale: tuple[float, float] = (0.2, 0.4)
+    patch_size: int | None = None
+    k: tuple[int, ...] = (10, 20)
+    precision: Literal["auto", "fp32"] = "auto"
+    compile: bool = False
+    aa: bool = True
+
+
+def parse(*words: str) -> Recipe:
+    return cli.parse(Recipe, list(words))
+
+
+def test_no_flags_are_the_defaults():
+    assert parse() == Recipe()
+
+
+def test_flags_take_dashes_or_underscores():
+    assert parse("--crops_scale", "0.2", "1.") == parse("--crops-scale", "0.2", "1.")
+    assert parse("--k", "1", "2", "3").k == (1, 2, 3)
+
+
+@pytest.mark.parametrize(("word", "value"), [("true", True), ("on", True), ("1", True), ("False", False), ("0", False)])
+def test_switches_take_the_published_words(word, value):
+    assert parse("--aa", word).aa is value
+    assert parse("--aa", word, "--rate", "1").aa is value
+
+
+def test_a_bare_switch_turns_on():
+    assert parse("--compile", "--rate", "1").compile is True
+
+
+def test_the_flag_of_old_launchers_is_ignored():
+    assert parse("--local_rank=1", "--rate", "3") == parse("--local-rank=0", "--rate", "3") == Recipe(rate=3.0)
+
+
+def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text("rate: 3\nk: [1, 2]\npatch_size: null\naa: false\ncrops_scale: [0.1, 0.2]\n")
+    assert parse("--recipe", str(file)) == Recipe(3.0, (0.1, 0.2), None, (1, 2), "auto", False, False)
+    assert parse("--rate", "9", f"--recipe={file}").rate == 9.0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--ratee", "1"], "unknown flag --ratee; did you mean 'rate'?"),
+        (["--rate", "abc"], "Error parsing --rate: could not convert string to float: 'abc'"),
+        (["--precision", "fp8"], "invalid choice 'fp8'"),
+        (["--aa", "maybe"], "'maybe' is neither true nor false"),
+        (["--crops_scale", "0.1"], "--crops_scale"),
+        (["--recipe", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (["--recipe"], "--recipe needs the path"),
+        (["stray"], "unknown flag stray"),
+    ],
+)
+def test_bad_words_are_one_line(words, expected):
+    with pytest.raises(cli.UsageError) as error:
+        parse(*words)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ratee: 1", "unknown key 'ratee'; did you mean 'rate'"),
+        ("rate: abc", "could not convert string to float: 'abc'"),
+        ("- 1", "key: value"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_bad_recipe_files_are_named(tmp_path, text, expected):
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    with pytest.raises(cli.UsageError, match=r"r\.yaml") as error:
+        parse("--recipe", str(file))
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+def leave(work, capsys) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(Recipe, work, [])
+    said = capsys.readouterr()
+    return stop.value.code, said.out, said.err
+
+
+def test_the_result_is_one_json_line(capsys):
+    code, out, _ = leave(lambda r: {"rate": r.rate}, capsys)
+    assert (code, out) == (0, '{"rate": 0.1}\n')
+
+
+def test_an_interrupted_run_says_resume_me(capsys):
+    assert leave(lambda r: {"status": "interrupted"}, capsys)[0] == 75
+
+
+def test_a_users_error_is_one_line(capsys):
+    code, out, err = leave(lambda r: cli._take_recipe(["--recipe"]), capsys)
+    assert (code, out) == (2, "") and err == "error: --recipe needs the path of a YAML file\n"
+
+
+def test_a_librarys_error_keeps_its_traceback(capsys):
+    import json
+
+    code, _, err = leave(lambda r: json.loads("{"), capsys)
+    assert code == 2 and "Traceback" in err and err.splitlines()[-1].startswith("error: Expecting")

@@ -53,18 +53,19 @@ def decoded(root: Path, names: list[str], source_size: int, part: str = "") -> C
     root = root.resolve()
     stem = f"{root.name}-{_digest(os.fsencode(root), part.encode(), source_size)[:8]}"
     entry = folder / f"{stem}-{_key(root, names, source_size)[:24]}"
-    found = _open(entry, len(names))
-    if found is None:
-        with _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / f"{stem}.lock"):
-                found = _open(entry, len(names))  # another process may have built it while this one waited
-                if found is None:
-                    _build(entry, stem, root, names, source_size)
-                    found = _open(entry, len(names))
+    with _explained(folder):
+        found = _open(entry, len(names)) or _built(entry, stem, root, names, source_size)
     cached, skipped = found
     _name_skipped(root, names, skipped)
     return cached
+
+
+def _built(entry: Path, stem: str, root: Path, names: list[str], source_size: int) -> tuple[Cached, list]:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(entry.parent / f"{stem}.lock"):
+        if _open(entry, len(names)) is None:  # another process may have built it while this one waited
+            _build(entry, stem, root, names, source_size)
+        return _open(entry, len(names))
 
 
 def cache_folder() -> Path:
@@ -259,7 +260,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or error
         hint = "make room there or set MULTICROP_CACHE to another folder"
-        raise OSError(f"cannot write the image cache in {folder}: {reason}; {hint}") from error
+        raise OSError(f"cannot use the image cache in {folder}: {reason}; {hint}") from error
 
 
 def _name_skipped(root: Path, names: list[str], skipped: list) -> None:

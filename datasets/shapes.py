@@ -17,7 +17,7 @@ from ._images import SPLITS, ImageSet, check_split
 
 # How hard the set is.
 RADIUS = (0.50, 0.80)  # of the shape's circumscribed circle, in half sides: its diameter is 50-80 % of the side
-OFF_CENTRE = 0.45  # largest shift of the centre along each axis, in half sides
+OFF_CENTRE = 0.40  # largest shift of the centre along each axis, in half sides
 TILT = math.pi  # largest rotation to either side
 STRETCH = 0.15  # largest relative stretch along one axis (and shrink along the other)
 CONTRAST = (0.30, 0.60)  # difference of lightness between shape and background, of 1

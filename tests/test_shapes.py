@@ -1,0 +1,77 @@
+"""The embedded set: deterministic, balanced, disjoint splits, and hard for raw pixels."""
+
+import pytest
+import torch
+
+from multicrop.datasets import shapes
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return shapes.load("nowhere", "train", train_images=1200), shapes.load("nowhere", "test", test_images=300)
+
+
+def test_size_type_and_classes(sets):
+    train, test = sets
+    assert train.pixels.shape == (1200, 3, 32, 32) and train.pixels.dtype == torch.uint8
+    assert len(test) == 300 and test.labels.dtype == torch.int64
+    assert len(train.classes) == len(set(train.classes)) == 10
+    assert train.labels[:1000].bincount().tolist() == [100] * 10
+
+
+def test_default_and_other_sizes():
+    assert shapes.load("", "test").pixels.shape == (1000, 3, 32, 32)
+    assert shapes.load("", "test", test_images=3, image_size=48).pixels.shape == (3, 3, 48, 48)
+
+
+def test_seed_decides_everything():
+    first, again, other = (shapes.load("", "train", seed=seed, train_images=20) for seed in (3, 3, 4))
+    assert torch.equal(first.pixels, again.pixels) and torch.equal(first.labels, again.labels)
+    assert not torch.equal(first.pixels, other.pixels)
+
+
+def test_more_images_leave_the_first_ones_alone(sets):
+    few = shapes.load("", "train", train_images=700)
+    assert torch.equal(few.pixels, sets[0].pixels[:700]) and torch.equal(few.labels, sets[0].labels[:700])
+
+
+def test_no_test_image_is_a_training_image(sets):
+    train, test = ({image.numpy().tobytes() for image in part.pixels} for part in sets)
+    assert len(train) == 1200 and len(test) == 300 and not train & test
+
+
+def test_published_statistics_are_the_measured_ones(sets):
+    unit = sets[0].pixels.double() / 255
+    torch.testing.assert_close(unit.mean((0, 2, 3)), torch.tensor(shapes.MEAN).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(unit.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.01, rtol=0)
+
+
+def test_colour_does_not_tell_the_classes(sets):
+    """The mean colour of a class lies within the spread that chance gives."""
+    train = sets[0]
+    colour = train.pixels.float().mean((2, 3))
+    means = torch.stack([colour[train.labels == label].mean(0) for label in range(10)])
+    assert ((means - colour.mean(0)).abs() < 4 * colour.std(0) / 120**0.5).all()
+
+
+def test_raw_pixels_are_poor_neighbours(sets):
+    train, test = sets
+    known, asked = (torch.nn.functional.normalize(part.pixels.float().flatten(1) - 128, dim=1) for part in sets)
+    nearest = train.labels[(asked @ known.T).topk(20).indices]
+    accuracy = (nearest.mode(1).values == test.labels).float().mean().item()
+    assert 0.08 < accuracy < 0.30
+
+
+@pytest.mark.parametrize("name", shapes.CLASSES)
+def test_outlines_share_area_and_fit(name):
+    axis = (torch.arange(300).numpy() + 0.5) / 300 * 2.4 - 1.2
+    x, y = axis[None, None, :].astype("float32"), axis[None, :, None].astype("float32")
+    inside = shapes.OUTLINES[name](x + 0 * y, y + 0 * x)[0] < 0
+    assert 1.35 < inside.sum() * (2.4 / 300) ** 2 < 1.65
+    assert ((x**2 + y**2)[0][inside] ** 0.5).max() < 1.1
+
+
+@pytest.mark.parametrize("options", [{"split": "val"}, {"split": "train", "train_images": 0}])
+def test_wrong_arguments_are_refused(options):
+    with pytest.raises(ValueError):
+        shapes.load("", **options)

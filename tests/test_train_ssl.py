@@ -1,0 +1,313 @@
+"""train_ssl.py as users run it: end to end, stopped and resumed, alone and on two ranks, and given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, launch, result_of
+from PIL import Image
+
+import train_ssl
+from multicrop import checkpoint
+from multicrop.ssl.recipe import Recipe
+
+SMALL = {
+    "embed_dim": 24, "num_layers": 2, "num_heads": 2, "out_dim": 32, "head_hidden_dim": 16, "head_bottleneck_dim": 8,
+    "local_crops_number": 2, "epochs": 3, "warmup_epochs": 1, "warmup_teacher_temp_epochs": 1, "knn_freq": 0,
+    "log_freq": 1, "dataset": "images", "device": "cpu", "image_size": 16,
+}  # fmt: skip
+
+
+def flags(**values) -> list[str]:
+    return [word for key, value in {**SMALL, **values}.items() if key != "device" for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """24 random 16 px images without labels."""
+    folder = tmp_path_factory.mktemp("photos")
+    random = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(photos, folder, **values) -> dict:
+    """In this process; 6 steps an epoch at the default batch of 4."""
+    values = {**SMALL, "batch_size_per_gpu": 4, **values}
+    return train_ssl.train(Recipe(datapath=str(photos), output_dir=str(folder), **values))
+
+
+def same(a, b) -> None:
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def networks(folder, name="checkpoint.pt") -> dict:
+    state = checkpoint.load(folder / name)
+    return {key: state[key] for key in ("step", "student", "teacher", "objective", "optimizer")}
+
+
+def test_a_run_leaves_a_folder_that_describes_itself(photos, tmp_path):
+    result = run(photos, tmp_path, saveckp_freq=2)
+    assert (result["status"], result["step"], result["epoch"]) == ("finished", 18, 3.0)
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert state["backbone"]["arch"] == "vit" and state["backbone"]["embed_dim"] == 24
+    assert state["data"]["dataset"] == "images" and state["recipe"]["epochs"] == 3
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, 19))
+    assert {"loss", "lr", "teacher_temp", "target_entropy", "feature_rank", "images_per_second", "data_share"} <= set(
+        rows[0]
+    )
+    assert (tmp_path / "recipe.yaml").exists() and list(tmp_path.glob("events.*"))
+    assert sorted(p.name for p in tmp_path.glob("checkpoint0*.pt")) == ["checkpoint0002.pt", "checkpoint0003.pt"]
+    kept = checkpoint.load(tmp_path / "checkpoint0003.pt")
+    assert "optimizer" not in kept and torch.equal(
+        kept["teacher"]["backbone.pos_embed"], state["teacher"]["backbone.pos_embed"]
+    )
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 11])
+def test_a_resumed_run_is_bit_equal_to_one_never_stopped(photos, tmp_path, step):
+    """Drop path is on, so the randomness inside the networks is resumed as well."""
+    run(photos, tmp_path / "whole", accumulate=2, batch_size_per_gpu=2)
+    part = {"accumulate": 2, "batch_size_per_gpu": 2}
+    assert run(photos, tmp_path / "parts", max_steps=step, **part)["step"] == step
+    assert networks(tmp_path / "parts")["step"] == step
+    result = run(photos, tmp_path / "parts", **part)
+    assert (result["step"], result["status"]) == (18, "finished")
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+    rows = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == list(range(1, 19))
+
+
+def test_a_finished_run_is_left_as_it_is(photos, tmp_path):
+    run(photos, tmp_path, epochs=1)
+    before = networks(tmp_path)
+    assert run(photos, tmp_path, epochs=1)["step"] == 6
+    same(before, networks(tmp_path))
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(photos, tmp_path, capsys):
+    run(photos, tmp_path / "whole")
+    run(photos, tmp_path / "cut", max_steps=8)
+    os.truncate(tmp_path / "cut" / "checkpoint.pt", 1000)
+    run(photos, tmp_path / "cut")
+    said = capsys.readouterr().err
+    assert "damaged" in said and "checkpoint_previous.pt after step 6" in said
+    same(networks(tmp_path / "whole"), networks(tmp_path / "cut"))
+
+
+def test_another_recipe_does_not_resume(photos, tmp_path):
+    run(photos, tmp_path, max_steps=2)
+    with pytest.raises(ValueError, match=r"lr 0\.0001 \(now 0\.5\); a global batch of 4 \(now 8\)"):
+        run(photos, tmp_path, lr=0.5, batch_size_per_gpu=8)
+
+
+def test_max_steps_changes_no_schedule(photos, tmp_path):
+    for name, steps in (("whole", None), ("short", 7)):
+        run(photos, tmp_path / name, max_steps=steps)
+    rows = [
+        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()][:7]
+        for n in ("whole", "short")
+    ]
+    for whole, short in zip(*rows, strict=True):
+        assert all(whole[k] == short[k] for k in ("loss", "lr", "weight_decay", "momentum", "teacher_temp"))
+
+
+def test_warm_ups_longer_than_the_run_are_shortened_and_said(photos, tmp_path, capsys):
+    run(photos, tmp_path, epochs=2, warmup_epochs=30, warmup_teacher_temp_epochs=10)
+    said = capsys.readouterr().err
+    assert "--warmup_epochs 30 is longer than the run of 2 epochs" in said
+    assert "--warmup_teacher_temp_epochs 10 is longer" in said
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(photos, tmp_path, monkeypatch):
+    good = train_ssl.update
+    monkeypatch.setattr(train_ssl, "update", lambda nets, parts, rates, *rest: good(nets, parts, rates, *rest))
+    run(photos, tmp_path / "r", max_steps=6)
+
+    def poisoned(nets, parts, rates, *rest):
+        nets.student.backbone.pos_embed.data.fill_(float("nan"))
+        return good(nets, parts, rates, *rest)
+
+    monkeypatch.setattr(train_ssl, "update", poisoned)
+    before = networks(tmp_path / "r")
+    with pytest.raises(FloatingPointError, match="not finite at step 6"):
+        run(photos, tmp_path / "r")
+    same(before, networks(tmp_path / "r"))
+    assert checkpoint.load(tmp_path / "r" / "checkpoint.pt")["objective"]["centre"].isfinite().all()
+
+
+def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path):
+    run(photos, tmp_path, max_steps=6, freeze_last_layer=1)
+    frozen = checkpoint.load(tmp_path / "checkpoint.pt")
+    layer = "head.last_layer.weight_v"
+    assert torch.equal(frozen["student"][layer], frozen["teacher"][layer])
+    run(photos, tmp_path, max_steps=8, freeze_last_layer=1)
+    assert not torch.equal(checkpoint.load(tmp_path / "checkpoint.pt")["student"][layer], frozen["student"][layer])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, number):
+    words = [sys.executable, str(ROOT / "train_ssl.py"), *flags(epochs=400), "--batch_size_per_gpu", "4"]
+    words += ["--datapath", str(photos), "--output_dir", str(tmp_path / "r"), "--device", "cpu"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "r" / "metrics.jsonl"
+    deadline = time.time() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.time() < deadline:
+        time.sleep(0.2)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    result = json.loads(out.strip().splitlines()[-1])
+    assert (
+        result["status"] == "interrupted"
+        and result["step"] == checkpoint.load(tmp_path / "r" / "checkpoint.pt")["step"]
+    )
+    steps = result["step"] + 3
+    more = launch("train_ssl.py", *flags(epochs=400), "--batch_size_per_gpu", 4, "--datapath", photos, "--output_dir",
+                  tmp_path / "r", "--max_steps", steps)  # fmt: skip
+    assert result_of(more)["step"] == steps
+    run(photos, tmp_path / "whole", epochs=400, max_steps=steps)
+    same(networks(tmp_path / "whole"), networks(tmp_path / "r"))
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
+    """Without drop path, so that the only difference is the order in which gradients are summed."""
+    common = ["--datapath", photos, "--drop_path_rate", 0, "--optimizer", "sgd", "--max_steps", 6]
+    two = launch(
+        "train_ssl.py", *flags(), *common, "--batch_size_per_gpu", 2, "--output_dir", tmp_path / "two", ranks=2
+    )
+    assert result_of(two)["step"] == 6 and len(two.stdout.strip().splitlines()) == 1
+    one = launch("train_ssl.py", *flags(), *common, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "one")
+    assert result_of(one)["status"] == "finished"
+    for name, value in networks(tmp_path / "one")["teacher"].items():
+        torch.testing.assert_close(networks(tmp_path / "two")["teacher"][name], value, atol=1e-5, rtol=1e-4)
+    resumed = launch(
+        "train_ssl.py", *flags(), *common[:-1], 8, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "two"
+    )
+    assert result_of(resumed)["step"] == 8  # on one rank what two began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "published",
+    [
+        "--arch vit --dataset CIFAR10 --image_size 32 --patch_size 4 --local_crops_number 8 --local_crops_scale 0.2 0.5 "
+        "--global_crops_scale 0.7 1. --out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
+        "--arch vit --dataset Tiny_Imagenet --image_size 64 --patch_size 8 --local_crops_number 8 --local_crops_scale 0.2 "
+        "0.4 --global_crops_scale 0.5 1. --out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
+    ],
+)
+def test_the_published_commands_work(published, tmp_path):
+    """Under torchrun, on a set of the right layout; the batch is cut to what that set holds."""
+    side = 32 if "CIFAR10" in published else 64
+    for split, count in (("train", 8), ("test" if side == 32 else "val", 4)):
+        for label in ("n01", "n02"):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    words = [*published.split(), "--datapath", tmp_path / "data", "--output_dir", tmp_path / "r", "--max_steps", 1]
+    done = launch("train_ssl.py", *words, "--batch_size_per_gpu", 4, ranks=2)
+    result = result_of(done)
+    assert result["step"] == 1 and 0 <= result["knn_top1"] <= 100
+
+
+@pytest.mark.parametrize("values", [{"precision": "bf16"}, {"optimizer": "lars"}, {"use_bn_in_head": True},
+                                    {"arch": "timm:resnet18", "embed_dim": None, "num_layers": None, "num_heads": None},
+                                    {"local_crops_number": 0}, {"teacher_drop_path": True}])  # fmt: skip
+def test_variants_run(photos, tmp_path, values):
+    result = run(photos, tmp_path, max_steps=2, **values)
+    assert result["step"] == 2 and np.isfinite(result["loss"])
+
+
+@pytest.mark.slow
+def test_compiled_networks_train_alike(photos, tmp_path):
+    losses = [run(photos, tmp_path / str(c), max_steps=3, compile=c, drop_path_rate=0.0)["loss"] for c in (False, True)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"datapath": "/nowhere/at/all"}, "/nowhere/at/all"),
+        ({"arch": "vitt"}, "did you mean 'vit'"),
+        ({"arch": "timm:resnet_18", "embed_dim": None, "num_layers": None, "num_heads": None}, "resnet18"),
+        ({"dataset": "imagess"}, "did you mean 'images'"),
+        ({"patch_size": 5}, "patch size 5 does not divide image size 16"),
+        ({"patch_size": 16}, "cannot take crops of 8 px"),
+        ({"num_heads": 5}, "heads"),
+        ({"mlp_head_in": 7}, "--mlp_head_in 7, but vit gives 24 features"),
+        ({"batch_size_per_gpu": 64}, "lower the batch size to at most 24"),
+        ({"objective": "byol"}, "known: dino"),
+        ({"device": "cuda"}, "sees no CUDA device"),
+        ({"precision": "fp16"}, "needs a CUDA device"),
+    ],
+)
+def test_bad_values_are_one_line(photos, tmp_path, values, expected):
+    if values.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("here is a GPU")
+    recipe = Recipe(
+        **{**SMALL, "batch_size_per_gpu": 4, "datapath": str(photos), "output_dir": str(tmp_path), **values}
+    )
+    with pytest.raises((ValueError, OSError)) as error:
+        train_ssl.train(recipe)
+    assert expected in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"epochs": 0}, "--epochs 0: must be at least 1"),
+        ({"global_crops_scale": (0.5, 1.5)}, "0 < low <= high <= 1"),
+        ({"image_size": 33}, "must be even"),
+        ({"seed": -1}, "must not be negative"),
+        ({"teacher_temp": 0.0}, "must be positive"),
+    ],
+)
+def test_recipes_check_themselves(values, expected):
+    with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
+        Recipe(**values)
+
+
+def test_an_unwritable_output_is_one_line(photos, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(OSError, match="choose another --output_dir"):
+        run(photos, blocked / "run")
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_line_and_a_code(tmp_path):
+    done = launch(
+        "train_ssl.py", "--dataset", "images", "--datapath", tmp_path / "none", "--output_dir", tmp_path / "r"
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert "Traceback" not in done.stderr and str(tmp_path / "none") in done.stderr.strip().splitlines()[-1]

@@ -1,0 +1,114 @@
+"""Brightness, contrast, saturation, hue, grayscale and solarise of a batch, with every sample's own strength.
+
+`planes` are levels 0..255 (C, ..., h, w) with C 3 or 1; a parameter has the shape (...), one number per sample. All
+work in place. Each equals its Pillow/torchvision counterpart up to rounding: those go back to whole levels after
+every operation (mostly downwards), these only keep within 0..255. With one channel, saturation, hue and grayscale
+change nothing, as in torchvision.
+"""
+
+import torch
+from torch import Tensor
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, the "L" of Pillow
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+IDENTITY = (1.0, 1.0, 1.0, 0.0)
+
+
+def brightness_(planes: Tensor, factor: Tensor) -> Tensor:
+    """Towards black (0), unchanged (1), beyond."""
+    none = torch.zeros_like(factor)
+    return blend_(planes, factor, none, none)
+
+
+def contrast_(planes: Tensor, factor: Tensor) -> Tensor:
+    """Towards the image's mean luma (0), unchanged (1), beyond."""
+    return blend_(planes, factor, torch.zeros_like(factor), 1 - factor)
+
+
+def saturation_(planes: Tensor, factor: Tensor) -> Tensor:
+    """Towards gray (0), unchanged (1), beyond."""
+    return blend_(planes, factor, 1 - factor, torch.zeros_like(factor))
+
+
+def grayscale_(planes: Tensor, chosen: Tensor) -> Tensor:
+    """All channels become the luma where chosen (bool)."""
+    return saturation_(planes, (~chosen).float())
+
+
+def solarise_(planes: Tensor, chosen: Tensor) -> Tensor:
+    """Invert the levels from 128 up where chosen (bool)."""
+    # On whole levels this is min(v, 255 - v); with 510 in place of 255 nothing changes.
+    return torch.minimum(planes, 510 - 255 * _over_pixels(chosen) - planes, out=planes)
+
+
+def jitter_(planes: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """The four operations of torchvision's ColorJitter in each sample's own order.
+
+    order (..., 4) int64: the operation at each turn; factors (..., 4): strengths by operation (BRIGHTNESS, CONTRAST,
+    SATURATION as multipliers, HUE in turns); IDENTITY leaves a sample as it is.
+
+    All but hue are one formula (blend_) with different weights. So hue, the dear one, is done once for everybody,
+    between three blends for the turns before a sample's hue and three for the turns after it.
+    """
+    factor = factors.gather(-1, order).movedim(-1, 0)  # (4, ...) by turn
+    operation = order.movedim(-1, 0)
+    is_hue = operation == HUE
+    after = is_hue.cumsum(0) > 0
+    for turn in range(3):
+        _blend_where(planes, ~after[turn], operation[turn], factor[turn])
+    hue_(planes, factors[..., HUE])
+    for turn in range(1, 4):
+        _blend_where(planes, after[turn] & ~is_hue[turn], operation[turn], factor[turn])
+    return planes
+
+
+def _blend_where(planes: Tensor, active: Tensor, operation: Tensor, factor: Tensor) -> None:
+    rest = (1 - factor) * active
+    blend_(planes, 1 - rest, rest * (operation == SATURATION), rest * (operation == CONTRAST))
+
+
+def blend_(planes: Tensor, factor: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
+    """planes <- factor * planes + gray * luma + mean * (the image's mean luma), kept within 0..255."""
+    other = luma(planes)
+    average = (other.mean((-2, -1)) + 0.5).floor_()  # a whole level, as in Pillow
+    other = other.mul_(_over_pixels(gray)).add_(_over_pixels(mean * average))
+    return torch.addcmul(other, planes, _over_pixels(factor), out=planes).clamp_(0, 255)
+
+
+def luma(planes: Tensor) -> Tensor:
+    """planes (C, ..., h, w) -> (..., h, w), always a copy."""
+    if len(planes) == 1:
+        return planes[0].clone()
+    red, green, blue = planes
+    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+
+
+def hue_(planes: Tensor, shift: Tensor) -> Tensor:
+    """Turn the hue by shift (turns), keeping value and chroma of HSV.
+
+    On the hexagon of hues with corners red 0, yellow 1, green 2, ..., a channel is at its highest within 1 of its own
+    corner, at its lowest beyond 2, and linear between (Smith 1978, "Color gamut transform pairs"). Positions here are
+    multiplied by the chroma, which saves the division by it, and signed: red is 0, green 2, blue -2, within +-3.
+    """
+    if len(planes) == 1:
+        return planes
+    red, green, blue = planes
+    high, low = torch.maximum(red, green), torch.minimum(red, green)
+    torch.maximum(high, blue, out=high)
+    torch.minimum(low, blue, out=low)
+    chroma = high - low
+    # The position is green - blue where red is highest. Elsewhere |green - blue| + (high - red), the second term being
+    # short where red is lowest; the smaller of these two is right in all three cases.
+    side = green - blue
+    height, gap = side.abs(), high - red
+    position = torch.minimum((gap - height).add_(chroma, alpha=2), height.add_(gap, alpha=3)).copysign_(side)
+    # How far the shifted position is from a channel's corner, up to whole turns: within +-6.
+    corner = torch.arange(3, device=planes.device).view(3, *[1] * shift.ndim) * 2
+    away = (6 * shift - corner + 3).remainder(6) - 3
+    torch.addcmul(position, chroma, _over_pixels(away), out=planes)
+    planes.abs_().sub_(chroma, alpha=3).abs_()  # 3 - the distance the short way round
+    return torch.clamp(planes.add_(low - chroma), low, high, out=planes)
+
+
+def _over_pixels(parameter: Tensor) -> Tensor:
+    return parameter[..., None, None]

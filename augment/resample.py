@@ -1,0 +1,78 @@
+"""Crop, horizontal flip and antialiased bicubic resize of a batch, as one linear map per axis.
+
+An output pixel is a weighted sum of the input pixels under a cubic kernel (Keys 1981, a = -1/2) that is as wide as the
+reduction: Pillow's `resize(..., BICUBIC)` of the cropped image, which is what torchvision's RandomResizedCrop calls.
+A sample's crop box and flip only change its weights, so a batch costs two batched matrix products. Like Pillow the
+columns come first and values are cut to 0..255 after each axis; unlike it they are not rounded to whole levels, so
+they differ by at most about 1.2 levels before and one level after rounding.
+
+Float images are in levels, 0..255, everywhere in augment/.
+"""
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+def resize(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut V crops out of every image: images (B,C,H,W), boxes (V,B,4), flip (V,B) bool -> levels (C,V,B,h,w).
+
+    boxes: integer top, left, height, width in px; nothing outside a box is read. The channel is the first axis of the
+    result, because the colour operations want each channel in one piece.
+    """
+    (B, C, H, W), V, (h, w) = images.shape, len(boxes), size
+    top, left, height, width = boxes.unbind(-1)
+    columns = weights(left.T, width.T, W, w, flip.T).reshape(B, V * w, W).transpose(1, 2)
+    rows = weights(top, height, H, h).flatten(0, 1)
+    crops = torch.empty(C, V * B, h, w, device=images.device)
+    for image, crop in zip(images.float().unbind(1), crops, strict=True):  # all channels share the weights
+        narrow = torch.bmm(image, columns).view(B, H, V, w).permute(2, 0, 1, 3).clamp(0, 255)
+        torch.bmm(rows, narrow.reshape(V * B, H, w), out=crop)
+    return crops.clamp_(0, 255).view(C, V, B, h, w)
+
+
+def weights(start: Tensor, length: Tensor, size: int, out: int, flip: Tensor | None = None) -> Tensor:
+    """One axis of the map: start, length, flip (...) of each sample's box in px -> (..., out, size), rows sum to 1.
+
+    size, out: px of the image and of the crop along this axis.
+    """
+    first, weight = kernels(size, out, start.device)
+    key = (length - 1 if flip is None else length - 1 + size * flip).flatten()
+    weight = weight.index_select(0, key)
+    taps = weight.shape[-1]
+    pixel = (first.index_select(0, key) + start.reshape(-1, 1)).unsqueeze(-1) + torch.arange(taps, device=start.device)
+    # Under the kernel of a very small box there may be pixels, of no weight, right of the image.
+    dense = weight.new_zeros(*start.shape, out, size + taps)
+    dense.view(pixel.shape[0], out, -1).scatter_(-1, pixel, weight)
+    return dense[..., :size]
+
+
+@lru_cache(maxsize=16)
+def kernels(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The map of every possible box: the first pixel under the kernel (2 size, out) and the weights (2 size, out, taps).
+
+    Entry n - 1 is for a box of n px, counted from its first pixel, and size + n - 1 for the same flipped.
+    """
+    length = torch.arange(1, size + 1, dtype=torch.float64).view(-1, 1)
+    scale = length / out
+    stretch = scale.clamp(min=1)
+    centre = (torch.arange(out) + 0.5) * scale
+    taps = min(size, math.ceil(4 * max(1, size / out)))  # the kernel is 4 * stretch wide
+    first = (centre - 2 * stretch + 0.5).floor().minimum(length - taps).clamp(min=0)
+    pixel = first.unsqueeze(-1) + torch.arange(taps)
+    weight = cubic((pixel + 0.5 - centre.unsqueeze(-1)) / stretch.unsqueeze(-1)) * (pixel < length.unsqueeze(-1))
+    weight /= weight.sum(-1, keepdim=True)
+    first, weight = torch.cat((first, first.flip(1))), torch.cat((weight, weight.flip(1)))
+    return first.long().to(device), weight.float().to(device)
+
+
+def cubic(t: Tensor) -> Tensor:
+    """Keys' kernel with a = -1/2: 1.5|t|^3 - 2.5|t|^2 + 1 up to 1, -0.5|t|^3 + 2.5|t|^2 - 4|t| + 2 up to 2, then 0.
+
+    Written without branches in u = 2 - |t| and v = 1 - |t|, cut at 0: u^2 (u - 1) / 2 + v^2 (1 - 2v).
+    """
+    u = (2 - t.abs()).clamp(min=0)
+    v = (u - 1).clamp(min=0)
+    return u * u * (u - 1) / 2 + v * v * (1 - 2 * v)

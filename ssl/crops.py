@@ -1,0 +1,184 @@
+"""Multi-crop: two global and several local views of every image of a batch, cut and altered on its device.
+
+Caron et al. 2021 (DINO, arXiv 2104.14294), section 3.1 and appendix "Data augmentation", on small images as in Gani et
+al. 2022 (arXiv 2210.07240): crop, flip, colour jitter, grayscale, blur, solarise, normalise, in this order.
+
+`draw` holds all the randomness, for the whole global batch and on the CPU; the call itself is a function of images and
+parameters. So a rank, or a part of a batch, takes its slice of the draw and gets what one process would have made.
+B images, G global and L local crops, V views of one group.
+"""
+
+from dataclasses import dataclass, fields
+from itertools import permutations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from multicrop.augment import blur, colour, resample
+from multicrop.augment.boxes import random_boxes
+
+ORDERS = tuple(permutations(range(4)))
+
+
+class Crops(NamedTuple):
+    """Normalised float32 views of B images."""
+
+    globals: Tensor  # (G, B, C, H, W)
+    locals: Tensor  # (L, B, C, h, w); L may be 0
+
+
+@dataclass(frozen=True)
+class Views:
+    """What happens to V views of B images: every field is (V, B, ...)."""
+
+    box: Tensor  # (V,B,4) int64: top, left, height, width, px
+    flip: Tensor  # bool
+    order: Tensor  # (V,B,4) int64: the colour operation at each turn
+    factors: Tensor  # (V,B,4): brightness, contrast, saturation as multipliers, hue in turns
+    grayscale: Tensor  # bool
+    sigma: Tensor  # standard deviation of the blur, px of the crop; 0 is none
+    solarise: Tensor  # bool
+
+    def map(self, change) -> "Views":
+        return Views(*(change(getattr(self, field.name)) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """All that is random about the crops of B images; parameters[start:stop] are those of some of them."""
+
+    globals: Views
+    locals: Views
+    source: tuple[int, int]  # height and width, px, of the images that they were drawn for
+
+    def __len__(self) -> int:
+        return self.globals.flip.shape[1]
+
+    def __getitem__(self, samples: slice) -> "Parameters":
+        return self.map(lambda tensor: tensor[:, samples])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Parameters":
+        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def map(self, change) -> "Parameters":
+        return Parameters(self.globals.map(change), self.locals.map(change), self.source)
+
+
+@dataclass(frozen=True)
+class MultiCrop:
+    """The recipe of the crops. Sizes in px, scales as shares of the image's area, the rest as published."""
+
+    image_size: int  # side of a global crop
+    local_size: int  # side of a local crop
+    local_crops: int  # L
+    global_scale: tuple[float, float]
+    local_scale: tuple[float, float]
+    mean: tuple[float, ...]  # of each channel, in 0..1
+    std: tuple[float, ...]
+    flip: float = 0.5  # probability
+    jitter: float = 0.8  # probability
+    brightness: float = 0.4  # multiplier uniform in 1 +- this; so are contrast and saturation
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1  # shift uniform in +- this, turns
+    grayscale: float = 0.2  # probability
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)  # probability in the first global, the second, a local crop
+    sigma: tuple[float, float] = (0.1, 2.0)  # standard deviation of the blur, px of the crop, whatever its size
+    solarise: float = 0.2  # probability in the second global crop
+
+    def __post_init__(self):
+        """Raises ValueError for numbers out of range."""
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            _require(0 < low <= high <= 1, f"{name} must be two shares 0 < low <= high <= 1, not {low} {high}")
+        for name in ("image_size", "local_size"):
+            _require(getattr(self, name) >= 2, f"{name} must be at least 2 px, not {getattr(self, name)}")
+        for name in ("flip", "jitter", "brightness", "contrast", "saturation", "grayscale", "solarise"):
+            _require(0 <= getattr(self, name) <= 1, f"{name} must be within 0..1, not {getattr(self, name)}")
+        _require(0 <= self.hue <= 0.5, f"hue must be within 0..0.5 turns, not {self.hue}")
+        _require(self.local_crops >= 0, f"local_crops must not be negative, not {self.local_crops}")
+        _require(len(self.mean) == len(self.std), f"mean and std differ in length: {self.mean} and {self.std}")
+
+    def draw(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Parameters:
+        """Parameters on the CPU for `batch` images of height x width px, from a generator of the CPU."""
+        first, second, local = self.blur
+        L = self.local_crops
+        views = self._draw_views(
+            batch,
+            (height, width),
+            scale=torch.tensor([self.global_scale] * 2 + [self.local_scale] * L, dtype=torch.float64),
+            blur=torch.tensor([first, second] + [local] * L),
+            solarise=torch.tensor([0, self.solarise] + [0] * L),
+            generator=generator,
+        )
+        return Parameters(views.map(lambda t: t[:2]), views.map(lambda t: t[2:]), (height, width))
+
+    def _draw_views(self, batch, source, scale, blur, solarise, generator) -> Views:
+        """scale (V,2), blur and solarise (V,): what differs between views."""
+        V = len(blur)
+        box = random_boxes(scale.repeat_interleave(batch, 0), *source, generator=generator)
+        flip, jitter, order, grayscale, blurred, sigma, solarised = torch.rand(7, V, batch, generator=generator)
+        spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
+        identity = torch.tensor(colour.IDENTITY)
+        factors = identity + spread * (2 * torch.rand(V, batch, 4, generator=generator) - 1)
+        return Views(
+            box=box.view(V, batch, 4),
+            flip=flip < self.flip,
+            order=torch.tensor(ORDERS)[(order * len(ORDERS)).long()],
+            factors=torch.where((jitter < self.jitter).unsqueeze(-1), factors, identity),
+            grayscale=grayscale < self.grayscale,
+            sigma=torch.lerp(*torch.tensor(self.sigma), sigma) * (blurred < blur.unsqueeze(1)),
+            solarise=solarised < solarise.unsqueeze(1),
+        )
+
+    def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
+        """images uint8 (B,C,H,W), C 1 or 3 -> normalised crops on their device. Nothing here is random.
+
+        Parameters on another device are sent there. Raises ValueError where images and parameters do not belong together.
+        """
+        self._check(images, parameters)
+        parameters = parameters.to(images.device, non_blocking=True)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            levels = images.float()
+            return Crops(
+                self._views(levels, parameters.globals, self.image_size),
+                self._views(levels, parameters.locals, self.local_size),
+            )
+
+    def _check(self, images: Tensor, parameters: Parameters) -> None:
+        _require(
+            images.dtype == torch.uint8 and images.ndim == 4, f"images must be uint8 (B,C,H,W), not {images.dtype}"
+        )
+        B, C, H, W = images.shape
+        _require(C in (1, 3), f"images must have 1 or 3 channels, not {C}")
+        _require(C == len(self.mean), f"images have {C} channels, the mean that normalises them has {len(self.mean)}")
+        _require(len(parameters) == B, f"parameters for {len(parameters)} images were given with {B} images")
+        _require(
+            (H, W) == parameters.source, f"parameters were drawn for {parameters.source} px, images are {(H, W)} px"
+        )
+
+    def _views(self, levels: Tensor, views: Views, size: int) -> Tensor:
+        """levels (B,C,H,W) -> (V,B,C,size,size)."""
+        V, B = views.flip.shape
+        if V * B == 0:
+            return levels.new_empty(V, B, levels.shape[1], size, size)
+        planes = resample.resize(levels, views.box, views.flip, (size, size))
+        colour.jitter_(planes, views.order, views.factors)
+        colour.grayscale_(planes, views.grayscale)
+        blur.blur_(planes, views.sigma, largest=self.sigma[1])
+        colour.solarise_(planes, views.solarise)
+        return self._normalise(planes)
+
+    def _normalise(self, planes: Tensor) -> Tensor:
+        """Levels (C,V,B,h,w) -> zero mean and unit variance (V,B,C,h,w)."""
+        C, V, B, h, w = planes.shape
+        crops = planes.new_empty(V, B, C, h, w)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            torch.add(torch.tensor(-mean / std), planes[channel], alpha=1 / (255 * std), out=crops[:, :, channel])
+        return crops
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)

@@ -10,9 +10,9 @@ from torch import Tensor
 def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
     """Bicubic resampling of a square table (1, G * G, D) to (1, h * w, D) for grid = (h, w).
 
-    As in the code of DINO (Caron et al. 2021, arXiv 2104.14294), the sampling grid follows from the scale (h + 0.1) / G,
-    where 0.1 keeps rounding from losing a row: source = (i + 0.5) / scale - 0.5. Two products with small matrices, since
-    the gradient of F.interpolate on the table itself is not deterministic on CUDA.
+    As in DINO's code (Caron et al. 2021, arXiv 2104.14294), the sampling grid follows from the scale (h + 0.1) / G
+    (0.1 keeps a row from rounding away): source = (i + 0.5) / scale - 0.5. Products with small matrices, since the
+    gradient of F.interpolate on the table itself is not deterministic on CUDA.
     """
     side = math.isqrt(table.shape[1])
     if grid == (side, side):

@@ -14,8 +14,10 @@ def check_patch(image_size: int, patch_size: int) -> None:
     if image_size < 1 or patch_size < 1:
         raise ValueError(f"image size {image_size} and patch size {patch_size} must be at least 1 px")
     if image_size % patch_size:
-        divisors = (size for size in range(1, image_size + 1) if image_size % size == 0)
-        near = sorted(sorted(divisors, key=lambda size: abs(size - patch_size))[:2])
+        divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
+        near = [size for size in divisors if size < patch_size][-1:] + [size for size in divisors if size > patch_size][
+            :1
+        ]
         raise ValueError(
             f"patch size {patch_size} does not divide image size {image_size}; the nearest that do: {_list(near)}"
         )
@@ -42,7 +44,7 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
         low, high = (embed_dim // num_heads) * num_heads, (embed_dim // num_heads + 1) * num_heads
         near = [width for width in (low, high) if width]
         raise ValueError(
-            f"{num_heads} heads cannot share an embedding width of {embed_dim}; the nearest that they can: {_list(near)}"
+            f"{num_heads} heads cannot share embedding width {embed_dim}; the nearest they can: {_list(near)}"
         )
 
 

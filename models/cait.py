@@ -1,8 +1,8 @@
 """CaiT: Touvron et al. 2021, arXiv 2103.17239, in the small form of Gani et al. 2022, arXiv 2210.07240.
 
 Layers and names are timm's Cait, which gives the reference's numbers at the table's own size. Ours are the position
-table at other sizes, the patch embedding's initial values (the reference unfolds pixels into a Linear layer, the same map
-is a convolution here), and talking heads (Shazeer et al. 2020, arXiv 2003.02436) without moving the head axis in memory.
+table at other sizes and the patch embedding's initial values (the reference unfolds pixels into a Linear layer; here
+the same map is a convolution).
 """
 
 from functools import partial
@@ -12,7 +12,6 @@ from timm.layers import PatchEmbed
 from timm.models import cait as timm_cait
 from torch import Tensor
 
-from ._attention import merge_heads, split_heads
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
@@ -31,7 +30,7 @@ def build(
     drop_path_rate: float = 0.1,
     truncate_positions: bool = False,
 ) -> "CaiT":
-    """A CaiT of `num_layers` blocks and two of class attention; patches of 4 px up to 32 px images, else 8, unless given.
+    """A CaiT of `num_layers` blocks, then two of class attention; patches of 4 px up to 32 px images, else of 8 px.
 
     truncate_positions: smaller images take the first rows of the position table, as the reference does, instead of a
     resampled table. ValueError on sizes that clash.
@@ -62,9 +61,7 @@ class CaiT(timm_cait.Cait):
     def __init__(self, truncate_positions: bool, **sizes) -> None:
         norm = partial(nn.LayerNorm, eps=1e-6)
         patches = partial(PatchEmbed, strict_img_size=False)
-        super().__init__(
-            num_classes=0, init_values=1e-5, norm_layer=norm, patch_layer=patches, attn_block=TalkingHeads, **sizes
-        )
+        super().__init__(num_classes=0, init_values=1e-5, norm_layer=norm, patch_layer=patches, **sizes)
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
         nn.init.zeros_(self.patch_embed.proj.bias)
         self.truncate_positions = truncate_positions
@@ -87,24 +84,9 @@ class CaiT(timm_cait.Cait):
         tokens, rows = grid[0] * grid[1], self.pos_embed.shape[1]
         if tokens > rows:
             raise ValueError(
-                f"an image of {tokens} patches needs more than the {rows} positions there are; leave truncate_positions out"
+                f"an image of {tokens} patches needs more than these {rows} positions; leave truncate_positions out"
             )
         return self.pos_embed[:, :tokens]
-
-
-class TalkingHeads(timm_cait.TalkingHeadAttn):
-    """timm's layer; a product from the left mixes the heads, so that (B, heads, N, N) is never permuted in memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
-        weights = mix_heads(q * self.scale @ k.transpose(-2, -1), self.proj_l).softmax(-1)
-        mixed = merge_heads(mix_heads(weights, self.proj_w) @ v)
-        return self.proj_drop(self.proj(mixed))
-
-
-def mix_heads(maps: Tensor, layer: nn.Linear) -> Tensor:
-    """A Linear layer over the head axis: (B, heads, N, N) -> (B, heads, N, N)."""
-    return (layer.weight @ maps.flatten(2) + layer.bias[:, None]).view_as(maps)
 
 
 def adapt(state: dict[str, Tensor], model: CaiT) -> dict[str, Tensor]:

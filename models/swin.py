@@ -141,7 +141,7 @@ class Block(nn.Module):
         x = F.pad(x, (0, 0, 0, -width % self.window, 0, -height % self.window))
         padded = x.shape
         x = torch.roll(x, (-shift, -shift), (1, 2)) if shift else x
-        x = join_windows(self.attn(split_windows(x, self.window), mask), padded)
+        x = join_windows(self.attn(split_windows(x, self.window), mask), padded, self.window)
         x = torch.roll(x, (shift, shift), (1, 2)) if shift else x
         return x[:, :height, :width]
 
@@ -188,10 +188,9 @@ def split_windows(x: Tensor, window: int) -> Tensor:
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def join_windows(x: Tensor, shape: torch.Size) -> Tensor:
+def join_windows(x: Tensor, shape: torch.Size, window: int) -> Tensor:
     """The inverse of split_windows for a map of `shape`."""
-    window, columns = math.isqrt(x.shape[2]), shape[2] // math.isqrt(x.shape[2])
-    x = x.unflatten(2, (window, window)).unflatten(1, (-1, columns))  # (B, rows, columns, window, window, C)
+    x = x.unflatten(2, (window, window)).unflatten(1, (-1, shape[2] // window))  # (B, rows, columns, window, window, C)
     return x.transpose(2, 3).reshape(shape)
 
 
@@ -204,7 +203,7 @@ def relative_positions(window: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """-100 between tokens that the cyclic shift joins in one window from different places, else 0: (windows, 1, N, N)."""
+    """-100 between tokens that only the cyclic shift has joined in a window, else 0: (windows, 1, N, N)."""
     rows, columns = (_regions(size, window, shift, device) for size in (height, width))
     regions = split_windows((3 * rows[:, None] + columns)[None, :, :, None], window)[0, :, :, 0]
     return -100.0 * (regions[:, None, :, None] != regions[:, None, None, :])
@@ -227,7 +226,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 def adapt(state: dict[str, Tensor], model: Swin) -> dict[str, Tensor]:
-    """A backbone's state dict, the reference's or ours at another image size, with this model's windows, no index tables."""
+    """A backbone's state dict, the reference's or ours at another image size, for this model's windows."""
     own = dict(model.named_parameters())
     kept = {key: value for key, value in state.items() if not key.endswith(("relative_position_index", "attn_mask"))}
     tables = {key for key in kept if key.endswith("relative_position_bias_table") and key in own}

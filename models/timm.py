@@ -42,7 +42,9 @@ def _check_name(name: str | None) -> None:
     if not name:
         raise ValueError("timm: needs a model's name, e.g. timm:resnet18")
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0)
+        known = timm.list_models()
+        longer = [model for model in known if model.startswith(name)]
+        near = (longer or difflib.get_close_matches(name, known, n=3, cutoff=0))[:3]
         raise ValueError(f"timm {timm.__version__} has no model {name!r}; the nearest: {', '.join(near)}")
 
 

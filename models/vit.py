@@ -32,7 +32,7 @@ def build(
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.1,
 ) -> "ViT":
-    """A ViT for square images of `image_size` px; patches of an eighth of it unless given. ValueError on sizes that clash."""
+    """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash."""
     patch_size = default_patch(image_size, image_size // 8) if patch_size is None else patch_size
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageEnhance, ImageOps
+
 from multicrop.augment import autoaugment
 from multicrop.augment.autoaugment import ENHANCING, NAMES, POLICIES, SIGNED, AutoAugment
-from PIL import Image, ImageEnhance, ImageOps
 
 GOLDEN = Path(__file__).parent / "golden" / "two_stage_ssl"
 THEIRS = {"colour": "color", "posterise": "posterize", "solarise": "solarize", "equalise": "equalize"}

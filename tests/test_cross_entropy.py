@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from multicrop.supervised.objectives.cross_entropy import Objective
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_stage_ssl" / "finetune_misc.npz")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from multicrop.augment import erasing
 from multicrop.augment.erasing import Erasing
 

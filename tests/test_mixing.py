@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from multicrop.supervised import mixing
 from multicrop.supervised.mixing import Mix, Mixing
 

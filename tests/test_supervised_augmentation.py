@@ -3,9 +3,10 @@
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from PIL import Image
+
 from multicrop.augment import shift
 from multicrop.supervised.augmentation import EvalTransform, TrainTransform, resize
-from PIL import Image
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

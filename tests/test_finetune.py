@@ -1,0 +1,377 @@
+"""finetune.py as users run it: accuracies, resuming, ranks, evaluation, weights of all kinds, and given bad input."""
+
+import argparse
+import json
+import math
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import launch, result_of
+from PIL import Image
+
+import finetune
+from multicrop import checkpoint, cli
+from multicrop.schedule import cosine
+from multicrop.supervised import validation
+from multicrop.supervised.classifier import Classifier
+from multicrop.supervised.recipe import Recipe
+
+NETWORK = {"embed_dim": 16, "num_layers": 2, "num_heads": 2}
+SMALL = {**NETWORK, "dataset": "image_folder", "device": "cpu", "batch_size": 12, "epochs": 3, "ra": 1, "log_freq": 1}
+PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0, "padding": 1}
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    """Noisy 16 px images of three colours: 20 + 8 of each, as class folders."""
+    root, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def run(images, folder, **values) -> dict:
+    """In this process; 54 training images are 4 steps an epoch."""
+    start = {} if {"eval", "pretrained_weights"} & values.keys() else {"scratch": True}
+    return finetune.finetune(Recipe(datapath=str(images), output_dir=str(folder), **{**SMALL, **start, **values}))
+
+
+@pytest.fixture(scope="module")
+def finished(colours, tmp_path_factory):
+    """One plain run: its folder and its result."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(colours, folder, **PLAIN, lr=0.01, epochs=8, warmup=1)
+
+
+def words(values: dict) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def networks(folder) -> dict:
+    state = checkpoint.load(folder / "checkpoint.pt")
+    return {name: state[name] for name in ("step", "model", "optimizer", "best")}
+
+
+def same(a, b) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def rows_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# Runs
+
+
+def test_it_learns_and_reports_both_accuracies(finished):
+    folder, result = finished
+    assert (result["status"], result["step"], result["epoch"]) == ("finished", 32, 8.0)
+    assert result["test_top1"] > 80 and result["test_top5"] == 100
+    validated = {row["epoch"]: row["val_top1"] for row in rows_of(folder) if "val_top1" in row}
+    assert list(validated) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert validated[result["selected_epoch"]] == result["selected_val_top1"] == max(validated.values())
+    best = checkpoint.load(folder / "best.pt")
+    assert best["epoch"] == result["selected_epoch"] and "optimizer" not in best
+    assert (folder / "recipe.yaml").exists() and list(folder.glob("events.*"))
+
+
+def test_a_checkpoint_describes_itself(finished):
+    state = checkpoint.load(finished[0] / "checkpoint.pt")
+    assert (state["kind"], state["backbone"]["arch"], state["backbone"]["image_size"]) == ("finetune", "vit", 16)
+    assert state["data"]["classes"] == ["blue", "green", "red"]
+    assert state["model"]["head.weight"].shape == (3, 16)
+
+
+def test_the_learning_rate_is_the_published_one(golden, colours, tmp_path):
+    recorded = np.load(golden / "schedules.npz")
+    c = json.loads(str(recorded["finetune_config"]))
+    per_epoch, steps = c["iters_per_epoch"], c["epochs"] * c["iters_per_epoch"]
+    ours = [
+        cosine(step, steps, c["lr"], c["min_lr"], c["warmup"] * per_epoch, floor=c["min_lr"], plateau=False)
+        for step in range(steps)
+    ]
+    np.testing.assert_allclose(ours, recorded["finetune_lr"], rtol=0, atol=1e-12)
+    run(colours, tmp_path, warmup=1)
+    rates = [row["lr"] for row in rows_of(tmp_path) if "lr" in row]
+    assert rates == [cosine(step, 12, 1e-3, 1e-6, 4, floor=1e-6, plateau=False) for step in range(12)]
+
+
+def test_every_parameter_decays_in_one_group(finished):
+    (group,) = checkpoint.load(finished[0] / "checkpoint.pt")["optimizer"]["param_groups"]
+    model = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
+    assert len(group["params"]) == len(model) and group["weight_decay"] == 0.05
+
+
+@pytest.mark.parametrize("step", [3, 4, 9])
+def test_a_resumed_run_is_bit_equal_to_one_never_stopped(colours, tmp_path, step):
+    """All of the augmentation, the mixing, drop path and dropout are on."""
+    options = {"drop_rate": 0.1, "accumulate": 2, "mix_prob": 1.0}
+    whole = run(colours, tmp_path / "whole", **options)
+    assert run(colours, tmp_path / "parts", max_steps=step, **options)["step"] == step
+    parts = run(colours, tmp_path / "parts", **options)
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+    compared = ("test_loss", "selected_test_loss", "selected_epoch", "selected_val_top1")
+    assert [whole[name] for name in compared] == [parts[name] for name in compared]
+    assert [row["step"] for row in rows_of(tmp_path / "parts") if "lr" in row] == list(range(1, 13))
+
+
+def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp_path, monkeypatch):
+    update, calls = finetune.update, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return update(*arguments)
+
+    monkeypatch.setattr(finetune, "update", interrupted)
+    result = run(colours, tmp_path / "parts")
+    assert (result["status"], result["step"]) == ("interrupted", 6)
+    assert run(colours, tmp_path / "parts")["status"] == "finished"
+    run(colours, tmp_path / "whole")
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colours, tmp_path, monkeypatch):
+    run(colours, tmp_path, max_steps=5)
+    before = networks(tmp_path)
+    update = finetune.update
+
+    def poisoned(nets, *rest):
+        nets.model.head.bias.data.fill_(math.nan)
+        return update(nets, *rest)
+
+    monkeypatch.setattr(finetune, "update", poisoned)
+    with pytest.raises(FloatingPointError, match="not finite at step 5"):
+        run(colours, tmp_path)
+    same(before, networks(tmp_path))
+
+
+def test_without_validation_nothing_is_selected(colours, tmp_path):
+    result = run(colours, tmp_path, val_fraction=0.0, epochs=1)
+    assert result["step"] == 5 and result["best"] is None and "selected_test_top1" not in result
+    assert "test_top1" in result and not (tmp_path / "best.pt").exists()
+
+
+def test_an_epoch_is_several_passes(colours, tmp_path):
+    assert run(colours, tmp_path, ra=3, epochs=1)["step"] == 54 * 3 // 12
+
+
+def test_a_warm_up_longer_than_the_run_is_shortened_and_said(colours, tmp_path, capsys):
+    run(colours, tmp_path, epochs=1)
+    assert "--warmup 10 does not fit a run of 1 epochs: using 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_train_as_one(colours, tmp_path):
+    """Without drop path; the order in which gradients are summed is all that differs."""
+    values = {**SMALL, "epochs": 1, "sd": 0, "datapath": colours}
+    del values["device"]
+    two = launch("finetune.py", "--scratch", *words(values), "--output_dir", tmp_path / "two", ranks=2)
+    found = result_of(two)
+    assert len(two.stdout.strip().splitlines()) == 1
+    one = run(colours, tmp_path / "one", epochs=1, sd=0.0)
+    assert found["test_loss"] == pytest.approx(one["test_loss"], abs=1e-4)
+    assert found["step"] == one["step"] and found["selected_epoch"] == one["selected_epoch"]
+
+
+# Evaluation only, and weights to start from
+
+
+def test_evaluation_finds_the_accuracies_of_the_run(colours, finished, tmp_path):
+    folder, result = finished
+    newest = run(colours, folder, eval=True)
+    assert (newest["test_top1"], newest["test_loss"]) == (result["test_top1"], result["test_loss"])
+    best = run(colours, tmp_path, eval=True, pretrained_weights=str(folder / "best.pt"))
+    assert best["test_loss"] == result["selected_test_loss"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):
+    """The published best.pth: one flat state dict with its classifier, under model_state_dict."""
+    model = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
+    flat = {name.removeprefix("backbone."): value for name, value in model.items()}
+    torch.save({"model_state_dict": flat, "epoch": 7, "scheduler": None}, tmp_path / "best.pth")
+    found = run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "best.pth"))
+    assert found["test_loss"] == finished[1]["test_loss"]
+
+
+def backbone_of(folder) -> dict:
+    model = checkpoint.load(folder / "best.pt")["model"]
+    return {name.removeprefix("backbone."): value for name, value in model.items() if name.startswith("backbone.")}
+
+
+STANDING_STILL = {"lr": 0.0, "min_lr": 0.0, "epochs": 1, "max_steps": 1}
+
+
+def started_from(images, file, folder, **values) -> dict:
+    """The backbone after a run of one step at learning rate 0."""
+    run(images, folder, pretrained_weights=str(file), **STANDING_STILL, **values)
+    model = checkpoint.load(folder / "checkpoint.pt")["model"]
+    return {name.removeprefix("backbone."): value for name, value in model.items() if name.startswith("backbone.")}
+
+
+def test_published_stage_one_files_need_trust_and_then_fill_the_backbone(colours, finished, tmp_path, capsys):
+    source = backbone_of(finished[0])
+    file, head = tmp_path / "published.pth", {"mlphead.mlp.0.weight": torch.zeros(2, 2)}
+    teacher = {f"backbone.{name}": value for name, value in source.items()} | head
+    student = {f"module.backbone.{name}": value + 1 for name, value in source.items()} | head
+    torch.save({"teacher": teacher, "student": student, "args": argparse.Namespace(arch="vit")}, file)
+    with pytest.raises(ValueError, match=r"can run code; .* add --trust_checkpoint"):
+        run(colours, tmp_path / "a", pretrained_weights=str(file))
+    same(started_from(colours, file, tmp_path / "a", trust_checkpoint=True), source)
+    assert f"{len(source)} tensors loaded by name" in capsys.readouterr().err
+    shifted = started_from(colours, file, tmp_path / "b", trust_checkpoint=True, checkpoint_key="student")
+    same(shifted, {name: value + 1 for name, value in source.items()})
+
+
+def test_our_files_say_what_to_build(colours, finished, tmp_path):
+    network = dict.fromkeys(NETWORK)
+    same(started_from(colours, finished[0] / "best.pt", tmp_path, **network), backbone_of(finished[0]))
+
+
+def test_the_head_is_new_and_so_the_number_of_classes_is_free(colours, finished, tmp_path):
+    state = checkpoint.load(finished[0] / "best.pt")
+    head = {"head.weight": torch.zeros(7, 16), "head.bias": torch.zeros(7)}
+    torch.save({**state, "model": {**state["model"], **head}}, tmp_path / "seven.pt")
+    same(started_from(colours, tmp_path / "seven.pt", tmp_path / "run"), backbone_of(finished[0]))
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["model"]["head.weight"].shape == (3, 16)
+    with pytest.raises(ValueError, match="tells 7 classes apart, but image_folder has 3"):
+        run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "seven.pt"))
+
+
+def test_tensors_of_other_shapes_are_named(colours, finished, tmp_path, capsys):
+    run(colours, tmp_path, pretrained_weights=str(finished[0] / "best.pt"), patch_size=4, **STANDING_STILL)
+    said = capsys.readouterr().err
+    assert "the shapes differ: patch_embed.proj.weight (16, 3, 2, 2) for (16, 3, 4, 4)" in said
+
+
+# What a user can get wrong
+
+
+def refused(capsys, *argv) -> str:
+    """The one line after which a command that the user can mend ends."""
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(Recipe, finetune.finetune, [*map(str, argv), "--device", "cpu"])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and not said.out and "Traceback" not in said.err
+    (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("", "no weights to start from: give --pretrained_weights FILE"),
+        ("--scratch --eval", "leave it or --eval out"),
+        ("--scratch --re 2", "--re 2.0: must be within 0 and 1"),
+        ("--scratch --aa_policy mnist", "aa_policy"),
+        ("--scratch --smoothin 0.2", "did you mean 'smoothing'"),
+        ("--scratch --dataset CIFAR10 --datapath nowhere", "nowhere"),
+        ("--scratch --dataset cifra10", "did you mean 'cifar10'"),
+        ("--scratch --objective entropy", "cross_entropy"),
+        ("--scratch --precision fp16", "needs a CUDA device"),
+        ("--pretrained_weights nowhere.pt", "no checkpoint at nowhere.pt"),
+        ("--eval --output_dir nowhere", "no checkpoint at nowhere"),
+    ],
+)
+def test_wrong_flags_get_one_line(flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(capsys, *flags.split(), *(["--dataset", "shapes"] if "objective" in flags else []))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--batch_size 12 --arch vitt", "did you mean 'vit'"),
+        ("--batch_size 12 --patch_size 5", "patch size 5 does not divide image size 16"),
+        ("--batch_size 100 --ra 1", "larger than the 54 images"),
+        ("--batch_size 10 --accumulate 4", "is not divisible by 1 ranks x 4 parts"),
+    ],
+)
+def test_sizes_that_do_not_fit_get_one_line(colours, flags, says, capsys, tmp_path):
+    data = ("--dataset", "image_folder", "--datapath", colours, "--output_dir", tmp_path)
+    assert says in refused(capsys, "--scratch", *data, *flags.split())
+
+
+def test_unlabelled_images_are_refused(colours, capsys, tmp_path):
+    data = ("--dataset", "images", "--datapath", colours, "--output_dir", tmp_path)
+    assert "has no labels, and a classifier needs them" in refused(capsys, "--scratch", *data)
+
+
+def test_weights_that_do_not_fit_are_refused(colours, finished, tmp_path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"nothing in the file fits this network: it has conv\.weight"):
+        run(colours, tmp_path, pretrained_weights=str(tmp_path / "other.pt"))
+    with pytest.raises(ValueError, match=r"does not fit --arch vit .* no values for blocks\.2"):
+        run(colours, tmp_path, eval=True, pretrained_weights=str(finished[0] / "best.pt"), num_layers=3)
+    torch.save(backbone_of(finished[0]), tmp_path / "bare.pt")
+    with pytest.raises(ValueError, match="has no classifier, it was not finetuned"):
+        run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "bare.pt"))
+
+
+def test_another_recipe_does_not_resume(colours, finished):
+    options = {**PLAIN, "lr": 0.01, "epochs": 8, "warmup": 1}
+    with pytest.raises(ValueError, match=r"smoothing 0\.1 \(now 0\.2\); a global batch of 12 \(now 6\)"):
+        run(colours, finished[0], **options, smoothing=0.2, batch_size=6)
+
+
+# Parts
+
+
+def test_the_validation_split_is_stratified_and_seeded():
+    labels = torch.tensor([0] * 100 + [1] * 50 + [2] * 3 + [3])
+    chosen, held = validation.split(labels, 0.1, torch.Generator().manual_seed(0))
+    assert torch.bincount(labels[held], minlength=4).tolist() == [10, 5, 0, 0]
+    assert torch.equal(torch.cat([chosen, held]).sort().values, torch.arange(154))
+    again = validation.split(labels, 0.1, torch.Generator().manual_seed(0))[1]
+    other = validation.split(labels, 0.1, torch.Generator().manual_seed(1))[1]
+    assert torch.equal(held, again) and not torch.equal(held, other)
+    assert len(validation.split(labels, 0.0, torch.Generator())[1]) == 0
+
+
+def test_defaults_are_the_published_ones():
+    r = Recipe(scratch=True)
+    published = {
+        "epochs": 100, "warmup": 10, "batch_size": 256, "lr": 1e-3, "weight_decay": 0.05, "sd": 0.1, "smoothing": 0.1,
+        "beta": 1.0, "alpha": 1.0, "mix_prob": 0.5, "ra": 3, "re": 0.25, "re_sh": 0.4, "re_r1": 0.3,
+        "checkpoint_key": "teacher", "ls": True, "aa": True, "cm": True, "mu": True,
+    }  # fmt: skip
+    assert {name: getattr(r, name) for name in published} == published
+    entries = {"cifar100": "cifar10", "svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}
+    assert {entry: r.policy(entry) for entry in entries} == entries
+    assert (r.flips("svhn"), r.flips("cifar10"), Recipe(scratch=True, flip=0.5).flips("svhn")) == (0.0, 0.5, 0.5)
+
+
+def test_switches_do_what_they_say(capsys):
+    r = cli.parse(Recipe, ["--scratch", "--aa", "false", "--cm", "--mu=false"])
+    assert r.policy("cifar10") is None
+    assert (r.mixing().cutmix, r.mixing().mixup) == (1.0, None)
+
+
+def test_backbone_options_come_from_flags_then_file_then_defaults():
+    described = {"arch": "vit", "image_size": 64, "patch_size": 8, "drop_path_rate": 0.3, "in_channels": 3}
+    options = Recipe(scratch=True, patch_size=4).backbone(described, 32, 1)
+    assert options == {"arch": "vit", "image_size": 64, "patch_size": 4, "drop_path_rate": 0.1, "in_channels": 1}
+    other = Recipe(scratch=True, arch="swin").backbone(described, 32, 3)
+    assert other == {"arch": "swin", "image_size": 64, "drop_path_rate": 0.1, "in_channels": 3}
+
+
+def test_the_classifier_starts_as_published():
+    torch.manual_seed(0)
+    backbone = torch.nn.Flatten()
+    backbone.dim = 192
+    head = Classifier(backbone, 100).head
+    assert abs(head.weight.std() - 0.02) < 0.001 and not head.bias.any()

@@ -192,7 +192,7 @@ class Recipe:
         """Images of a batch per rank and part. ValueError where they do not come out even."""
         if self.batch_size % (world * self.accumulate):
             raise ValueError(
-                f"--batch_size {self.batch_size} does not divide by {world} ranks x {self.accumulate} parts"
+                f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
             )
         return self.batch_size // (world * self.accumulate)
 

@@ -178,8 +178,8 @@ def build(r: Recipe, channels: int, device: torch.device) -> Networks:
     teacher = teacher_of(student, r.teacher_drop_path)
     objective = find("ssl.objectives", r.objective).Objective(r.out_dim, r.student_temp, r.center_momentum).to(device)
     if r.compile:
-        student.compile()
-        teacher.compile()
+        student.compile(dynamic=False)  # one graph per crop size
+        teacher.compile(dynamic=False)
     optimizer = optim.build(r.optimizer, optim.groups(student))
     scaler = torch.amp.GradScaler(device.type, enabled=r.precision == "fp16")
     return Networks(student, teacher, ranks.wrap(student, device), objective, optimizer, scaler)

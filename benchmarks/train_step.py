@@ -1,0 +1,228 @@
+"""Where the time of a pretraining step goes, and how it compares with a straightforward implementation.
+
+    python -m benchmarks.train_step --out benchmarks/results/train_step_cpu.json
+    python -m benchmarks.train_step --arch swin --plain false --precision bf16
+
+Prints one JSON object: images/s, milliseconds by part, peak memory, achieved FLOP/s and their share of the rate of a
+plain matrix product on the same device. With --plain the same step written straightforwardly (benchmarks/_plain.py) runs in
+turns with ours on the same crops; the ratio is the median over the repeats.
+"""
+
+import json
+import platform
+import resource
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import train_ssl
+from benchmarks._plain import PlainStep
+from multicrop import cli, optim, ranks, seeds
+from multicrop.batches import Batches
+from multicrop.precision import autocast_type
+from multicrop.ssl.crops import MultiCrop
+from multicrop.ssl.recipe import Recipe as Pretraining
+from multicrop.ssl.teacher import follow
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Time a pretraining step."""
+
+    arch: str = "vit"
+    """Backbone."""
+    image_size: int = 32
+    """Side of the global crops in pixels."""
+    patch_size: int | None = None
+    """Side of a patch in pixels."""
+    batch_size: int = 64
+    """Images per step."""
+    local_crops_number: int = 8
+    """Local crops per image."""
+    out_dim: int = 1024
+    """Prototypes."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    precision: str = "auto"
+    """auto, fp32, bf16 or fp16."""
+    compile: bool = False
+    """torch.compile both encoders."""
+    steps: int = 4
+    """Steps per repeat."""
+    repeats: int = 5
+    """Repeats; medians are reported."""
+    plain: bool = True
+    """Compare with the straightforward implementation (vit only)."""
+    threads: int | None = None
+    """CPU threads (None: torch's choice)."""
+    out: str | None = None
+    """Write the JSON object here too."""
+
+
+def measure(b: Recipe) -> dict:
+    if b.threads:
+        torch.set_num_threads(b.threads)
+    device = ranks.start(b.device)
+    cast = autocast_type(b.precision, device)
+    r = Pretraining(
+        arch=b.arch, image_size=b.image_size, patch_size=b.patch_size, batch_size_per_gpu=b.batch_size,
+        local_crops_number=b.local_crops_number, out_dim=b.out_dim, compile=b.compile, knn_freq=0,
+    )  # fmt: skip
+    images, _ = train_ssl.load(r)
+    batches = Batches(images.pixels, None, b.batch_size, seed=0, device=device)
+    crop = MultiCrop(
+        r.image_size, r.image_size // 2, r.local_crops_number, r.global_crops_scale, r.local_crops_scale,
+        mean=images.mean, std=images.std,
+    )  # fmt: skip
+    nets = train_ssl.build(r, images.pixels.shape[1], device)
+    clock = Clock(device)
+    for step in range(2):  # warm-up: allocators, compilation, autotuning
+        parts(clock, nets, batches, crop, r, step, cast)
+    with FlopCounterMode(display=False) as counter:
+        parts(clock, nets, batches, crop, r, 0, cast)
+    plain = PlainStep(r, nets.student.backbone, device) if b.plain and b.arch == "vit" else None
+    crops = next(train_ssl.views(batches, crop, 0, 0, device))
+    rows, ratios = [], []
+    for _ in range(b.repeats):
+        clock.reset()
+        for step in range(b.steps):
+            parts(clock, nets, batches, crop, r, step, cast)
+        rows.append({name: 1000 * seconds / b.steps for name, seconds in clock.seconds.items()})
+        if plain:
+            ratios.append(compare(nets, plain, crops, r, b.steps, cast, device))
+    return result(b, device, cast, rows, ratios, counter.get_total_flops())
+
+
+def parts(clock, nets, batches, crop, r, step, cast) -> None:
+    """One step of train_ssl.update, taken apart."""
+    device = clock.device
+    batch = clock("data", lambda: next(batches.step(step)))
+    drawn = clock(
+        "crops", lambda: crop.draw(batches.total, *batch.images.shape[-2:], seeds.generator(0, "crops", step))
+    )
+    crops = clock("crops", lambda: crop(batch.images, drawn.to(device)))
+    nets.optimizer.zero_grad()
+    with torch.autocast(device.type, cast, enabled=cast is not None):
+        with torch.no_grad():
+            logits = clock("teacher", lambda: nets.teacher(crops.globals))
+        views = clock("student", lambda: nets.learner(crops.globals, crops.locals))
+        loss = clock("objective", lambda: nets.objective(views, nets.objective.targets(logits, 0.04)))
+    clock("backward", loss.backward)
+
+    def finish():
+        optim.clip_each(nets.student.parameters(), r.clip_grad)
+        nets.optimizer.step()
+        follow(nets.teacher, nets.student, 0.996)
+        nets.objective.recentre(logits.float().mean((0, 1)))
+
+    clock("optimizer and EMA", finish)
+
+
+def compare(nets, plain, crops, r, steps, cast, device) -> dict[str, float]:
+    """Milliseconds a step on the same crops, ours and straightforward, in turns."""
+    rates = train_ssl.Rates(1e-4, 0.04, 0.996, 0.04, False)
+    seconds = {"ours": 0.0, "plain": 0.0}
+    for step in range(steps):
+        start = _now(device)
+        train_ssl.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
+        middle = _now(device)
+        plain(crops.globals, crops.locals)
+        seconds["ours"] += middle - start
+        seconds["plain"] += _now(device) - middle
+    return {name: 1000 * value / steps for name, value in seconds.items()}
+
+
+class Clock:
+    """Adds up the seconds of named parts; waits for the device around each."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.reset()
+
+    def reset(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, work):
+        start = _now(self.device)
+        value = work()
+        self.seconds[name] = self.seconds.get(name, 0.0) + _now(self.device) - start
+        return value
+
+
+def ceiling(device: torch.device, cast: torch.dtype | None) -> float:
+    """FLOP/s of a large matrix product in the step's arithmetic: the best of several."""
+    n = 1024 if device.type == "cpu" else 8192
+    a, b = (torch.randn(n, n, device=device, dtype=cast or torch.float32) for _ in range(2))
+    best = float("inf")
+    for _ in range(8):
+        start = _now(device)
+        a @ b
+        best = min(best, _now(device) - start)
+    return 2 * n**3 / best
+
+
+def result(b: Recipe, device, cast, rows: list[dict], ratios: list[dict], flops: int) -> dict:
+    medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
+    step = statistics.median(sum(row.values()) for row in rows)
+    top = ceiling(device, cast)
+    found = {
+        "what": "pretraining step",
+        "settings": asdict(b),
+        "machine": machine(device),
+        "images_per_second": round(1000 * b.batch_size / step, 1),
+        "ms_per_step": round(step, 2),
+        "ms_by_part": medians,
+        "gflop_per_step": round(flops / 1e9, 1),
+        "gflop_per_second": round(flops / step / 1e6, 1),
+        "ceiling_gflop_per_second": round(top / 1e9, 1),
+        "share_of_ceiling": round(flops / (step / 1000) / top, 3),
+        "peak_memory_mb": peak(device),
+    }
+    if ratios:
+        found["straightforward"] = {
+            "ms_per_step": round(statistics.median(row["plain"] for row in ratios), 2),
+            "ours_ms_per_step_on_the_same_crops": round(statistics.median(row["ours"] for row in ratios), 2),
+            "speedup_median": round(statistics.median(row["plain"] / row["ours"] for row in ratios), 3),
+            "speedups": [round(row["plain"] / row["ours"], 3) for row in ratios],
+        }
+    if b.out:
+        Path(b.out).write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def machine(device: torch.device) -> dict:
+    """What a reader needs to judge the numbers."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    cpu = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "device": name if device.type == "cuda" else (cpu or [name])[0],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def peak(device: torch.device) -> float:
+    """Of the device for CUDA, else of the whole process (torch itself takes about 400)."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+if __name__ == "__main__":
+    cli.main(Recipe, measure)

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The main job on the embedded data set, from nothing, on a CPU: pretrain, k-NN before and after, then finetune from the
+# checkpoint and from scratch at the same budget, pictures, and one table at the end.
+#
+#   launch/demo.sh                    # about 6 minutes of compute on 2 cores
+#   SEEDS="0 1 2" launch/demo.sh      # three times that, and mean and spread
+#
+# OUT     folder of the runs (default: runs/demo)
+# VENV    where the environment lives (default: .venv of this folder)
+# PYTHON  an interpreter that already has the requirements: nothing is installed then
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/_environment.sh
+out=${OUT:-runs/demo}
+mkdir -p "$out"
+
+for seed in ${SEEDS:-0}; do
+    run=$out/seed$seed
+    "$PYTHON" train_ssl.py --recipe recipes/shapes_ssl.yaml --seed "$seed" --output_dir "$run/ssl" > "$out/ssl.$seed.json"
+    "$PYTHON" eval_knn.py "$run/ssl/checkpoint.pt" --random_weights --nb_knn 20 > "$out/knn.$seed.json"
+    for start in "pretrained --pretrained_weights $run/ssl" "scratch --scratch"; do
+        read -r name flags <<< "$start"
+        "$PYTHON" finetune.py --recipe recipes/shapes_finetune.yaml --seed "$seed" --output_dir "$run/$name" $flags \
+            > "$out/$name.$seed.json"
+    done
+done
+"$PYTHON" visualise.py "$run/ssl" > /dev/null
+
+"$PYTHON" - "$out" ${SEEDS:-0} <<'TABLE'
+import json
+import statistics
+import sys
+from pathlib import Path
+
+out, seeds = Path(sys.argv[1]), sys.argv[2:]
+
+
+def results(name):
+    return [json.loads((out / f"{name}.{seed}.json").read_text().splitlines()[-1]) for seed in seeds]
+
+
+def line(what, values):
+    spread = f" +- {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    print(f"{what:<44} {statistics.mean(values):6.2f}{spread}")
+
+
+probes = [found["results"] for found in results("knn")]
+print(f"\nshapes, accuracy on the test images in percent, seeds {' '.join(seeds)}")
+line("k-NN of random weights (k = 20)", [rows[0]["top1"]["20"] for rows in probes])
+line("k-NN after pretraining", [rows[-1]["top1"]["20"] for rows in probes])
+line("scratch, last epoch", [found["test_top1"] for found in results("scratch")])
+line("finetuned from the checkpoint, last epoch", [found["test_top1"] for found in results("pretrained")])
+print(f"pictures: {out}/seed{seeds[-1]}/ssl/crops.png, curves.png, attention.png")
+TABLE

@@ -60,6 +60,8 @@ def test_feature_spread_is_one_on_the_whole_sphere_and_zero_on_a_point():
 
 
 def test_a_healthy_run_gets_no_advice():
+    flat_start = {**make(), "target_entropy": 0.982 * LN_K, "mean_entropy": 0.9993 * LN_K, "target_gap": 0.072}
+    assert diagnosis(0.993 * LN_K, flat_start, K) is None  # measured in a run whose feature rank rose
     assert diagnosis(3.0, make(), K) is None
     assert diagnosis(3.0, make(), K, best_rank=make()["feature_rank"]) is None
 
@@ -68,7 +70,13 @@ def test_a_healthy_run_gets_no_advice():
     ("loss", "case", "best_rank", "names", "advice"),
     [
         (LN_K, {"targets": "uniform"}, None, "Uniform collapse", "lower --teacher_temp"),
-        (0.01, {"targets": "one", "features": "point"}, None, "Collapse to one prototype", "raise --teacher_temp"),
+        (
+            0.01,
+            {"targets": "one", "features": "point"},
+            None,
+            "Collapse to about 1 of all prototypes",
+            "raise --teacher_temp",
+        ),
         (2.0, {"targets": "same"}, None, "hardly differ between images", "--momentum_teacher 0.99"),
         (3.0, {"features": "point"}, None, "Feature rank near 1", "lower --lr"),
         (3.0, {"features": "few"}, 12.0, "fallen below half", "--weight_decay_end"),

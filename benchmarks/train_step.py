@@ -4,8 +4,8 @@
     python -m benchmarks.train_step --arch swin --plain false --precision bf16
 
 Prints one JSON object: images/s, milliseconds by part, peak memory, achieved FLOP/s and their share of the rate of a
-plain matrix product on the same device. With --plain the same step written straightforwardly (benchmarks/_plain.py) runs in
-turns with ours on the same crops; the ratio is the median over the repeats.
+plain matrix product on the same device. With --plain the same step written straightforwardly (benchmarks/_plain.py)
+runs in turns with ours on the same crops; the ratio is the median over the repeats.
 """
 
 import json

@@ -24,8 +24,8 @@ class Batch:
 class Batches:
     """batches.step(k) yields the Batch of each accumulation step of optimizer step k, on this rank.
 
-    The global batch of a step is `accumulate` x `world` x `size` images. Its cut is such that the same images meet in the
-    same step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
+    The global batch of a step is `accumulate` x `world` x `size` images, cut such that the same images meet in the same
+    step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
     `subset` holds the indices of the images to use, all by default.
     """
 

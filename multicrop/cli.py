@@ -35,7 +35,7 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @REGISTRY.primitive_rule
 def _switch_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Booleans as --flag, --flag true, --flag false (also on/off, yes/no, 1/0), as the published commands write them."""
+    """Booleans as --flag, --flag true, --flag false (also on/off, yes/no, 1/0), as the published commands have them."""
     if info.type is not bool:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(

@@ -1,4 +1,4 @@
-"""Processes: the only file that knows torch.distributed. Alone there is no process group and each call is the identity."""
+"""Processes: the only file that knows torch.distributed. Alone there is no group and each call is the identity."""
 
 import os
 import sys

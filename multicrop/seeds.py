@@ -1,4 +1,4 @@
-"""Randomness as a function of a key such as (seed, "crops", step), so that no random state has to be saved or shared."""
+"""Randomness as a function of a key such as (seed, "crops", step), so that no random state has to be saved."""
 
 import zlib
 

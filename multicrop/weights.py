@@ -38,7 +38,7 @@ class Report:
 def read(path: str | Path, key: str = "teacher", trust: bool = False) -> dict[str, Tensor]:
     """The state dict in a .pt, .pth or .safetensors file, names as a bare backbone has them.
 
-    `key` picks a network where the file holds several (student and teacher). FileNotFoundError or ValueError in one line.
+    `key` picks a network where the file holds several (student and teacher). FileNotFoundError or ValueError, one line.
     """
     path = Path(path)
     if path.is_dir():

@@ -3,6 +3,8 @@
 An MLP with a bottleneck, rows scaled to length 1, then one weight-normalised layer whose rows are the prototypes.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -32,9 +34,9 @@ class Head(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Linear layer without bias whose weight is g * v / |v| by row (Salimans & Kingma 2016); g stays 1 unless trainable.
+    """Linear layer without bias, its weight g * v / |v| by row (Salimans & Kingma 2016); g stays 1 unless trainable.
 
-    Parameters are named weight_g (K, 1) and weight_v (K, D), as torch's first weight_norm and published files have them.
+    Parameters are named weight_g (K, 1) and weight_v (K, D), as torch's first weight_norm and published files do.
     """
 
     def __init__(self, dim: int, prototypes: int, trainable_gain: bool = False):
@@ -51,7 +53,7 @@ def _mlp(dim: int, hidden: int, bottleneck: int, layers: int, batch_norm: bool) 
         return _linear(dim, bottleneck)
     widths = [dim] + [hidden] * (layers - 1)
     parts: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         parts += [_linear(before, after), *([nn.BatchNorm1d(after)] if batch_norm else []), nn.GELU()]
     return nn.Sequential(*parts, _linear(hidden, bottleneck))
 

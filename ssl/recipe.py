@@ -38,7 +38,7 @@ class Recipe:
     out_dim: int = 1024
     """Prototypes K."""
     mlp_head_in: int | None = None
-    """Width of the head's input. It comes from the backbone; a published command that states it is checked against it."""
+    """Width of the head's input. It comes from the backbone; published commands state it, and it is checked."""
     head_hidden_dim: int = 512
     """Hidden width of the head (DINO on ImageNet: 2048)."""
     head_bottleneck_dim: int = 256

@@ -31,7 +31,7 @@ def test_a_global_batch_is_the_same_however_it_is_spread(step):
 
 
 def test_an_epoch_visits_each_image_once_and_epochs_differ():
-    epochs = [sum((step_images(8, 1, 1, 6 * e + s) for s in range(6)), []) for e in range(2)]
+    epochs = [[image for s in range(6) for image in step_images(8, 1, 1, 6 * e + s)] for e in range(2)]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(48))
     assert epochs[0] != epochs[1]
 
@@ -58,7 +58,7 @@ def test_prefetched_batches_are_the_resident_ones(monkeypatch):
     resident = [step_images(2, 2, 1, step) for step in range(8)]
     monkeypatch.setattr("multicrop.batches._fits", lambda *_: False)
     batches = Batches(numbered(48), None, 2, seed=3, device=CPU, accumulate=2)
-    read = [sum((b.images[:, 0, 0, 0].tolist() for b in batches.step(step)), []) for step in range(8)]
+    read = [[int(image[0, 0, 0]) for b in batches.step(step) for image in b.images] for step in range(8)]
     assert read == resident
 
 

@@ -78,7 +78,7 @@ def test_accumulated_batches_take_the_step_of_their_union(recorded):
     tensors, about = recorded
     results = []
     for parts in (1, 2):
-        nets, config, steps = start(tensors, about, "sgd")
+        nets, _, _ = start(tensors, about, "sgd")
         rates = train_ssl.Rates(0.1, 0.0, 0.9, 0.05, False)
         whole = crops_of(tensors, 0)
         cuts = [Crops(*(views.chunk(parts, dim=1)[i] for views in whole)) for i in range(parts)]

@@ -101,17 +101,16 @@ def finetune(r: Recipe) -> dict:
             if stop:
                 break
     progress.close()
-    interrupted = stop and done < last
-    accuracies = {} if interrupted else conclude(measure, nets, run, data)
-    if interrupted:
+    if stop and done < last:
+        status, accuracies = "interrupted", {}
         ranks.say(f"stopped by a signal after step {done}: the same command resumes it")
     else:
+        status, accuracies = "finished", conclude(measure, nets, run, data)
         run.log(done, **accuracies)
     run.close()
     return {
-        "status": "interrupted" if interrupted else "finished", "step": done, "epoch": done / per_epoch, "loss": loss,
-        **accuracies, **progress.total(), "output_dir": str(run.folder), "checkpoint": str(run.newest),
-        "best": str(run.folder / BEST) if nets.best else None,
+        "status": status, "step": done, "epoch": done / per_epoch, "loss": loss, **accuracies, **progress.total(),
+        "output_dir": str(run.folder), "checkpoint": str(run.newest), "best": str(run.folder / BEST) if nets.best else None,
     }  # fmt: skip
 
 
@@ -302,9 +301,12 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     nets = Networks(model.to(device), model, objective, None, None)
     norm = file.about.get("data", {"mean": test.mean, "std": test.std})
     transform = EvalTransform(options["image_size"], norm["mean"], norm["std"])
+    progress = Progress(1, 0, len(test))
     found = accuracy(nets, transform, device, cast, "test", test.pixels, test.labels)
+    progress.step()
+    progress.close()
     ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
-    return {"status": "finished", **found, "checkpoint": str(file.path)}
+    return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
 
 
 # What people see

@@ -196,7 +196,7 @@ def test_evaluation_finds_the_accuracies_of_the_run(colours, finished, tmp_path)
     assert (newest["test_top1"], newest["test_loss"]) == (result["test_top1"], result["test_loss"])
     best = run(colours, tmp_path, eval=True, pretrained_weights=str(folder / "best.pt"))
     assert best["test_loss"] == result["selected_test_loss"]
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and best["images_per_second"] > 0
 
 
 def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):

@@ -110,7 +110,8 @@ def finetune(r: Recipe) -> dict:
     run.close()
     return {
         "status": status, "step": done, "epoch": done / per_epoch, "loss": loss, **accuracies, **progress.total(),
-        "output_dir": str(run.folder), "checkpoint": str(run.newest), "best": str(run.folder / BEST) if nets.best else None,
+        "output_dir": str(run.folder), "checkpoint": str(run.newest),
+        "best": str(run.folder / BEST) if nets.best else None,
     }  # fmt: skip
 
 
@@ -221,9 +222,8 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
 
 def description(r: Recipe, data: Data) -> dict:
     """What a checkpoint says about itself."""
-    images = data.train
-    about = {"dataset": r.dataset, "classes": [*images.classes], "mean": [*images.mean], "std": [*images.std]}
-    return {"kind": "finetune", "backbone": data.backbone, "data": about}
+    about = {name: [*getattr(data.train, name)] for name in ("classes", "mean", "std")}
+    return {"kind": "finetune", "backbone": data.backbone, "data": {"dataset": r.dataset, **about}}
 
 
 # The step

@@ -2,8 +2,8 @@
 
 Pillow approximates the Gaussian by three box filters of a fractional width (Gwosdek et al. 2011, "Theoretical
 Foundations of Gaussian Convolution by Extended Box Filtering") and repeats the border pixel. Along one axis that is a
-matrix, the same in every channel. Pillow rounds to whole levels after each of its six passes and this does not, so
-they differ by up to 1.5 levels.
+matrix, the same in every channel. Pillow rounds to whole levels after each of its six passes and this does not: they
+differ by half a level in the mean and by up to 3 where the roundings add up, mostly below a deviation of 0.5 px.
 """
 
 from functools import lru_cache
@@ -32,14 +32,12 @@ def box_blur(sigma: Tensor, size: int, largest: float) -> Tensor:
 
     Between two whole radii one pass is linear in the fraction, so three are a cubic polynomial in it.
     """
-    radius = box_radius(sigma)
+    radius = box_radius(sigma).unsqueeze(-1)
     whole = radius.floor()
-    fraction = radius - whole
-    count = int(box_radius(torch.tensor(float(largest)))) + 1
-    powers = (fraction.unsqueeze(-1) ** torch.arange(PASSES + 1, device=sigma.device)) / (
-        (2 * radius + 1) ** PASSES
-    ).unsqueeze(-1)
-    chosen = whole.unsqueeze(-1) == torch.arange(count, device=sigma.device)
+    count = int(box_radius(torch.tensor(float(largest)))) + 2  # one more than fits, for rounding on the device
+    exponent = torch.arange(PASSES + 1, device=sigma.device)
+    powers = (radius - whole) ** exponent / (2 * radius + 1) ** PASSES
+    chosen = whole == torch.arange(count, device=sigma.device)
     terms = (chosen.unsqueeze(-1) * powers.unsqueeze(1)).flatten(1)
     return (terms @ polynomials(size, count, sigma.device)).view(-1, size, size)
 

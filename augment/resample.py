@@ -2,9 +2,10 @@
 
 An output pixel is a weighted sum of the input pixels under a cubic kernel (Keys 1981, a = -1/2) that is as wide as the
 reduction: Pillow's `resize(..., BICUBIC)` of the cropped image, which is what torchvision's RandomResizedCrop calls.
-A sample's crop box and flip only change its weights, so a batch costs two batched matrix products. Like Pillow the
-columns come first and values are cut to 0..255 after each axis; unlike it they are not rounded to whole levels, so
-they differ by at most about 1.2 levels before and one level after rounding.
+A sample's crop box and flip only change its weights, so a batch costs two batched matrix products. As in Pillow the
+horizontal axis comes first and values are cut to 0..255 after each axis; unlike there they are not rounded to whole
+levels, which makes a difference of at most one level once they are. (Pillow 13 takes the vertical axis first where
+that one shrinks more, which shows only in overshoots that are cut, next to black and white.)
 
 Float images are in levels, 0..255, everywhere in augment/.
 """
@@ -51,7 +52,7 @@ def weights(start: Tensor, length: Tensor, size: int, out: int, flip: Tensor | N
 
 @lru_cache(maxsize=16)
 def kernels(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The map of every possible box: the first pixel under the kernel (2 size, out) and the weights (2 size, out, taps).
+    """The map of every possible box: first pixel under the kernel (2 size, out), weights (2 size, out, taps).
 
     Entry n - 1 is for a box of n px, counted from its first pixel, and size + n - 1 for the same flipped.
     """

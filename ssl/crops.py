@@ -96,6 +96,8 @@ class MultiCrop:
             _require(getattr(self, name) >= 2, f"{name} must be at least 2 px, not {getattr(self, name)}")
         for name in ("flip", "jitter", "brightness", "contrast", "saturation", "grayscale", "solarise"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be within 0..1, not {getattr(self, name)}")
+        _require(all(0 <= p <= 1 for p in self.blur), f"blur must be three probabilities, not {self.blur}")
+        _require(0 <= self.sigma[0] <= self.sigma[1], f"sigma must be 0 <= low <= high px, not {self.sigma}")
         _require(0 <= self.hue <= 0.5, f"hue must be within 0..0.5 turns, not {self.hue}")
         _require(self.local_crops >= 0, f"local_crops must not be negative, not {self.local_crops}")
         _require(len(self.mean) == len(self.std), f"mean and std differ in length: {self.mean} and {self.std}")
@@ -135,7 +137,7 @@ class MultiCrop:
     def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
         """images uint8 (B,C,H,W), C 1 or 3 -> normalised crops on their device. Nothing here is random.
 
-        Parameters on another device are sent there. Raises ValueError where images and parameters do not belong together.
+        Parameters on another device are sent there. Raises ValueError where images and parameters do not match.
         """
         self._check(images, parameters)
         parameters = parameters.to(images.device, non_blocking=True)
@@ -150,13 +152,12 @@ class MultiCrop:
         _require(
             images.dtype == torch.uint8 and images.ndim == 4, f"images must be uint8 (B,C,H,W), not {images.dtype}"
         )
-        B, C, H, W = images.shape
+        B, C, *source = images.shape
+        channels, drawn = len(self.mean), parameters.source
         _require(C in (1, 3), f"images must have 1 or 3 channels, not {C}")
-        _require(C == len(self.mean), f"images have {C} channels, the mean that normalises them has {len(self.mean)}")
-        _require(len(parameters) == B, f"parameters for {len(parameters)} images were given with {B} images")
-        _require(
-            (H, W) == parameters.source, f"parameters were drawn for {parameters.source} px, images are {(H, W)} px"
-        )
+        _require(channels == C, f"images have {C} channels, but mean and std have {channels}")
+        _require(len(parameters) == B, f"parameters are for {len(parameters)} images, but {B} images were given")
+        _require(drawn == tuple(source), f"parameters were drawn for {drawn} px, but the images have {source} px")
 
     def _views(self, levels: Tensor, views: Views, size: int) -> Tensor:
         """levels (B,C,H,W) -> (V,B,C,size,size)."""
@@ -175,7 +176,7 @@ class MultiCrop:
         C, V, B, h, w = planes.shape
         crops = planes.new_empty(V, B, C, h, w)
         for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            torch.add(torch.tensor(-mean / std), planes[channel], alpha=1 / (255 * std), out=crops[:, :, channel])
+            torch.sub(planes[channel], 255 * mean, out=crops[:, :, channel]).div_(255 * std)
         return crops
 
 

@@ -56,8 +56,10 @@ def parse(recipe_type: type[R], argv: list[str]) -> R:
     names = [field.name for field in dataclasses.fields(recipe_type)]
     argv = [token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)]  # what old launchers add
     file, rest = _take_recipe(argv)
-    words = (_from_yaml(file, recipe_type, names) if file else []) + rest
-    parsed, unknown = _tyro(recipe_type, words)
+    try:
+        parsed, unknown = _tyro(recipe_type, (_from_yaml(file, names) if file else []) + rest)
+    except UsageError as error:
+        raise (UsageError(f"recipe {file}: {error}") if file and _parses(recipe_type, rest) else error) from None
     if unknown:
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         raise UsageError(f"unknown flag {unknown[0]}{nearest(flag, names, show=False)}; --help lists all")
@@ -109,26 +111,28 @@ def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
     return file, rest
 
 
-def _from_yaml(file: str, recipe_type: type, names: list[str]) -> list[str]:
+def _parses(recipe_type: type, words: list[str]) -> bool:
+    try:
+        return bool(_tyro(recipe_type, words))
+    except UsageError:
+        return False
+
+
+def _from_yaml(file: str, names: list[str]) -> list[str]:
     """A recipe file as the flags it stands for, so that one parser checks both."""
     path = Path(file)
     if not path.is_file():
-        raise UsageError(f"no recipe at {path}")
+        raise UsageError("there is no such file")
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
-        raise UsageError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from None
+        raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise UsageError(f"recipe {path} must be a list of `key: value` lines")
+        raise UsageError("must be a list of `key: value` lines")
     for key in values:
         if key not in names:
-            raise UsageError(f"recipe {path} has the unknown key {key!r}{nearest(str(key), names)}")
-    words = [word for key, value in values.items() for word in _flag(key, value)]
-    try:
-        _tyro(recipe_type, words)
-    except UsageError as error:
-        raise UsageError(f"recipe {path}: {error}") from None
-    return words
+            raise UsageError(f"unknown key {key!r}{nearest(str(key), names)}")
+    return [word for key, value in values.items() for word in _flag(key, value)]
 
 
 def _flag(key: str, value: Any) -> list[str]:

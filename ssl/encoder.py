@@ -24,7 +24,7 @@ class Encoder(nn.Module):
 
 
 def check_sizes(backbone: nn.Module, channels: int, *sizes: int) -> None:
-    """Try the backbone on each image size before training. ValueError names the first that fails and those that work."""
+    """Try the backbone on each image size before training. ValueError names the first that fails and what works."""
     for size in sizes:
         problem = _problem(backbone, channels, size)
         if problem:

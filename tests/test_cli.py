@@ -61,7 +61,7 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--aa", "maybe"], "'maybe' is neither true nor false"),
         (["--crops_scale", "0.1"], "--crops_scale"),
-        (["--recipe", "nowhere.yaml"], "no recipe at nowhere.yaml"),
+        (["--recipe", "nowhere.yaml"], "recipe nowhere.yaml: there is no such file"),
         (["--recipe"], "--recipe needs the path"),
         (["stray"], "unknown flag stray"),
     ],
@@ -78,7 +78,7 @@ def test_bad_words_are_one_line(words, expected):
         ("ratee: 1", "unknown key 'ratee'; did you mean 'rate'"),
         ("rate: abc", "could not convert string to float: 'abc'"),
         ("- 1", "key: value"),
-        ("a: [", "is not YAML"),
+        ("a: [", "not YAML"),
     ],
 )
 def test_bad_recipe_files_are_named(tmp_path, text, expected):

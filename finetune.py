@@ -120,6 +120,7 @@ def finetune(r: Recipe) -> dict:
 
 def read(r: Recipe) -> File:
     """The file of --pretrained_weights, or with --eval alone the run's newest checkpoint; nothing with --scratch."""
+    r.check_start()
     if r.scratch:
         return File()
     return pretrained.read(r.pretrained_weights or r.output_dir, r.checkpoint_key, r.trust_checkpoint)
@@ -304,7 +305,6 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     progress = Progress(1, 0, len(test))
     found = accuracy(nets, transform, device, cast, "test", test.pixels, test.labels)
     progress.step()
-    progress.close()
     ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
     return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
 

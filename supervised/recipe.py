@@ -168,9 +168,9 @@ class Recipe:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         _require(0 < self.re_r1 <= 1, "re_r1", self.re_r1, "must be above 0 and at most 1")
         _require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "must be at least 1")
-        self._check_start()
 
-    def _check_start(self) -> None:
+    def check_start(self) -> None:
+        """ValueError unless there is one start; not asked of a recipe file alone, which may leave it to the command line."""
         if self.scratch and (self.eval or self.pretrained_weights):
             other = "--eval" if self.eval else "--pretrained_weights"
             raise ValueError(f"--scratch starts from random weights: leave it or {other} out")

@@ -355,6 +355,12 @@ def test_defaults_are_the_published_ones():
     assert (r.flips("svhn"), r.flips("cifar10"), Recipe(scratch=True, flip=0.5).flips("svhn")) == (0.0, 0.5, 0.5)
 
 
+def test_a_recipe_file_may_leave_the_start_to_the_command_line(tmp_path):
+    (tmp_path / "short.yaml").write_text("epochs: 7\nls: false\n")
+    r = cli.parse(Recipe, ["--recipe", str(tmp_path / "short.yaml"), "--scratch"])
+    assert (r.epochs, r.ls, r.scratch) == (7, False, True)
+
+
 def test_switches_do_what_they_say(capsys):
     r = cli.parse(Recipe, ["--scratch", "--aa", "false", "--cm", "--mu=false"])
     assert r.policy("cifar10") is None

@@ -170,7 +170,7 @@ class Recipe:
         _require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "must be at least 1")
 
     def check_start(self) -> None:
-        """ValueError unless there is one start; not asked of a recipe file alone, which may leave it to the command line."""
+        """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
         if self.scratch and (self.eval or self.pretrained_weights):
             other = "--eval" if self.eval else "--pretrained_weights"
             raise ValueError(f"--scratch starts from random weights: leave it or {other} out")

@@ -11,15 +11,17 @@ N images, D width.
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from multicrop import checkpoint, cli, pretrained, ranks, seeds, series
+from multicrop import cli, pretrained, ranks, seeds, series
 from multicrop.find import backbone, find
 from multicrop.precision import autocast_type
 from multicrop.pretrained import File
@@ -38,17 +40,15 @@ def evaluate(r: Recipe) -> dict:
         train, test = load(*origin(r, subject), r.download)
         pixels, labels = thin(train, r.max_train_images)
 
-        # Features: every rank takes a stretch of the images.
+        # Features: every rank takes a stretch of the images. Then votes.
         network = build(subject, train.pixels.shape[1]).to(device)
         data = subject.file.about.get("data", {"mean": train.mean, "std": train.std})
         transform = EvalTransform(subject.backbone["image_size"], data["mean"], data["std"])
         start = time.perf_counter()
         found, wanted = (embed(network, each, transform, r.batch_size, device, cast) for each in (pixels, test.pixels))
-        busy, count = busy + time.perf_counter() - start, count + len(pixels) + len(test)
-
-        # Votes.
         bank = {"train_features": found, "train_labels": labels, "test_features": wanted, "test_labels": test.labels}
         results.append(row(subject, vote(r, subject, bank, len(train.classes))))
+        busy, count = busy + time.perf_counter() - start, count + len(pixels) + len(test)
     show(r, results, f"{origin(r, subject)[0]}: {len(test)} test images among {len(pixels)} training images")
     if r.save_features:
         save(bank, Path(r.save_features))
@@ -158,15 +158,20 @@ def save(bank: dict[str, Tensor], path: Path) -> None:
     """Features and labels of both splits, in the order of the data set."""
     if ranks.rank() != 0:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     bank = {name: value.cpu().contiguous() for name, value in bank.items()}
-    if path.suffix == ".pt":
-        return checkpoint.save(bank, path)
-    from safetensors.torch import save as as_bytes
-
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(as_bytes(bank))
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            if path.suffix == ".pt":
+                torch.save(bank, file)
+            else:
+                file.write(as_safetensors(bank))
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(f"cannot write --save_features {path}: {error.strerror}") from None
 
 
 # What people see

@@ -202,6 +202,7 @@ def test_what_it_refuses(tmp_path, capsys):
     assert "has no labels" in refused(capsys, good, "--dataset", "images", "--datapath", folder)
     assert "--arch swin, but" in refused(capsys, good, "--arch", "swin")
     assert "must end in .safetensors or .pt" in refused(capsys, good, "--save_features", "x.npz")
+    assert "cannot write --save_features" in refused(capsys, good, "--save_features", good / "below_a_file.pt")
     assert "--temperature 0.0: must be positive" in refused(capsys, good, "--temperature", 0)
     assert "did you mean 'temperature'" in refused(capsys, good, "--temprature", 1)
     assert "'shapes'" in refused(capsys, good, "--dataset", "shape")

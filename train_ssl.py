@@ -62,7 +62,7 @@ def train(r: Recipe) -> dict:
     announce(r, nets, batches, len(images), device)
     run.open(start)
     about = {
-        "kind": "ssl", "backbone": {**r.backbone(), "in_channels": images.pixels.shape[1]},
+        "kind": "ssl", "backbone": {**described(r, nets.student.backbone), "in_channels": images.pixels.shape[1]},
         "data": {"dataset": r.dataset, "classes": [*images.classes], "mean": [*images.mean], "std": [*images.std]},
         "global_batch": batches.total, "steps_per_epoch": per_epoch,
     }  # fmt: skip
@@ -123,6 +123,7 @@ def shorten(r: Recipe) -> Recipe:
 
 def load(r: Recipe):
     """The training images, and the test images if the online k-NN wants them and the data set has labels."""
+    find("models", r.arch.partition(":")[0])  # a wrong name is said before a long decoding
     source = find("datasets", r.dataset)
     options = {"source_size": r.source_size or 2 * r.image_size, "download": r.download}
     with ranks.first_on_node():
@@ -162,6 +163,12 @@ class Networks:
     def load_state(self, state: dict) -> None:
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
+
+
+def described(r: Recipe, body: nn.Module) -> dict:
+    """What rebuilds the backbone at any image size: a patch size that followed from this run's is written down."""
+    patch = getattr(body, "patch_size", None)
+    return r.backbone() | ({"patch_size": patch} if patch else {})
 
 
 def build(r: Recipe, channels: int, device: torch.device) -> Networks:

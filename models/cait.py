@@ -65,7 +65,7 @@ class CaiT(timm_cait.Cait):
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
         nn.init.zeros_(self.patch_embed.proj.bias)
         self.truncate_positions = truncate_positions
-        self.dim = self.embed_dim
+        self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
 
     def forward(self, x: Tensor) -> Tensor:
         patch = self.patch_embed.patch_size[0]

@@ -72,7 +72,7 @@ class Swin(nn.Module):
             merge = stage < len(depths) - 1
             self.layers.append(Stage(side, width << stage, heads << stage, stage_rates.tolist(), merge, **parts))
             side = (side + 1) // 2
-        self.dim = width << len(depths) - 1
+        self.dim, self.patch_size = width << len(depths) - 1, patch_size
         self.norm = LayerNorm(self.dim)
         self.apply(_initialise)
 

@@ -59,7 +59,7 @@ class ViT(timm_vit.VisionTransformer):
         norm = partial(nn.LayerNorm, eps=1e-6)
         super().__init__(num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.dim = self.embed_dim
+        self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
 
     def forward(self, x: Tensor) -> Tensor:
         *body, last = self.blocks

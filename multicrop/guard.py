@@ -27,6 +27,6 @@ class Guard:
             where = steps[int(bad.int().argmax())] if bad.any() else f"{steps[0]} to {steps[-1]} of another rank"
             raise FloatingPointError(
                 f"the loss is not finite at step {where}: stopped, the last saved checkpoint is intact; "
-                "try a lower --lr, a longer --warmup_epochs, or --precision fp32"
+                "try a lower --lr, a longer warm-up, or --precision fp32"
             )
         return bool(stop), ranks.mean(losses.mean()).item()

@@ -219,9 +219,11 @@ def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
     "published",
     [
         "--arch vit --dataset CIFAR10 --image_size 32 --patch_size 4 --local_crops_number 8 "
-        "--local_crops_scale 0.2 0.5 --global_crops_scale 0.7 1. --out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
+        "--local_crops_scale 0.2 0.5 --global_crops_scale 0.7 1. "
+        "--out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
         "--arch vit --dataset Tiny_Imagenet --image_size 64 --patch_size 8 --local_crops_number 8 "
-        "--local_crops_scale 0.2 0.4 --global_crops_scale 0.5 1. --out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
+        "--local_crops_scale 0.2 0.4 --global_crops_scale 0.5 1. "
+        "--out_dim 1024 --batch_size_per_gpu 256 --mlp_head_in 192",
     ],
 )
 def test_the_published_commands_work(published, tmp_path):

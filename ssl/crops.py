@@ -19,6 +19,7 @@ from multicrop.augment import blur, colour, resample
 from multicrop.augment.boxes import random_boxes
 
 ORDERS = tuple(permutations(range(4)))
+CPU_CHUNK = 128  # images at a time on a CPU, so that what is worked on stays in its cache: 512 at once cost 1.3 times
 
 
 class Crops(NamedTuple):
@@ -140,6 +141,12 @@ class MultiCrop:
         Parameters on another device are sent there. Raises ValueError where images and parameters do not match.
         """
         self._check(images, parameters)
+        samples = max(1, len(images))
+        chunk = CPU_CHUNK if images.device.type == "cpu" else samples
+        parts = [self._crop(images[i : i + chunk], parameters[i : i + chunk]) for i in range(0, samples, chunk)]
+        return parts[0] if len(parts) == 1 else Crops(*(torch.cat(group, 1) for group in zip(*parts, strict=True)))
+
+    def _crop(self, images: Tensor, parameters: Parameters) -> Crops:
         parameters = parameters.to(images.device, non_blocking=True)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             levels = images.float()
@@ -169,9 +176,9 @@ class MultiCrop:
         colour.grayscale_(planes, views.grayscale)
         blur.blur_(planes, views.sigma, largest=self.sigma[1])
         colour.solarise_(planes, views.solarise)
-        return self._normalise(planes)
+        return self.normalise(planes)
 
-    def _normalise(self, planes: Tensor) -> Tensor:
+    def normalise(self, planes: Tensor) -> Tensor:
         """Levels (C,V,B,h,w) -> zero mean and unit variance (V,B,C,h,w)."""
         C, V, B, h, w = planes.shape
         crops = planes.new_empty(V, B, C, h, w)

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as tv
 
 from multicrop.augment import colour
-from multicrop.ssl.crops import MultiCrop
+from multicrop.ssl.crops import CPU_CHUNK, MultiCrop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 RECIPE = MultiCrop(32, 16, 8, (0.7, 1.0), (0.2, 0.5), MEAN, STD)
@@ -118,6 +118,16 @@ def test_slices_of_a_draw_are_what_one_process_makes():
         parts = [RECIPE(images[a:b], parameters[a:b]) for a, b in itertools.pairwise(bounds)]
         torch.testing.assert_close(torch.cat([p.globals for p in parts], 1), whole.globals, atol=1e-4, rtol=0)
         torch.testing.assert_close(torch.cat([p.locals for p in parts], 1), whole.locals, atol=1e-4, rtol=0)
+
+
+def test_a_large_batch_is_worked_on_in_chunks():
+    B = CPU_CHUNK + 3
+    images, parameters = scenes(B), RECIPE.draw(B, 32, 32, generator())
+    whole = RECIPE(images, parameters)
+    last = RECIPE(images[-5:], parameters[B - 5 :])
+    assert whole.globals.shape[1] == whole.locals.shape[1] == B
+    torch.testing.assert_close(whole.globals[:, -5:], last.globals, atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.locals[:, -5:], last.locals, atol=1e-4, rtol=0)
 
 
 def test_a_seed_fixes_everything_and_the_global_generator_is_not_touched():

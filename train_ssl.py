@@ -47,10 +47,7 @@ def train(r: Recipe) -> dict:
         images.pixels, None, r.batch_size_per_gpu, seed=r.seed, device=device,
         accumulate=r.accumulate, rank=ranks.rank(), world=ranks.world(),
     )  # fmt: skip
-    crop = MultiCrop(
-        r.image_size, r.image_size // 2, r.local_crops_number, r.global_crops_scale, r.local_crops_scale,
-        mean=images.mean, std=images.std,
-    )  # fmt: skip
+    crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
     per_epoch = batches.steps_per_epoch
     steps = r.epochs * per_epoch
     last = min(steps, r.max_steps or steps)

@@ -19,6 +19,7 @@ from multicrop.find import backbone, find
 from multicrop.probes.attention import heat_maps
 from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
 from multicrop.ssl.crops import MultiCrop
+from multicrop.ssl.recipe import Recipe as Pretraining
 from multicrop.supervised.augmentation import EvalTransform
 
 
@@ -73,11 +74,8 @@ def curves(metrics: Path, path: Path) -> None:
 
 def crops(recipe: dict, images: Tensor, seed: int, data: dict, path: Path) -> None:
     """Views as the networks see them, brought back to colours."""
-    side, locals_ = recipe["image_size"], recipe["local_crops_number"]
-    cut = MultiCrop(
-        side, side // 2, locals_, tuple(recipe["global_crops_scale"]), tuple(recipe["local_crops_scale"]),
-        mean=tuple(data["mean"]), std=tuple(data["std"]),
-    )  # fmt: skip
+    options = Pretraining.stored(recipe).crop_options()
+    cut = MultiCrop(**options, mean=tuple(data["mean"]), std=tuple(data["std"]))
     views = cut(images, cut.draw(len(images), *images.shape[-2:], seeds.generator(seed, "crops", 0)))
     mean, std = (torch.tensor(data[name]).view(-1, 1, 1) for name in ("mean", "std"))
     draw_crops(views.globals * std + mean, views.locals * std + mean, path, images)

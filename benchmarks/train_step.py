@@ -74,10 +74,7 @@ def measure(b: Recipe) -> dict:
     )  # fmt: skip
     images, _ = train_ssl.load(r)
     batches = Batches(images.pixels, None, b.batch_size, seed=0, device=device)
-    crop = MultiCrop(
-        r.image_size, r.image_size // 2, r.local_crops_number, r.global_crops_scale, r.local_crops_scale,
-        mean=images.mean, std=images.std,
-    )  # fmt: skip
+    crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
     nets = train_ssl.build(r, images.pixels.shape[1], device)
     clock = Clock(device)
     for step in range(2):  # warm-up: allocators, compilation, autotuning

@@ -1,6 +1,6 @@
 """Every number of stage one, with its unit and default. Names and defaults are those of the published command line."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Literal
 
 
@@ -67,6 +67,16 @@ class Recipe:
     """Area of a local crop as a share of the image."""
     local_crops_number: int = 8
     """Local crops per image; 0 turns multi-crop off."""
+    jitter: float = 0.8
+    """Probability of colour jitter in a crop."""
+    grayscale: float = 0.2
+    """Probability of grayscale in a crop."""
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    """Probability of blur in the first global crop, in the second, in a local one."""
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    """Standard deviation of the blur in pixels of the crop; published for 224 px, strong on small crops."""
+    solarise: float = 0.2
+    """Probability of solarisation in the second global crop."""
 
     # The optimisation.
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -144,6 +154,12 @@ class Recipe:
             _require(0 < low <= high <= 1, name, (low, high), "must be two shares of the area, 0 < low <= high <= 1")
         for name in ("teacher_temp", "warmup_teacher_temp", "student_temp"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
+        for name in ("jitter", "grayscale", "solarise"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must be a probability within 0 and 1")
+        _require(all(0 <= p <= 1 for p in self.blur), "blur", self.blur, "must be three probabilities within 0 and 1")
+        _require(
+            0 <= self.blur_sigma[0] <= self.blur_sigma[1], "blur_sigma", self.blur_sigma, "must be 0 <= low <= high"
+        )
         _require(0 <= self.momentum_teacher <= 1, "momentum_teacher", self.momentum_teacher, "must be within 0 and 1")
         _require(self.image_size % 2 == 0, "image_size", self.image_size, "must be even: local crops have half of it")
 
@@ -152,6 +168,25 @@ class Recipe:
         names = ("arch", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "vit_mlp_ratio")
         values = {name: getattr(self, name) for name in (*names, "qkv_bias", "drop_rate", "drop_path_rate")}
         return {name: value for name, value in values.items() if value is not None}
+
+    def crop_options(self) -> dict:
+        """Arguments of MultiCrop, but for the mean and the deviation of the images."""
+        return {
+            "image_size": self.image_size,
+            "local_size": self.image_size // 2,
+            "local_crops": self.local_crops_number,
+            "global_scale": tuple(self.global_crops_scale),
+            "local_scale": tuple(self.local_crops_scale),
+            "blur": tuple(self.blur),
+            "sigma": tuple(self.blur_sigma),
+            **{name: getattr(self, name) for name in ("jitter", "grayscale", "solarise")},
+        }
+
+    @classmethod
+    def stored(cls, values: dict) -> "Recipe":
+        """The recipe that a checkpoint holds; what it does not say has its default."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     def shortened(self) -> tuple["Recipe", list[str]]:
         """The recipe with warm-ups that fit the run, and a line about each that did not."""

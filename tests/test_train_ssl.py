@@ -1,5 +1,6 @@
 """train_ssl.py as users run it: end to end, stopped and resumed, alone and on two ranks, and given bad input."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,7 +15,9 @@ from conftest import ROOT, launch, result_of
 from PIL import Image
 
 import train_ssl
-from multicrop import checkpoint
+from multicrop import checkpoint, cli
+from multicrop.run import plain
+from multicrop.ssl.crops import MultiCrop
 from multicrop.ssl.recipe import Recipe
 
 SMALL = {
@@ -292,11 +295,25 @@ def test_bad_values_are_one_line(photos, tmp_path, values, expected):
         ({"image_size": 33}, "must be even"),
         ({"seed": -1}, "must not be negative"),
         ({"teacher_temp": 0.0}, "must be positive"),
+        ({"blur": (1.0, 0.1, 1.5)}, "--blur (1.0, 0.1, 1.5): must be three probabilities"),
+        ({"blur_sigma": (2.0, 0.1)}, "0 <= low <= high"),
+        ({"grayscale": -0.1}, "must be a probability"),
     ],
 )
 def test_recipes_check_themselves(values, expected):
     with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
         Recipe(**values)
+
+
+def test_the_flags_of_the_crops_are_multi_crops_own_values_and_reach_it():
+    published = MultiCrop(32, 16, 8, (0.5, 1.0), (0.2, 0.4), (0.5,), (0.2,))
+    assert MultiCrop(**Recipe().crop_options(), mean=(0.5,), std=(0.2,)) == published
+    given = cli.parse(Recipe, "--blur_sigma 0.1 0.5 --blur 0.3 0.2 0.1 --jitter 0.4 --grayscale 0 --solarise 1".split())
+    crop = MultiCrop(**given.crop_options(), mean=(0.5,), std=(0.2,))
+    assert (crop.sigma, crop.blur) == ((0.1, 0.5), (0.3, 0.2, 0.1))
+    assert (crop.jitter, crop.grayscale, crop.solarise) == (0.4, 0.0, 1.0)
+    stored = plain(dataclasses.asdict(given))
+    assert Recipe.stored({**stored, "a flag of another version": 1}).crop_options() == given.crop_options()
 
 
 def test_an_unwritable_output_is_one_line(photos, tmp_path):

@@ -9,6 +9,8 @@ import math
 
 import torch
 
+from .device import send
+
 FILL = 128
 
 
@@ -56,7 +58,7 @@ def _nearest(images: torch.Tensor, matrix: tuple[torch.Tensor, ...]) -> torch.Te
     height, width = images.shape[2:]
     a, b, c, d, e, f = (term.double() for term in matrix)
     fixed = torch.stack([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2], 1)
-    fixed = (fixed * 65536 + 0.5).floor().long().to(images.device)[:, :, None, None]
+    fixed = _on(images, (fixed * 65536 + 0.5).floor().long())[:, :, None, None]
     column = torch.arange(width, device=images.device)
     row = torch.arange(height, device=images.device)[:, None]
     x = (fixed[:, 0] * column + fixed[:, 1] * row + fixed[:, 2]) >> 16  # (B, H, W)
@@ -78,4 +80,4 @@ def _on(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Numbers on the images' device; MPS has no float64."""
     if images.device.type == "mps" and numbers.is_floating_point():
         numbers = numbers.float()
-    return numbers.to(images.device, non_blocking=True)
+    return send(numbers, images.device)

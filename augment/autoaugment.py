@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from . import affine, tone
+from .device import send
 from .draws import Draws
 
 GRADED = {
@@ -88,10 +89,10 @@ def apply(images: torch.Tensor, draws: Operations) -> torch.Tensor:
     at = torch.arange(len(images))  # which image stands where
     for slot in (0, 1):
         order = draws.operation[at, slot].argsort(stable=True)
-        images = images[order.to(images.device, non_blocking=True)]
+        images = images[send(order, images.device)]
         at = at[order]
         _each_operation(images, draws.operation[at, slot], draws.amount[at, slot])
-    return images[at.argsort().to(images.device, non_blocking=True)]
+    return images[send(at.argsort(), images.device)]
 
 
 def _each_operation(images: torch.Tensor, operation: torch.Tensor, amount: torch.Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -14,11 +13,5 @@ class Draws:
 
     def __getitem__(self, rows: slice | torch.Tensor) -> Draws:
         """The parameters of some samples of the batch."""
-        return self._each(lambda field: field[rows])
-
-    def to(self, device: torch.device | str) -> Draws:
-        return self._each(lambda field: field.to(device, non_blocking=True))
-
-    def _each(self, change: Callable) -> Draws:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{name: None if value is None else change(value) for name, value in values.items()})
+        return type(self)(**{name: None if value is None else value[rows] for name, value in values.items()})

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .device import channels, send
+
 TRIES = 100
 
 
@@ -42,12 +44,12 @@ class Erasing:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def apply(images: torch.Tensor, boxes: torch.Tensor, fill: torch.Tensor | float = 0.0) -> torch.Tensor:
-    """Fill each image's box: (B, C, H, W) float; `fill` is a number or one per channel (C,)."""
-    boxes = boxes.to(images.device, non_blocking=True)
+def apply(images: torch.Tensor, boxes: torch.Tensor, fill: float | tuple[float, ...] = 0.0) -> torch.Tensor:
+    """Fill each image's box: (B, C, H, W) float; `fill` is a number or one per channel."""
+    boxes = send(boxes, images.device)
     top, left, rows, columns = (edge[:, None, None, None] for edge in boxes.unbind(1))
     row = torch.arange(images.shape[2], device=images.device)[:, None]
     column = torch.arange(images.shape[3], device=images.device)
     inside = (row >= top) & (row < top + rows) & (column >= left) & (column < left + columns)
-    value = torch.as_tensor(fill, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
-    return torch.where(inside, value, images)
+    value = channels(fill if isinstance(fill, tuple) else (fill,), images.device)
+    return torch.where(inside, value.to(images.dtype), images)

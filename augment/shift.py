@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from .device import send
 from .draws import Draws
 
 
@@ -25,7 +26,7 @@ def draw(batch: int, padding: int, flip: float, generator: torch.Generator) -> S
 def apply(images: torch.Tensor, draws: Shifts, padding: int) -> torch.Tensor:
     """Flip, pad with zeros, crop to the original size: (B, C, H, W) of any dtype and device -> the same."""
     height, width = images.shape[2:]
-    start, flipped = (field.to(images.device, non_blocking=True) for field in (draws.start, draws.flipped))
+    start, flipped = (send(field, images.device) for field in (draws.start, draws.flipped))
     images = torch.where(flipped[:, None, None, None], images.flip(3), images)
     windows = (
         F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)

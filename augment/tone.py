@@ -7,6 +7,8 @@ extrapolate. C is 3 (red, green, blue) or 1.
 
 import torch
 
+from .device import send
+
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 weights in 16-bit fixed point
 
 
@@ -90,4 +92,4 @@ def _blend(degenerate: torch.Tensor, images: torch.Tensor, factor: torch.Tensor)
 
 
 def _per_sample(amounts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    return amounts.to(images.device, non_blocking=True)[:, None, None, None]
+    return send(amounts, images.device)[:, None, None, None]

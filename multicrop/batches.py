@@ -77,16 +77,13 @@ class Batches:
         start = (part * self.world + self.rank) * self.size
         place = slice(start, start + self.size)
         index = self._index(step, place)
-        images = self._gather(index) if self.resident else self._prefetched(step, part, index)
-        labels = self.labels[index.to(self.device)] if self.labels is not None else None
+        images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part, index)
+        labels = self.labels[self._send(index)] if self.labels is not None else None
         return Batch(images, labels, place)
 
     def _index(self, step: int, place: slice) -> Tensor:
         epoch, position = divmod(step, self.steps_per_epoch)
         return self.order(epoch)[position * self.total :][place]
-
-    def _gather(self, index: Tensor) -> Tensor:
-        return self.pixels[index.to(self.pixels.device)]
 
     def _prefetched(self, step: int, part: int, index: Tensor) -> Tensor:
         """This part's images; the next part's are read by a thread meanwhile."""
@@ -96,11 +93,17 @@ class Batches:
         start = (following[1] * self.world + self.rank) * self.size
         ahead = self._index(following[0], slice(start, start + self.size))
         self._fetched = {following: self._ahead.submit(self._read, ahead)}
-        return images.to(self.device, non_blocking=True)
+        return self._send(images)
 
     def _read(self, index: Tensor) -> Tensor:
-        images = self.pixels[index]
-        return images.pin_memory() if self.device.type == "cuda" else images
+        return self._pinned(self.pixels[index])
+
+    def _send(self, numbers: Tensor) -> Tensor:
+        """To the device, on CUDA without waiting for it; on MPS such a copy could read what has been freed."""
+        return self._pinned(numbers).to(self.device, non_blocking=self.device.type == "cuda")
+
+    def _pinned(self, numbers: Tensor) -> Tensor:
+        return numbers.pin_memory() if self.device.type == "cuda" else numbers
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from multicrop.augment import blur, colour, resample
 from multicrop.augment.boxes import random_boxes
+from multicrop.augment.device import send
 
 ORDERS = tuple(permutations(range(4)))
 CPU_CHUNK = 128  # images at a time on a CPU, so that what is worked on stays in its cache: 512 at once cost 1.3 times
@@ -59,8 +60,8 @@ class Parameters:
     def __getitem__(self, samples: slice) -> "Parameters":
         return self.map(lambda tensor: tensor[:, samples])
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Parameters":
-        return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+    def to(self, device: torch.device | str) -> "Parameters":
+        return self.map(lambda tensor: send(tensor, device))
 
     def map(self, change) -> "Parameters":
         return Parameters(self.globals.map(change), self.locals.map(change), self.source)
@@ -147,7 +148,7 @@ class MultiCrop:
         return parts[0] if len(parts) == 1 else Crops(*(torch.cat(group, 1) for group in zip(*parts, strict=True)))
 
     def _crop(self, images: Tensor, parameters: Parameters) -> Crops:
-        parameters = parameters.to(images.device, non_blocking=True)
+        parameters = parameters.to(images.device)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             levels = images.float()
             return Crops(

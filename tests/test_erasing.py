@@ -32,7 +32,7 @@ def test_erased_images_are_the_recorded_ones():
     golden = np.load(GOLDEN)
     images = torch.from_numpy(golden["erase_input"])[None].expand(4, -1, -1, -1)
     boxes = torch.tensor([published_box(seed) for seed in range(4)])
-    erased = erasing.apply(images, boxes, torch.tensor(CIFAR10_MEAN))
+    erased = erasing.apply(images, boxes, CIFAR10_MEAN)
     expected = torch.stack([torch.from_numpy(golden[f"erase_seed{seed}"]) for seed in range(4)])
     assert torch.equal(erased, expected)
 

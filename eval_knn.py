@@ -22,13 +22,13 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from multicrop import cli, pretrained, ranks, seeds, series
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.find import backbone, find
 from multicrop.precision import autocast_type
 from multicrop.pretrained import File
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
 from multicrop.probes.recipe import Recipe
-from multicrop.supervised.augmentation import EvalTransform
 
 
 def evaluate(r: Recipe) -> dict:

@@ -19,6 +19,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import checkpoint, cli, optim, pretrained, ranks, seeds
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, find
 from multicrop.guard import Guard
@@ -30,7 +31,7 @@ from multicrop.progress import Progress
 from multicrop.run import Run
 from multicrop.schedule import cosine
 from multicrop.supervised import mixing, validation
-from multicrop.supervised.augmentation import EvalTransform, TrainTransform
+from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.recipe import Recipe

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 import eval_knn
 from multicrop import checkpoint, cli, seeds
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets import shapes
 from multicrop.find import backbone
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
 from multicrop.probes.recipe import Recipe
-from multicrop.supervised.augmentation import EvalTransform
 
 ROOT = Path(__file__).parent.parent
 TINY = {"arch": "vit", "image_size": 32, "patch_size": 8, "embed_dim": 24, "num_layers": 2, "num_heads": 2}

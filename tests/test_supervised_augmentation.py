@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torchvision.transforms.functional as TF
-from PIL import Image
 
 from multicrop.augment import shift
-from multicrop.supervised.augmentation import EvalTransform, TrainTransform, resize
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.supervised.augmentation import TrainTransform
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -14,18 +14,6 @@ IMAGES = torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def test_evaluation_normalises():
-    expected = TF.normalize(IMAGES / 255, MEAN, STD)
-    assert torch.allclose(EvalTransform(32, MEAN, STD)(IMAGES), expected, atol=1e-6)
-
-
-def test_images_of_another_side_are_resized_as_pillow_does():
-    image = IMAGES[0].permute(1, 2, 0).numpy()
-    for side in (20, 64):
-        theirs = TF.pil_to_tensor(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
-        assert (resize(IMAGES[:1], side)[0].int() - theirs.int()).abs().max() <= 1
 
 
 def test_shift_is_flip_then_padded_crop():

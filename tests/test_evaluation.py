@@ -1,0 +1,23 @@
+"""What a trained network sees: normalised images, resized where they have another side."""
+
+import torch
+import torchvision.transforms.functional as TF
+from PIL import Image
+
+from multicrop.augment.evaluation import EvalTransform, resize
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+IMAGES = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_images_are_normalised():
+    expected = TF.normalize(IMAGES / 255, MEAN, STD)
+    assert torch.allclose(EvalTransform(32, MEAN, STD)(IMAGES), expected, atol=1e-6)
+    assert torch.equal(EvalTransform(32, [*MEAN], [*STD])(IMAGES), EvalTransform(32, MEAN, STD)(IMAGES))
+
+
+def test_images_of_another_side_are_resized_as_pillow_does():
+    image = IMAGES[0].permute(1, 2, 0).numpy()
+    for side in (20, 64):
+        theirs = TF.pil_to_tensor(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+        assert (resize(IMAGES[:1], side)[0].int() - theirs.int()).abs().max() <= 1

@@ -17,6 +17,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import cli, optim, ranks, seeds
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, find
 from multicrop.guard import Guard
@@ -33,7 +34,6 @@ from multicrop.ssl.encoder import Encoder, check_sizes
 from multicrop.ssl.head import Head
 from multicrop.ssl.recipe import Recipe
 from multicrop.ssl.teacher import follow, teacher_of
-from multicrop.supervised.augmentation import EvalTransform
 
 
 def train(r: Recipe) -> dict:
@@ -137,7 +137,7 @@ def views(batches: Batches, crop: MultiCrop, seed: int, step: int, device: torch
     for batch in batches.step(step):
         if drawn is None:
             drawn = crop.draw(batches.total, *batch.images.shape[-2:], seeds.generator(seed, "crops", step))
-        yield crop(batch.images, drawn[batch.place].to(device))
+        yield crop(batch.images, drawn[batch.place])
 
 
 # Networks

@@ -15,12 +15,12 @@ import tyro
 from torch import Tensor
 
 from multicrop import cli, pretrained, seeds
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.find import backbone, find
 from multicrop.probes.attention import heat_maps
 from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
 from multicrop.ssl.crops import MultiCrop
 from multicrop.ssl.recipe import Recipe as Pretraining
-from multicrop.supervised.augmentation import EvalTransform
 
 
 @dataclass(frozen=True)

@@ -38,22 +38,28 @@ def evaluate(r: Recipe) -> dict:
     for subject in subjects(r):
         # Data: uint8 images of both splits, read once for all checkpoints that share them.
         train, test = load(*origin(r, subject), r.download)
-        pixels, labels = thin(train, r.max_train_images)
+        chosen = thin(len(train), r.max_train_images)
 
         # Features: every rank takes a stretch of the images. Then votes.
         network = build(subject, train.pixels.shape[1]).to(device)
         data = subject.file.about.get("data", {"mean": train.mean, "std": train.std})
         transform = EvalTransform(subject.backbone["image_size"], data["mean"], data["std"])
         start = time.perf_counter()
-        found, wanted = (embed(network, each, transform, r.batch_size, device, cast) for each in (pixels, test.pixels))
-        bank = {"train_features": found, "train_labels": labels, "test_features": wanted, "test_labels": test.labels}
+        found, wanted = (
+            embed(network, images.pixels, which, transform, r.batch_size, device, cast)
+            for images, which in ((train, chosen), (test, torch.arange(len(test))))
+        )
+        bank = {
+            "train_features": found, "train_labels": train.labels[chosen],
+            "test_features": wanted, "test_labels": test.labels,
+        }  # fmt: skip
         results.append(row(subject, vote(r, subject, bank, len(train.classes))))
-        busy, count = busy + time.perf_counter() - start, count + len(pixels) + len(test)
-    show(r, results, f"{origin(r, subject)[0]}: {len(test)} test images among {len(pixels)} training images")
+        busy, count = busy + time.perf_counter() - start, count + len(chosen) + len(test)
+    show(r, results, f"{origin(r, subject)[0]}: {len(test)} test images among {len(chosen)} training images")
     if r.save_features:
         save(bank, Path(r.save_features))
     return {
-        "status": "finished", "results": results, "train_images": len(pixels), "test_images": len(test),
+        "status": "finished", "results": results, "train_images": len(chosen), "test_images": len(test),
         "temperature": r.temperature, "features": r.save_features,
         "images_per_second": round(count / busy, 1), "seconds": round(time.perf_counter() - begun, 1),
     }  # fmt: skip
@@ -105,11 +111,9 @@ def build(subject: Subject, channels: int) -> nn.Module:
 
 def origin(r: Recipe, subject: Subject) -> tuple[str, str, int]:
     """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
-    trained = subject.file.about.get("data", {}).get("dataset", "shapes")
-    recipe = subject.file.about.get("recipe", {})
-    folder = r.datapath or (recipe.get("datapath") if r.dataset in (None, trained) else None) or "./data"
-    stored = r.source_size or recipe.get("source_size") or 2 * subject.backbone["image_size"]
-    return r.dataset or trained, folder, stored
+    dataset, folder, stored = subject.file.origin(r.dataset, r.datapath, r.source_size)
+    times = 1 if subject.file.about.get("kind") == "finetune" else 2  # stage one cuts crops and so stores more
+    return dataset, folder, stored or times * subject.backbone["image_size"]
 
 
 @lru_cache(maxsize=1)
@@ -126,23 +130,21 @@ def load(dataset: str, datapath: str, source_size: int, download: bool):
         return train, source.load(datapath, "test", **options)
 
 
-def thin(images, most: int | None) -> tuple[Tensor, Tensor]:
-    """Pixels and labels of at most so many images, spread evenly over the set."""
-    if most is None or most >= len(images):
-        return images.pixels, images.labels
-    chosen = torch.arange(most) * len(images) // most
-    return images.pixels[chosen], images.labels[chosen]
+def thin(images: int, most: int | None) -> Tensor:
+    """Indices of at most so many images, spread evenly over the set."""
+    count = min(images, most or images)
+    return torch.arange(count) * images // count
 
 
 # Features and votes
 
 
 def embed(
-    network: nn.Module, pixels: Tensor, transform: EvalTransform, batch_size: int, device: torch.device, cast
+    network: nn.Module, pixels: Tensor, chosen: Tensor, transform: EvalTransform, batch_size: int, device, cast
 ) -> Tensor:
-    """uint8 (N, C, S, S) -> features (N, D) on every rank; each has computed a stretch of them."""
-    start, stop = (len(pixels) * rank // ranks.world() for rank in (ranks.rank(), ranks.rank() + 1))
-    return ranks.gather(features(network, pixels[start:stop], transform, batch_size, device, cast))
+    """Of uint8 (M, C, S, S) those chosen (N,) -> features (N, D) on every rank; each has computed a stretch of them."""
+    start, stop = (len(chosen) * rank // ranks.world() for rank in (ranks.rank(), ranks.rank() + 1))
+    return ranks.gather(features(network, pixels, transform, batch_size, device, cast, chosen=chosen[start:stop]))
 
 
 def vote(r: Recipe, subject: Subject, bank: dict[str, Tensor], classes: int) -> dict[int, tuple[float, float]]:

@@ -10,6 +10,7 @@ from . import checkpoint, ranks, weights
 from .find import find
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")  # ours and the published one's, torchvision's, timm's
+ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
 
 
 @dataclass(frozen=True)
@@ -21,21 +22,41 @@ class File:
     backbone: dict[str, Tensor] = field(default_factory=dict)  # names as a bare backbone has them
     head: dict[str, Tensor] = field(default_factory=dict)  # weight (classes, D) and bias (classes,) of a classifier
 
+    def origin(self, dataset: str | None, datapath: str | None, source_size: int | None) -> tuple[str, str, int | None]:
+        """Data set, its folder and the side of stored image files: what is given, else what the file was made with.
+
+        Folder and side of the file's own data set hold for no other. Without a file: shapes, ./data, None.
+        """
+        trained = self.about.get("data", {}).get("dataset", "shapes")
+        dataset = dataset or trained
+        own = find("datasets", dataset) is find("datasets", trained)
+        recipe = self.about.get("recipe", {}) if own else {}
+        return dataset, datapath or recipe.get("datapath") or "./data", source_size or recipe.get("source_size")
+
 
 def read(path: str | Path, key: str = "teacher", trust: bool = False) -> File:
-    """Read a file, or the newest checkpoint of a run folder; `key` and `trust` as in weights.read."""
-    path = Path(path)
-    path = path / checkpoint.NEWEST if path.is_dir() else path
-    content = {} if path.suffix == ".safetensors" else checkpoint.read(path, trust)
-    about = content if isinstance(content, dict) and "kind" in content else {}
+    """Read a file, or the newest readable checkpoint of a run folder.
+
+    `key` picks a network where there are several, `trust` lets the file run code. FileNotFoundError or ValueError.
+    """
+    content, path = _newest(Path(path)) if Path(path).is_dir() else (weights.content(Path(path), trust), Path(path))
+    ours = isinstance(content, dict) and "kind" in content
+    about = {name: content[name] for name in ABOUT if name in content} if ours else {}
     if about.get("kind") == "finetune":
-        model = about["model"]
+        model = content["model"]
         head = {name.removeprefix("head."): value for name, value in model.items() if name.startswith("head.")}
         return File(path, about, weights.bare(model), head)
-    state = weights.read(path, key, trust)
+    state = weights.network(content, path, key)
     prefix = next((p for p in CLASSIFIERS if p + "weight" in state), None)
     head = {name: state.pop(prefix + name) for name in ("weight", "bias") if prefix and prefix + name in state}
     return File(path, about, state, head)
+
+
+def _newest(folder: Path) -> tuple[dict, Path]:
+    found = checkpoint.newest(folder, ranks.say)
+    if found is None:
+        raise FileNotFoundError(f"no checkpoint at {folder}: no run has saved one in this folder")
+    return found
 
 
 def fill(backbone: nn.Module, file: File, arch: str, whole: bool = False) -> None:

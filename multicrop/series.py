@@ -1,6 +1,7 @@
 """The checkpoints that a command line names: files, or run folders that stand for all that their runs have kept."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from . import checkpoint, pretrained, ranks
@@ -10,14 +11,14 @@ from .pretrained import File
 def read(names: Sequence[str], key: str = "teacher", trust: bool = False) -> Iterator[File]:
     """Each checkpoint in turn, a folder's oldest first; a damaged one among several is reported and left out.
 
+    Rank 0 reads them for all: a run that still goes on may replace its newest at any moment.
     FileNotFoundError where a name stands for no checkpoint, ValueError where none can be read.
     """
     error, steps = None, set()
-    for path, named in paths(names):
-        try:
-            file = pretrained.read(path, key, trust)
-        except ValueError as damage:
-            error = damage
+    for path, named in ranks.share(lambda: paths(names)):
+        file = ranks.share(partial(_attempt, path, key, trust))
+        if isinstance(file, ValueError):
+            error = file
             ranks.say(f"left out: {error}")
             continue
         step = path.parent, file.about.get("step")
@@ -26,6 +27,14 @@ def read(names: Sequence[str], key: str = "teacher", trust: bool = False) -> Ite
         steps.add(step)
     if error and not steps:
         raise error
+
+
+def _attempt(path: Path, key: str, trust: bool) -> File | ValueError:
+    """An error is passed on to the other ranks, which would wait for the file."""
+    try:
+        return pretrained.read(path, key, trust)
+    except ValueError as error:
+        return error
 
 
 def paths(names: Sequence[str]) -> list[tuple[Path, bool]]:

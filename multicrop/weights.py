@@ -35,16 +35,17 @@ class Report:
         return lines
 
 
-def read(path: str | Path, key: str = "teacher", trust: bool = False) -> dict[str, Tensor]:
-    """The state dict in a .pt, .pth or .safetensors file, names as a bare backbone has them.
+def content(path: Path, trust: bool = False):
+    """Whatever a .pt, .pth or .safetensors file holds. FileNotFoundError or ValueError, one line."""
+    return _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path, trust)
 
-    `key` picks a network where the file holds several (student and teacher). FileNotFoundError or ValueError, one line.
+
+def network(content, path: Path, key: str = "teacher") -> dict[str, Tensor]:
+    """The state dict in a file's content, names as a bare backbone has them.
+
+    `key` picks a network where the file holds several (student and teacher). ValueError where there is none.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / checkpoint.NEWEST
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path, trust)
-    state = _pick(state, key, path)
+    state = _pick(content, key, path)
     return bare({name: value for name, value in state.items() if isinstance(value, Tensor)})
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,25 +10,28 @@ from torch import Tensor, nn
 @torch.no_grad()
 def features(
     network: nn.Module,
-    images: Tensor | np.ndarray,
+    images: Tensor,
     transform: Callable[[Tensor], Tensor],
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
+    *,
+    chosen: Tensor | None = None,
 ) -> Tensor:
-    """uint8 images (N, C, H, W), a tensor or a memory map -> float32 features (N, D) on the device.
+    """uint8 images (N, C, H, W) -> float32 features (N, D) on the device.
 
+    `chosen` (N,) are the indices of the images to take, all by default; only a batch of them is read at a time, which
+    matters where the tensor lies over a memory map.
     `transform` turns a uint8 batch on the device into the network's input. The network, already on the device, runs in
     evaluation mode; every module gets its own mode back. N may be 0 if the network has `.dim`.
     """
     device = torch.device(device)
-    parts = []
+    count, parts = len(images if chosen is None else chosen), []
     with evaluating(network), torch.autocast(device.type, autocast, enabled=autocast is not None):
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            if not isinstance(batch, Tensor):
-                batch = torch.from_numpy(np.array(batch))  # a copy: a memory map is read only
-            parts.append(network(transform(batch.to(device, non_blocking=True))).float())
+        for start in range(0, count, batch_size):
+            part = slice(start, start + batch_size)
+            batch = images[part if chosen is None else chosen[part]]
+            parts.append(network(transform(batch.to(device, non_blocking=device.type == "cuda"))).float())
     return torch.cat(parts) if parts else torch.empty(0, network.dim, device=device)
 
 

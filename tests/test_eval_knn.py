@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import eval_knn
 from multicrop import checkpoint, cli, seeds
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.datasets import shapes
+from multicrop.datasets import image_folder, shapes
 from multicrop.find import backbone
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
@@ -188,6 +188,16 @@ def test_another_data_set_and_a_single_test_image(tmp_path, capsys):
     assert (found["train_images"], found["test_images"]) == (8, 1)
     assert found["results"][0]["top1"]["5"] in (0.0, 100.0)
     assert "image_folder: 1 test images among 8 training images" in said
+
+
+def test_image_files_are_stored_as_the_checkpoints_own_script_stored_them(tmp_path, capsys, monkeypatch):
+    root, sides = class_folders(tmp_path / "data", train=(4, 4), test=(1, 1)), []
+    whole = image_folder.load
+    monkeypatch.setattr(image_folder, "load", lambda *a, **o: (sides.append(o["source_size"]), whole(*a, **o))[1])
+    for kind in ("ssl", "finetune"):
+        checkpoint.save(state(3, 2, kind), tmp_path / f"{kind}.pt")
+        probe(capsys, tmp_path / f"{kind}.pt", "--dataset", "image_folder", "--datapath", root)
+    assert sides == [64, 64, 32, 32]
 
 
 def test_what_it_refuses(tmp_path, capsys):

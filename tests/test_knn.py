@@ -175,12 +175,15 @@ def test_features_come_from_evaluation_mode_and_leave_the_modes_alone(kind, tmp_
     stored = images
     if kind == "memory map":
         np.save(tmp_path / "x.npy", images.numpy())
-        stored = np.load(tmp_path / "x.npy", mmap_mode="r")
+        stored = np.load(tmp_path / "x.npy", mmap_mode="c")
+        stored = torch.from_numpy(stored)
     found = features(network, stored, lambda x: x.float() / 255, batch_size=4)
     assert [module.training for module in network.modules()] == before
     assert found.dtype == torch.float32 and not found.requires_grad
     network.eval()
     torch.testing.assert_close(found, network(images.float() / 255).detach())
+    chosen = torch.tensor([9, 0, 3, 3, 10])
+    torch.testing.assert_close(features(network, stored, lambda x: x / 255, batch_size=2, chosen=chosen), found[chosen])
 
 
 def test_features_under_autocast_are_float32_and_modes_survive_an_error():

@@ -10,6 +10,10 @@ from multicrop.find import backbone, find
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 
 
+def read(path, key="teacher", trust=False) -> dict:
+    return weights.network(weights.content(path, trust), path, key)
+
+
 def filled(model: torch.nn.Module, value: float) -> dict:
     return {name: torch.full_like(t, value) if t.is_floating_point() else t for name, t in model.state_dict().items()}
 
@@ -63,27 +67,26 @@ def test_student_or_teacher_is_chosen_by_key(tmp_path, vit):
     }
     checkpoint.save({"kind": "ssl", **networks}, path)
     for key, value in (("student", 1.0), ("teacher", 2.0)):
-        assert (weights.read(path, key)["norm.weight"] == value).all()
-    assert weights.read(tmp_path)["norm.weight"][0] == 2.0  # a run folder: its newest checkpoint
+        assert (read(path, key)["norm.weight"] == value).all()
     with pytest.raises(ValueError, match="no 'pupil'; choose --checkpoint_key among student, teacher"):
-        weights.read(path, "pupil")
+        read(path, "pupil")
 
 
 def test_plain_state_dicts_and_safetensors_load(tmp_path, vit):
     torch.save({"state_dict": filled(vit, 3.0)}, tmp_path / "a.pth")
     save_file(filled(vit, 4.0), tmp_path / "b.safetensors")
-    assert weights.read(tmp_path / "a.pth")["norm.weight"][0] == 3.0
-    assert weights.read(tmp_path / "b.safetensors")["norm.weight"][0] == 4.0
+    assert read(tmp_path / "a.pth")["norm.weight"][0] == 3.0
+    assert read(tmp_path / "b.safetensors")["norm.weight"][0] == 4.0
     (tmp_path / "c.safetensors").write_bytes(b"not a safetensors file")
     with pytest.raises(ValueError, match=r"c\.safetensors is damaged"):
-        weights.read(tmp_path / "c.safetensors")
+        read(tmp_path / "c.safetensors")
 
 
 def test_a_timm_file_loads_by_timms_names(tmp_path):
     theirs = timm.create_model("resnet18", num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     ours = backbone("timm:resnet18", 32)
-    report = weights.load(ours, weights.read(tmp_path / "resnet18.pth"))
+    report = weights.load(ours, read(tmp_path / "resnet18.pth"))
     assert not report.missing and sorted(report.unused) == ["fc.bias", "fc.weight"]
     assert torch.equal(ours.conv1.weight, theirs.conv1.weight)
 
@@ -92,11 +95,11 @@ def test_a_checkpoint_of_the_published_code_gives_its_features(golden):
     """vit of 32 px, patch 4, width 32, depth 2, 4 heads, saved by the reference's own torch.save call."""
     path = golden / "reference_checkpoint.pth"
     with pytest.raises(ValueError, match="--trust_checkpoint"):
-        weights.read(path)
+        read(path)
     recorded = np.load(golden / "reference_checkpoint_outputs.npz")
     vit = backbone("vit", 32, patch_size=4, embed_dim=32, num_layers=2, num_heads=4).eval()
     for key in ("teacher", "student"):
-        report = weights.load(vit, weights.read(path, key, trust=True), find("models", "vit").adapt)
+        report = weights.load(vit, read(path, key, trust=True), find("models", "vit").adapt)
         assert not report.missing and not report.misshapen
         with torch.no_grad():
             features = vit(torch.tensor(recorded["input"]))

@@ -72,6 +72,9 @@ class LARS(torch.optim.Optimizer):
             size, change = p.norm(), update.norm()
             trust = torch.where((size > 0) & (change > 0), group["eta"] * size / change, torch.ones_like(size))
             update = update * trust
-        buffer = self.state[p].setdefault("momentum", torch.zeros_like(p))
+        state = self.state[p]
+        if not state:
+            state["momentum"] = torch.zeros_like(p)
+        buffer = state["momentum"]
         buffer.mul_(group["momentum"]).add_(update)
         p.add_(buffer, alpha=-group["lr"])

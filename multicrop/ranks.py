@@ -75,6 +75,15 @@ def gather(value: Tensor) -> Tensor:
     return torch.cat(parts).to(value.device)
 
 
+def everywhere(holds: bool) -> bool:
+    """Whether something holds on every rank."""
+    if not dist.is_initialized():
+        return holds
+    votes: list = [None] * world()
+    dist.all_gather_object(votes, holds)
+    return all(votes)
+
+
 def share(make: Callable[[], T]) -> T:
     """Rank 0 makes a value; every rank gets it. Nodes need not see the same disk."""
     box = [make() if rank() == 0 else None]
@@ -105,7 +114,9 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
 def synchronised_norms(module: nn.Module, device: torch.device) -> nn.Module:
     """Batch norms that see the batch of all ranks; torch has them for CUDA only, elsewhere each rank keeps its own."""
     if dist.is_initialized() and device.type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        from timm.layers import convert_sync_batchnorm  # torch's own would drop the activation of timm's batch norms
+
+        return convert_sync_batchnorm(module)
     return module
 
 

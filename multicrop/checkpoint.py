@@ -4,39 +4,59 @@ import os
 import pickle
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 
 
-def save(state: dict, path: Path) -> None:
-    """Write to a temporary name, flush, rename: a reader or a crash never meets half a file.
-
-    OSError in one line (disk full, no permission) leaves the file of that name as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {_reason(error)}; what was saved before is intact") from None
+def save(state: dict, path: Path, reserve: Path | None = None) -> None:
+    """Write a checkpoint in place of one of that name, which is kept as `reserve` if given. Errors as in `replacing`."""
+    with replacing(path, reserve) as file:
+        torch.save(state, file)
 
 
 def save_newest(state: dict, folder: Path) -> Path:
     """Save as the run's newest checkpoint; the one it replaces stays as the reserve."""
-    newest, previous = folder / NEWEST, folder / PREVIOUS
-    incoming = folder / ".checkpoint_incoming.pt"
-    save(state, incoming)
-    if newest.exists():
-        os.replace(newest, previous)
-    os.replace(incoming, newest)
-    return newest
+    save(state, folder / NEWEST, folder / PREVIOUS)
+    return folder / NEWEST
+
+
+@contextmanager
+def replacing(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` once it is whole and on the disk: nobody meets half a file.
+
+    OSError in one line (disk full, no permission) leaves the file of that name as it was.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with one_line(path), open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with one_line(path):
+            if reserve and path.exists():
+                os.replace(path, reserve)
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """A failed write inside becomes an OSError that says which file it was for, why, and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        raise OSError(
+            f"cannot write {path}: {_reason(error)}; what was saved before is intact: make room or mend "
+            "permissions, then give the same command again"
+        ) from None
 
 
 def load(path: Path) -> dict:

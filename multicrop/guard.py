@@ -1,4 +1,4 @@
-"""What all ranks agree on at the end of a step: whether somebody asked for a stop, and whether its numbers are finite."""
+"""What all ranks agree on at a step's end: whether somebody asked for a stop, and whether its numbers are finite."""
 
 import torch
 from torch import Tensor

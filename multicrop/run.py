@@ -10,6 +10,13 @@ import yaml
 
 from . import checkpoint, ranks
 
+METRICS = "metrics.jsonl"
+NAMES = {
+    "global_batch": "a global batch of",
+    "images": "a number of training images of",
+    "steps_per_epoch": "a number of steps per epoch of",
+}
+
 
 class Run:
     """Writes a run's folder, on rank 0 only; other ranks hold the same object and write nothing."""
@@ -22,18 +29,20 @@ class Run:
         if self.writes:
             _make(self.folder)
 
-    def resume(self, networks, global_batch: int) -> int:
+    def resume(self, networks, global_batch: int, **lengths: int) -> int:
         """Load the newest readable state into the networks, on every rank; the step to go on from, 0 for a new run.
 
-        ValueError where the stored run was made by another recipe: its schedules or its order would not fit.
+        `lengths` are numbers that the order of the images follows from: steps_per_epoch, images. ValueError where the
+        stored run was made by another recipe or of other lengths: its schedules or its order would not fit.
         """
-        found = ranks.share(lambda: checkpoint.newest(self.folder, ranks.say))
+        found = self._newest()
         if found is None:
             return 0
         state, path = found
         changed = differences(state["recipe"], dataclasses.asdict(self.recipe), self.recipe.OPERATIONAL)
-        if state["global_batch"] != global_batch:
-            changed.append(f"a global batch of {state['global_batch']} (now {global_batch})")
+        for name, now in {"global_batch": global_batch, **lengths}.items():
+            if state.get(name, now) != now:  # files from before a length was stored say nothing about it
+                changed.append(f"{NAMES.get(name, name)} {state[name]} (now {now})")
         if changed:
             raise ValueError(
                 f"{path} was made with {'; '.join(changed)}: give the stored values or another --output_dir"
@@ -42,33 +51,48 @@ class Run:
         ranks.say(f"resuming {path} after step {state['step']}")
         return state["step"]
 
+    def _newest(self) -> tuple[dict, Path] | None:
+        """What rank 0 finds; the others read the same file where they see it, else they get its content."""
+        found = checkpoint.newest(self.folder, ranks.say) if self.writes else None
+        where = ranks.share(lambda: found and (found[1], found[1].stat().st_size))
+        if where is None:
+            return None
+        path, size = where
+        if ranks.everywhere(path.is_file() and path.stat().st_size == size):
+            return found or (checkpoint.load(path), path)
+        return ranks.share(lambda: found)
+
     def open(self, step: int) -> None:
         """Start writing at a step: metrics after it, from a run that died later, are dropped."""
         if not self.writes:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
 
-        text = yaml.safe_dump(plain(dataclasses.asdict(self.recipe)), sort_keys=False)
-        (self.folder / "recipe.yaml").write_text(text)
-        metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in _lines(metrics) if json.loads(line)["step"] <= step]
-        metrics.write_text("".join(kept))
-        self.board = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        recipe = yaml.safe_dump(plain(dataclasses.asdict(self.recipe)), sort_keys=False)
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        for name, text in (("recipe.yaml", recipe), (METRICS, "".join(kept))):
+            with checkpoint.replacing(self.folder / name) as file:
+                file.write(text.encode())
+        with checkpoint.one_line(self.folder):
+            self.board = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
     def log(self, step: int, **values: float) -> None:
         """One row of metrics.jsonl and one point on each TensorBoard curve."""
         if not self.writes:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
-        with open(self.folder / "metrics.jsonl", "a") as file:
+        with checkpoint.one_line(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self.board.add_scalar(name, value, step)
+        with checkpoint.one_line(self.folder / "events.out.tfevents"):
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, step)
 
     def rows(self) -> list[dict]:
-        """The metrics so far."""
-        return [json.loads(line) for line in _lines(self.folder / "metrics.jsonl")]
+        """The metrics so far, one dictionary a row."""
+        path = self.folder / METRICS
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [row for row in map(_row, lines) if row is not None]
 
     def save(self, state: dict) -> None:
         """Replace the newest checkpoint, keeping the one before in reserve."""
@@ -86,7 +110,8 @@ class Run:
 
     def close(self) -> None:
         if self.board is not None:
-            self.board.close()
+            with checkpoint.one_line(self.folder / "events.out.tfevents"):
+                self.board.close()
 
 
 def differences(stored: dict, now: dict, operational: tuple[str, ...]) -> list[str]:
@@ -115,8 +140,10 @@ def _make(folder: Path) -> None:
         raise OSError(f"cannot write into the run folder {folder}: permission denied; choose another --output_dir")
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines only: a run that was killed may have left half a line."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _row(line: str) -> dict | None:
+    """None for what a run that was killed left of its last line."""
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None

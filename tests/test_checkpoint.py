@@ -67,10 +67,17 @@ def test_a_full_disk_is_one_line_and_leaves_the_saved_file(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"cannot write .*No space left on device; what was saved before is intact"):
+    with pytest.raises(OSError, match=r"cannot write .*/checkpoint\.pt: No space left on device; what was saved"):
         checkpoint.save_newest(state(2), tmp_path)
     assert checkpoint.newest(tmp_path)[0]["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_an_error_of_the_writers_own_is_not_a_failed_write(tmp_path):
+    with pytest.raises(KeyError), checkpoint.replacing(tmp_path / "a.txt") as file:
+        file.write(b"half")
+        raise KeyError("not about the disk")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_python_objects_need_trust(tmp_path):

@@ -1,0 +1,134 @@
+"""multicrop/run.py: what a run's folder holds, what stops a resume, and what a full disk leaves behind."""
+
+import builtins
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import torch
+import yaml
+
+from multicrop import checkpoint, ranks
+from multicrop.run import Run
+
+
+@dataclass(frozen=True)
+class Recipe:
+    lr: float = 0.5
+    scale: tuple[float, float] = (0.2, 0.4)
+    log_freq: int = 1
+
+    OPERATIONAL: ClassVar = ("log_freq",)
+
+
+class Networks:
+    def load_state(self, state: dict) -> None:
+        self.weight = state["weight"]
+
+
+def begun(folder, step: int = 3) -> Run:
+    """A run that has saved at a step and logged two rows more."""
+    run = Run(folder, Recipe())
+    run.open(0)
+    for row in range(1, step + 3):
+        run.log(row, loss=float(row))
+    run.save({"kind": "ssl", "step": step, "weight": torch.ones(2), "global_batch": 4, "images": 24})
+    run.close()
+    return run
+
+
+def steps(folder) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
+    begun(tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 1, "lo')  # killed while writing
+    run, networks = Run(tmp_path, Recipe(log_freq=7)), Networks()
+    assert run.resume(networks, 4, images=24, steps_per_epoch=6) == 3
+    assert torch.equal(networks.weight, torch.ones(2))
+    run.open(3)
+    assert steps(tmp_path) == [1, 2, 3] and [row["loss"] for row in run.rows()] == [1, 2, 3]
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"lr": 0.5, "scale": [0.2, 0.4], "log_freq": 7}
+    run.close()
+
+
+def test_a_new_folder_starts_at_step_0(tmp_path):
+    assert Run(tmp_path / "a" / "b", Recipe()).resume(Networks(), 4) == 0
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch", "images", "expected"),
+    [
+        (Recipe(lr=1.0), 4, 24, r"lr 0\.5 \(now 1\.0\)"),
+        (Recipe(), 8, 24, r"a global batch of 4 \(now 8\)"),
+        (Recipe(), 4, 30, r"a number of training images of 24 \(now 30\)"),
+    ],
+)
+def test_a_run_that_would_go_on_differently_is_refused(tmp_path, recipe, batch, images, expected):
+    begun(tmp_path)
+    with pytest.raises(ValueError, match=expected + ": give the stored values or another --output_dir"):
+        Run(tmp_path, recipe).resume(Networks(), batch, images=images)
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_a_rank_reads_the_file_that_rank_0_chose_or_gets_its_content(tmp_path, monkeypatch, sees):
+    """Another rank, here with the answers of rank 0 and a look at the disk of its own."""
+    begun(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    monkeypatch.setattr(ranks, "rank", lambda: 1)
+    run = Run(tmp_path, Recipe())
+    monkeypatch.setattr(checkpoint, "newest", lambda *_: pytest.fail("only rank 0 chooses"))
+    size = path.stat().st_size
+    content = {**checkpoint.load(path), "step": 99}
+    answers = iter([(path, size), (content, path)])
+    monkeypatch.setattr(ranks, "share", lambda make: next(answers))
+    if not sees:
+        path.write_bytes(b"another file of this name")
+    assert run.resume(Networks(), 4) == (3 if sees else 99)
+
+
+def full(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_while_logging_names_the_file(tmp_path, monkeypatch):
+    run = Run(tmp_path, Recipe())
+    run.open(0)
+    opened = builtins.open
+    monkeypatch.setattr(
+        builtins, "open", lambda file, *a, **k: full() if Path(file).parent == tmp_path else opened(file)
+    )
+    with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; what was saved"):
+        run.log(1, loss=1.0)
+    monkeypatch.undo()
+    monkeypatch.setattr(run.board, "add_scalar", full)
+    with pytest.raises(OSError, match=r"cannot write .*events.*: No space left on device"):
+        run.log(1, loss=1.0)
+    run.close()
+
+
+def test_a_full_disk_at_a_resume_loses_no_metrics(tmp_path, monkeypatch):
+    begun(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "recipe.yaml").read_text()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*recipe\.yaml: No space left on device") as error:
+        Run(tmp_path, Recipe(log_freq=2)).open(3)
+    assert "\n" not in str(error.value)
+    assert ((tmp_path / "metrics.jsonl").read_text(), (tmp_path / "recipe.yaml").read_text()) == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match="choose another --output_dir"):
+            Run(tmp_path, Recipe())
+    finally:
+        tmp_path.chmod(0o700)

@@ -7,6 +7,10 @@ import tyro
 
 BACKBONE = ("arch", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "vit_mlp_ratio", "qkv_bias")
 
+SIZES = (
+    "batch_size", "max_train_images", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -75,12 +79,14 @@ class Recipe:
 
     def __post_init__(self):
         _require(len(self.nb_knn) > 0, "nb_knn", "", "needs at least one number")
-        for name, value in (("nb_knn", min(self.nb_knn)), ("batch_size", self.batch_size)):
-            _require(value >= 1, name, value, "must be at least 1")
-        _require(
-            self.max_train_images is None or self.max_train_images >= 1, "max_train_images", 0, "must be at least 1"
-        )
-        _require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+        _require(min(self.nb_knn) >= 1, "nb_knn", min(self.nb_knn), "must be at least 1")
+        for name in SIZES:
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "must be at least 1")
+        _require(self.seed is None or self.seed >= 0, "seed", self.seed, "must not be negative")
+        for name in ("temperature", "vit_mlp_ratio"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "must be positive")
         _require(
             self.save_features is None or self.save_features.endswith((".safetensors", ".pt")),
             "save_features", self.save_features, "must end in .safetensors or .pt",

@@ -1,7 +1,7 @@
 """CutMix (Yun et al. 2019, arXiv 1905.04899) and MixUp (Zhang et al. 2018, arXiv 1710.09412): one draw per batch.
 
 Each image is mixed with its neighbour (0 with 1, 2 with 3, ...). The order of a batch is a uniform shuffle, so that a
-neighbour is a uniformly random partner, and a pair stays together however the batch is cut over ranks.
+neighbour is a uniformly random partner, and a pair stays together when the batch is cut into even shares.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ BACKBONE = (
     "qkv_bias",
     "drop_rate",
 )
+COUNTS = ("epochs", "ra", "batch_size", "accumulate", "save_steps", "log_freq", "eval_freq")
+SIZES = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size")
 
 
 @dataclass(frozen=True)
@@ -116,15 +118,15 @@ class Recipe:
     seed: int = 0
     """Weights, order, augmentation and validation split are functions of it."""
 
-    # The data.
-    dataset: str = "shapes"
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet or image_folder."""
-    datapath: str = "./data"
-    """Folder of the data set."""
+    # The data. None: what the pretrained weights were made with.
+    dataset: str | None = None
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet or image_folder (None: else shapes)."""
+    datapath: str | None = None
+    """Folder of the data set (None: the weights' own if they have the same data set, else ./data)."""
     download: bool = False
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
-    """Side in pixels at which image files are stored (None: image_size)."""
+    """Side in pixels at which image files are stored (None: what the weights' run was given, else image_size)."""
     val_fraction: float = 0.1
     """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
 
@@ -155,19 +157,21 @@ class Recipe:
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 
     def __post_init__(self):
-        for name in ("epochs", "ra", "batch_size", "accumulate", "save_steps", "log_freq", "eval_freq"):
+        for name in (*COUNTS, *(name for name in (*SIZES, "max_steps") if getattr(self, name) is not None)):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("seed", "warmup", "padding", "lr", "min_lr", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("alpha", "beta"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("re", "re_sh", "mix_prob", "flip", "smoothing"):
+        for name in ("alpha", "beta", "vit_mlp_ratio"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, name, value, "must be positive")
+        for name in ("re", "mix_prob", "flip", "smoothing"):
             value = getattr(self, name)
             _require(value is None or 0 <= value <= 1, name, value, "must be within 0 and 1")
-        for name in ("val_fraction", "sd"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "must be at least 0 and below 1")
+        for name in ("val_fraction", "sd", "drop_rate"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value < 1, name, value, "must be at least 0 and below 1")
+        _require(Erasing.min_area <= self.re_sh <= 1, "re_sh", self.re_sh, f"must be within {Erasing.min_area} and 1")
         _require(0 < self.re_r1 <= 1, "re_r1", self.re_r1, "must be above 0 and at most 1")
-        _require(self.max_steps is None or self.max_steps >= 1, "max_steps", self.max_steps, "must be at least 1")
 
     def check_start(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -194,7 +198,13 @@ class Recipe:
             raise ValueError(
                 f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
             )
-        return self.batch_size // (world * self.accumulate)
+        share = self.batch_size // (world * self.accumulate)
+        if share % 2 and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
+            raise ValueError(
+                f"--batch_size {self.batch_size} over {world} ranks x {self.accumulate} parts is {share} images each, "
+                "an odd number, and mixing takes them by pairs: change one of these, or --mix_prob 0"
+            )
+        return share
 
     def augmentation(self, entry: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> TrainTransform:
         """The transform of training images for an entry of datasets/."""

@@ -15,7 +15,7 @@ NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
 
 
 def save(state: dict, path: Path, reserve: Path | None = None) -> None:
-    """Write a checkpoint in place of one of that name, which is kept as `reserve` if given. Errors as in `replacing`."""
+    """Write a checkpoint in place of one of that name, which is kept as `reserve` if given; errors as `replacing`'s."""
     with replacing(path, reserve) as file:
         torch.save(state, file)
 

@@ -9,8 +9,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 import yaml
@@ -24,7 +25,7 @@ WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off"
 
 
 def _switch(words: list[str]) -> bool:
-    word = words[0].lower() if words else "true"
+    word = words[0].lower()
     if word not in WORDS:
         raise ValueError(f"{words[0]!r} is neither true nor false")
     return WORDS[word]
@@ -35,12 +36,12 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 @REGISTRY.primitive_rule
 def _switch_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Booleans as --flag, --flag true, --flag false (also on/off, yes/no, 1/0), as the published commands have them."""
+    """Booleans take a word: true or false (also on/off, yes/no, 1/0), as the published commands have them."""
     if info.type is not bool:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[true|false]",
+        nargs=1,
+        metavar="true|false",
         instance_from_str=_switch,
         is_instance=lambda value: isinstance(value, bool),
         str_from_instance=lambda value: ["true" if value else "false"],
@@ -56,6 +57,7 @@ def parse(recipe_type: type[R], argv: list[str]) -> R:
     names = [field.name for field in dataclasses.fields(recipe_type)]
     argv = [token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)]  # what old launchers add
     file, rest = _take_recipe(argv)
+    rest = _complete_switches(recipe_type, rest)
     try:
         parsed, unknown = _tyro(recipe_type, (_from_yaml(file, names) if file else []) + rest)
     except UsageError as error:
@@ -109,6 +111,20 @@ def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
         else:
             rest.append(word)
     return file, rest
+
+
+def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
+    """A bare switch gets its word: `--eval` is `--eval true`. A switch takes no other word from what follows it."""
+    hints = get_type_hints(recipe_type, include_extras=True)
+    switches = {name for name, hint in hints.items() if hint is bool or set(get_args(hint)) == {bool, type(None)}}
+    positional = any(tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values())
+    words = []
+    for word, following in zip_longest(argv, argv[1:], fillvalue="--"):
+        words.append(word)
+        bare = word.startswith("--") and word[2:].replace("-", "_") in switches
+        if bare and following.lower() not in (*WORDS, "none") and (positional or following.startswith("--")):
+            words.append("true")
+    return words
 
 
 def _parses(recipe_type: type, words: list[str]) -> bool:

@@ -1,5 +1,6 @@
 """SIGTERM, SIGINT and SIGUSR1 ask for a stop: the step is finished, the state saved, and the exit code says so."""
 
+import os
 import signal
 import threading
 
@@ -8,7 +9,10 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
 class Interrupt:
-    """`with Interrupt() as interrupt:` sets interrupt.asked at the first signal; a second SIGINT ends at once."""
+    """`with Interrupt() as interrupt:` sets interrupt.asked at the first signal; a second SIGINT ends at once.
+
+    Opened before the data are read, so that a signal while images are decoded is remembered, too.
+    """
 
     def __init__(self):
         self.asked = False
@@ -28,3 +32,5 @@ class Interrupt:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+        if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nstopping at the next step; Ctrl-C again ends at once, unsaved\n")

@@ -1,7 +1,8 @@
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+import tyro
 
 from multicrop import cli
 
@@ -17,6 +18,16 @@ class Recipe:
     precision: Literal["auto", "fp32"] = "auto"
     compile: bool = False
     aa: bool = True
+    bias: bool | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A recipe with words that are no flags."""
+
+    files: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    random: bool = False
+    k: tuple[int, ...] = (10,)
 
 
 def parse(*words: str) -> Recipe:
@@ -42,6 +53,25 @@ def test_a_bare_switch_turns_on():
     assert parse("--compile", "--rate", "1").compile is True
 
 
+def test_a_switch_that_may_be_left_open():
+    assert parse("--bias").bias is True and parse("--bias", "false", "--rate", "1").bias is False
+    assert parse("--bias", "None").bias is None and parse("--bias=off").bias is False
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--random true runs/a", Probe(("runs/a",), True)),
+        ("--random runs/a runs/b", Probe(("runs/a", "runs/b"), True)),
+        ("runs/a --random", Probe(("runs/a",), True)),
+        ("--random --k 1 2", Probe((), True, (1, 2))),
+        ("--random false runs/a --k 1", Probe(("runs/a",), False, (1,))),
+    ],
+)
+def test_a_switch_takes_no_word_that_is_not_its_own(words, expected):
+    assert cli.parse(Probe, words.split()) == expected
+
+
 def test_the_flag_of_old_launchers_is_ignored():
     assert parse("--local_rank=1", "--rate", "3") == parse("--local-rank=0", "--rate", "3") == Recipe(rate=3.0)
 
@@ -49,7 +79,7 @@ def test_the_flag_of_old_launchers_is_ignored():
 def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text("rate: 3\nk: [1, 2]\npatch_size: null\naa: false\ncrops_scale: [0.1, 0.2]\n")
-    assert parse("--recipe", str(file)) == Recipe(3.0, (0.1, 0.2), None, (1, 2), "auto", False, False)
+    assert parse("--recipe", str(file)) == Recipe(3.0, (0.1, 0.2), None, (1, 2), "auto", False, False, None)
     assert parse("--rate", "9", f"--recipe={file}").rate == 9.0
 
 
@@ -60,6 +90,7 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
         (["--rate", "abc"], "Error parsing --rate: could not convert string to float: 'abc'"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--aa", "maybe"], "'maybe' is neither true nor false"),
+        (["--aa", "true", "false"], "unknown flag false"),
         (["--crops_scale", "0.1"], "--crops_scale"),
         (["--recipe", "nowhere.yaml"], "recipe nowhere.yaml: there is no such file"),
         (["--recipe"], "--recipe needs the path"),
@@ -76,6 +107,7 @@ def test_bad_words_are_one_line(words, expected):
     ("text", "expected"),
     [
         ("ratee: 1", "unknown key 'ratee'; did you mean 'rate'"),
+        ("aa: maybe", "'maybe' is neither true nor false"),
         ("rate: abc", "could not convert string to float: 'abc'"),
         ("- 1", "key: value"),
         ("a: [", "not YAML"),

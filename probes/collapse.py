@@ -6,6 +6,7 @@ G global crops, B images, K prototypes, n features of width D. Entropies are in 
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -37,11 +38,15 @@ def statistics(targets: Tensor, features: Tensor) -> dict[str, float]:
     }
 
 
-def diagnosis(loss: float, statistics: dict[str, float], prototypes: int, best_rank: float | None = None) -> str | None:
-    """What these numbers of a run after its warm-up show, and what to try; None when nothing looks wrong.
+def diagnosis(
+    loss: float, statistics: dict[str, float], prototypes: int, best_rank: float | None = None, *,
+    early: bool = False, lowest: float | None = None,
+) -> str | None:  # fmt: skip
+    """What these numbers of a run show, and what to try; None when nothing looks wrong.
 
-    Loss in nats per pair of views. `best_rank` is the highest feature rank seen so far in the run. In the first epochs
-    every run is close to uniform: ask when the warm-up of the teacher temperature is over.
+    Loss in nats per pair of views. `best_rank` is the highest feature rank seen so far in the run, `lowest` the lowest
+    loss, given once it should have left ln K. early=True, before the warm-up of the teacher temperature is over, asks
+    only about the targets: in the first epochs every run is close to uniform and its features are poor.
     """
     uniform = math.log(prototypes)
     s = statistics
@@ -49,50 +54,77 @@ def diagnosis(loss: float, statistics: dict[str, float], prototypes: int, best_r
         f"loss {loss:.2f}, ln K {uniform:.2f}, target entropy {s['target_entropy']:.2f}, "
         f"of their mean {s['mean_entropy']:.2f}, feature rank {s['feature_rank']:.1f}"
     )
-    for holds, advice in _signs(loss / uniform, s, uniform, best_rank):
+    signs = _target_signs(s, uniform) if early else _signs(loss / uniform, s, uniform, best_rank)
+    if lowest is not None:
+        signs.append((lowest > 0.98 * uniform, _NOT_LEARNING))
+    for holds, advice in signs:
         if holds:
             return f"{advice} ({numbers})"
     return None
 
 
 class Watch:
-    """The statistics along a run: remembers the best feature rank, and gives each diagnosis once."""
+    """The statistics along a run: remembers the best feature rank and the lowest loss, and gives each diagnosis once.
 
-    def __init__(self, prototypes: int):
-        self.prototypes, self.best_rank = prototypes, 0.0
-        self._words: str | None = None
+    Epochs: from `early` on it says what the targets show, from `warm` on all else, and from `late` on that the loss has
+    never left ln K.
+    """
+
+    def __init__(self, prototypes: int, early: float = 0.0, warm: float = 0.0, late: float = math.inf):
+        self.prototypes, self.early, self.warm, self.late = prototypes, early, warm, late
+        self.best_rank, self.lowest = 0.0, math.inf
+        self._last: tuple[float, dict[str, float]] | None = None
         self._said: set[str] = set()
+
+    def recall(self, rows: Iterable[dict]) -> None:
+        """Take up what a run logged before it was resumed."""
+        for row in rows:
+            self._remember(row.get("loss", math.inf), row.get("feature_rank", 0.0))
 
     def look(self, loss: float, targets: Tensor, features: Tensor) -> dict[str, float]:
         """The statistics of one step (see `statistics`)."""
         numbers = statistics(targets, features)
-        self.best_rank = max(self.best_rank, numbers["feature_rank"])
-        self._words = diagnosis(loss, numbers, self.prototypes, self.best_rank)
+        self._remember(loss, numbers["feature_rank"])
+        self._last = loss, numbers
         return numbers
 
-    def warning(self) -> str | None:
-        """What the last look showed, if it is bad news and has not been said yet."""
-        kind = (self._words or "").split(":")[0].split(".")[0]
-        if not self._words or kind in self._said:
+    def warning(self, epoch: float = math.inf) -> str | None:
+        """What the last look showed, if it is bad news and has not been said yet; `epoch` may be a fraction."""
+        if self._last is None or epoch < self.early:
+            return None
+        lowest = self.lowest if epoch >= self.late else None
+        words = diagnosis(*self._last, self.prototypes, self.best_rank, early=epoch < self.warm, lowest=lowest)
+        kind = (words or "").split(":")[0].split(".")[0]
+        if not words or kind in self._said:
             return None
         self._said.add(kind)
-        return self._words
+        return words
+
+    def _remember(self, loss: float, rank: float) -> None:
+        self.lowest, self.best_rank = min(self.lowest, loss), max(self.best_rank, rank)
 
 
 def _signs(loss: float, s: dict[str, float], uniform: float, best_rank: float | None) -> list[tuple[bool, str]]:
-    """(does it hold, what to say), the most serious first; the loss in units of ln K.
-
-    The target gap tells a flat start from a collapse: 0.25 nats at a ViT's random weights (temperature 0.07), 0.07 in a
-    slow but healthy run, 0.002 at once and then 0 in one whose teacher temperature was 0.5.
-    """
-    target, mean = s["target_entropy"] / uniform, s["mean_entropy"] / uniform
+    """(does it hold, what to say), the most serious first; the loss in units of ln K."""
     return [
-        (mean < 0.25, _FEW_PROTOTYPES.format(math.exp(s["mean_entropy"]))),
-        (s["target_gap"] < 0.02 and target > 0.98, _UNIFORM),
-        (s["target_gap"] < 0.02, _SAME_TARGET),
+        *_target_signs(s, uniform),
         (s["feature_rank"] < 1.5, _ONE_LINE),
         (best_rank is not None and s["feature_rank"] < 0.5 * best_rank, _FALLING),
         (loss < 0.02, _EASY),
+    ]
+
+
+def _target_signs(s: dict[str, float], uniform: float) -> list[tuple[bool, str]]:
+    """Signs that hold from the first epochs on. The target gap tells a flat start from a collapse.
+
+    It is 0.25 nats at a ViT's random weights (temperature 0.07), 0.07 in a slow but healthy run, 0.002 at once and then
+    0 in one whose teacher temperature was 0.5.
+    """
+    same = s["target_gap"] < 0.02
+    return [
+        (s["mean_entropy"] < 0.25 * uniform, _FEW_PROTOTYPES.format(math.exp(s["mean_entropy"]))),
+        (same and s["target_entropy"] > 0.98 * uniform, _UNIFORM),
+        (same, _SAME_TARGET),
     ]
 
 
@@ -103,12 +135,17 @@ _FEW_PROTOTYPES = (
 )
 _UNIFORM = (
     "Uniform collapse: the targets are flat and the loss is pinned at ln K, so there is nothing to learn from. "
-    "Sharpen them: lower --teacher_temp and --warmup_teacher_temp (0.04, then 0.02); on a small set also try "
-    "--momentum_teacher 0.99, a smaller --out_dim and a larger --lr"
+    "Sharpen them: lower --teacher_temp and --warmup_teacher_temp (0.04, then 0.02); also try a lower --lr, "
+    "--use_bn_in_head, and milder crops (--blur_sigma 0.1 0.5, a larger first number of --local_crops_scale)"
 )
 _SAME_TARGET = (
-    "The targets hardly differ between images, so the student learns one constant answer. Lower --teacher_temp, try "
-    "--momentum_teacher 0.99 or a smaller --out_dim, and check that the images are not all the same"
+    "The targets hardly differ between images, so the student learns one constant answer. Lower --teacher_temp, also "
+    "try a lower --lr, --use_bn_in_head and milder crops, and check that the images are not all the same"
+)
+_NOT_LEARNING = (
+    "The loss has never left ln K: targets differ, but the student does not learn to predict them. Lower "
+    "--teacher_temp and --lr, also try --use_bn_in_head and milder crops (--blur_sigma 0.1 0.5, a larger first number "
+    "of --local_crops_scale)"
 )
 _ONE_LINE = (
     "Feature rank near 1: all images have almost the same feature. If it stays there, lower --lr or warm it up for "

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from multicrop.probes.collapse import diagnosis, statistics
+from multicrop.probes.collapse import Watch, diagnosis, statistics
 
 K, B, D = 64, 128, 24
 LN_K = math.log(K)
@@ -77,7 +77,7 @@ def test_a_healthy_run_gets_no_advice():
             "Collapse to about 1 of all prototypes",
             "raise --teacher_temp",
         ),
-        (2.0, {"targets": "same"}, None, "hardly differ between images", "--momentum_teacher 0.99"),
+        (2.0, {"targets": "same"}, None, "hardly differ between images", "--use_bn_in_head"),
         (3.0, {"features": "point"}, None, "Feature rank near 1", "lower --lr"),
         (3.0, {"features": "few"}, 12.0, "fallen below half", "--weight_decay_end"),
         (0.01, {"targets": "sharp"}, None, "almost 0 although targets differ", "--local_crops_scale"),
@@ -87,6 +87,49 @@ def test_each_collapse_is_named_with_what_to_try(loss, case, best_rank, names, a
     sentence = diagnosis(loss, make(**case), K, best_rank)
     assert names in sentence and advice in sentence
     assert f"ln K {LN_K:.2f}" in sentence and "\n" not in sentence
+
+
+def test_early_on_only_targets_can_be_bad_news():
+    point = make(features="point")
+    assert diagnosis(3.0, point, K) and diagnosis(3.0, point, K, early=True) is None
+    assert diagnosis(LN_K, make("one"), K, early=True).startswith("Collapse to about 1 of all")
+    assert "Uniform collapse" in diagnosis(LN_K, make("uniform"), K, early=True)
+
+
+def test_a_loss_that_never_left_ln_k_is_said_once_it_should_have():
+    assert diagnosis(LN_K, make(), K) is None
+    assert diagnosis(LN_K, make(), K, lowest=0.9 * LN_K) is None
+    assert "never left ln K" in diagnosis(LN_K, make(), K, lowest=0.99 * LN_K)
+
+
+def targets(kind: str) -> torch.Tensor:
+    logits = torch.randn(2, B, K, generator=torch.Generator().manual_seed(0))
+    return ({"own": 4, "uniform": 0.001}[kind] * logits).softmax(-1)
+
+
+def test_the_watch_speaks_in_time_and_once():
+    features = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
+    watch = Watch(K, early=1, warm=10, late=30)
+    assert watch.warning(5) is None  # nothing was looked at
+    watch.look(LN_K, targets("uniform"), features)
+    assert watch.warning(0.5) is None
+    assert "Uniform collapse" in watch.warning(1) and watch.warning(2) is None
+    watch.look(LN_K, targets("own"), torch.ones(B, D))
+    assert watch.warning(9) is None
+    assert "Feature rank near 1" in watch.warning(10)
+    watch.look(LN_K, targets("own"), features)
+    assert watch.warning(29) is None and "never left ln K" in watch.warning(30)
+
+
+def test_the_watch_recalls_a_run_that_is_resumed():
+    features = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
+    few = features * (torch.arange(D) < 3)
+    fresh, resumed = Watch(K, late=30), Watch(K, late=30)
+    rows = [{"step": 1, "loss": 0.5 * LN_K, "feature_rank": 20.0}, {"step": 1, "knn_top1": 10.0}]
+    resumed.recall(rows)
+    for watch in (fresh, resumed):
+        watch.look(LN_K, targets("own"), few)
+    assert "never left" in fresh.warning(40) and "fallen below half" in resumed.warning(40)
 
 
 def test_it_is_cheap_enough_for_every_logging_interval():

@@ -20,13 +20,12 @@ from multicrop import cli, optim, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, find
-from multicrop.guard import Guard
 from multicrop.interrupt import Interrupt
-from multicrop.precision import autocast_type
+from multicrop.loop import Loop, Now
+from multicrop.precision import autocast_type, repeatable
 from multicrop.probes.collapse import Watch
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
-from multicrop.progress import Progress
 from multicrop.run import Run
 from multicrop.schedule import cosine, ramp
 from multicrop.ssl.crops import Crops, MultiCrop
@@ -39,73 +38,55 @@ from multicrop.ssl.teacher import follow, teacher_of
 def train(r: Recipe) -> dict:
     device = ranks.start(r.device)
     cast = autocast_type(r.precision, device)
+    if r.deterministic:
+        repeatable(device)
     r = shorten(r)
-
-    # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
-    images, test = load(r)
-    batches = Batches(
-        images.pixels, None, r.batch_size_per_gpu, seed=r.seed, device=device,
-        accumulate=r.accumulate, rank=ranks.rank(), world=ranks.world(),
-    )  # fmt: skip
-    crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
-    per_epoch = batches.steps_per_epoch
-    steps = r.epochs * per_epoch
-    last = min(steps, r.max_steps or steps)
-
-    # Networks, and the run folder, which may hold an earlier state of them.
-    nets = build(r, images.pixels.shape[1], device)
-    run = Run(r.output_dir, r)
-    start = run.resume(nets, batches.total)
-    announce(r, nets, batches, len(images), device)
-    run.open(start)
-    about = {
-        "kind": "ssl", "backbone": {**described(r, nets.student.backbone), "in_channels": images.pixels.shape[1]},
-        "data": {"dataset": r.dataset, "classes": [*images.classes], "mean": [*images.mean], "std": [*images.std]},
-        "global_batch": batches.total, "steps_per_epoch": per_epoch,
-    }  # fmt: skip
-
-    # The loop.
-    pulse = 1 if device.type == "cpu" else r.log_freq  # reading a GPU's numbers waits for it, so seldom
-    progress, guard, watch = Progress(last, start, batches.total), Guard(), Watch(r.out_dim)
-    done, stop, loss, accuracy = start, False, None, {}
     with Interrupt() as interrupt:
-        for step in range(start, last):
-            rates = rates_at(r, step, steps, per_epoch, batches.total)
-            parts = progress.waiting(views(batches, crop, r.seed, step, device))
-            seen = update(nets, parts, rates, r.clip_grad, r.accumulate, cast, (r.seed, step))
-            guard.add(step, seen.loss)
-            progress.step()
+        # Names, networks and the run folder: what is wrong with them is said before a long decoding.
+        find("datasets", r.dataset)
+        nets, run = build(r, 3, device), Run(r.output_dir, r)
 
-            done, final = step + 1, step + 1 == last
-            epoch, ended = done // per_epoch, done % per_epoch == 0
-            logs, saves = final or done % r.log_freq == 0, final or ended or done % r.save_steps == 0
-            if logs or saves or done % pulse == 0:
-                stop, loss = guard.check(interrupt.asked)
-            if logs:
-                numbers = look(watch, nets, seen, loss, cast)
-                run.log(done, epoch=done / per_epoch, loss=loss, **rates._asdict(), **numbers, **progress.speed())
-                progress.show(loss=loss, **progress.latest)
-            if test is not None and r.knn_freq and (final or (ended and epoch % r.knn_freq == 0)):
+        # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
+        images, test = load(r)
+        channels = images.pixels.shape[1]
+        nets = nets if channels == 3 else build(r, channels, device)
+        batches = Batches(
+            images.pixels, None, r.batch_size_per_gpu, seed=r.seed, device=device,
+            accumulate=r.accumulate, rank=ranks.rank(), world=ranks.world(),
+        )  # fmt: skip
+        crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
+        per_epoch = batches.steps_per_epoch
+        steps = r.epochs * per_epoch
+
+        # An earlier state of the networks, where the run folder holds one.
+        lengths = {"global_batch": batches.total, "images": len(images), "steps_per_epoch": per_epoch}
+        start = run.resume(nets, **lengths)
+        announce(r, nets, batches, len(images), device)
+        run.open(start)
+        about, watch, accuracy = description(r, nets, images) | lengths, watching(r, run.rows()), {}
+
+        # The loop.
+        loop = Loop(
+            interrupt, device, start=start, last=min(steps, r.max_steps or steps), per_epoch=per_epoch,
+            images=batches.total, log_freq=r.log_freq, save_steps=r.save_steps,
+        )  # fmt: skip
+        for step in loop.steps():
+            rates = rates_at(r, step, steps, per_epoch, batches.total)
+            parts = loop.progress.waiting(views(batches, crop, r.seed, step, device))
+            seen = update(nets, parts, rates, r.clip_grad, r.accumulate, cast, (r.seed, step))
+            now = loop.end(seen.loss, None if nets.scaler.is_enabled() else seen.grad_norm)
+            if now.logs:
+                numbers = look(watch, nets, seen, loop.loss, cast)
+                run.log(now.done, epoch=now.epochs, loss=loop.loss, **rates._asdict(), **numbers, **loop.speed())
+            if test is not None and now.every(r.knn_freq):
                 accuracy = online_knn(nets.teacher.backbone, images, test, r, device, cast)
-                run.log(done, **accuracy)
-            if saves or stop:
-                state = {**about, "step": done, "epoch": done / per_epoch, **nets.state()}
-                run.save(state)
-                if ended and r.saveckp_freq and (epoch % r.saveckp_freq == 0 or done == steps):
-                    run.keep(state, f"checkpoint{epoch:04d}.pt")
-            if ended or final:
-                report(done / per_epoch, r, loss, accuracy, progress, watch)
-            if stop:
-                break
-    progress.close()
-    run.close()
-    interrupted = stop and done < last
-    if interrupted:
-        ranks.say(f"stopped by a signal after step {done}: the same command resumes it")
-    return {
-        "status": "interrupted" if interrupted else "finished", "step": done, "epoch": done / per_epoch, "loss": loss,
-        **accuracy, **progress.total(), "checkpoint": str(run.newest), "output_dir": str(run.folder),
-    }  # fmt: skip
+                run.log(now.done, **accuracy)
+            if now.saves:
+                save(run, r, now, {**about, "step": now.done, "epoch": now.epochs, **nets.state()}, now.done == steps)
+            if now.ended or now.final:
+                report(r, now.epochs, {"loss": loop.loss, **accuracy, **loop.progress.latest}, watch)
+        run.close()
+    return {**loop.result(), **accuracy, "checkpoint": str(run.newest), "output_dir": str(run.folder)}
 
 
 # Data
@@ -120,7 +101,6 @@ def shorten(r: Recipe) -> Recipe:
 
 def load(r: Recipe):
     """The training images, and the test images if the online k-NN wants them and the data set has labels."""
-    find("models", r.arch.partition(":")[0])  # a wrong name is said before a long decoding
     source = find("datasets", r.dataset)
     options = {"source_size": r.source_size or 2 * r.image_size, "download": r.download}
     with ranks.first_on_node():
@@ -162,10 +142,14 @@ class Networks:
             getattr(self, name).load_state_dict(state[name])
 
 
-def described(r: Recipe, body: nn.Module) -> dict:
-    """What rebuilds the backbone at any image size: a patch size that followed from this run's is written down."""
+def description(r: Recipe, nets: Networks, images) -> dict:
+    """What a checkpoint says about itself. Its backbone can be rebuilt at any image size: a patch size that followed
+    from this run's is written down."""
+    body = nets.student.backbone
     patch = getattr(body, "patch_size", None)
-    return r.backbone() | ({"patch_size": patch} if patch else {})
+    options = r.backbone() | ({"patch_size": patch} if patch else {}) | {"in_channels": images.pixels.shape[1]}
+    about = {name: [*getattr(images, name)] for name in ("classes", "mean", "std")}
+    return {"kind": "ssl", "backbone": options, "data": {"dataset": r.dataset, **about}}
 
 
 def build(r: Recipe, channels: int, device: torch.device) -> Networks:
@@ -277,29 +261,42 @@ def look(watch: Watch, nets: Networks, seen: Seen, loss: float, cast: torch.dtyp
     return {**watch.look(loss, seen.targets, found), "grad_norm": seen.grad_norm.item()}
 
 
-def report(epoch: float, r: Recipe, loss: float, accuracy: dict, progress: Progress, watch: Watch) -> None:
-    """A line for people at an epoch's end; from the end of the temperature's warm-up on also signs of collapse."""
-    numbers = {"loss": loss, **accuracy, **progress.latest}
-    ranks.say(f"epoch {epoch:g}/{r.epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
-    warning = watch.warning() if epoch >= r.warmup_teacher_temp_epochs else None
+def watching(r: Recipe, rows: list[dict]) -> Watch:
+    """The watch for collapse, with what the run logged before it was resumed."""
+    tenth = r.epochs / 10
+    warm = r.warmup_teacher_temp_epochs
+    watch = Watch(r.out_dim, early=max(1, min(warm, tenth)), warm=warm, late=max(warm, r.warmup_epochs) + max(1, tenth))
+    watch.recall(rows)
+    return watch
+
+
+def report(r: Recipe, epochs: float, numbers: dict[str, float], watch: Watch) -> None:
+    """A line for people at an epoch's end, and another where the run shows signs of collapse."""
+    ranks.say(f"epoch {epochs:g}/{r.epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    warning = watch.warning(epochs)
     if warning:
         ranks.say(f"warning: {warning}")
 
 
+def save(run: Run, r: Recipe, now: Now, state: dict, whole: bool) -> None:
+    """Replace the newest checkpoint, and at some epochs' ends and the end of the whole run keep one for good."""
+    run.save(state)
+    if now.ended and r.saveckp_freq and (now.epoch % r.saveckp_freq == 0 or whole):
+        run.keep(state, f"checkpoint{now.epoch:04d}.pt")
+
+
 def online_knn(network: nn.Module, images, test, r: Recipe, device: torch.device, cast) -> dict[str, float]:
     """k-NN accuracy of the teacher's features on the test images, in percent; the ranks share the work."""
-    every = -(-len(images) // r.knn_images)
     transform = EvalTransform(r.image_size, images.mean, images.std)
 
-    def embed(pixels: Tensor) -> Tensor:
-        mine = pixels[ranks.rank() :: ranks.world()]
-        return ranks.gather(features(network, mine, transform, 256, device, cast))
+    def bank(split, every: int) -> tuple[Tensor, Tensor]:
+        """Features and labels of every so many images, on all ranks."""
+        mine = torch.arange(0, len(split), every)[ranks.rank() :: ranks.world()]
+        found = features(network, split.pixels, transform, 256, device, cast, chosen=mine)
+        return ranks.gather(found), ranks.gather(split.labels[mine])
 
-    def labels(values: Tensor) -> Tensor:
-        return ranks.gather(values[ranks.rank() :: ranks.world()])
-
-    train, train_labels = embed(images.pixels[::every]), labels(images.labels[::every])
-    found = knn(train, train_labels, embed(test.pixels), labels(test.labels), k=(20,), classes=len(images.classes))
+    every = -(-len(images) // r.knn_images)
+    found = knn(*bank(images, every), *bank(test, 1), k=(20,), classes=len(images.classes))
     ((top1, _),) = found.values()
     return {"knn_top1": top1}
 

@@ -1,5 +1,7 @@
 """Which arithmetic the networks run in."""
 
+import os
+
 import torch
 
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -13,3 +15,14 @@ def autocast_type(name: str, device: torch.device) -> torch.dtype | None:
     if name == "fp16" and device.type != "cuda":
         raise ValueError(f"--precision fp16 needs a CUDA device, not {device.type}: use fp32 or bf16")
     return TYPES[name]
+
+
+def repeatable(device: torch.device) -> None:
+    """Make CUDA give the same numbers for the same input, at some cost in speed; a CPU does so anyway.
+
+    Afterwards an operation that has no such form is a RuntimeError that names it.
+    """
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first product is computed
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True)

@@ -1,7 +1,36 @@
 """Every number of stage one, with its unit and default. Names and defaults are those of the published command line."""
 
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import ClassVar, Literal
+
+CHECKS = (
+    (
+        "image_size patch_size embed_dim num_layers num_heads out_dim mlp_head_in head_hidden_dim head_bottleneck_dim "
+        "epochs batch_size_per_gpu accumulate source_size max_steps save_steps log_freq knn_images",
+        lambda value: value >= 1,
+        "must be at least 1",
+    ),
+    ("image_size", lambda value: value % 2 == 0, "must be even: local crops have half of it"),
+    (
+        "seed local_crops_number warmup_epochs warmup_teacher_temp_epochs freeze_last_layer saveckp_freq knn_freq",
+        lambda value: value >= 0,
+        "must not be negative",
+    ),
+    (
+        "lr min_lr weight_decay weight_decay_end clip_grad blur_sigma",
+        lambda value: 0 <= value < inf,
+        "must be finite and not negative",
+    ),
+    ("teacher_temp warmup_teacher_temp student_temp vit_mlp_ratio", lambda value: 0 < value < inf, "must be positive"),
+    ("drop_rate drop_path_rate", lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1"),
+    (
+        "center_momentum momentum_teacher jitter grayscale blur solarise",
+        lambda value: 0 <= value <= 1,
+        "must be within 0 and 1",
+    ),
+    ("global_crops_scale local_crops_scale", lambda value: 0 < value <= 1, "must be shares of the area, above 0"),
+)
 
 
 @dataclass(frozen=True)
@@ -121,6 +150,8 @@ class Recipe:
     """Arithmetic of the networks; auto: bf16 on CUDA, else fp32."""
     compile: bool = False
     """torch.compile both encoders."""
+    deterministic: bool = False
+    """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
 
     # The run.
     output_dir: str = "runs/ssl"
@@ -139,29 +170,21 @@ class Recipe:
     """Most training images that the online k-NN uses."""
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "datapath", "download", "device", "compile", "output_dir", "max_steps", "saveckp_freq", "save_steps",
-        "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu", "accumulate",
+        "datapath", "download", "device", "compile", "deterministic", "output_dir", "max_steps", "saveckp_freq",
+        "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu", "accumulate",
     )  # fmt: skip
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 
     def __post_init__(self):
-        for name in ("image_size", "out_dim", "epochs", "batch_size_per_gpu", "accumulate", "log_freq", "save_steps"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("seed", "local_crops_number", "warmup_epochs", "warmup_teacher_temp_epochs", "clip_grad", "lr"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("global_crops_scale", "local_crops_scale"):
+        for names, holds, what in CHECKS:
+            for name in names.split():
+                value = getattr(self, name)
+                if value is not None and not all(map(holds, value if isinstance(value, tuple) else (value,))):
+                    _refuse(name, value, what)
+        for name in ("global_crops_scale", "local_crops_scale", "blur_sigma"):
             low, high = getattr(self, name)
-            _require(0 < low <= high <= 1, name, (low, high), "must be two shares of the area, 0 < low <= high <= 1")
-        for name in ("teacher_temp", "warmup_teacher_temp", "student_temp"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
-        for name in ("jitter", "grayscale", "solarise"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "must be a probability within 0 and 1")
-        _require(all(0 <= p <= 1 for p in self.blur), "blur", self.blur, "must be three probabilities within 0 and 1")
-        _require(
-            0 <= self.blur_sigma[0] <= self.blur_sigma[1], "blur_sigma", self.blur_sigma, "must be 0 <= low <= high"
-        )
-        _require(0 <= self.momentum_teacher <= 1, "momentum_teacher", self.momentum_teacher, "must be within 0 and 1")
-        _require(self.image_size % 2 == 0, "image_size", self.image_size, "must be even: local crops have half of it")
+            if low > high:
+                _refuse(name, (low, high), "must be a lower and an upper bound")
 
     def backbone(self) -> dict:
         """What rebuilds the backbone: arguments of find.backbone, without those left to the architecture."""
@@ -185,8 +208,8 @@ class Recipe:
     @classmethod
     def stored(cls, values: dict) -> "Recipe":
         """The recipe that a checkpoint holds; what it does not say has its default."""
-        known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in known})
+        known = {field.name for field in fields(cls)} & set(values)
+        return cls(**{k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known})
 
     def shortened(self) -> tuple["Recipe", list[str]]:
         """The recipe with warm-ups that fit the run, and a line about each that did not."""
@@ -202,6 +225,5 @@ class Recipe:
         return replace(self, **changes), lines
 
 
-def _require(condition: bool, name: str, value, what: str) -> None:
-    if not condition:
-        raise ValueError(f"--{name} {value}: {what}")
+def _refuse(name: str, value, what: str) -> None:
+    raise ValueError(f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}: {what}")

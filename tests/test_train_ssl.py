@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +16,10 @@ import torch
 from conftest import ROOT, launch, result_of
 from PIL import Image
 
+import eval_knn
 import train_ssl
 from multicrop import checkpoint, cli
+from multicrop.datasets import shapes
 from multicrop.run import plain
 from multicrop.ssl.crops import MultiCrop
 from multicrop.ssl.recipe import Recipe
@@ -129,6 +133,16 @@ def test_another_recipe_does_not_resume(photos, tmp_path):
         run(photos, tmp_path, lr=0.5, batch_size_per_gpu=8)
 
 
+def test_another_number_of_images_does_not_resume(photos, tmp_path):
+    """24 and 25 images make as many steps an epoch of 4, but another order."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    run(folder, tmp_path / "r", max_steps=2)
+    shutil.copy(folder / "00.png", folder / "more.png")
+    with pytest.raises(ValueError, match=r"a number of training images of 24 \(now 25\)"):
+        run(folder, tmp_path / "r")
+
+
 def test_max_steps_changes_no_schedule(photos, tmp_path):
     for name, steps in (("whole", None), ("short", 7)):
         run(photos, tmp_path / name, max_steps=steps)
@@ -147,30 +161,81 @@ def test_warm_ups_longer_than_the_run_are_shortened_and_said(photos, tmp_path, c
     assert "--warmup_teacher_temp_epochs 10 is longer" in said
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(photos, tmp_path, monkeypatch):
+def spoil(monkeypatch, before=None, after=None):
+    """Let something happen just before or just after each optimizer step."""
     good = train_ssl.update
-    monkeypatch.setattr(train_ssl, "update", lambda nets, parts, rates, *rest: good(nets, parts, rates, *rest))
+
+    def update(nets, parts, rates, *rest):
+        if before:
+            before(nets)
+        seen = good(nets, parts, rates, *rest)
+        return after(nets, seen) if after else seen
+
+    monkeypatch.setattr(train_ssl, "update", update)
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(photos, tmp_path, monkeypatch, which):
+    """Not a finite teacher poisons the centre as well; none of it may reach the file."""
     run(photos, tmp_path / "r", max_steps=6)
-
-    def poisoned(nets, parts, rates, *rest):
-        nets.student.backbone.pos_embed.data.fill_(float("nan"))
-        return good(nets, parts, rates, *rest)
-
-    monkeypatch.setattr(train_ssl, "update", poisoned)
     before = networks(tmp_path / "r")
+    spoil(monkeypatch, lambda nets: getattr(nets, which).backbone.pos_embed.data.fill_(float("nan")))
     with pytest.raises(FloatingPointError, match="not finite at step 6"):
         run(photos, tmp_path / "r")
     same(before, networks(tmp_path / "r"))
-    assert checkpoint.load(tmp_path / "r" / "checkpoint.pt")["objective"]["centre"].isfinite().all()
 
 
-def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path):
-    run(photos, tmp_path, max_steps=6, freeze_last_layer=1)
-    frozen = checkpoint.load(tmp_path / "checkpoint.pt")
-    layer = "head.last_layer.weight_v"
-    assert torch.equal(frozen["student"][layer], frozen["teacher"][layer])
-    run(photos, tmp_path, max_steps=8, freeze_last_layer=1)
-    assert not torch.equal(checkpoint.load(tmp_path / "checkpoint.pt")["student"][layer], frozen["student"][layer])
+def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(photos, tmp_path, monkeypatch):
+    """The loss is from before the update, so it is still finite in the step that spoils the weights."""
+    run(photos, tmp_path / "r", max_steps=6)
+    before = networks(tmp_path / "r")
+
+    def spoilt(nets):
+        first = next(nets.student.parameters())
+        first.register_hook(lambda grad: torch.full_like(grad, float("nan")))
+
+    spoil(monkeypatch, spoilt)
+    with pytest.raises(FloatingPointError, match="loss or its gradient is not finite at step 6"):
+        run(photos, tmp_path / "r", max_steps=7)
+    same(before, networks(tmp_path / "r"))
+
+
+def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypatch):
+    seen = []
+    weights = [lambda nets: nets.student.state_dict(), lambda nets: nets.teacher.state_dict()]
+
+    def copy(nets):
+        return [{name: value.clone() for name, value in get(nets).items()} for get in weights]
+
+    spoil(monkeypatch, lambda nets: seen.append(copy(nets)), lambda nets, result: seen.append(copy(nets)) or result)
+    run(photos, tmp_path, max_steps=8, freeze_last_layer=1, momentum_teacher=0.9, lr=0.1)
+    table, layer = "backbone.pos_embed", "head.last_layer.weight_v"
+    momenta = [row["momentum"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())]
+    for step, momentum in enumerate(momenta):
+        (_, before), (student, after) = seen[2 * step : 2 * step + 2]
+        moved = (after[table] - before[table]).abs().max()
+        assert moved > 1e-6 or step == 0  # the first step of the warm-up has learning rate 0
+        expected = momentum * before[table] + (1 - momentum) * student[table]
+        torch.testing.assert_close(after[table], expected, rtol=0, atol=1e-6)
+        assert torch.equal(student[layer], seen[0][0][layer]) is (step < 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("state", ["new", "begun"])
+def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatch, number, state):
+    if state == "begun":
+        run(photos, tmp_path, max_steps=2)
+    load = train_ssl.load
+
+    def decoding(r):
+        os.kill(os.getpid(), number)
+        return load(r)
+
+    monkeypatch.setattr(train_ssl, "load", decoding)
+    result = run(photos, tmp_path)
+    assert (result["status"], result["step"]) == ("interrupted", 2 if state == "begun" else 0)
+    monkeypatch.undo()
+    assert run(photos, tmp_path, max_steps=3)["status"] == "finished"
 
 
 @pytest.mark.slow
@@ -199,21 +264,36 @@ def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, n
     same(networks(tmp_path / "whole"), networks(tmp_path / "r"))
 
 
+def moved(folder, start: dict) -> float:
+    """The largest change of a weight of the teacher since the start."""
+    after = networks(folder)["teacher"]
+    return max((after[name] - start[name]).abs().max().item() for name in start if after[name].is_floating_point())
+
+
+def near(folder, other, atol: float) -> None:
+    for which in ("student", "teacher"):
+        ours, theirs = networks(folder)[which], networks(other)[which]
+        for name, value in ours.items():
+            torch.testing.assert_close(theirs[name], value, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+
+
+FAST = {"drop_path_rate": 0.0, "optimizer": "sgd", "lr": 10.0, "warmup_epochs": 0, "momentum_teacher": 0.5}
+
+
 @pytest.mark.slow
 def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
     """Without drop path, so that the only difference is the order in which gradients are summed."""
-    common = ["--datapath", photos, "--drop_path_rate", 0, "--optimizer", "sgd", "--max_steps", 6]
-    two = launch(
-        "train_ssl.py", *flags(), *common, "--batch_size_per_gpu", 2, "--output_dir", tmp_path / "two", ranks=2
-    )
+    common = ["--datapath", photos, "--max_steps", 6]
+    run(photos, tmp_path / "start", **{**FAST, "lr": 0.0, "min_lr": 0.0}, max_steps=1)
+    two = launch("train_ssl.py", *flags(**FAST), *common, "--batch_size_per_gpu", 2, "--output_dir", tmp_path / "two",
+                 ranks=2)  # fmt: skip
     assert result_of(two)["step"] == 6 and len(two.stdout.strip().splitlines()) == 1
-    one = launch("train_ssl.py", *flags(), *common, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "one")
+    one = launch("train_ssl.py", *flags(**FAST), *common, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "one")
     assert result_of(one)["status"] == "finished"
-    for name, value in networks(tmp_path / "one")["teacher"].items():
-        torch.testing.assert_close(networks(tmp_path / "two")["teacher"][name], value, atol=1e-5, rtol=1e-4)
-    resumed = launch(
-        "train_ssl.py", *flags(), *common[:-1], 8, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "two"
-    )
+    assert moved(tmp_path / "one", networks(tmp_path / "start")["teacher"]) > 1e-2
+    near(tmp_path / "one", tmp_path / "two", atol=1e-5)
+    resumed = launch("train_ssl.py", *flags(**FAST), *common[:-1], 8, "--batch_size_per_gpu", 4, "--output_dir",
+                     tmp_path / "two")  # fmt: skip
     assert result_of(resumed)["step"] == 8  # on one rank what two began
 
 
@@ -245,6 +325,19 @@ def test_the_published_commands_work(published, tmp_path):
     assert result["step"] == 1 and 0 <= result["knn_top1"] <= 100
 
 
+def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
+    whole = shapes.load
+    monkeypatch.setattr(shapes, "load", lambda *a, **options: whole(*a, **options, train_images=400, test_images=100))
+    result = run("data", tmp_path, dataset="shapes", knn_freq=1, knn_images=200, batch_size_per_gpu=64, epochs=1)
+    words = [str(tmp_path), "--max_train_images", "200", "--nb_knn", "20", "--device", "cpu"]
+    eval_knn.load.cache_clear()
+    probed = eval_knn.evaluate(cli.parse(eval_knn.Recipe, words))
+    eval_knn.load.cache_clear()
+    assert (probed["train_images"], probed["test_images"]) == (200, 100)
+    assert result["knn_top1"] == pytest.approx(probed["results"][0]["top1"]["20"], abs=1e-3)
+    assert 0 < result["knn_top1"] < 100
+
+
 @pytest.mark.parametrize("values", [{"precision": "bf16"}, {"optimizer": "lars"}, {"use_bn_in_head": True},
                                     {"arch": "timm:resnet18", "embed_dim": None, "num_layers": None, "num_heads": None},
                                     {"local_crops_number": 0}, {"teacher_drop_path": True}])  # fmt: skip
@@ -255,8 +348,11 @@ def test_variants_run(photos, tmp_path, values):
 
 @pytest.mark.slow
 def test_compiled_networks_train_alike(photos, tmp_path):
-    losses = [run(photos, tmp_path / str(c), max_steps=3, compile=c, drop_path_rate=0.0)["loss"] for c in (False, True)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    run(photos, tmp_path / "start", **{**FAST, "lr": 0.0, "min_lr": 0.0}, max_steps=1)
+    for name in ("plain", "compiled"):
+        run(photos, tmp_path / name, max_steps=4, compile=name == "compiled", **FAST)
+    assert moved(tmp_path / "plain", networks(tmp_path / "start")["teacher"]) > 1e-2
+    near(tmp_path / "plain", tmp_path / "compiled", atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -291,24 +387,36 @@ def test_bad_values_are_one_line(photos, tmp_path, values, expected):
     ("values", "expected"),
     [
         ({"epochs": 0}, "--epochs 0: must be at least 1"),
-        ({"global_crops_scale": (0.5, 1.5)}, "0 < low <= high <= 1"),
+        ({"max_steps": 0}, "--max_steps 0: must be at least 1"),
+        ({"knn_images": 0}, "--knn_images 0: must be at least 1"),
+        ({"source_size": -32}, "--source_size -32: must be at least 1"),
+        ({"head_hidden_dim": 0}, "--head_hidden_dim 0: must be at least 1"),
+        ({"global_crops_scale": (0.5, 1.5)}, "--global_crops_scale 0.5 1.5: must be shares of the area"),
+        ({"local_crops_scale": (0.5, 0.2)}, "--local_crops_scale 0.5 0.2: must be a lower and an upper bound"),
         ({"image_size": 33}, "must be even"),
         ({"seed": -1}, "must not be negative"),
+        ({"saveckp_freq": -1}, "--saveckp_freq -1: must not be negative"),
+        ({"weight_decay": -0.1}, "--weight_decay -0.1: must be finite and not negative"),
+        ({"min_lr": -1e-6}, "--min_lr -1e-06: must be finite and not negative"),
+        ({"lr": float("nan")}, "--lr nan: must be finite"),
         ({"teacher_temp": 0.0}, "must be positive"),
-        ({"blur": (1.0, 0.1, 1.5)}, "--blur (1.0, 0.1, 1.5): must be three probabilities"),
-        ({"blur_sigma": (2.0, 0.1)}, "0 <= low <= high"),
-        ({"grayscale": -0.1}, "must be a probability"),
+        ({"center_momentum": 7.0}, "--center_momentum 7.0: must be within 0 and 1"),
+        ({"drop_path_rate": 1.0}, "--drop_path_rate 1.0: must be within 0 and 1, and not 1"),
+        ({"blur": (1.0, 0.1, 1.5)}, "--blur 1.0 0.1 1.5: must be within 0 and 1"),
+        ({"blur_sigma": (2.0, 0.1)}, "--blur_sigma 2.0 0.1: must be a lower and an upper bound"),
+        ({"grayscale": -0.1}, "must be within 0 and 1"),
     ],
 )
 def test_recipes_check_themselves(values, expected):
-    with pytest.raises(ValueError, match=expected.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(expected)):
         Recipe(**values)
 
 
 def test_the_flags_of_the_crops_are_multi_crops_own_values_and_reach_it():
     published = MultiCrop(32, 16, 8, (0.5, 1.0), (0.2, 0.4), (0.5,), (0.2,))
     assert MultiCrop(**Recipe().crop_options(), mean=(0.5,), std=(0.2,)) == published
-    given = cli.parse(Recipe, "--blur_sigma 0.1 0.5 --blur 0.3 0.2 0.1 --jitter 0.4 --grayscale 0 --solarise 1".split())
+    words = "--blur_sigma 0.1 0.5 --blur 0.3 0.2 0.1 --jitter 0.4 --grayscale 0 --solarise 1"
+    given = cli.parse(Recipe, words.split())
     crop = MultiCrop(**given.crop_options(), mean=(0.5,), std=(0.2,))
     assert (crop.sigma, crop.blur) == ((0.1, 0.5), (0.3, 0.2, 0.1))
     assert (crop.jitter, crop.grayscale, crop.solarise) == (0.4, 0.0, 1.0)
@@ -321,6 +429,37 @@ def test_an_unwritable_output_is_one_line(photos, tmp_path):
     blocked.write_text("")
     with pytest.raises(OSError, match="choose another --output_dir"):
         run(photos, blocked / "run")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"arch": "timm:resnet_18", "embed_dim": None, "num_layers": None, "num_heads": None},
+        {"patch_size": 5},
+        {"output_dir": "blocked/run"},
+        {"dataset": "imagess"},
+        {"objective": "byol"},
+    ],
+)
+def test_what_is_wrong_is_said_before_images_are_decoded(photos, tmp_path, monkeypatch, values):
+    (tmp_path / "blocked").write_text("a file where a folder should be")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(train_ssl, "load", lambda r: pytest.fail("decoding has begun"))
+    with pytest.raises((ValueError, OSError)):
+        train_ssl.train(Recipe(**{**SMALL, "datapath": str(photos), "output_dir": "r", **values}))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_resumed_run_is_bit_equal_on_a_gpu_where_it_is_deterministic(photos, tmp_path):
+    values = {"device": "cuda", "deterministic": True, "lr": 0.1}
+    try:
+        run(photos, tmp_path / "whole", **values)
+        run(photos, tmp_path / "parts", max_steps=7, **values)
+        run(photos, tmp_path / "parts", **values)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
 
 
 @pytest.mark.slow

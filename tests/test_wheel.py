@@ -19,16 +19,21 @@ def tracked() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """A wheel of the tracked files, built in a copy so that no stale build/ folder takes part."""
+def source(tmp_path_factory) -> Path:
+    """A copy of the tracked files, so that no stale build/ folder takes part and nothing is left in the checkout."""
     copy = tmp_path_factory.mktemp("source")
     for name in tracked():
-        if not name.startswith("tests/") and (ROOT / name).is_file():
+        if not name.startswith("tests/golden/") and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)]
-    subprocess.run(build, check=True, timeout=300)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source]
+    subprocess.run(pip, check=True, timeout=300)
     return next(out.glob("*.whl"))
 
 
@@ -39,7 +44,7 @@ def test_the_wheel_holds_every_module(wheel):
         folder, _, rest = name.partition("/")
         if folder in FOLDERS and name.endswith((".py", ".json")):
             assert (name if folder == "multicrop" else f"multicrop/{folder}/{rest}") in held
-    assert {"train_ssl.py", "finetune.py", "eval_knn.py"} <= held
+    assert {"train_ssl.py", "finetune.py", "eval_knn.py", "visualise.py"} <= held
 
 
 @pytest.mark.slow
@@ -55,3 +60,29 @@ def test_an_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
         "from multicrop.augment.autoaugment import AutoAugment; AutoAugment('cifar10')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(site)}, timeout=120)
+
+
+@pytest.mark.slow
+def test_an_editable_install_works_away_from_the_checkout(source, tmp_path):
+    """Into an environment of its own, which sees the packages of this one."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=120)
+    programs = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
+    python = programs / "python"
+    site = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True,
+                          capture_output=True, text=True).stdout.strip()  # fmt: skip
+    (Path(site) / "outer.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path))
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*install, "-e", source], check=True, timeout=300)
+    code = (
+        "import ssl, multicrop, multicrop.ssl.head, train_ssl, finetune, eval_knn, visualise\n"
+        f"assert train_ssl.__file__ == {str(source / 'train_ssl.py')!r}, train_ssl.__file__\n"
+        f"assert multicrop.ssl.head.__file__ == {str(source / 'ssl' / 'head.py')!r}, multicrop.ssl.head.__file__\n"
+        "assert hasattr(ssl, 'SSLContext')\n"
+        "from multicrop.find import names\n"
+        "assert 'vit' in names('models') and 'shapes' in names('datasets') and 'dino' in names('ssl.objectives')\n"
+    )
+    subprocess.run([python, "-c", code], check=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(
+        [programs / "multicrop-train-ssl", "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0 and "--blur_sigma" in done.stdout

@@ -1,0 +1,78 @@
+"""multicrop/loop.py: which step ends with what, and when the loop ends."""
+
+import pytest
+import torch
+
+from multicrop.interrupt import Interrupt
+from multicrop.loop import Loop
+
+CPU = torch.device("cpu")
+
+
+def loop(interrupt: Interrupt | None = None, device=CPU, **values) -> Loop:
+    given = {"start": 0, "last": 8, "per_epoch": 3, "images": 4, "log_freq": 2, "save_steps": 100, **values}
+    return Loop(interrupt or Interrupt(), device, **given)
+
+
+def ends(course: Loop) -> list:
+    return [course.end(torch.tensor(float(step))) for step in course.steps()]
+
+
+def test_rows_saves_and_probes_fall_due_by_step_and_epoch_and_at_the_end():
+    found = ends(loop())
+    assert [now.done for now in found if now.logs] == [2, 4, 6, 8]
+    assert [now.done for now in found if now.saves] == [3, 6, 8]
+    assert [now.done for now in found if now.ended] == [3, 6] and [now.done for now in found if now.final] == [8]
+    assert [now.done for now in found if now.every(2)] == [6, 8] and not any(now.every(0) for now in found)
+    assert [now.done for now in ends(loop(save_steps=2)) if now.saves] == [2, 3, 4, 6, 8]
+    assert found[3].epoch == 1 and found[3].epochs == pytest.approx(4 / 3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_rows_loss_is_the_same_mean_on_a_cpu_and_on_a_gpu(device):
+    """A CPU's numbers are looked at in every step, a GPU's (here: any other device's) only when a row is due."""
+    course, rows = loop(device=torch.device(device)), []
+    for step in course.steps():
+        if course.end(torch.tensor(float(step))).logs:
+            rows.append(course.loss)
+    assert rows == [0.5, 2.5, 4.5, 6.5] and course.looks == (1 if device == "cpu" else 2)
+
+
+def test_it_goes_on_where_a_run_stopped():
+    course = loop(start=5)
+    assert [now.done for now in ends(course)] == [6, 7, 8]
+    assert course.result()["status"] == "finished" and course.result()["step"] == 8
+    assert ends(loop(start=8)) == []
+
+
+def test_a_stop_ends_it_after_the_step_and_saves(capsys):
+    interrupt = Interrupt()
+    course = loop(interrupt)
+    for step in course.steps():
+        interrupt.asked = step == 3
+        now = course.end(torch.tensor(1.0))
+    assert now.done == 4 and now.saves
+    assert course.result()["status"] == "interrupted" and "after step 4" in capsys.readouterr().err
+
+
+def test_a_stop_before_the_first_step_ends_it_there():
+    interrupt = Interrupt()
+    interrupt.asked = True
+    course = loop(interrupt)
+    assert ends(course) == [] and course.result()["status"] == "interrupted"
+
+
+def test_a_stop_in_the_last_step_is_a_finished_run():
+    interrupt = Interrupt()
+    course = loop(interrupt, start=7)
+    for _ in course.steps():
+        interrupt.asked = True
+        course.end(torch.tensor(1.0))
+    assert course.result()["status"] == "finished"
+
+
+def test_numbers_that_are_not_finite_stop_before_anything_is_saved():
+    course = loop()
+    next(course.steps())
+    with pytest.raises(FloatingPointError, match="step 0"):
+        course.end(torch.tensor(1.0), torch.tensor(float("nan")))

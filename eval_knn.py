@@ -21,9 +21,9 @@ import torch.nn as nn
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from multicrop import cli, pretrained, ranks, seeds, series
+from multicrop import cli, images, pretrained, ranks, seeds, series
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.find import backbone, find
+from multicrop.find import backbone, check
 from multicrop.precision import autocast_type
 from multicrop.pretrained import File
 from multicrop.probes.features import features
@@ -36,7 +36,7 @@ def evaluate(r: Recipe) -> dict:
     cast = autocast_type(r.precision, device)
     begun, busy, count, results = time.perf_counter(), 0.0, 0, []
     for subject in subjects(r):
-        # Data: uint8 images of both splits, read once for all checkpoints that share them.
+        # Data: uint8 images of both splits.
         train, test = load(*origin(r, subject), r.download)
         chosen = thin(len(train), r.max_train_images)
 
@@ -46,8 +46,8 @@ def evaluate(r: Recipe) -> dict:
         transform = EvalTransform(subject.backbone["image_size"], data["mean"], data["std"])
         start = time.perf_counter()
         found, wanted = (
-            embed(network, images.pixels, which, transform, r.batch_size, device, cast)
-            for images, which in ((train, chosen), (test, torch.arange(len(test))))
+            embed(network, split.pixels, which, transform, r.batch_size, device, cast)
+            for split, which in ((train, chosen), (test, torch.arange(len(test))))
         )
         bank = {
             "train_features": found, "train_labels": train.labels[chosen],
@@ -80,12 +80,12 @@ def subjects(r: Recipe) -> Iterator[Subject]:
     """The checkpoints' networks; if asked for, before each new architecture its random weights."""
     if not r.checkpoints:
         yield Subject(File(), describe(r, File()), r.seed or 0)
-    drawn = []
+    known = []
     for file in series.read(r.checkpoints, r.checkpoint_key, r.trust_checkpoint):
         options = describe(r, file)
-        if r.random_weights and options not in drawn:
-            drawn.append(options)
+        if r.random_weights and options not in known:
             yield Subject(file, options, file.about.get("recipe", {}).get("seed", 0) if r.seed is None else r.seed)
+        known.append(options)
         yield Subject(file, options)
 
 
@@ -95,7 +95,9 @@ def describe(r: Recipe, file: File) -> dict:
     for name, value in r.backbone().items():
         if known.get(name, value) != value:
             raise ValueError(f"--{name} {value}, but {file.path} was made with {known[name]}: leave the flag out")
-    return {"arch": "vit", "image_size": 32, **r.backbone(), **known}
+    options = {"arch": "vit", "image_size": 32, **r.backbone(), **known}
+    check(**{"in_channels": 3, **options})
+    return options
 
 
 def build(subject: Subject, channels: int) -> nn.Module:
@@ -116,18 +118,7 @@ def origin(r: Recipe, subject: Subject) -> tuple[str, str, int]:
     return dataset, folder, stored or times * subject.backbone["image_size"]
 
 
-@lru_cache(maxsize=1)
-def load(dataset: str, datapath: str, source_size: int, download: bool):
-    """The training and test images. ValueError where they have no labels."""
-    source = find("datasets", dataset)
-    options = {"source_size": source_size, "download": download}
-    with ranks.first_on_node():
-        train = source.load(datapath, "train", **options)
-        if train.labels is None:
-            raise ValueError(
-                f"--dataset {dataset} has no labels and k-NN needs them: class folders are --dataset image_folder"
-            )
-        return train, source.load(datapath, "test", **options)
+load = lru_cache(maxsize=1)(images.labelled)  # read once for all checkpoints that share them
 
 
 def thin(images: int, most: int | None) -> Tensor:

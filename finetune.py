@@ -10,27 +10,28 @@ supervised/recipe.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from multicrop import checkpoint, cli, optim, pretrained, ranks, seeds
+from multicrop import checkpoint, cli, images, optim, pretrained, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
-from multicrop.find import backbone, find
-from multicrop.guard import Guard
+from multicrop.find import backbone, check, find
 from multicrop.interrupt import Interrupt
-from multicrop.precision import autocast_type
+from multicrop.loop import Loop
+from multicrop.precision import autocast_type, repeatable
 from multicrop.pretrained import File
 from multicrop.probes.features import features
 from multicrop.progress import Progress
 from multicrop.run import Run
 from multicrop.schedule import cosine
 from multicrop.supervised import mixing, validation
+from multicrop.supervised.accuracy import Best, accuracies
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.mixing import Mixed, Mixing
@@ -42,10 +43,18 @@ BEST = "best.pt"
 def finetune(r: Recipe) -> dict:
     device = ranks.start(r.device)
     cast = autocast_type(r.precision, device)
+    if r.deterministic:
+        repeatable(device)
     file = read(r)
+    r = settle(r, file)
     if r.eval:
         return evaluate(r, file, device, cast)
-    r = shorten(r)
+    with Interrupt() as interrupt:  # also while images are decoded
+        return train(r, file, device, cast, interrupt)
+
+
+def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None, interrupt: Interrupt) -> dict:
+    run = Run(r.output_dir, r)  # a folder that cannot be written is said before a long decoding
 
     # Data: uint8 images; their order is a function of (seed, epoch), their augmentation and mixing of (seed, step).
     data = load(r, file)
@@ -56,75 +65,71 @@ def finetune(r: Recipe) -> dict:
     augment = r.augmentation(data.entry, data.backbone["image_size"], data.train.mean, data.train.std)
     per_epoch = batches.steps_per_epoch
     steps = r.epochs * per_epoch
-    last = min(steps, r.max_steps or steps)
 
-    # Network, and the run folder, which may hold an earlier state of it.
+    # Network, and an earlier state of it where the run folder holds one.
     nets = build(r, file, data, device)
-    run = Run(r.output_dir, r)
-    start = run.resume(nets, batches.total)
+    lengths = {"global_batch": batches.total, "images": batches.images, "steps_per_epoch": per_epoch}
+    start = run.resume(nets, **lengths)
     announce(r, nets, batches, data, device)
     run.open(start)
-    about = description(r, data) | {"global_batch": batches.total, "steps_per_epoch": per_epoch}
-    measure = partial(accuracy, nets, EvalTransform(augment.size, data.train.mean, data.train.std), device, cast)
+    about, seen = description(r, data) | lengths, {}
+    measure = measuring(nets.model, nets.objective, about, device, cast)
 
     # The loop.
-    pulse = 1 if device.type == "cpu" else r.log_freq  # reading a GPU's numbers waits for it, so seldom
-    progress, guard = Progress(last, start, batches.total), Guard()
-    done, stop, loss, seen = start, False, None, {}
-    with Interrupt() as interrupt:
-        for step in range(start, last):
-            lr = cosine(step, steps, r.lr, r.min_lr, r.warmup * per_epoch, floor=r.min_lr, plateau=False)
-            parts = progress.waiting(mixed(batches, augment, r.mixing(), r.seed, step))
-            step_loss, train_top1 = update(nets, parts, r, lr, step, cast)
-            guard.add(step, step_loss)
-            progress.step()
-
-            done, final = step + 1, step + 1 == last
-            epoch, ended = done // per_epoch, done % per_epoch == 0
-            logs, saves = final or done % r.log_freq == 0, final or ended or done % r.save_steps == 0
-            if logs or saves or done % pulse == 0:
-                stop, loss = guard.check(interrupt.asked)
-            if logs:
-                top1 = ranks.mean(train_top1).item()
-                run.log(done, epoch=done / per_epoch, loss=loss, train_top1=top1, lr=lr, **progress.speed())
-                progress.show(loss=loss, **progress.latest)
-            if final or (ended and epoch % r.eval_freq == 0):
-                seen = measure(*data.watched())
-                run.log(done, epoch=done / per_epoch, **seen)
-            if saves or stop:
-                better = ended and nets.improve(seen.get("val_top1"), epoch)
-                state = {**about, "step": done, "epoch": done / per_epoch, **nets.state()}
-                if better:
-                    run.keep(state, BEST)
-                run.save(state)
-            if ended or final:
-                report(done / per_epoch, r, {"loss": loss, **seen, **progress.latest})
-            if stop:
-                break
-    progress.close()
-    if stop and done < last:
-        status, accuracies = "interrupted", {}
-        ranks.say(f"stopped by a signal after step {done}: the same command resumes it")
-    else:
-        status, accuracies = "finished", conclude(measure, nets, run, data)
-        run.log(done, **accuracies)
+    loop = Loop(
+        interrupt, device, start=start, last=min(steps, r.max_steps or steps), per_epoch=per_epoch,
+        images=batches.total, log_freq=r.log_freq, save_steps=r.save_steps,
+    )  # fmt: skip
+    for step in loop.steps():
+        lr = cosine(step, steps, r.lr, r.min_lr, r.warmup * per_epoch, floor=r.min_lr, plateau=False)
+        parts = loop.progress.waiting(mixed(batches, augment, r.mixing(), r.seed, step))
+        loss, top1, norm = update(nets, parts, r, lr, step, cast)
+        now = loop.end(loss, norm)
+        if now.logs:
+            top1 = ranks.mean(top1).item()
+            run.log(now.done, epoch=now.epochs, loss=loop.loss, train_top1=top1, lr=lr, **loop.speed())
+        if now.every(r.eval_freq):
+            seen = measure(*data.watched())
+            run.log(now.done, epoch=now.epochs, **seen)
+        if now.saves:
+            # What is measured only because the loop ends here does not select: a run that goes on would skip it.
+            better = r.selects(now.epoch, now.ended) and nets.best.improve(seen.get("val_top1"), now.epoch)
+            state = {**about, "step": now.done, "epoch": now.epochs, **nets.state()}
+            if better:
+                run.keep(state, BEST)
+            run.save(state)
+        if now.ended or now.final:
+            report(r, now.epochs, {"loss": loop.loss, **seen, **loop.progress.latest})
+    result = loop.result()
+    if result["status"] == "finished":
+        result |= conclude(measure, nets, run, data, loop.done)
     run.close()
-    return {
-        "status": status, "step": done, "epoch": done / per_epoch, "loss": loss, **accuracies, **progress.total(),
-        "output_dir": str(run.folder), "checkpoint": str(run.newest),
-        "best": str(run.folder / BEST) if nets.best else None,
-    }  # fmt: skip
+    best = str(run.folder / BEST) if nets.best.found else None
+    return {**result, "output_dir": str(run.folder), "checkpoint": str(run.newest), "best": best}
 
 
 # Weights
 
 
 def read(r: Recipe) -> File:
-    """The file of --pretrained_weights, or with --eval alone the run's newest checkpoint; nothing with --scratch."""
+    """The file of --pretrained_weights, or with --eval alone the run's newest checkpoint; nothing with --scratch.
+
+    Rank 0 reads it for all: the run that writes it may still go on.
+    """
     r.check_start()
     if r.scratch:
         return File()
-    return pretrained.read(r.pretrained_weights or r.output_dir, r.checkpoint_key, r.trust_checkpoint)
+    path = r.pretrained_weights or r.output_dir
+    return ranks.share(lambda: pretrained.read(path, r.checkpoint_key, r.trust_checkpoint))
+
+
+def settle(r: Recipe, file: File) -> Recipe:
+    """The recipe with what follows from the weights' file and the run's length."""
+    dataset, datapath, source_size = file.origin(r.dataset, r.datapath, r.source_size)
+    r, lines = replace(r, dataset=dataset, datapath=datapath, source_size=source_size).shortened()
+    for line in () if r.eval else lines:
+        ranks.say(line)
+    return r
 
 
 # Data
@@ -141,32 +146,19 @@ class Data:
     held: Tensor
     backbone: dict
 
-    def watched(self) -> tuple[str, Tensor, Tensor]:
+    def watched(self) -> tuple:
         """What to look at after an epoch: the validation images, or without them the test images."""
-        if len(self.held):
-            return "val", self.train.pixels[self.held], self.train.labels[self.held]
-        return "test", self.test.pixels, self.test.labels
+        return ("val", self.train, self.held) if len(self.held) else ("test", self.test)
 
 
 def load(r: Recipe, file: File) -> Data:
     described = file.about.get("backbone", {})
-    entry, images = source(r, described)
-    with ranks.first_on_node():
-        train = images("train")
-        if train.labels is None:
-            raise ValueError(f"--dataset {r.dataset} has no labels, and a classifier needs them: use image_folder")
-        test = images("test")
+    check(**r.backbone(described, None, described.get("in_channels", 3)))
+    train, test = images.labelled(r.dataset, r.datapath, r.stored_side(described), r.download)
+    entry = find("datasets", r.dataset).__name__.rpartition(".")[2]
     chosen, held = validation.split(train.labels, r.val_fraction, seeds.generator(r.seed, "validation"))
     options = r.backbone(described, train.pixels.shape[-1], train.pixels.shape[1])
     return Data(entry, train, test, chosen, held, options)
-
-
-def source(r: Recipe, described: dict) -> tuple[str, Callable]:
-    """The name of the data set's file in datasets/, and a function from a split to its images."""
-    module = find("datasets", r.dataset)
-    size = r.source_size or r.image_size or described.get("image_size") or 64
-    load_split = partial(module.load, r.datapath, source_size=size, download=r.download)
-    return module.__name__.rpartition(".")[2], load_split
 
 
 def mixed(batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, step: int) -> Iterator[Mixed]:
@@ -188,24 +180,16 @@ class Networks:
     objective: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    best: dict = field(default_factory=dict)  # validation accuracy and epoch of the selected weights
+    best: Best = field(default_factory=Best)  # the epoch that the validation images select
 
-    PARTS: ClassVar = ("model", "optimizer", "scaler")
+    PARTS: ClassVar = ("model", "optimizer", "scaler", "best")
 
     def state(self) -> dict:
-        return {**{name: getattr(self, name).state_dict() for name in self.PARTS}, "best": dict(self.best)}
+        return {name: getattr(self, name).state_dict() for name in self.PARTS}
 
     def load_state(self, state: dict) -> None:
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
-        self.best = state["best"]
-
-    def improve(self, top1: float | None, epoch: int) -> bool:
-        """Whether a validation accuracy is better than all before it; remembered if so."""
-        better = top1 is not None and top1 > self.best.get("val_top1", -1.0)
-        if better:
-            self.best = {"val_top1": top1, "epoch": epoch}
-        return better
 
 
 def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
@@ -231,10 +215,16 @@ def description(r: Recipe, data: Data) -> dict:
 # The step
 
 
-def update(
-    nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: int, cast: torch.dtype | None
-) -> tuple[Tensor, Tensor]:
-    """One optimizer step over all accumulation steps: this rank's loss in nats and train top-1 in percent."""
+class Seen(NamedTuple):
+    """What one step leaves to look at."""
+
+    loss: Tensor  # nats, this rank's mean
+    top1: Tensor  # percent, on this rank's images as they were mixed
+    grad_norm: Tensor | None  # None where gradients are scaled for fp16, which copes with overflows itself
+
+
+def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: int, cast: torch.dtype | None) -> Seen:
+    """One optimizer step over all accumulation steps."""
     optim.set_rates(nets.optimizer, lr, r.weight_decay)
     nets.optimizer.zero_grad()
     losses, right = [], []
@@ -249,39 +239,49 @@ def update(
             nets.scaler.scale(loss / r.accumulate).backward()
         losses.append(loss.detach())
         right.append((logits.argmax(1) == batch.labels).float().mean() * 100)
+    norm = None if nets.scaler.is_enabled() else optim.clip_each(nets.model.parameters(), 0)
     nets.scaler.step(nets.optimizer)
     nets.scaler.update()
-    return torch.stack(losses).mean(), torch.stack(right).mean()
+    return Seen(torch.stack(losses).mean(), torch.stack(right).mean(), norm)
 
 
 # Accuracies
 
 
+def measuring(model: Classifier, objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
+    """`accuracy` of this model, which a checkpoint describes."""
+    transform = EvalTransform(about["backbone"]["image_size"], about["data"]["mean"], about["data"]["std"])
+    embed = partial(features, model, transform=transform, device=device, autocast=cast)
+    return partial(accuracy, objective, embed)
+
+
 @torch.no_grad()
-def accuracy(
-    nets: Networks, transform: EvalTransform, device: torch.device, cast, name: str, pixels: Tensor, labels: Tensor
-) -> dict[str, float]:
-    """Loss in nats and top-1 and top-5 accuracy in percent, names beginning with `name`; the ranks share the work."""
-    mine = slice(ranks.rank(), None, ranks.world())
-    logits = ranks.gather(features(nets.model, pixels[mine], transform, 256, device, cast))
-    labels = ranks.gather(labels[mine]).to(device)
-    hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-    top1, top5 = (round(hit.double().mean().item() * 100, 3) for hit in (hits[:, 0], hits.any(1)))
-    return {f"{name}_loss": nets.objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
+def accuracy(objective: nn.Module, embed: Callable, name: str, split, chosen: Tensor | None = None) -> dict[str, float]:
+    """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of those chosen; every rank takes a share.
+
+    `embed` turns pixels and the indices of some into their logits.
+    """
+    mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
+    logits = ranks.gather(embed(split.pixels, chosen=mine))
+    labels = ranks.gather(split.labels[mine]).to(logits.device)
+    top1, top5 = accuracies(logits, labels)
+    return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
 
 
-def conclude(measure: Callable, nets: Networks, run: Run, data: Data) -> dict[str, float]:
+def conclude(measure: Callable, nets: Networks, run: Run, data: Data, step: int) -> dict[str, float]:
     """Test accuracy of the last weights, then of those that the validation images selected."""
-    found = measure("test", data.test.pixels, data.test.labels)
+    found = measure("test", data.test)
     ranks.say(f"after the last epoch: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
-    if nets.best:
+    if nets.best.found:
         nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
-        best = measure("selected_test", data.test.pixels, data.test.labels)
-        found |= best | {"selected_epoch": nets.best["epoch"], "selected_val_top1": nets.best["val_top1"]}
+        best = measure("selected_test", data.test)
+        epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
+        found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
         ranks.say(
-            f"epoch {nets.best['epoch']}, selected by its validation top-1 {nets.best['val_top1']:.2f}: "
+            f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "
             f"test top-1 {best['selected_test_top1']:.2f}, top-5 {best['selected_test_top5']:.2f}"
         )
+    run.log(step, **found)
     return found
 
 
@@ -290,21 +290,17 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     if not file.head:
         raise ValueError(f"{file.path} has no classifier, it was not finetuned: without --eval it is finetuned")
     described = file.about.get("backbone", {})
-    with ranks.first_on_node():
-        test = source(r, described)[1]("test")
-    classes = len(file.head["weight"])
-    if classes != len(test.classes):
-        raise ValueError(f"{file.path} tells {classes} classes apart, but {r.dataset} has {len(test.classes)}")
+    (test,) = images.labelled(r.dataset, r.datapath, r.stored_side(described), r.download, splits=("test",))
+    file.check_classes(test.classes, r.dataset)
     options = r.backbone(described, test.pixels.shape[-1], test.pixels.shape[1])
-    model = Classifier(backbone(**options), classes)
+    model = Classifier(backbone(**options), len(test.classes))
     pretrained.fill(model.backbone, file, options["arch"], whole=True)
     model.head.load_state_dict(file.head)
     objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
-    nets = Networks(model.to(device), model, objective, None, None)
-    norm = file.about.get("data", {"mean": test.mean, "std": test.std})
-    transform = EvalTransform(options["image_size"], norm["mean"], norm["std"])
+    data = file.about.get("data", {"mean": test.mean, "std": test.std})
+    measure = measuring(model.to(device), objective, {"backbone": options, "data": data}, device, cast)
     progress = Progress(1, 0, len(test))
-    found = accuracy(nets, transform, device, cast, "test", test.pixels, test.labels)
+    found = measure("test", test)
     progress.step()
     ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
     return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
@@ -313,18 +309,10 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
 # What people see
 
 
-def shorten(r: Recipe) -> Recipe:
-    r, lines = r.shortened()
-    for line in lines:
-        ranks.say(line)
-    return r
-
-
 def announce(r: Recipe, nets: Networks, batches: Batches, data: Data, device: torch.device) -> None:
     """The numbers that follow from the recipe, each with its reason."""
     total, per_epoch = batches.total, batches.steps_per_epoch
     count = sum(p.numel() for p in nets.model.parameters())
-    policy, flips = r.policy(data.entry) or "no", r.flips(data.entry)
     for line in (
         f"{len(data.chosen)} images of {r.dataset} in {len(data.train.classes)} classes, {len(data.held)} held out for "
         f"validation, {len(data.test)} test images",
@@ -332,13 +320,13 @@ def announce(r: Recipe, nets: Networks, batches: Batches, data: Data, device: to
         f"global batch {total} = {batches.size} images x {ranks.world()} ranks x {r.accumulate} parts",
         f"peak learning rate {r.lr:g} after {r.warmup} epochs; it does not depend on the batch",
         f"{data.backbone['arch']}: {count:,} weights with the classifier; images {data.backbone['image_size']} px, "
-        f"flips {flips:g}, {policy} AutoAugment policy, erasing {r.re:g}",
+        f"flips {r.flips(data.entry):g}, {r.policy(data.entry) or 'no'} AutoAugment policy, erasing {r.re:g}",
         f"{device.type}, {r.precision} precision, run folder {r.output_dir}",
     ):
         ranks.say(line)
 
 
-def report(epoch: float, r: Recipe, numbers: dict[str, float]) -> None:
+def report(r: Recipe, epoch: float, numbers: dict[str, float]) -> None:
     """A line for people at an epoch's end."""
     ranks.say(f"epoch {epoch:g}/{r.epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 

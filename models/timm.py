@@ -29,7 +29,7 @@ def build(
     patch_size is the model's own unless given. drop_path_rate does nothing in a family without stochastic depth.
     ValueError for an unknown name, or for a patch size or drop rate that the model does not take.
     """
-    _check_name(name)
+    check(name)
     asked = {"patch_size": patch_size, "drop_rate": drop_rate or None}
     asked = {key: value for key, value in asked.items() if value is not None}
     optional = {"img_size": image_size, "drop_path_rate": drop_path_rate, **SEVERAL_SIZES}
@@ -38,7 +38,8 @@ def build(
     return model
 
 
-def _check_name(name: str | None) -> None:
+def check(name: str | None) -> None:
+    """ValueError with the nearest names where timm has no model of this one."""
     if not name:
         raise ValueError("timm: needs a model's name, e.g. timm:resnet18")
     if not timm.is_model(name):

@@ -53,6 +53,15 @@ def backbone(arch: str, image_size: int, **options) -> nn.Module:
     return build(image_size, **given)
 
 
+def check(arch: str, image_size: int | None = None, **options) -> None:
+    """What is wrong with the arguments of `backbone`, to be said before a long decoding; without a size only names."""
+    if image_size:
+        backbone(arch, image_size, **options)
+    else:
+        family, _, variant = arch.partition(":")
+        getattr(find("models", family), "check", lambda _: None)(variant)
+
+
 def nearest(word: str, known: list[str], show: bool = True) -> str:
     """The end of an error message: the closest known word, and all of them unless show is False."""
     close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)

@@ -33,6 +33,15 @@ class File:
         recipe = self.about.get("recipe", {}) if own else {}
         return dataset, datapath or recipe.get("datapath") or "./data", source_size or recipe.get("source_size")
 
+    def check_classes(self, classes: tuple[str, ...], dataset: str) -> None:
+        """ValueError unless the file's classifier tells these classes apart, as far as the file says."""
+        count, names = len(self.head["weight"]), self.about.get("data", {}).get("classes", classes)
+        if count != len(classes):
+            raise ValueError(f"{self.path} tells {count} classes apart, but {dataset} has {len(classes)}")
+        for own, other in zip(names, classes, strict=True):
+            if own != other:
+                raise ValueError(f"{self.path} was trained on other classes: its {own!r} is {other!r} in {dataset}")
+
 
 def read(path: str | Path, key: str = "teacher", trust: bool = False) -> File:
     """Read a file, or the newest readable checkpoint of a run folder.

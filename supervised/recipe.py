@@ -137,6 +137,8 @@ class Recipe:
     """Arithmetic of the network; auto: bf16 on CUDA, else fp32."""
     compile: bool = False
     """torch.compile the network."""
+    deterministic: bool = False
+    """Make CUDA give the same numbers in every run, at some cost in speed; a CPU does so anyway."""
 
     # The run.
     output_dir: str = "runs/finetune"
@@ -151,8 +153,8 @@ class Recipe:
     """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "trust_checkpoint", "eval", "datapath", "download", "device", "compile", "output_dir", "max_steps",
-        "save_steps", "log_freq", "accumulate", "batch_size",
+        "trust_checkpoint", "eval", "datapath", "download", "device", "compile", "deterministic", "output_dir",
+        "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
     )  # fmt: skip
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 
@@ -184,13 +186,17 @@ class Recipe:
                 "--scratch for random ones, or --eval to evaluate a finetuned checkpoint"
             )
 
-    def backbone(self, described: dict, side: int, channels: int) -> dict:
+    def backbone(self, described: dict, side: int | None, channels: int) -> dict:
         """Arguments of find.backbone: flags first, then what the weights' file says, then `side` for the image size."""
         given = {name: getattr(self, name) for name in BACKBONE if getattr(self, name) is not None}
         if self.arch not in (None, described.get("arch")):
             described = {name: described[name] for name in ("image_size",) if name in described}
         known = {"arch": "vit", "image_size": side, **described, **given}
         return {**known, "drop_path_rate": self.sd, "in_channels": channels}
+
+    def stored_side(self, described: dict) -> int:
+        """Side in pixels at which image files are stored."""
+        return self.source_size or self.image_size or described.get("image_size") or 64
 
     def share(self, world: int) -> int:
         """Images of a batch per rank and part. ValueError where they do not come out even."""
@@ -224,6 +230,10 @@ class Recipe:
 
     def mixing(self) -> Mixing:
         return Mixing(self.beta if self.cm else None, self.alpha if self.mu else None, self.mix_prob)
+
+    def selects(self, epoch: int, ended: bool) -> bool:
+        """Whether an epoch takes part in the selection of the best: every --eval_freq-th and the last of the recipe."""
+        return ended and (epoch % self.eval_freq == 0 or epoch == self.epochs)
 
     def shortened(self) -> tuple["Recipe", list[str]]:
         """The recipe with a warm-up that fits the run, and a line about it if it did not."""

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import signal
 
 import numpy as np
@@ -12,7 +13,7 @@ from conftest import launch, result_of
 from PIL import Image
 
 import finetune
-from multicrop import checkpoint, cli
+from multicrop import checkpoint, cli, images
 from multicrop.schedule import cosine
 from multicrop.supervised import validation
 from multicrop.supervised.classifier import Classifier
@@ -114,10 +115,10 @@ def test_every_parameter_decays_in_one_group(finished):
     assert len(group["params"]) == len(model) and group["weight_decay"] == 0.05
 
 
-@pytest.mark.parametrize("step", [3, 4, 9])
-def test_a_resumed_run_is_bit_equal_to_one_never_stopped(colours, tmp_path, step):
-    """All of the augmentation, the mixing, drop path and dropout are on."""
-    options = {"drop_rate": 0.1, "accumulate": 2, "mix_prob": 1.0}
+@pytest.mark.parametrize(("step", "eval_freq"), [(3, 1), (4, 2), (9, 2)])
+def test_a_resumed_run_is_bit_equal_to_one_never_stopped(colours, tmp_path, step, eval_freq):
+    """All of the augmentation, the mixing, drop path and dropout are on; an epoch is 4 steps."""
+    options = {"drop_rate": 0.1, "accumulate": 2, "mix_prob": 1.0, "eval_freq": eval_freq}
     whole = run(colours, tmp_path / "whole", **options)
     assert run(colours, tmp_path / "parts", max_steps=step, **options)["step"] == step
     parts = run(colours, tmp_path / "parts", **options)
@@ -159,6 +160,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colour
     same(before, networks(tmp_path))
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colours, tmp_path, monkeypatch):
+    run(colours, tmp_path, max_steps=5)
+    before = networks(tmp_path)
+    update = finetune.update
+
+    def poisoned(nets, *rest):
+        hook = nets.model.head.bias.register_hook(lambda gradient: gradient * math.inf)
+        seen = update(nets, *rest)
+        hook.remove()
+        assert seen.loss.isfinite()  # it is from before the update
+        return seen
+
+    monkeypatch.setattr(finetune, "update", poisoned)
+    with pytest.raises(FloatingPointError, match="not finite at step 5"):
+        run(colours, tmp_path, max_steps=6)
+    same(before, networks(tmp_path))
+
+
+def test_a_signal_while_images_are_read_leaves_the_run_resumable(colours, tmp_path, monkeypatch):
+    labelled = images.labelled
+
+    def slow(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return labelled(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "labelled", slow)
+        result = run(colours, tmp_path, epochs=1)
+    assert (result["status"], result["step"]) == ("interrupted", 0)
+    assert run(colours, tmp_path, epochs=1)["status"] == "finished"
+
+
+def test_only_due_epochs_are_selected(colours, tmp_path):
+    """The epoch at whose end a run is cut short is measured, but a run that went on would not look at it."""
+    result = run(colours, tmp_path, eval_freq=2, max_steps=4)
+    assert any("val_top1" in row for row in rows_of(tmp_path)) and result["best"] is None
+    assert run(colours, tmp_path, eval_freq=2)["selected_epoch"] in (2, 3)
+
+
 def test_without_validation_nothing_is_selected(colours, tmp_path):
     result = run(colours, tmp_path, val_fraction=0.0, epochs=1)
     assert result["step"] == 5 and result["best"] is None and "selected_test_top1" not in result
@@ -197,6 +237,40 @@ def test_evaluation_finds_the_accuracies_of_the_run(colours, finished, tmp_path)
     best = run(colours, tmp_path, eval=True, pretrained_weights=str(folder / "best.pt"))
     assert best["test_loss"] == result["selected_test_loss"]
     assert not list(tmp_path.iterdir()) and best["images_per_second"] > 0
+
+
+def bare(folder, **values) -> dict:
+    """A run that states neither data set nor network."""
+    return finetune.finetune(Recipe(output_dir=str(folder), device="cpu", **values))
+
+
+def test_a_checkpoint_says_which_images_it_is_for(finished, tmp_path):
+    folder, result = finished
+    assert bare(folder, eval=True)["test_loss"] == result["test_loss"]
+    bare(tmp_path, pretrained_weights=str(folder), batch_size=12, ra=1, **STANDING_STILL)
+    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    assert (state["data"]["dataset"], state["recipe"]["dataset"]) == ("image_folder", "image_folder")
+    assert bare(tmp_path / "new", scratch=True, max_steps=1, **NETWORK)["checkpoint"]
+    assert checkpoint.load(tmp_path / "new" / "checkpoint.pt")["data"]["dataset"] == "shapes"
+
+
+def test_evaluation_on_other_classes_is_refused(colours, finished, tmp_path):
+    state = checkpoint.load(finished[0] / "best.pt")
+    state["data"]["classes"] = ["blue", "red", "green"]
+    checkpoint.save(state, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="trained on other classes: its 'red' is 'green' in image_folder"):
+        run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "other.pt"))
+
+
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(colours, finished, tmp_path, capsys):
+    for name in ("checkpoint.pt", "checkpoint_previous.pt"):
+        (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
+    newest = tmp_path / "checkpoint.pt"
+    newest.write_bytes(newest.read_bytes()[:2000])
+    assert run(colours, tmp_path, eval=True)["checkpoint"] == str(tmp_path / "checkpoint_previous.pt")
+    assert f"{newest} is damaged" in capsys.readouterr().err
+    started_from(colours, tmp_path, tmp_path / "run")
+    assert f"{tmp_path / 'checkpoint_previous.pt'}: " in capsys.readouterr().err
 
 
 def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):
@@ -283,6 +357,10 @@ def refused(capsys, *argv) -> str:
         ("--scratch --dataset cifra10", "did you mean 'cifar10'"),
         ("--scratch --objective entropy", "cross_entropy"),
         ("--scratch --precision fp16", "needs a CUDA device"),
+        ("--scratch --max_steps 0", "--max_steps 0: must be at least 1"),
+        ("--scratch --source_size -8", "--source_size -8: must be at least 1"),
+        ("--scratch --re_sh 0", "--re_sh 0.0: must be within 0.02 and 1"),
+        ("--scratch --weight_decay -1", "--weight_decay -1.0: must not be negative"),
         ("--pretrained_weights nowhere.pt", "no checkpoint at nowhere.pt"),
         ("--eval --output_dir nowhere", "no checkpoint at nowhere"),
     ],
@@ -306,9 +384,40 @@ def test_sizes_that_do_not_fit_get_one_line(colours, flags, says, capsys, tmp_pa
     assert says in refused(capsys, "--scratch", *data, *flags.split())
 
 
+def test_an_odd_share_of_a_mixed_batch_is_refused():
+    with pytest.raises(ValueError, match=r"is 3 images each, an odd number, and mixing takes them by pairs"):
+        Recipe(batch_size=12, accumulate=2).share(2)
+    assert Recipe(batch_size=12, accumulate=2, mix_prob=0.0).share(2) == 3
+    assert Recipe(batch_size=12, accumulate=2, cm=False, mu=False).share(2) == 3
+    assert Recipe(batch_size=13).share(1) == 13
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--arch vitt", "did you mean 'vit'"),
+        ("--arch timm:resnt18", "has no model 'resnt18'; the nearest"),
+        ("--patch_size 5 --image_size 32", "patch size 5 does not divide image size 32"),
+        ("--output_dir file/below", "cannot make the run folder file/below"),
+    ],
+)
+def test_it_is_said_before_images_are_decoded(flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(images, "labelled", None)
+    assert says in refused(capsys, "--scratch", *flags.split())
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="nothing is forbidden to this user")
+def test_a_folder_that_cannot_be_written_is_refused(colours, capsys, tmp_path):
+    tmp_path.chmod(0o500)
+    data = ("--dataset", "image_folder", "--datapath", colours, "--output_dir", tmp_path)
+    assert "permission denied; choose another --output_dir" in refused(capsys, "--scratch", *data)
+
+
 def test_unlabelled_images_are_refused(colours, capsys, tmp_path):
     data = ("--dataset", "images", "--datapath", colours, "--output_dir", tmp_path)
-    assert "has no labels, and a classifier needs them" in refused(capsys, "--scratch", *data)
+    assert "has no labels, and they are needed" in refused(capsys, "--scratch", *data)
 
 
 def test_weights_that_do_not_fit_are_refused(colours, finished, tmp_path):

@@ -1,0 +1,95 @@
+"""augment/device.py, and that no step of either stage waits for its device."""
+
+import inspect
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+import finetune
+import train_ssl
+from multicrop.augment.device import channels, send
+from multicrop.batches import Batches
+from multicrop.datasets._images import ImageSet
+from multicrop.pretrained import File
+from multicrop.ssl.crops import MultiCrop
+
+SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "image_size": 32}
+RGB = (0.4, 0.5, 0.6)
+PIXELS = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(64) % 10
+STAGE_ONE = train_ssl.Recipe(**SMALL, out_dim=64, local_crops_number=2)
+STAGE_TWO = finetune.Recipe(**SMALL, scratch=True, mix_prob=1.0, re=1.0, accumulate=2)
+
+
+def stage_one(device: torch.device):
+    """The batches, and a function from a step to its crops."""
+    batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=2)
+    crop = MultiCrop(**STAGE_ONE.crop_options(), mean=RGB, std=RGB)
+    last = [device] if "device" in inspect.signature(train_ssl.views).parameters else []
+    return batches, lambda step: train_ssl.views(batches, crop, 0, step, *last)
+
+
+def stage_two(device: torch.device, size: int = 32):
+    batches = Batches(PIXELS, LABELS, 8, seed=0, device=device, accumulate=2)
+    augment = STAGE_TWO.augmentation("cifar10", size, RGB, RGB)
+    return batches, lambda step: finetune.mixed(batches, augment, STAGE_TWO.mixing(), 0, step)
+
+
+def test_what_is_sent_arrives_and_what_is_there_stays():
+    numbers = torch.arange(12).view(3, 4)[:, 1:3]
+    assert send(numbers, "cpu") is numbers
+    assert torch.equal(channels(RGB, torch.device("cpu")).flatten(), torch.tensor(RGB))
+    assert channels(RGB, torch.device("cpu")) is channels(RGB, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("one", 32), ("two", 32), ("two", 24)])
+def test_augmentation_reads_nothing_back(kind, size, monkeypatch):
+    """Tensors of the meta device have no values: asking for one, or for a shape that depends on one, raises."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know that device
+    meta = torch.device("meta")
+    _, parts = stage_one(meta) if kind == "one" else stage_two(meta, size)
+    for step in range(8):
+        for part in parts(step):
+            images = part.globals if kind == "one" else part.images
+            assert images.device == meta and images.shape[-1] == size
+
+
+def cuda_step(kind: str):
+    """A function from a step's number to what a whole step returns, on the GPU."""
+    device = torch.device("cuda", 0)
+    if kind == "one":
+        batches, parts = stage_one(device)
+        nets = train_ssl.build(STAGE_ONE, 3, device)
+        rates = train_ssl.rates_at(STAGE_ONE, 5, 100, 10, batches.total)
+        return lambda step: train_ssl.update(nets, parts(step), rates, 3.0, 2, torch.bfloat16, (0, step))
+    batches, parts = stage_two(device)
+    images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)
+    data = finetune.Data("cifar10", images, images, LABELS, LABELS, STAGE_TWO.backbone({}, 32, 3))
+    nets = finetune.build(STAGE_TWO, File(), data, device)
+    return lambda step: finetune.update(nets, parts(step), STAGE_TWO, 1e-3, step, torch.bfloat16)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_a_step_never_waits_for_the_gpu(kind):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    step = cuda_step(kind)
+    for warming in range(3):  # constants are sent once and kept
+        step(warming)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        seen = [step(number) for number in range(3, 8)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(each.loss.isfinite() for each in seen)
+
+
+@pytest.mark.cuda
+def test_numbers_sent_without_waiting_are_whole():
+    """Many at once, each a temporary that is freed at once."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    sent = [send(torch.full((1000, 50), float(i))[::2], "cuda") for i in range(200)]
+    assert all((tensor == i).all() for i, tensor in enumerate(sent))

@@ -1,10 +1,11 @@
 """shapes: a procedural set of ten shapes with random pose, colour, texture and clutter; made in seconds, no download.
 
-An image shows one class four times, each time in a pose of its own (any rotation), half of them light and half dark.
-So raw pixels are poor neighbours, while every crop of an image, local ones too, shows the same class. All else that
-the crops of an image share (its mean lightness and colour, the area covered, how many shapes are light) is nearly the
-same for all images: whatever varies there is an easier answer to self-distillation than the outline is, and is then
-learnt in its place. Distances are in units of half the image's, or half a cell's, side; y points down.
+An image shows one class nine times, each time in a pose of its own, some of them light and some dark. So raw pixels are
+poor neighbours, while every crop of an image, local ones too, shows the same class. All else that the crops of an image
+share (its mean lightness and colour, how many shapes are light) is nearly the same for all images: whatever varies there
+is an easier answer to self-distillation than the outline is, and is then learnt in its place. The outlines cover
+different areas: without that, a small network has nothing to start from and its targets become uniform. Distances are
+in units of half the image's, or half a cell's, side; y points down.
 """
 
 import math
@@ -17,10 +18,10 @@ import torch
 from ._images import SPLITS, ImageSet, check_split
 
 # How hard the set is.
-GRID = 2  # shapes of one class per image: GRID x GRID, each in a cell of its own
+GRID = 3  # shapes of one class per image: GRID x GRID, each in a cell of its own
 RADIUS = (0.75, 1.00)  # of a shape's circumscribed circle, in half sides of its cell
 OFF_CENTRE = 0.30  # largest shift of a shape along each axis, in half sides of its cell
-TILT = math.pi  # largest rotation to either side; less of it is easier, also for raw pixels
+TILT = 0.3  # largest rotation to either side, in radians; less of it is easier, also for raw pixels
 STRETCH = 0.15  # largest relative stretch along one axis (and shrink along the other)
 PAINTS = ((0.46, 0.40, 0.32), (-0.38, -0.40, -0.44))  # differences to the background, in turn over an image's shapes
 CONTRAST = (0.9, 1.1)  # factor of the paints
@@ -186,29 +187,29 @@ def _heart(t: float) -> tuple[float, float]:
 
 
 def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.hypot(x, y) - 0.69
+    return np.hypot(x, y) - 0.85
 
 
 def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.abs(np.hypot(x, y) - 0.66) - 0.18
+    return np.abs(np.hypot(x, y) - 0.78) - 0.13
 
 
 def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x - 0.15, y) - 0.93, 0.7 - np.hypot(x - 0.7, y))
+    return np.maximum(np.hypot(x - 0.15, y) - 0.95, 0.8 - np.hypot(x - 0.6, y))
 
 
-OUTLINES = {  # signed distances, all of the same area (1.4 to 1.6) about the same centre, so that size says little
-    "arrow": _polygon([(-0.95, -0.3), (0.05, -0.3), (0.05, -0.85), (1, 0), (0.05, 0.85), (0.05, 0.3), (-0.95, 0.3)]),
-    "corner": _polygon([(-0.6, -0.9), (0.0, -0.9), (0.0, 0.0), (0.9, 0.0), (0.9, 0.6), (-0.6, 0.6)]),
+OUTLINES = {  # signed distances, about the same centre
+    "arrow": _polygon([(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]),
+    "corner": _polygon([(-0.6, -0.9), (-0.2, -0.9), (-0.2, 0.2), (0.9, 0.2), (0.9, 0.6), (-0.6, 0.6)]),
     "crescent": _crescent,
-    "cross": _polygon(_plus(0.24, 0.9)),
+    "cross": _polygon(_plus(0.2, 0.95)),
     "disc": _disc,
     "heart": _polygon([_heart(2 * math.pi * i / 28) for i in range(28)]),
     "ring": _ring,
-    "square": _polygon([(-0.61, -0.61), (0.61, -0.61), (0.61, 0.61), (-0.61, 0.61)]),
-    "star": _polygon([_at(0.5 if i % 2 else 1, i / 10) for i in range(10)]),
+    "square": _polygon([(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)]),
+    "star": _polygon([_at(0.42 if i % 2 else 1.05, i / 10) for i in range(10)]),
     "triangle": _polygon([_at(1.07, i / 3) for i in range(3)]),
 }
 CLASSES = tuple(OUTLINES)
-MEAN = (0.511, 0.500, 0.483)  # measured
-STD = (0.219, 0.210, 0.201)  # measured
+MEAN = (0.524, 0.512, 0.495)  # measured
+STD = (0.210, 0.200, 0.189)  # measured

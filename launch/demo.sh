@@ -18,11 +18,9 @@ for seed in ${SEEDS:-0}; do
     run=$out/seed$seed
     "$PYTHON" train_ssl.py --recipe recipes/shapes_ssl.yaml --seed "$seed" --output_dir "$run/ssl" > "$out/ssl.$seed.json"
     "$PYTHON" eval_knn.py "$run/ssl/checkpoint.pt" --random_weights --nb_knn 20 > "$out/knn.$seed.json"
-    for start in "pretrained --pretrained_weights $run/ssl" "scratch --scratch"; do
-        read -r name flags <<< "$start"
-        "$PYTHON" finetune.py --recipe recipes/shapes_finetune.yaml --seed "$seed" --output_dir "$run/$name" $flags \
-            > "$out/$name.$seed.json"
-    done
+    finetune=("$PYTHON" finetune.py --recipe recipes/shapes_finetune.yaml --seed "$seed")
+    "${finetune[@]}" --pretrained_weights "$run/ssl" --output_dir "$run/pretrained" > "$out/pretrained.$seed.json"
+    "${finetune[@]}" --scratch --output_dir "$run/scratch" > "$out/scratch.$seed.json"
 done
 "$PYTHON" visualise.py "$run/ssl" > /dev/null
 

@@ -177,3 +177,23 @@ def test_slurm_names_a_missing_script(tmp_path):
     done, calls = slurm(tmp_path, tmp_path / "none.py", "ok", 0)
     assert done.returncode == 2 and "which script?" in done.stderr
     assert calls == []
+
+
+def test_the_demo_takes_a_folder_with_spaces_and_starts_everything_in_it(tmp_path):
+    """With an interpreter that only writes down what it is asked to run, and answers as the scripts do."""
+    python, out = tmp_path / "python", tmp_path / "a folder"
+    answer = json.dumps({"results": [{"top1": {"20": 20.0}}, {"top1": {"20": 45.5}}], "test_top1": 61.25})
+    python.write_text(
+        f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} "$@"; fi\n'
+        f"printf '%s|' \"$@\" >> '{tmp_path}/asked'; echo >> '{tmp_path}/asked'\necho '{answer}'\n"
+    )
+    python.chmod(0o755)
+    env = environment(PYTHON=str(python), OUT=str(out), SEEDS="0 1")
+    done = subprocess.run(["bash", str(ROOT / "launch/demo.sh")], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    asked = [line.strip("|").split("|") for line in (tmp_path / "asked").read_text().splitlines()]
+    scripts = ["train_ssl.py", "eval_knn.py", "finetune.py", "finetune.py"]
+    assert [words[0] for words in asked] == [*scripts, *scripts, "visualise.py"]
+    assert asked[2][-4:] == ["--pretrained_weights", f"{out}/seed0/ssl", "--output_dir", f"{out}/seed0/pretrained"]
+    assert asked[7][-3:] == ["--scratch", "--output_dir", f"{out}/seed1/scratch"]
+    assert "45.50 +- 0.00" in done.stdout and "61.25 +- 0.00" in done.stdout

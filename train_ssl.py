@@ -72,7 +72,7 @@ def train(r: Recipe) -> dict:
         )  # fmt: skip
         for step in loop.steps():
             rates = rates_at(r, step, steps, per_epoch, batches.total)
-            parts = loop.progress.waiting(views(batches, crop, r.seed, step, device))
+            parts = loop.progress.waiting(views(batches, crop, r.seed, step))
             seen = update(nets, parts, rates, r.clip_grad, r.accumulate, cast, (r.seed, step))
             now = loop.end(seen.loss, None if nets.scaler.is_enabled() else seen.grad_norm)
             if now.logs:
@@ -111,7 +111,7 @@ def load(r: Recipe):
     return images, test
 
 
-def views(batches: Batches, crop: MultiCrop, seed: int, step: int, device: torch.device) -> Iterator[Crops]:
+def views(batches: Batches, crop: MultiCrop, seed: int, step: int) -> Iterator[Crops]:
     """The crops of each accumulation step: parameters are drawn for the global batch, then cut to this rank's place."""
     drawn = None
     for batch in batches.step(step):

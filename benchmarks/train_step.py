@@ -82,7 +82,7 @@ def measure(b: Recipe) -> dict:
     with FlopCounterMode(display=False) as counter:
         parts(clock, nets, batches, crop, r, 0, cast)
     plain = PlainStep(r, nets.student.backbone, device) if b.plain and b.arch == "vit" else None
-    crops = next(train_ssl.views(batches, crop, 0, 0, device))
+    crops = next(train_ssl.views(batches, crop, 0, 0))
     rows, ratios = [], []
     for _ in range(b.repeats):
         clock.reset()

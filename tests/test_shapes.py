@@ -46,12 +46,12 @@ def test_published_statistics_are_the_measured_ones(sets):
     torch.testing.assert_close(unit.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.01, rtol=0)
 
 
-def test_colour_does_not_tell_the_classes(sets):
-    """The mean colour of a class lies within the spread that chance gives."""
-    train = sets[0]
-    colour = train.pixels.float().mean((2, 3))
-    means = torch.stack([colour[train.labels == label].mean(0) for label in range(10)])
-    assert ((means - colour.mean(0)).abs() < 4 * colour.std(0) / 120**0.5).all()
+def test_mean_colour_says_little_of_the_class(sets):
+    """The class whose mean colour is nearest is right about as often as chance, one in ten."""
+    (train, test), mean = sets, lambda part: part.pixels.float().mean((2, 3))
+    classes = torch.stack([mean(train)[train.labels == label].mean(0) for label in range(10)])
+    accuracy = (torch.cdist(mean(test), classes).argmin(1) == test.labels).float().mean()
+    assert accuracy < 0.2
 
 
 def test_raw_pixels_are_poor_neighbours(sets):
@@ -59,7 +59,7 @@ def test_raw_pixels_are_poor_neighbours(sets):
     known, asked = (torch.nn.functional.normalize(part.pixels.float().flatten(1) - 128, dim=1) for part in sets)
     nearest = train.labels[(asked @ known.T).topk(20).indices]
     accuracy = (nearest.mode(1).values == test.labels).float().mean().item()
-    assert 0.08 < accuracy < 0.36
+    assert 0.08 < accuracy < 0.25
 
 
 @pytest.mark.parametrize("name", shapes.CLASSES)

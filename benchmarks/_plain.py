@@ -1,7 +1,8 @@
 """A straightforward multi-crop DINO step, the yardstick of train_step.py: what one writes first, from the paper.
 
 timm's VisionTransformer as it comes (fused attention), the double loop over pairs of views, one parameter at a time in
-clipping and EMA, AdamW with its defaults. Same network sizes, same arithmetic, same results.
+clipping and EMA, AdamW with its defaults. Same network sizes, same arithmetic; tests/test_benchmarks.py holds the two
+steps against each other.
 """
 
 import copy
@@ -24,24 +25,26 @@ class PlainStep:
             drop_path_rate=recipe.drop_path_rate, **size,
         )  # fmt: skip
         self.backbone, self.head = vit.to(device), Head(vit.num_features, recipe.out_dim).to(device)
-        self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False)
+        self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False).eval()
         self.centre = torch.zeros(1, recipe.out_dim, device=device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=0.04)
 
     def parameters(self):
         return [p for p in [*self.backbone.parameters(), *self.head.parameters()] if p.requires_grad]
 
-    def __call__(self, globals_, locals_) -> float:
-        with torch.no_grad():
-            targets = self.teacher[1](self.teacher[0](torch.cat(list(globals_))))
-        features = [self.backbone(torch.cat(list(views))) for views in (globals_, locals_) if len(views)]
-        logits = self.head(torch.cat(features))
-        loss = self.loss(logits, targets, len(globals_), len(globals_) + len(locals_))
+    def __call__(self, globals_, locals_, cast: torch.dtype | None = None) -> float:
+        with torch.autocast(globals_.device.type, cast, enabled=cast is not None):
+            with torch.no_grad():
+                targets = self.teacher[1](self.teacher[0](torch.cat(list(globals_))))
+            features = [self.backbone(torch.cat(list(views))) for views in (globals_, locals_) if len(views)]
+            logits = self.head(torch.cat(features))
+            loss = self.loss(logits.float(), targets.float(), len(globals_), len(globals_) + len(locals_))
         self.optimizer.zero_grad()
         loss.backward()
         self.clip()
         self.optimizer.step()
         self.follow()
+        self.centre = self.centre * 0.9 + targets.float().mean(0, keepdim=True) * 0.1
         return loss.item()
 
     def loss(self, student, teacher, G: int, V: int):
@@ -53,7 +56,6 @@ class PlainStep:
                 if v != g:
                     total += torch.sum(-q * F.log_softmax(student[v], dim=-1), dim=-1).mean()
                     pairs += 1
-        self.centre = self.centre * 0.9 + torch.cat(teacher).mean(0, keepdim=True) * 0.1
         return total / pairs
 
     def clip(self) -> None:

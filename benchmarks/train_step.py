@@ -127,7 +127,7 @@ def compare(nets, plain, crops, r, steps, cast, device) -> dict[str, float]:
         start = _now(device)
         train_ssl.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
         middle = _now(device)
-        plain(crops.globals, crops.locals)
+        plain(crops.globals, crops.locals, cast)
         seconds["ours"] += middle - start
         seconds["plain"] += _now(device) - middle
     return {name: 1000 * value / steps for name, value in seconds.items()}

@@ -1,11 +1,11 @@
 """shapes: a procedural set of ten shapes with random pose, colour, texture and clutter; made in seconds, no download.
 
-An image shows one class nine times, each time in a pose of its own, some of them light and some dark. So raw pixels are
-poor neighbours, while every crop of an image, local ones too, shows the same class. All else that the crops of an image
-share (its mean lightness and colour, how many shapes are light) is nearly the same for all images: whatever varies there
-is an easier answer to self-distillation than the outline is, and is then learnt in its place. The outlines cover
-different areas: without that, a small network has nothing to start from and its targets become uniform. Distances are
-in units of half the image's, or half a cell's, side; y points down.
+An image shows one class nine times, each time in a pose of its own, some of them light and some dark. So raw pixels
+are poor neighbours, while every crop of an image, local ones too, shows the same class. All else that the crops of an
+image share (its mean lightness and colour, how many shapes are light) is nearly the same for all images: whatever
+varies there is an easier answer to self-distillation than the outline is, and is then learnt in its place. The outlines
+cover different areas: without that, a small network has nothing to start from and its targets become uniform. Distances
+are in units of half the image's, or half a cell's, side; y points down.
 """
 
 import math

@@ -243,7 +243,8 @@ def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatc
 def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, number):
     words = [sys.executable, str(ROOT / "train_ssl.py"), *flags(epochs=400), "--batch_size_per_gpu", "4"]
     words += ["--datapath", str(photos), "--output_dir", str(tmp_path / "r"), "--device", "cpu"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.time() < deadline:

@@ -143,9 +143,9 @@ _SAME_TARGET = (
     "try a lower --lr, --use_bn_in_head and milder crops, and check that the images are not all the same"
 )
 _NOT_LEARNING = (
-    "The loss has never left ln K: targets differ, but the student does not learn to predict them. Lower "
-    "--teacher_temp and --lr, also try --use_bn_in_head and milder crops (--blur_sigma 0.1 0.5, a larger first number "
-    "of --local_crops_scale)"
+    "The loss has never left ln K: targets differ, but the student hardly predicts them. Short runs on small sets can "
+    "learn all the same, so look at the k-NN: if that does not rise either, try --use_bn_in_head, a lower --teacher_temp "
+    "or --lr, and milder crops (--blur_sigma 0.1 0.5, a larger first number of --local_crops_scale)"
 )
 _ONE_LINE = (
     "Feature rank near 1: all images have almost the same feature. If it stays there, lower --lr or warm it up for "

@@ -144,8 +144,8 @@ _SAME_TARGET = (
 )
 _NOT_LEARNING = (
     "The loss has never left ln K: targets differ, but the student hardly predicts them. Short runs on small sets can "
-    "learn all the same, so look at the k-NN: if that does not rise either, try --use_bn_in_head, a lower --teacher_temp "
-    "or --lr, and milder crops (--blur_sigma 0.1 0.5, a larger first number of --local_crops_scale)"
+    "learn all the same, so look at the k-NN: if that does not rise either, try --use_bn_in_head, a lower "
+    "--teacher_temp or --lr, and milder crops (--blur_sigma 0.1 0.5, a larger first number of --local_crops_scale)"
 )
 _ONE_LINE = (
     "Feature rank near 1: all images have almost the same feature. If it stays there, lower --lr or warm it up for "

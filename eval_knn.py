@@ -35,7 +35,13 @@ def evaluate(r: Recipe) -> dict:
     device = ranks.start(r.device)
     cast = autocast_type(r.precision, device)
     begun, busy, count, results = time.perf_counter(), 0.0, 0, []
+    sets = set()
     for subject in subjects(r):
+        sets.add(origin(r, subject)[0])
+        if len(sets) > 1:
+            raise ValueError(
+                f"these checkpoints come from different data sets ({', '.join(sorted(sets))}): give --dataset"
+            )
         # Data: uint8 images of both splits.
         train, test = load(*origin(r, subject), r.download)
         chosen = thin(len(train), r.max_train_images)

@@ -11,7 +11,7 @@
 # PYTHON       the interpreter (default: .venv of this folder, else python)
 #
 # SIGTERM, SIGINT or SIGUSR1: the script finishes its step and saves. Exit code: 0 done; 75 stopped by a signal, the same
-# command goes on from there; 1 failed.
+# command goes on from there; 2 something to mend, said in one line by the first rank that met it; 1 failed.
 set -euo pipefail
 
 usage() { echo "error: $1 (see the head of launch/torchrun.sh)" >&2; exit 2; }
@@ -47,6 +47,7 @@ PROCESS='echo $$ > "$NOTES/process.$LOCAL_RANK"
          trap : TERM INT USR1
          code=0; "$@" || code=$?
          [ $code != 75 ] || { touch "$NOTES/resume_me"; exit 0; }
+         [ $code != 2 ] || touch "$NOTES/mend_me"
          exit $code'
 export NOTES PROCESS
 
@@ -70,4 +71,5 @@ while :; do
     kill -0 $torchrun 2>/dev/null || break  # else a signal ended the wait, not torchrun
 done
 [ $code != 0 ] || [ ! -e "$NOTES/resume_me" ] || code=75
+[ $code != 1 ] || [ ! -e "$NOTES/mend_me" ] || code=2
 exit $code

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import json
 import os
@@ -21,6 +22,10 @@ from .find import nearest
 from .interrupt import RESUME_ME
 
 R = TypeVar("R")
+HELP = (
+    "--recipe FILE.yaml gives values to these flags, and the command line wins. Exit codes: 0 done, 75 stopped and "
+    "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
+)
 WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
 
@@ -78,6 +83,11 @@ def main(recipe_type: type[R], work: Callable[[R], dict], argv: list[str] | None
     except (ValueError, OSError, FloatingPointError) as error:
         _report(error)
         sys.exit(2 if isinstance(error, (ValueError, OSError)) else 1)
+    except RuntimeError as error:
+        if ranks.world() == 1 or "closed by peer" not in str(error):
+            raise
+        print(f"rank {ranks.rank()}: another rank failed, its message says why", file=sys.stderr, flush=True)
+        sys.exit(1)
     finally:
         ranks.stop()
     if ranks.rank() == 0:
@@ -163,6 +173,7 @@ def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 recipe_type,
+                description=f"{inspect.getdoc(recipe_type)}\n\n{HELP}",
                 args=words,
                 use_underscores=True,
                 return_unknown_args=True,

@@ -44,8 +44,10 @@ class Run:
             if state.get(name, now) != now:  # files from before a length was stored say nothing about it
                 changed.append(f"{NAMES.get(name, name)} {state[name]} (now {now})")
         if changed:
+            more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise ValueError(
-                f"{path} was made with {'; '.join(changed)}: give the stored values or another --output_dir"
+                f"{self.folder} holds another run: choose another --output_dir, or give its values to resume it: "
+                f"{'; '.join(changed[:3])}{more}"
             )
         networks.load_state(state)
         ranks.say(f"resuming {path} after step {state['step']}")

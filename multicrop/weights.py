@@ -82,7 +82,12 @@ def load(model: nn.Module, state: dict[str, Tensor], adapt: Callable | None = No
     )
     if not any(name in dict(model.named_parameters()) for name in fits):
         theirs, ours = ", ".join(list(state)[:3]), ", ".join(list(own)[:3])
-        raise ValueError(f"nothing in the file fits this network: it has {theirs}, ...; the network has {ours}, ...")
+        why = f"it has {theirs}, ...; the network has {ours}, ..."
+        if report.misshapen:
+            why = (
+                f"names agree but sizes differ ({report.misshapen[0]}): leave out flags and recipe keys of the backbone"
+            )
+        raise ValueError(f"nothing in the file fits this network: {why}")
     model.load_state_dict(fits, strict=False)
     return report
 

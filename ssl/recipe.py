@@ -215,7 +215,9 @@ class Recipe:
         """The recipe with warm-ups that fit the run, and a line about each that did not."""
         changes, lines = {}, []
         if self.warmup_epochs >= self.epochs:
-            changes["warmup_epochs"] = self.epochs * 3 // 20  # 30 of 200, the published share
+            changes["warmup_epochs"] = (
+                max(1, self.epochs * 3 // 20) if self.epochs > 1 else 0
+            )  # 30 of 200, the published share
         if self.warmup_teacher_temp_epochs > self.epochs:
             changes["warmup_teacher_temp_epochs"] = self.epochs // 2
         for name, value in changes.items():

@@ -72,7 +72,7 @@ def test_a_new_folder_starts_at_step_0(tmp_path):
 )
 def test_a_run_that_would_go_on_differently_is_refused(tmp_path, recipe, batch, images, expected):
     begun(tmp_path)
-    with pytest.raises(ValueError, match=expected + ": give the stored values or another --output_dir"):
+    with pytest.raises(ValueError, match="choose another --output_dir, or give its values to resume it: " + expected):
         Run(tmp_path, recipe).resume(Networks(), batch, images=images)
 
 

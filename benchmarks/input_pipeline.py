@@ -14,7 +14,6 @@ import json
 import os
 import random
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from benchmarks.train_step import machine
+from benchmarks._machine import machine, now
 from multicrop import cli
 from multicrop.augment import blur, colour, resample
 from multicrop.ssl.crops import MultiCrop, Views
@@ -80,10 +79,10 @@ def measure(r: Recipe) -> dict:
 
 def seconds(work: Callable[[], object], device: torch.device, times: int = 1) -> float:
     """Mean of `times` calls."""
-    start = _now(device)
+    start = now(device)
     for _ in range(times):
         work()
-    return (_now(device) - start) / times
+    return (now(device) - start) / times
 
 
 def by_operation(crop: MultiCrop, images: Tensor, r: Recipe) -> dict[str, float]:
@@ -208,12 +207,6 @@ def report(r: Recipe, device: torch.device, turns: list[tuple[float, float]], pa
     if r.out:
         Path(r.out).write_text(json.dumps(found, indent=1) + "\n")
     return found
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,8 @@ runs in turns with ours on the same crops; the ratio is the median over the repe
 """
 
 import json
-import platform
 import resource
 import statistics
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_ssl
+from benchmarks._machine import machine, now
 from benchmarks._plain import PlainStep
 from multicrop import cli, optim, ranks, seeds
 from multicrop.batches import Batches
@@ -124,12 +123,12 @@ def compare(nets, plain, crops, r, steps, cast, device) -> dict[str, float]:
     rates = train_ssl.Rates(1e-4, 0.04, 0.996, 0.04, False)
     seconds = {"ours": 0.0, "plain": 0.0}
     for step in range(steps):
-        start = _now(device)
+        start = now(device)
         train_ssl.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
-        middle = _now(device)
+        middle = now(device)
         plain(crops.globals, crops.locals, cast)
         seconds["ours"] += middle - start
-        seconds["plain"] += _now(device) - middle
+        seconds["plain"] += now(device) - middle
     return {name: 1000 * value / steps for name, value in seconds.items()}
 
 
@@ -144,9 +143,9 @@ class Clock:
         self.seconds: dict[str, float] = {}
 
     def __call__(self, name: str, work):
-        start = _now(self.device)
+        start = now(self.device)
         value = work()
-        self.seconds[name] = self.seconds.get(name, 0.0) + _now(self.device) - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + now(self.device) - start
         return value
 
 
@@ -156,9 +155,9 @@ def ceiling(device: torch.device, cast: torch.dtype | None) -> float:
     a, b = (torch.randn(n, n, device=device, dtype=cast or torch.float32) for _ in range(2))
     best = float("inf")
     for _ in range(8):
-        start = _now(device)
+        start = now(device)
         a @ b
-        best = min(best, _now(device) - start)
+        best = min(best, now(device) - start)
     return 2 * n**3 / best
 
 
@@ -191,34 +190,11 @@ def result(b: Recipe, device, cast, rows: list[dict], ratios: list[dict], flops:
     return found
 
 
-def machine(device: torch.device) -> dict:
-    """What a reader needs to judge the numbers."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    cpu = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {
-        "device": name if device.type == "cuda" else (cpu or [name])[0],
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def peak(device: torch.device) -> float:
     """Of the device for CUDA, else of the whole process (torch itself takes about 400)."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

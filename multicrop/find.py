@@ -1,5 +1,7 @@
 """Plug-ins: a file in models/, datasets/, ssl/objectives/ or supervised/objectives/ is an entry, its name the file's.
 
+A file in models/ may list more names in VARIANTS: {name: options of its build, image_size the published size}.
+
 Files that start with an underscore hold parts and are not entries.
 """
 
@@ -9,6 +11,7 @@ import re
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import torch.nn as nn
 
@@ -36,21 +39,54 @@ def aliases(kind: str, entry: str) -> tuple[str, ...]:
     return getattr(import_module(f"multicrop.{kind}.{entry}"), "ALIASES", ())
 
 
-def backbone(arch: str, image_size: int, **options) -> nn.Module:
-    """Build the backbone that a spec string names: "vit", "swin", ..., or "timm:<any timm model>".
+class Architecture(NamedTuple):
+    """What a spec string names: the family's module and the options that make it this variant."""
+
+    module: ModuleType
+    options: dict
+
+
+def architecture(arch: str) -> Architecture:
+    """ "vit" (a file of models/), "cct_7_3x1_32" (a name in some file's VARIANTS) or "timm:<any timm model>".
+
+    Case, - and _ do not matter but in timm's names. ValueError with the nearest name when there is none.
+    """
+    family, _, name = arch.partition(":")
+    if name:
+        return Architecture(find("models", family), {"name": name})
+    known = {_plain(entry): entry for entry in names("models")}
+    if _plain(arch) in known:
+        return Architecture(import_module(f"multicrop.models.{known[_plain(arch)]}"), {})
+    known = variants()
+    for variant, module in known.items():
+        if _plain(variant) == _plain(arch):
+            return Architecture(module, module.VARIANTS[variant])
+    hint = nearest(arch, [*names("models"), *known], show=False)
+    raise ValueError(f"--arch {arch}: no such backbone{hint}; a model of timm is timm:<name>")
+
+
+def variants() -> dict[str, ModuleType]:
+    """Every registered name of a size or published setting, and the family's module: {"cct_7_3x1_32": ..., ...}."""
+    modules = [import_module(f"multicrop.models.{entry}") for entry in names("models")]
+    return {name: module for module in modules for name in getattr(module, "VARIANTS", {})}
+
+
+def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:
+    """Build the backbone that a spec string names, for square images of `image_size` px (None: a variant's own size).
 
     Options that are None keep the architecture's own value; one that it does not have is a ValueError.
     """
-    family, _, variant = arch.partition(":")
-    build = find("models", family).build
-    given = {key: value for key, value in options.items() if value is not None}
-    if variant:
-        given["name"] = variant
-    takes = inspect.signature(build).parameters
+    module, own = architecture(arch)
+    given = own | {key: value for key, value in options.items() if value is not None}
+    image_size = image_size or given.get("image_size")
+    given.pop("image_size", None)
+    takes = inspect.signature(module.build).parameters
     for key in given:
         if key not in takes:
             raise ValueError(f"--arch {arch} has no option {key!r}; it takes {', '.join(takes)}")
-    return build(image_size, **given)
+    if image_size is None:
+        raise ValueError(f"--arch {arch} has no image size of its own: give one in pixels")
+    return module.build(image_size, **given)
 
 
 def check(arch: str, image_size: int | None = None, **options) -> None:
@@ -58,8 +94,8 @@ def check(arch: str, image_size: int | None = None, **options) -> None:
     if image_size:
         backbone(arch, image_size, **options)
     else:
-        family, _, variant = arch.partition(":")
-        getattr(find("models", family), "check", lambda _: None)(variant)
+        module, own = architecture(arch)
+        getattr(module, "check", lambda _: None)(own.get("name"))
 
 
 def nearest(word: str, known: list[str], show: bool = True) -> str:

@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from . import checkpoint, ranks, weights
-from .find import find
+from .find import architecture, find
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")  # ours and the published one's, torchvision's, timm's
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
@@ -73,7 +73,7 @@ def fill(backbone: nn.Module, file: File, arch: str, whole: bool = False) -> Non
 
     ValueError where nothing fits, or with whole=True where the file leaves a parameter without a value.
     """
-    adapt = getattr(find("models", arch.partition(":")[0]), "adapt", None)
+    adapt = getattr(architecture(arch).module, "adapt", None)
     report = weights.load(backbone, file.backbone, adapt)
     for line in report.lines(file.path):
         ranks.say(line)

@@ -26,7 +26,7 @@ def test_published_spellings(entry, spelling):
 
 @pytest.mark.parametrize(
     ("kind", "name", "near"),
-    [("datasets", "cifr10", "cifar10"), ("models", "vitt", "vit"), ("models", "resnet18", "vit")],
+    [("datasets", "cifr10", "cifar10"), ("models", "vitt", "vit")],
 )
 def test_an_unknown_name_lists_what_there_is(kind, name, near):
     with pytest.raises(ValueError, match=near) as error:
@@ -41,3 +41,16 @@ def test_options_that_an_architecture_does_not_have_are_refused():
 
 def test_none_keeps_the_architectures_own_value():
     assert backbone("vit", 32, embed_dim=None, num_layers=1).dim == 192
+
+
+def test_a_variant_builds_its_own_options_at_any_size(monkeypatch):
+    from multicrop.models import vit
+
+    monkeypatch.setattr(vit, "VARIANTS", {"vit_9_4_40": {"image_size": 40, "patch_size": 4, "embed_dim": 24}}, False)
+    own = backbone("ViT-9-4-40", num_layers=1)
+    assert (own.dim, own.patch_size, own.pos_embed.shape[1]) == (24, 4, 101)
+    assert backbone("vit_9_4_40", 32, num_layers=1, patch_size=8).pos_embed.shape[1] == 17
+    with pytest.raises(ValueError, match="--arch vit_9_4_41: no such backbone; did you mean 'vit_9_4_40'"):
+        backbone("vit_9_4_41", 32)
+    with pytest.raises(ValueError, match="--arch vit has no image size of its own"):
+        backbone("vit")

@@ -21,6 +21,15 @@ def golden() -> Path:
     return GOLDEN / "two_stage_ssl"
 
 
+@pytest.fixture(scope="session")
+def shared_golden() -> Path:
+    """The full set of recorded numbers, where it lies beside the repository; the tests that need it skip elsewhere."""
+    folder = ROOT.parent / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip("the full set of recorded numbers is not beside the repository")
+    return folder
+
+
 def launch(script: str, *flags, ranks: int = 1, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
     """Run a root script as a user would, on the CPU; .stdout ends with its JSON line."""
     start = [sys.executable, str(ROOT / script)]

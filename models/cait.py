@@ -12,6 +12,7 @@ from timm.layers import PatchEmbed
 from timm.models import cait as timm_cait
 from torch import Tensor
 
+from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
@@ -66,12 +67,29 @@ class CaiT(timm_cait.Cait):
         nn.init.zeros_(self.patch_embed.proj.bias)
         self.truncate_positions = truncate_positions
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
+        self.maps = {f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))}
+        self.stages = tuple(self.maps)[-1:]
 
     def forward(self, x: Tensor) -> Tensor:
-        patch = self.patch_embed.patch_size[0]
-        check_images(x, self.patch_embed.proj.in_channels, patch)
-        grid = (x.shape[-2] // patch, x.shape[-1] // patch)
-        x = self.blocks(self.pos_drop(self.patch_embed(x) + self.positions(grid)))
+        return self.pool(self.blocks(self.tokens(x)))
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and the output of every block before class attention as a map (B, D, h, w)."""
+        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+        x, maps = self.tokens(x), {}
+        for name, block in zip(self.maps, self.blocks, strict=True):
+            x = block(x)
+            maps[name] = to_map(x, grid)
+        return self.pool(x), maps
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Images (B, C, h, w) -> patch tokens with their positions (B, N, D)."""
+        check_images(x, self.patch_embed.proj.in_channels, self.patch_size)
+        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+        return self.pos_drop(self.patch_embed(x) + self.positions(grid))
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Class attention: patch tokens (B, N, D) -> the normalised CLS token (B, D)."""
         cls = self.cls_token.expand(len(x), -1, -1)
         for block in self.blocks_token_only:
             cls = block(x, cls)

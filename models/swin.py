@@ -15,6 +15,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor
 
 from ._attention import merge_heads, split_heads
+from ._maps import Map
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
 WINDOW = 4
@@ -73,15 +74,24 @@ class Swin(nn.Module):
             self.layers.append(Stage(side, width << stage, heads << stage, stage_rates.tolist(), merge, **parts))
             side = (side + 1) // 2
         self.dim, self.patch_size = width << len(depths) - 1, patch_size
+        sizes = [Map(width << stage, patch_size << stage) for stage, depth in enumerate(depths) for _ in range(depth)]
+        self.maps = {f"blocks.{index}": size for index, size in enumerate(sizes)}
+        self.stages = tuple(f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths)))
         self.norm = LayerNorm(self.dim)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.forward_maps(x)[0]
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and every block's output as a map (B, width, h, w), before patch merging."""
         check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.proj.stride[0])
-        x = self.pos_drop(self.patch_embed(x))
+        x, maps = self.pos_drop(self.patch_embed(x)), []
         for stage in self.layers:
-            x = stage(x)
-        return self.norm(x).mean(dim=(1, 2))
+            outputs = stage(x)
+            x = stage.downsample(outputs[-1])
+            maps += [output.permute(0, 3, 1, 2) for output in outputs]
+        return self.norm(x).mean(dim=(1, 2)), dict(zip(self.maps, maps, strict=True))
 
 
 class PatchEmbed(nn.Module):
@@ -109,11 +119,14 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, self.window, rate, **parts) for rate in rates)
         self.downsample = PatchMerging(width) if merge else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """A map (B, H, W, C) -> every block's output (B, H, W, C), not yet merged."""
         mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x.device) if self.shift else None
+        outputs = []
         for index, block in enumerate(self.blocks):
             x = block(x, self.shift, mask) if index % 2 else block(x)
-        return self.downsample(x)
+            outputs.append(x)
+        return outputs
 
 
 class Block(nn.Module):

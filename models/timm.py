@@ -6,10 +6,13 @@ State-dict names are timm's own, so its published weights load by name.
 import difflib
 import re
 import sys
+from types import MethodType
 
 import timm
 import torch.nn as nn
 from torch import Tensor
+
+from ._maps import Map
 
 # What lets a model take crops of several sizes. No family takes all of these, and timm says which only by refusing.
 SEVERAL_SIZES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
@@ -35,7 +38,27 @@ def build(
     optional = {"img_size": image_size, "drop_path_rate": drop_path_rate, **SEVERAL_SIZES}
     model = _create(name, {"in_chans": in_channels, **asked}, optional)
     model.dim = getattr(model, "head_hidden_size", None) or model.num_features
+    model.maps = _maps(model)
+    model.forward_maps = MethodType(_forward_maps, model)
     return model
+
+
+def _maps(model: nn.Module) -> dict[str, Map]:
+    """The maps that timm's forward_intermediates gives, by the names of feature_info; {} where it gives none.
+
+    There is no `stages` beside it: some of timm's families have modules of that name.
+    """
+    if not hasattr(model, "forward_intermediates"):
+        return {}
+    return {info["module"]: Map(info["num_chs"], info["reduction"]) for info in model.feature_info}
+
+
+def _forward_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The features of `forward` and all maps (B, width, h, w). ValueError for a model without feature maps."""
+    if not model.maps:
+        raise ValueError(f"timm's {type(model).__name__} gives no feature maps (it has no forward_intermediates)")
+    x, maps = model.forward_intermediates(x, output_fmt="NCHW")
+    return model.forward_head(x), dict(zip(model.maps, maps, strict=True))
 
 
 def check(name: str | None) -> None:

@@ -15,6 +15,7 @@ from timm.models import vision_transformer as timm_vit
 from torch import Tensor
 
 from ._attention import attend, attention_weights, merge_heads, split_heads
+from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
@@ -60,6 +61,8 @@ class ViT(timm_vit.VisionTransformer):
         super().__init__(num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
+        self.maps = {f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))}
+        self.stages = tuple(self.maps)[-1:]
 
     def forward(self, x: Tensor) -> Tensor:
         *body, last = self.blocks
@@ -67,6 +70,15 @@ class ViT(timm_vit.VisionTransformer):
         for block in body:
             x = block(x)
         return self.norm(last(x, rows=1)[:, 0])
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and every block's output as a map (B, D, h, w); the last block in full."""
+        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+        x, maps = self.tokens(x), {}
+        for name, block in zip(self.maps, self.blocks, strict=True):
+            x = block(x)
+            maps[name] = to_map(x, grid, prefix=1)
+        return self.norm(x[:, 0]), maps
 
     def tokens(self, x: Tensor) -> Tensor:
         """Images (B, C, h, w) -> CLS and patch tokens with their positions (B, N, D)."""

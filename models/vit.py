@@ -2,8 +2,8 @@
 
 Layers, names and initial values are timm's VisionTransformer, which gives the reference's numbers at the table's own
 size. Ours are the position table at other sizes (timm resamples with antialiasing, the reference does not), the CLS
-token's initial spread, and two exact savings: the last block computes the CLS row alone, the only one that the features
-use, and on a CPU attention over few tokens is plain products.
+token's initial spread, and three exact savings: the last block computes the CLS row alone, the only one that the
+features use; on a CPU attention over few tokens is plain products, and stochastic depth computes only what it keeps.
 """
 
 from functools import partial
@@ -15,6 +15,7 @@ from timm.models import vision_transformer as timm_vit
 from torch import Tensor
 
 from ._attention import attend, attention_weights, merge_heads, split_heads
+from ._depth import residual
 from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
@@ -113,8 +114,8 @@ class Block(timm_vit.Block):
 
     def forward(self, x: Tensor, *, rows: int | None = None) -> Tensor:
         """Tokens (B, N, D) -> (B, N, D), or (B, rows, D) when only the first `rows` tokens are wanted."""
-        x = x[:, :rows] + self.drop_path1(self.mix(self.norm1(x), rows))
-        return x + self.drop_path2(self.mlp(self.norm2(x)))
+        x = residual(x, lambda kept: self.mix(self.norm1(kept), rows), self.drop_path1, rows)
+        return residual(x, lambda kept: self.mlp(self.norm2(kept)), self.drop_path2)
 
     def mix(self, x: Tensor, rows: int | None) -> Tensor:
         """Attention of the first `rows` tokens over all: normalised tokens (B, N, D) -> (B, rows, D)."""

@@ -7,33 +7,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def resample(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bicubic resampling of a square table (1, G * G, D) to (1, h * w, D) for grid = (h, w).
+def resample(table: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Tensor:
+    """Bicubic or bilinear resampling of a square table (1, G * G, D) to (1, h * w, D) for grid = (h, w).
 
-    As in DINO's code (Caron et al. 2021, arXiv 2104.14294), the sampling grid follows from the scale (h + 0.1) / G
-    (0.1 keeps a row from rounding away): source = (i + 0.5) / scale - 0.5. Products with small matrices, since the
-    gradient of F.interpolate on the table itself is not deterministic on CUDA.
+    Bicubic as in DINO's code (Caron et al. 2021, arXiv 2104.14294): the sampling grid follows from the scale
+    (h + 0.1) / G (0.1 keeps a row from rounding away): source = (i + 0.5) / scale - 0.5; bilinear has the plain scale
+    h / G. Products with small matrices, since the gradient of F.interpolate on the table itself is not deterministic
+    on CUDA.
     """
     side = math.isqrt(table.shape[1])
     if grid == (side, side):
         return table
     with torch.autocast(table.device.type, enabled=False):  # the table is small: keep it in full precision
-        rows, columns = (_weights(side, size, table) for size in grid)
+        rows, columns = (_weights(side, size, table, mode) for size in grid)
         square = table.unflatten(1, (side, side))
         return torch.einsum("hr,wc,brcd->bhwd", rows, columns, square).flatten(1, 2)
 
 
-def _weights(side: int, size: int, like: Tensor) -> Tensor:
-    """The (size, side) matrix of bicubic weights along one axis, in the table's type and on its device."""
+def _weights(side: int, size: int, like: Tensor, mode: str) -> Tensor:
+    """The (size, side) matrix of weights along one axis, in the table's type and on its device."""
     identity = torch.eye(side, device=like.device, dtype=like.dtype)[None, None]
+    if mode == "bilinear":
+        return F.interpolate(identity, size=(size, side), mode=mode, align_corners=False)[0, 0]
     scale = ((size + 0.1) / side, 1.0)
-    return F.interpolate(identity, scale_factor=scale, mode="bicubic", align_corners=False)[0, 0]
+    return F.interpolate(identity, scale_factor=scale, mode=mode, align_corners=False)[0, 0]
 
 
-def fit_table(table: Tensor, like: Tensor, prefix: int = 0) -> Tensor:
+def fit_table(table: Tensor, like: Tensor, prefix: int = 0, mode: str = "bicubic") -> Tensor:
     """A saved table (1, prefix + g * g, D) resampled to the length of `like`; untouched when they cannot correspond."""
     old, new = table.shape[1] - prefix, like.shape[1] - prefix
     if table.ndim != 3 or old == new or table.shape[2] != like.shape[2] or math.isqrt(old) ** 2 != old:
         return table
     side = math.isqrt(new)
-    return torch.cat([table[:, :prefix], resample(table[:, prefix:], (side, side))], dim=1)
+    return torch.cat([table[:, :prefix], resample(table[:, prefix:], (side, side), mode)], dim=1)

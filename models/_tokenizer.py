@@ -1,0 +1,65 @@
+"""Images to tokens by a few convolutions: Hassani et al. 2021, arXiv 2104.05704, section 3.3."""
+
+import torch.nn as nn
+from torch import Tensor
+
+
+class Tokenizer(nn.Module):
+    """Stages of convolution, and with `pool` of ReLU and max-pooling: images (B, C, H, W) -> a map (B, D, h, w).
+
+    With pool=False and one stage of kernel = stride it is a patch embedding. The stages between have `in_planes`
+    channels, all have the same kernel, stride and padding.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        embed_dim: int,
+        *,
+        kernel_size: int,
+        stride: int,
+        padding: int,
+        conv_layers: int = 1,
+        in_planes: int = 64,
+        pool: bool = True,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.kernel_size, self.padding = in_channels, kernel_size, padding
+        self.strides = (stride, 2) if pool else (stride,)
+        widths = [in_channels, *[in_planes] * (conv_layers - 1), embed_dim]
+        stages = zip(widths, widths[1:], strict=False)
+        self.conv_layers = nn.Sequential(*(self._stage(i, o, pool) for i, o in stages))
+
+    def _stage(self, inputs: int, outputs: int, pool: bool) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, self.kernel_size, self.strides[0], self.padding, bias=not pool)
+        nn.init.kaiming_normal_(convolution.weight)
+        return nn.Sequential(convolution, *([nn.ReLU(), nn.MaxPool2d(3, 2, 1)] if pool else []))
+
+    @property
+    def stride(self) -> int:
+        """How many pixels of the image one token spans."""
+        step = 1
+        for stride in self.strides * len(self.conv_layers):
+            step *= stride
+        return step
+
+    def side(self, size: int) -> int:
+        """How many tokens lie along `size` px; 0 where a kernel is larger than what is left for it."""
+        for _ in self.conv_layers:
+            size = max(0, (size + 2 * self.padding - self.kernel_size) // self.strides[0] + 1)
+            if len(self.strides) > 1:
+                size = (size + 1) // 2  # (size - 1) // 2 + 1 of the pooling, and 0 for 0
+        return size
+
+    def check(self, x: Tensor) -> None:
+        """ValueError unless x is (B, C, H, W) and large enough for one token."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"this network takes images (batch, {self.in_channels}, height, width), not {tuple(x.shape)}"
+            )
+        if not (self.side(x.shape[-2]) and self.side(x.shape[-1])):
+            raise ValueError(f"an image of {x.shape[-2]} x {x.shape[-1]} px is too small for these convolutions")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
+        return self.conv_layers(x)

@@ -13,13 +13,16 @@ from timm.layers import DropPath
 from torch import Tensor
 
 from ._attention import attend, merge_heads, split_heads
+from ._depth import residual
+from ._maps import Map, to_map, to_tokens
 from ._pooling import SequencePool
 from ._positions import resample
 from ._sinusoid import sinusoid
+from ._tokenizer import Tokenizer
 
 
 class SelfAttention(nn.Module):
-    """Softmax attention, without biases on q, k and v unless asked: tokens (B, N, D) -> (B, N, D)."""
+    """Softmax attention, without biases on q, k and v unless asked: tokens (B, N, D) of any grid -> (B, N, D)."""
 
     def __init__(
         self, dim: int, num_heads: int, *, qkv_bias: bool = False, attn_drop_rate: float = 0.1, drop_rate: float = 0.0
@@ -30,7 +33,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         if self.training and self.attn_drop_rate:
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.attn_drop_rate)
@@ -40,7 +43,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention, then an MLP, in the published order or in the ordinary one: tokens (B, N, D) -> (B, N, D)."""
+    """Attention over tokens of a grid, then an MLP, in the published order or the ordinary one: (B, N, D) as before."""
 
     def __init__(
         self,
@@ -59,13 +62,20 @@ class Layer(nn.Module):
         self.self_attn = attention
         self.linear1, self.linear2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop_rate)
-        self.drop_path = DropPath(drop_path_rate)
+        self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
+        self.mixes_images = any(isinstance(module, nn.BatchNorm2d) for module in attention.modules())
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.self_attn(self.pre_norm(x)))
-        normalised = self.norm1(x)
-        x = normalised if self.normalise_stream else x
-        return x + self.drop_path(self.mlp(normalised))
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = self.attend(x)
+        if self.normalise_stream:
+            return residual(self.norm1(x), self.mlp, self.drop_path)
+        return residual(x, lambda kept: self.mlp(self.norm1(kept)), self.drop_path)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """x + attention; with batch norm inside, the attention of all images, also of those that drop it."""
+        if self.mixes_images:
+            return x + self.drop_path(self.self_attn(self.pre_norm(x), grid))
+        return residual(x, lambda kept: self.self_attn(self.pre_norm(kept)), self.drop_path)
 
     def mlp(self, x: Tensor) -> Tensor:
         return self.drop(self.linear2(self.drop(F.gelu(self.linear1(x)))))
@@ -99,7 +109,7 @@ class Transformer(nn.Module):
         self.attention_pool = None if class_token else SequencePool(dim)
         self.drop = nn.Dropout(drop_rate)
         rates = [drop_path_rate * index / max(num_layers - 1, 1) for index in range(num_layers)]
-        layer = dict(mlp_ratio=mlp_ratio, drop_rate=drop_rate, pre_norm=pre_norm)
+        layer = {"mlp_ratio": mlp_ratio, "drop_rate": drop_rate, "pre_norm": pre_norm}
         self.blocks = nn.ModuleList(Layer(dim, attention(), drop_path_rate=rate, **layer) for rate in rates)
         self.norm = nn.LayerNorm(dim)
         self.apply(_initialise)
@@ -116,14 +126,14 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.embed(x, grid)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, grid)
         return self.pool(x)
 
     def forward_blocks(self, x: Tensor, grid: tuple[int, int]) -> tuple[Tensor, list[Tensor]]:
         """The features of `forward` and every block's output (B, num_tokens + h * w, D)."""
         x, outputs = self.embed(x, grid), []
         for block in self.blocks:
-            x = block(x)
+            x = block(x, grid)
             outputs.append(x)
         return self.pool(x), outputs
 
@@ -151,6 +161,32 @@ class Transformer(nn.Module):
         if self.attention_pool is None:
             return self.norm(x[:, 0])
         return self.attention_pool(self.norm(x))
+
+
+class Compact(nn.Module):
+    """A tokenizer and a transformer: images (B, C, h, w) -> features (B, dim)."""
+
+    def __init__(self, tokenizer: Tokenizer, transformer: Transformer) -> None:
+        super().__init__()
+        self.tokenizer, self.transformer = tokenizer, transformer
+        self.dim = transformer.dim
+        self.maps = {f"blocks.{index}": Map(self.dim, tokenizer.stride) for index in range(len(transformer.blocks))}
+        self.stages = tuple(self.maps)[-1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.transformer(*self.tokens(x))
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and every block's output as a map (B, D, h, w)."""
+        tokens, grid = self.tokens(x)
+        features, outputs = self.transformer.forward_blocks(tokens, grid)
+        maps = (to_map(output, grid, self.transformer.num_tokens) for output in outputs)
+        return features, dict(zip(self.maps, maps, strict=True))
+
+    def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, C, h, w) -> tokens (B, N, D), row by row, and their grid."""
+        x = self.tokenizer(x)
+        return to_tokens(x), (x.shape[-2], x.shape[-1])
 
 
 def _initialise(module: nn.Module) -> None:

@@ -1,0 +1,61 @@
+"""A token as a small linear dynamical system (LDS), and the descriptor of its subspace.
+
+Konstantinidis et al. 2023 (IEEE Access, arXiv 2207.08569), as its code computes it. Here the signs of the singular
+vectors, which are arbitrary there, are fixed: the largest entry of each left singular vector is positive.
+"""
+
+import torch
+from torch import Tensor
+
+CLOSE = 1e-10  # squared gap of two squared singular values, relative to the largest, that damps their vectors' gradient
+
+
+def describe(x: Tensor, order: int, terms: int) -> Tensor:
+    """Tokens (..., D) -> (..., terms * order^2): the blocks C, CA, CA, (CA)^2, (CA)^3, ... beside each other, by row.
+
+    Each token is a series of D / order vectors of length `order`, newest first; C is its observation matrix (left
+    singular vectors) and A its transition matrix. Powers are elementwise.
+    """
+    series = x.unflatten(-1, (-1, order)).transpose(-2, -1).flip(-1)
+    series = series - series.mean(-1, keepdim=True)
+    observation = left_vectors(series)
+    states = observation.transpose(-2, -1) @ series
+    step = observation @ transition(states)
+    powers = [step**power for power in range(1, terms - 1)]
+    return torch.cat([observation, step, *powers], dim=-1).flatten(-2)
+
+
+def transition(states: Tensor) -> Tensor:
+    """The matrix (..., order, order) that takes each state to the next with least squares error: states (..., order, T)."""
+    now, following = states[..., :-1], states[..., 1:]
+    return following @ now.transpose(-2, -1) @ torch.linalg.pinv(now @ now.transpose(-2, -1))
+
+
+def left_vectors(x: Tensor) -> Tensor:
+    """Left singular vectors (..., n, n) of matrices (..., n, m), n <= m, each one's largest entry positive."""
+    return _LeftVectors.apply(x)
+
+
+class _LeftVectors(torch.autograd.Function):
+    """U of X = U S V' with a backward pass that stays finite where singular values coincide."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        u, s, _ = torch.linalg.svd(x, full_matrices=False)
+        u = u * u.gather(-2, u.abs().argmax(-2, keepdim=True)).sign()
+        ctx.save_for_backward(x, u, s)
+        return u
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        """U holds the eigenvectors of X X': dU = U (F o U' d(XX') U), F_ij = 1 / (s_j^2 - s_i^2), damped near 0."""
+        x, u, s = ctx.saved_tensors
+        power = s.square()
+        gap = power[..., None, :] - power[..., :, None]
+        floor = CLOSE * power.amax(-1).square()[..., None, None]
+        mixed = u @ ((u.transpose(-2, -1) @ grad) * _damped_inverse(gap, floor)) @ u.transpose(-2, -1)
+        return (mixed + mixed.transpose(-2, -1)) @ x
+
+
+def _damped_inverse(gap: Tensor, floor: Tensor) -> Tensor:
+    return gap / (gap.square() + floor).clamp(min=torch.finfo(gap.dtype).tiny)

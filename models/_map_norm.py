@@ -1,0 +1,61 @@
+"""Layer norm of attention maps, with a weight and a bias for every pair of tokens, at any number of tokens.
+
+The tables belong to the tokens of one grid. On another grid (crops of another size) they are resampled bilinearly, as
+positions are: along the queries' grid and along the keys'. Tables of ones and zeros, the initial ones, stay what they
+are, so that new networks start with a plain layer norm at every size; at the built size nothing is resampled.
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class MapNorm(nn.Module):
+    """Maps (B, channels, N, N) normalised together, or with channels=None each row (N,) of them by itself.
+
+    N = prefix + side^2 at the built size, prefix + h * w on a grid (h, w).
+    """
+
+    def __init__(self, channels: int | None, side: int, prefix: int) -> None:
+        super().__init__()
+        self.channels, self.side, self.prefix = channels, side, prefix
+        tokens = prefix + side * side
+        shape = (tokens,) if channels is None else (channels, tokens, tokens)
+        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        shape = x.shape[-1:] if self.channels is None else x.shape[1:]
+        if grid == (self.side, self.side):
+            return F.layer_norm(x, shape, self.weight, self.bias)
+        spread = spreading((self.side, self.side), grid, self.prefix, self.weight)
+        weight, bias = (stretch(table, spread) for table in (self.weight, self.bias))
+        return F.layer_norm(x, shape) * weight + bias
+
+
+def stretch(table: Tensor, spread: Tensor) -> Tensor:
+    """A table (N,) or (channels, N, N) on another grid, by the matrix that `spreading` gives."""
+    table = table @ spread.T
+    return table if table.ndim == 1 else spread @ table
+
+
+def spreading(old: tuple[int, int], new: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
+    """The matrix (prefix + h' w', prefix + h w) that takes values on grid `old` to grid `new`, prefix tokens as is."""
+    rows, columns = (_axis(a, b, like) for a, b in zip(old, new, strict=True))
+    return torch.block_diag(torch.eye(prefix, dtype=like.dtype, device=like.device), torch.kron(rows, columns))
+
+
+def _axis(old: int, new: int, like: Tensor) -> Tensor:
+    identity = torch.eye(old, dtype=like.dtype, device=like.device)[None]
+    return F.interpolate(identity, size=new, mode="linear", align_corners=False)[0].T
+
+
+def fit_norm(table: Tensor, like: Tensor, prefix: int) -> Tensor:
+    """A saved table for another square grid, resampled to the shape of `like`; untouched when they cannot correspond."""
+    old, new = (math.isqrt(max(tensor.shape[-1] - prefix, 0)) for tensor in (table, like))
+    fits = table.ndim == like.ndim and table.shape[:-2] == like.shape[:-2] and prefix + old * old == table.shape[-1]
+    if not fits or table.shape == like.shape or not old:
+        return table
+    return stretch(table, spreading((old, old), (new, new), prefix, table))

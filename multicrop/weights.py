@@ -95,7 +95,7 @@ def load(model: nn.Module, state: dict[str, Tensor], adapt: Callable | None = No
 def _pick(state, key: str, path: Path) -> dict:
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of weights")
-    for name in (key, "state_dict", "model_state_dict", "model"):
+    for name in (key, "state_dict", "model_state_dict", "model_state", "model"):
         if isinstance(state.get(name), dict):
             return state[name]
     nested = [name for name, value in state.items() if isinstance(value, dict)]

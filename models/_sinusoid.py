@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def sinusoid(count: int, dim: int) -> Tensor:
-    """The table (1, count, dim): channel j of position p is sin (even j) or cos (odd j) of p / 10000^(2 (j // 2) / dim).
+    """The table (1, count, dim): position p, channel j has sin (even j) or cos (odd j) of p / 10000^(2 (j // 2) / dim).
 
     Angles are computed in double precision and rounded to float32 before the sine, as in the published code.
     """

@@ -1,7 +1,11 @@
 """Images to tokens by a few convolutions: Hassani et al. 2021, arXiv 2104.05704, section 3.3."""
 
+from itertools import pairwise
+
 import torch.nn as nn
 from torch import Tensor
+
+from ._sizes import check_images
 
 
 class Tokenizer(nn.Module):
@@ -27,7 +31,7 @@ class Tokenizer(nn.Module):
         self.in_channels, self.kernel_size, self.padding = in_channels, kernel_size, padding
         self.strides = (stride, 2) if pool else (stride,)
         widths = [in_channels, *[in_planes] * (conv_layers - 1), embed_dim]
-        stages = zip(widths, widths[1:], strict=False)
+        stages = pairwise(widths)
         self.conv_layers = nn.Sequential(*(self._stage(i, o, pool) for i, o in stages))
 
     def _stage(self, inputs: int, outputs: int, pool: bool) -> nn.Sequential:
@@ -52,11 +56,9 @@ class Tokenizer(nn.Module):
         return size
 
     def check(self, x: Tensor) -> None:
-        """ValueError unless x is (B, C, H, W) and large enough for one token."""
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"this network takes images (batch, {self.in_channels}, height, width), not {tuple(x.shape)}"
-            )
+        """ValueError unless x is (B, C, H, W), tiled by the patches or large enough for the convolutions."""
+        patches = len(self.strides) == 1
+        check_images(x, self.in_channels, self.kernel_size if patches else 1)
         if not (self.side(x.shape[-2]) and self.side(x.shape[-1])):
             raise ValueError(f"an image of {x.shape[-2]} x {x.shape[-1]} px is too small for these convolutions")
 

@@ -157,7 +157,8 @@ def _from_yaml(file: str, names: list[str]) -> list[str]:
         raise UsageError("must be a list of `key: value` lines")
     for key in values:
         if key not in names:
-            raise UsageError(f"unknown key {key!r}{nearest(str(key), names)}")
+            hint = nearest(str(key), names, show=False) or "; is it another script's recipe"
+            raise UsageError(f"unknown key {key!r}{hint}; --help lists all")
     return [word for key, value in values.items() for word in _flag(key, value)]
 
 

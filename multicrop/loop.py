@@ -31,22 +31,26 @@ class Now(NamedTuple):
 class Loop:
     """`for step in loop.steps():` one optimizer step, then `now = loop.end(loss, norm)`.
 
-    `start` is the first step, `last` the one before which to stop, `images` the global batch; a row is due every
-    `log_freq` steps, the newest checkpoint at least every `save_steps`.
+    `start` is the first step, `steps` all of the recipe's, `stop` the one before which to stop (None: the last),
+    `images` the global batch; a row is due every `log_freq` steps, the newest checkpoint at least every `save_steps`.
+    `loss` is what a resumed run logged last.
     """
 
     def __init__(
-        self, interrupt: Interrupt, device: torch.device, *, start: int, last: int, per_epoch: int, images: int,
-        log_freq: int, save_steps: int,
+        self, interrupt: Interrupt, device: torch.device, *, start: int, steps: int, stop: int | None, per_epoch: int,
+        images: int, log_freq: int, save_steps: int, loss: float | None = None,
     ):  # fmt: skip
-        self.interrupt, self.done, self.last, self.per_epoch = interrupt, start, last, per_epoch
+        self.interrupt, self.done, self.per_epoch = interrupt, start, per_epoch
+        self.whole, self.last = steps, min(steps, stop or steps)
         self.log_freq, self.save_steps = log_freq, save_steps
         self.looks = 1 if device.type == "cpu" else log_freq  # reading a GPU's numbers waits for it, so seldom
-        self.progress, self.guard = Progress(last, start, images), Guard()
-        self.stopped, self.loss = False, None  # loss: mean over ranks and over the steps since the last row, nats
+        self.progress, self.guard = Progress(self.last, start, images), Guard()
+        self.stopped, self.loss = False, loss  # loss: mean over ranks and over the steps since the last row, nats
 
     def steps(self) -> Iterator[int]:
         """Each step until the last, or until somebody asked for a stop: before the first one, or during one."""
+        if self.done >= self.last:
+            ranks.say(f"nothing left to do: the run folder is at step {self.done} of {self.last} already")
         self.stopped = not ranks.everywhere(not self.interrupt.asked)
         while self.done < self.last and not self.stopped:
             yield self.done
@@ -71,9 +75,11 @@ class Loop:
         return speed
 
     def result(self) -> dict:
-        """What the script prints about the loop."""
-        interrupted = self.stopped and self.done < self.last
-        if interrupted:
+        """What the script prints about the loop. status: finished; stopped, at --max_steps; interrupted, by a signal."""
+        status = "finished" if self.done >= self.whole else "stopped" if self.done >= self.last else "interrupted"
+        if status == "interrupted":
             ranks.say(f"stopped by a signal after step {self.done}: the same command resumes it")
-        status, epochs = "interrupted" if interrupted else "finished", self.done / self.per_epoch
-        return {"status": status, "step": self.done, "epoch": epochs, "loss": self.loss, **self.progress.total()}
+        if status == "stopped":
+            ranks.say(f"stopped at --max_steps {self.done} of {self.whole} steps: without it the same command goes on")
+        where = {"step": self.done, "steps": self.whole, "epoch": self.done / self.per_epoch}
+        return {"status": status, **where, "loss": self.loss, **self.progress.total()}

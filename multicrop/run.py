@@ -96,6 +96,10 @@ class Run:
         lines = path.read_text().splitlines() if path.exists() else []
         return [row for row in map(_row, lines) if row is not None]
 
+    def latest(self, name: str) -> float | None:
+        """The last logged value of a metric, None before there is one."""
+        return next((row[name] for row in reversed(self.rows()) if name in row), None)
+
     def save(self, state: dict) -> None:
         """Replace the newest checkpoint, keeping the one before in reserve."""
         if self.writes:

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 def loop(interrupt: Interrupt | None = None, device=CPU, **values) -> Loop:
-    given = {"start": 0, "last": 8, "per_epoch": 3, "images": 4, "log_freq": 2, "save_steps": 100, **values}
+    given = {"start": 0, "steps": 8, "stop": None, "per_epoch": 3, "images": 4, "log_freq": 2, "save_steps": 100, **values}
     return Loop(interrupt or Interrupt(), device, **given)
 
 
@@ -42,7 +42,21 @@ def test_it_goes_on_where_a_run_stopped():
     course = loop(start=5)
     assert [now.done for now in ends(course)] == [6, 7, 8]
     assert course.result()["status"] == "finished" and course.result()["step"] == 8
-    assert ends(loop(start=8)) == []
+
+
+def test_a_run_that_is_whole_says_so_and_keeps_its_loss(capsys):
+    course = loop(start=8, loss=1.5)
+    assert ends(course) == [] and "nothing left to do: the run folder is at step 8 of 8" in capsys.readouterr().err
+    assert (course.result()["status"], course.result()["loss"]) == ("finished", 1.5)
+
+
+def test_a_stop_at_a_number_of_steps_is_no_end(capsys):
+    course = loop(stop=5)
+    assert [now.done for now in ends(course) if now.final] == [5]
+    found = course.result()
+    assert (found["status"], found["step"], found["steps"]) == ("stopped", 5, 8)
+    assert "stopped at --max_steps 5 of 8 steps" in capsys.readouterr().err
+    assert loop(stop=50).last == 8
 
 
 def test_a_stop_ends_it_after_the_step_and_saves(capsys):

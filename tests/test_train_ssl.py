@@ -235,7 +235,7 @@ def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatc
     result = run(photos, tmp_path)
     assert (result["status"], result["step"]) == ("interrupted", 2 if state == "begun" else 0)
     monkeypatch.undo()
-    assert run(photos, tmp_path, max_steps=3)["status"] == "finished"
+    assert run(photos, tmp_path, max_steps=3)["status"] == "stopped"
 
 
 @pytest.mark.slow

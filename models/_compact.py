@@ -66,16 +66,16 @@ class Layer(nn.Module):
         self.mixes_images = any(isinstance(module, nn.BatchNorm2d) for module in attention.modules())
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = self.attend(x)
+        x = self.attend(x, grid)
         if self.normalise_stream:
             return residual(self.norm1(x), self.mlp, self.drop_path)
         return residual(x, lambda kept: self.mlp(self.norm1(kept)), self.drop_path)
 
-    def attend(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """x + attention; with batch norm inside, the attention of all images, also of those that drop it."""
         if self.mixes_images:
             return x + self.drop_path(self.self_attn(self.pre_norm(x), grid))
-        return residual(x, lambda kept: self.self_attn(self.pre_norm(kept)), self.drop_path)
+        return residual(x, lambda kept: self.self_attn(self.pre_norm(kept), grid), self.drop_path)
 
     def mlp(self, x: Tensor) -> Tensor:
         return self.drop(self.linear2(self.drop(F.gelu(self.linear1(x)))))

@@ -26,7 +26,7 @@ def describe(x: Tensor, order: int, terms: int) -> Tensor:
 
 
 def transition(states: Tensor) -> Tensor:
-    """The matrix (..., order, order) that takes each state to the next with least squares error: states (..., order, T)."""
+    """The matrix (..., order, order) that takes each state to the next in least squares: (..., order, T) states."""
     now, following = states[..., :-1], states[..., 1:]
     return following @ now.transpose(-2, -1) @ torch.linalg.pinv(now @ now.transpose(-2, -1))
 

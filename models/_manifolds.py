@@ -18,7 +18,7 @@ def euclidean(q: Tensor, k: Tensor) -> Tensor:
 
 
 def spd(q: Tensor, k: Tensor) -> Tensor:
-    """|cov(q) cov(k)| elementwise, in O(N^2 d + N d^2): the factors (d, d) are multiplied first, not the (N, N) ones."""
+    """|cov(q) cov(k)| elementwise, in O(N^2 d + N d^2): the inner factors (d, d) are multiplied first."""
     q, k = _centred(q), _centred(k)
     return (q @ (q.transpose(-2, -1) @ k) @ k.transpose(-2, -1)).abs()
 

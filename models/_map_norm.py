@@ -53,7 +53,7 @@ def _axis(old: int, new: int, like: Tensor) -> Tensor:
 
 
 def fit_norm(table: Tensor, like: Tensor, prefix: int) -> Tensor:
-    """A saved table for another square grid, resampled to the shape of `like`; untouched when they cannot correspond."""
+    """A saved table of another square grid in the shape of `like`; untouched when they cannot correspond."""
     old, new = (math.isqrt(max(tensor.shape[-1] - prefix, 0)) for tensor in (table, like))
     fits = table.ndim == like.ndim and table.shape[:-2] == like.shape[:-2] and prefix + old * old == table.shape[-1]
     if not fits or table.shape == like.shape or not old:

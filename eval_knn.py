@@ -43,7 +43,7 @@ def evaluate(r: Recipe) -> dict:
                 f"these checkpoints come from different data sets ({', '.join(sorted(sets))}): give --dataset"
             )
         # Data: uint8 images of both splits.
-        train, test = load(*origin(r, subject), r.download)
+        train, test = load(*origin(r, subject), r.download, stream=r.stream, workers=r.workers)
         chosen = thin(len(train), r.max_train_images)
 
         # Features: every rank takes a stretch of the images. Then votes.

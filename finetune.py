@@ -21,7 +21,7 @@ from torch import Tensor
 from multicrop import checkpoint, cli, images, optim, pretrained, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
-from multicrop.find import backbone, check, find
+from multicrop.find import backbone, check, find, source
 from multicrop.interrupt import Interrupt
 from multicrop.loop import Loop
 from multicrop.precision import autocast_type, repeatable
@@ -154,8 +154,10 @@ class Data:
 def load(r: Recipe, file: File) -> Data:
     described = file.about.get("backbone", {})
     check(**r.backbone(described, None, described.get("in_channels", 3)))
-    train, test = images.labelled(r.dataset, r.datapath, r.stored_side(described), r.download)
-    entry = find("datasets", r.dataset).__name__.rpartition(".")[2]
+    train, test = images.labelled(
+        r.dataset, r.datapath, r.stored_side(described), r.download, stream=r.stream, workers=r.workers
+    )
+    entry = source(r.dataset).entry
     chosen, held = validation.split(train.labels, r.val_fraction, seeds.generator(r.seed, "validation"))
     options = r.backbone(described, train.pixels.shape[-1], train.pixels.shape[1])
     return Data(entry, train, test, chosen, held, options)
@@ -290,7 +292,10 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     if not file.head:
         raise ValueError(f"{file.path} has no classifier, it was not finetuned: without --eval it is finetuned")
     described = file.about.get("backbone", {})
-    (test,) = images.labelled(r.dataset, r.datapath, r.stored_side(described), r.download, splits=("test",))
+    (test,) = images.labelled(
+        r.dataset, r.datapath, r.stored_side(described), r.download,
+        splits=("test",), stream=r.stream, workers=r.workers,
+    )  # fmt: skip
     file.check_classes(test.classes, r.dataset)
     options = r.backbone(described, test.pixels.shape[-1], test.pixels.shape[1])
     model = Classifier(backbone(**options), len(test.classes))

@@ -19,7 +19,7 @@ from torch import Tensor
 from multicrop import cli, optim, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
-from multicrop.find import backbone, find
+from multicrop.find import backbone, find, source
 from multicrop.interrupt import Interrupt
 from multicrop.loop import Loop, Now
 from multicrop.precision import autocast_type, repeatable
@@ -43,7 +43,7 @@ def train(r: Recipe) -> dict:
     r = shorten(r)
     with Interrupt() as interrupt:
         # Names, networks and the run folder: what is wrong with them is said before a long decoding.
-        find("datasets", r.dataset)
+        source(r.dataset)
         nets, run = build(r, 3, device), Run(r.output_dir, r)
 
         # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
@@ -101,11 +101,12 @@ def shorten(r: Recipe) -> Recipe:
 
 def load(r: Recipe):
     """The training images, and the test images if the online k-NN wants them and the data set has labels."""
-    source = find("datasets", r.dataset)
+    data = source(r.dataset)
     options = {"source_size": r.source_size or 2 * r.image_size, "download": r.download}
+    options |= {"stream": r.stream, "workers": r.workers}
     with ranks.first_on_node():
-        images = source.load(r.datapath, "train", **options)
-        test = source.load(r.datapath, "test", **options) if r.knn_freq and images.labels is not None else None
+        images = data.load(r.datapath, "train", **options)
+        test = data.load(r.datapath, "test", **options) if r.knn_freq and images.labels is not None else None
     if r.knn_freq and test is None:
         ranks.say(f"no online k-NN: {r.dataset} has no labels")
     return images, test

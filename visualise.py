@@ -16,7 +16,7 @@ from torch import Tensor
 
 from multicrop import cli, pretrained, seeds
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.find import backbone, find
+from multicrop.find import backbone, source
 from multicrop.probes.attention import heat_maps
 from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
 from multicrop.ssl.crops import MultiCrop
@@ -57,10 +57,10 @@ def visualise(r: Recipe) -> dict:
 
 def pick(r: Recipe, recipe: dict) -> Tensor:
     """uint8 (images, C, S, S), spread over the split."""
-    source = find("datasets", recipe["dataset"])
+    data = source(recipe["dataset"])
     stored = recipe["source_size"] or 2 * recipe["image_size"]
     split = r.split if recipe["dataset"] != "images" else "train"  # that set has no other
-    pixels = source.load(r.datapath or recipe["datapath"], split, source_size=stored).pixels
+    pixels = data.load(r.datapath or recipe["datapath"], split, source_size=stored).pixels
     return pixels[torch.linspace(0, len(pixels) - 1, min(r.images, len(pixels))).long()]
 
 

@@ -8,7 +8,16 @@ from ._images import ImageSet
 from ._published import Published, load_published
 
 
-def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    source_size: int = 64,
+    download: bool = False,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
+) -> ImageSet:
     """torchvision's files below root, or root/{train,test}/<class>/ image files, which may be larger.
 
     FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.

@@ -15,7 +15,16 @@ STD = (0.24205776, 0.23828046, 0.25874835)
 ARCHIVE = "https://datashare.ed.ac.uk/handle/10283/3192"
 
 
-def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    source_size: int = 64,
+    download: bool = False,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
+) -> ImageSet:
     """root/{train,test}/<class>/*.png; root may also be the `train` folder itself. It cannot be downloaded here."""
     check_split(split)
     try:

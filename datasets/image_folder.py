@@ -21,7 +21,16 @@ from ._folders import (
 from ._images import ImageSet, check_split
 
 
-def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    source_size: int = 64,
+    download: bool = False,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
+) -> ImageSet:
     """Mean and std are measured on the training pixels. Without a test folder a tenth of each class is the test split.
 
     That tenth depends on the file names only. FileNotFoundError or ValueError when there is nothing to read.

@@ -5,8 +5,19 @@ from pathlib import Path
 from ._folders import Listing, existing_folder, image_names, image_set
 from ._images import ImageSet, check_split
 
+LABELLED = False
 
-def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    source_size: int = 64,
+    download: bool = False,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
+) -> ImageSet:
     """All images, unlabelled; mean and std are measured. ValueError for the test split, which needs labels."""
     check_split(split)
     if split == "test":

@@ -43,11 +43,13 @@ def load(
     source_size: int = 64,
     download: bool = False,
     seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
     train_images: int = 5000,
     test_images: int = 1000,
     image_size: int = 32,
 ) -> ImageSet:
-    """Draw the split; the same arguments give the same images. root, source_size and download have no meaning here.
+    """Draw the split; the same arguments give the same images. What concerns files has no meaning here.
 
     Train and test, and different seeds, are drawn from different random streams.
     """
@@ -57,8 +59,8 @@ def load(
         raise ValueError(f"shapes needs at least 1 image of at least 8 px, not {count} of {image_size}")
     chunks = []
     for start in range(0, count, CHUNK):
-        stream = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
-        chunks.append(_draw(stream, image_size, min(CHUNK, count - start)))
+        random = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
+        chunks.append(_draw(random, image_size, min(CHUNK, count - start)))
     pixels, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True))
     return ImageSet(pixels, labels, CLASSES, MEAN, STD)
 

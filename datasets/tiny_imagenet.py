@@ -14,7 +14,16 @@ STD = (0.2770, 0.2691, 0.2821)
 ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
-def load(root: str | Path, split: str, *, source_size: int = 64, download: bool = False, seed: int = 0) -> ImageSet:
+def load(
+    root: str | Path,
+    split: str,
+    *,
+    source_size: int = 64,
+    download: bool = False,
+    seed: int = 0,
+    stream: bool | None = None,
+    workers: int | None = None,
+) -> ImageSet:
     """The unpacked archive: train/<id>/images/, val/images/ with val_annotations.txt; or val/<id>/ as rearranged.
 
     root may also be its `train` folder, or the folder that holds tiny-imagenet-200. It cannot be downloaded here.

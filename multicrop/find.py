@@ -36,7 +36,39 @@ def find(kind: str, name: str) -> ModuleType:
 
 def aliases(kind: str, entry: str) -> tuple[str, ...]:
     """Other published spellings that an entry's module lists in ALIASES."""
-    return getattr(import_module(f"multicrop.{kind}.{entry}"), "ALIASES", ())
+    return _aliases(import_module(f"multicrop.{kind}.{entry}"))
+
+
+def _aliases(module: ModuleType) -> tuple[str, ...]:
+    return getattr(module, "ALIASES", ())
+
+
+class Source(NamedTuple):
+    """What --dataset names: a module of datasets/, its name, and the options that make it this variant."""
+
+    entry: str
+    module: ModuleType
+    options: dict
+
+    def load(self, root: str | Path, split: str, **how):
+        """The ImageSet of a split."""
+        return self.module.load(root, split, **self.options, **how)
+
+
+def source(dataset: str) -> Source:
+    """ "cifar10" (a file of datasets/, or a spelling that it lists) or "domainnet:clipart" (a name in some VARIANTS).
+
+    Case, - and _ do not matter. ValueError with the nearest name when there is none.
+    """
+    modules = {entry: import_module(f"multicrop.datasets.{entry}") for entry in names("datasets")}
+    known = {}
+    for entry, module in modules.items():
+        known |= {name: Source(entry, module, {}) for name in (entry, *_aliases(module))}
+        known |= {name: Source(entry, module, options) for name, options in _variants(module).items()}
+    for name, found in known.items():
+        if _plain(name) == _plain(dataset):
+            return found
+    raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, [*known])}")
 
 
 class Architecture(NamedTuple):
@@ -68,7 +100,11 @@ def architecture(arch: str) -> Architecture:
 def variants() -> dict[str, ModuleType]:
     """Every registered name of a size or published setting, and the family's module: {"cct_7_3x1_32": ..., ...}."""
     modules = [import_module(f"multicrop.models.{entry}") for entry in names("models")]
-    return {name: module for module in modules for name in getattr(module, "VARIANTS", {})}
+    return {name: module for module in modules for name in _variants(module)}
+
+
+def _variants(module: ModuleType) -> dict[str, dict]:
+    return getattr(module, "VARIANTS", {})
 
 
 def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:

@@ -1,20 +1,25 @@
 """The images of a data set, read first by one process of each node: downloads and caches are made once."""
 
 from . import ranks
-from .find import find
+from .find import source
 
 
 def labelled(
-    dataset: str, datapath: str, source_size: int, download: bool, splits: tuple[str, ...] = ("train", "test")
+    dataset: str,
+    datapath: str,
+    source_size: int,
+    download: bool,
+    splits: tuple[str, ...] = ("train", "test"),
+    *,
+    stream: bool | None = None,
+    workers: int | None = None,
 ):
     """The ImageSet of each split, in a list. ValueError where the data set has no labels."""
-    source = find("datasets", dataset)
-    found = []
+    data = source(dataset)
+    if not getattr(data.module, "LABELLED", True):
+        raise ValueError(
+            f"--dataset {dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+        )
+    options = {"source_size": source_size, "download": download, "stream": stream, "workers": workers}
     with ranks.first_on_node():
-        for split in splits:
-            found.append(source.load(datapath, split, source_size=source_size, download=download))
-            if found[-1].labels is None:
-                raise ValueError(
-                    f"--dataset {dataset} has no labels, and they are needed: class folders are --dataset image_folder"
-                )
-    return found
+        return [data.load(datapath, split, **options) for split in splits]

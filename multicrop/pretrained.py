@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from . import checkpoint, ranks, weights
-from .find import architecture, find
+from .find import architecture, source
 
 CLASSIFIERS = ("head.", "fc.", "classifier.")  # ours and the published one's, torchvision's, timm's
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
@@ -29,7 +29,7 @@ class File:
         """
         trained = self.about.get("data", {}).get("dataset", "shapes")
         dataset = dataset or trained
-        own = find("datasets", dataset) is find("datasets", trained)
+        own = source(dataset) == source(trained)
         recipe = self.about.get("recipe", {}) if own else {}
         return dataset, datapath or recipe.get("datapath") or "./data", source_size or recipe.get("source_size")
 

@@ -9,6 +9,7 @@ BACKBONE = ("arch", "image_size", "patch_size", "embed_dim", "num_layers", "num_
 
 SIZES = (
     "batch_size", "max_train_images", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size",
+    "workers",
 )  # fmt: skip
 
 
@@ -56,6 +57,11 @@ class Recipe:
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
     """Side in pixels at which image files are stored (None: the checkpoint's, else twice the image size)."""
+    stream: bool | None = None
+    """Decode image files anew in every epoch, in worker processes, instead of storing them (None: what would take more
+    than half of this machine's memory)."""
+    workers: int | None = None
+    """Processes per rank that decode streamed images (None: one per processor)."""
     max_train_images: int | None = None
     """Use at most this many training images, spread evenly over the set."""
 

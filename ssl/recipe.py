@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 CHECKS = (
     (
         "image_size patch_size embed_dim num_layers num_heads out_dim mlp_head_in head_hidden_dim head_bottleneck_dim "
-        "epochs batch_size_per_gpu accumulate source_size max_steps save_steps log_freq knn_images",
+        "epochs batch_size_per_gpu accumulate source_size workers max_steps save_steps log_freq knn_images",
         lambda value: value >= 1,
         "must be at least 1",
     ),
@@ -142,6 +142,11 @@ class Recipe:
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
     """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
+    stream: bool | None = None
+    """Decode image files anew in every epoch, in worker processes, instead of storing them (None: what would take more
+    than half of this machine's memory)."""
+    workers: int | None = None
+    """Processes per rank that decode streamed images (None: one per processor)."""
 
     # The machine.
     device: str = "auto"
@@ -170,8 +175,9 @@ class Recipe:
     """Most training images that the online k-NN uses."""
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "datapath", "download", "device", "compile", "deterministic", "output_dir", "max_steps", "saveckp_freq",
-        "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu", "accumulate",
+        "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
+        "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
+        "accumulate",
     )  # fmt: skip
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 

@@ -23,7 +23,7 @@ BACKBONE = (
     "drop_rate",
 )
 COUNTS = ("epochs", "ra", "batch_size", "accumulate", "save_steps", "log_freq", "eval_freq")
-SIZES = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size")
+SIZES = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size", "workers")
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,11 @@ class Recipe:
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
     """Side in pixels at which image files are stored (None: what the weights' run was given, else image_size)."""
+    stream: bool | None = None
+    """Decode image files anew in every epoch, in worker processes, instead of storing them (None: what would take more
+    than half of this machine's memory)."""
+    workers: int | None = None
+    """Processes per rank that decode streamed images (None: one per processor)."""
     val_fraction: float = 0.1
     """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
 
@@ -153,8 +158,8 @@ class Recipe:
     """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "trust_checkpoint", "eval", "datapath", "download", "device", "compile", "deterministic", "output_dir",
-        "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
+        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
+        "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
     )  # fmt: skip
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 

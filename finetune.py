@@ -77,8 +77,8 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
 
     # The loop.
     loop = Loop(
-        interrupt, device, start=start, last=min(steps, r.max_steps or steps), per_epoch=per_epoch,
-        images=batches.total, log_freq=r.log_freq, save_steps=r.save_steps,
+        interrupt, device, start=start, steps=steps, stop=r.max_steps, per_epoch=per_epoch, images=batches.total,
+        log_freq=r.log_freq, save_steps=r.save_steps, loss=run.latest("loss"),
     )  # fmt: skip
     for step in loop.steps():
         lr = cosine(step, steps, r.lr, r.min_lr, r.warmup * per_epoch, floor=r.min_lr, plateau=False)
@@ -101,8 +101,8 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
         if now.ended or now.final:
             report(r, now.epochs, {"loss": loop.loss, **seen, **loop.progress.latest})
     result = loop.result()
-    if result["status"] == "finished":
-        result |= conclude(measure, nets, run, data, loop.done)
+    if result["status"] != "interrupted":
+        result |= conclude(measure, nets, run, data, loop)
     run.close()
     best = str(run.folder / BEST) if nets.best.found else None
     return {**result, "output_dir": str(run.folder), "checkpoint": str(run.newest), "best": best}
@@ -270,10 +270,11 @@ def accuracy(objective: nn.Module, embed: Callable, name: str, split, chosen: Te
     return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
 
 
-def conclude(measure: Callable, nets: Networks, run: Run, data: Data, step: int) -> dict[str, float]:
+def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop) -> dict[str, float]:
     """Test accuracy of the last weights, then of those that the validation images selected."""
     found = measure("test", data.test)
-    ranks.say(f"after the last epoch: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
+    when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
+    ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
     if nets.best.found:
         nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
         best = measure("selected_test", data.test)
@@ -283,7 +284,7 @@ def conclude(measure: Callable, nets: Networks, run: Run, data: Data, step: int)
             f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "
             f"test top-1 {best['selected_test_top1']:.2f}, top-5 {best['selected_test_top5']:.2f}"
         )
-    run.log(step, **found)
+    run.log(loop.done, **found)
     return found
 
 

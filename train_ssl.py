@@ -34,6 +34,8 @@ from multicrop.ssl.head import Head
 from multicrop.ssl.recipe import Recipe
 from multicrop.ssl.teacher import follow, teacher_of
 
+FEW_STEPS = 500  # a rule of thumb: a run this short is a trial, and its features are next to random ones
+
 
 def train(r: Recipe) -> dict:
     device = ranks.start(r.device)
@@ -63,12 +65,13 @@ def train(r: Recipe) -> dict:
         start = run.resume(nets, **lengths)
         announce(r, nets, batches, len(images), device)
         run.open(start)
-        about, watch, accuracy = description(r, nets, images) | lengths, watching(r, run.rows()), {}
+        about, watch = description(r, nets, images) | lengths, watching(r, run.rows())
+        accuracy = {"knn_top1": found} if (found := run.latest("knn_top1")) is not None else {}
 
         # The loop.
         loop = Loop(
-            interrupt, device, start=start, last=min(steps, r.max_steps or steps), per_epoch=per_epoch,
-            images=batches.total, log_freq=r.log_freq, save_steps=r.save_steps,
+            interrupt, device, start=start, steps=steps, stop=r.max_steps, per_epoch=per_epoch, images=batches.total,
+            log_freq=r.log_freq, save_steps=r.save_steps, loss=run.latest("loss"),
         )  # fmt: skip
         for step in loop.steps():
             rates = rates_at(r, step, steps, per_epoch, batches.total)
@@ -253,6 +256,11 @@ def announce(r: Recipe, nets: Networks, batches: Batches, images: int, device: t
         f"{device.type}, {r.precision} precision, run folder {r.output_dir}",
     ):
         ranks.say(line)
+    if per_epoch * r.epochs < FEW_STEPS:
+        ranks.say(
+            f"warning: {per_epoch * r.epochs} steps in all are few, self-distillation takes some thousands: "
+            "raise --epochs, or lower --batch_size_per_gpu"
+        )
 
 
 def look(watch: Watch, nets: Networks, seen: Seen, loss: float, cast: torch.dtype | None) -> dict[str, float]:

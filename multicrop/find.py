@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch.nn as nn
 
+KINDS = {"models": "family of backbones", "datasets": "data set"}
+
 
 def names(kind: str) -> list[str]:
     """The entries of a kind, e.g. names("models") -> ["cait", "swin", ...]."""
@@ -30,7 +32,7 @@ def find(kind: str, name: str) -> ModuleType:
         known |= {_plain(alias): entry for entry in known.values() for alias in aliases(kind, entry)}
     entry = known.get(_plain(name))
     if entry is None:
-        raise ValueError(f"no {kind} entry is called {name!r}{nearest(name, names(kind))}")
+        raise ValueError(f"no {KINDS.get(kind, 'objective')} is called {name!r}{nearest(name, names(kind))}")
     return import_module(f"multicrop.{kind}.{entry}")
 
 

@@ -15,6 +15,7 @@ from timm.layers import DropPath, Mlp, PatchEmbed, trunc_normal_
 from torch import Tensor
 
 from ._attention import attention_weights, merge_heads, split_heads
+from ._depth import residual
 from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
@@ -140,8 +141,8 @@ class LocalBlock(nn.Module):
 
     def forward(self, x: Tensor, relative: Tensor) -> Tensor:
         """Patch tokens (B, N, D) and their relative places (N, N, 3) -> (B, N, D)."""
-        x = x + self.drop_path(self.attn(self.norm1(x), relative))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = residual(x, lambda kept: self.attn(self.norm1(kept), relative), self.drop_path)
+        return residual(x, lambda kept: self.mlp(self.norm2(kept)), self.drop_path)
 
 
 class GatedPositionalAttention(nn.Module):
@@ -180,10 +181,10 @@ class GatedPositionalAttention(nn.Module):
         side = math.isqrt(self.heads)
         centre = (side - 1) / 2 if side % 2 == 0 else side // 2
         nn.init.eye_(self.v.weight)
-        for row in range(side):
-            for column in range(side):
-                place = [2 * (row - centre), 2 * (column - centre), -1]
-                self.pos_proj.weight[column + side * row] = self.pos_proj.weight.new_tensor(place)
+        for right in range(side):
+            for down in range(side):
+                place = [2 * (right - centre), 2 * (down - centre), -1]
+                self.pos_proj.weight[down + side * right] = self.pos_proj.weight.new_tensor(place)
         self.pos_proj.weight *= strength
 
 

@@ -1,0 +1,114 @@
+"""DeiT: Touvron et al. 2021, arXiv 2012.12877: the ViT of vit.py in the published size, or with a distillation token.
+
+Blocks, names and initial values are timm's (see vit.py), also for the distillation token.
+"""
+
+import re
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ._maps import to_map
+from ._positions import fit_table, resample
+from ._sizes import check_heads, check_layers, check_patch, default_patch
+from .vit import ViT
+
+VARIANTS = {"deit_tiny": {"image_size": 224}, "deit_tiny_distilled": {"image_size": 224, "distilled": True}}
+
+
+def build(
+    image_size: int,
+    *,
+    patch_size: int | None = None,
+    in_channels: int = 3,
+    embed_dim: int = 192,
+    num_layers: int = 12,
+    num_heads: int = 3,
+    vit_mlp_ratio: float = 4.0,
+    qkv_bias: bool = True,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.1,
+    distilled: bool = False,
+) -> ViT:
+    """A DeiT for square images of `image_size` px: DeiT-Tiny by default, patches of 16 px or an eighth of it.
+
+    distilled: with a distillation token beside the class token. ValueError on sizes that clash.
+    """
+    patch_size = default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    check_patch(image_size, patch_size)
+    check_heads(embed_dim, num_heads)
+    check_layers(num_layers)
+    return (DistilledDeiT if distilled else ViT)(
+        img_size=image_size,
+        patch_size=patch_size,
+        in_chans=in_channels,
+        embed_dim=embed_dim,
+        depth=num_layers,
+        num_heads=num_heads,
+        mlp_ratio=vit_mlp_ratio,
+        qkv_bias=qkv_bias,
+        pos_drop_rate=drop_rate,
+        proj_drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+    )
+
+
+class DistilledDeiT(ViT):
+    """Images (B, C, h, w) -> the mean of the normalised class and distillation tokens (B, dim).
+
+    One classifier on the mean is the mean of two with the same weights; for two of their own see `forward_tokens`.
+    """
+
+    def __init__(self, **sizes) -> None:
+        super().__init__(**sizes)
+        _, rows, width = self.pos_embed.shape
+        self.num_prefix_tokens = 2
+        self.dist_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, rows + 1, width))
+        for table in (self.dist_token, self.pos_embed):
+            nn.init.trunc_normal_(table, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        cls, distillation = self.forward_tokens(x)
+        return (cls + distillation) / 2
+
+    def forward_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (B, C, h, w) -> the normalised class and distillation tokens, twice (B, dim)."""
+        *body, last = self.blocks
+        x = self.tokens(x)
+        for block in body:
+            x = block(x)
+        return self.norm(last(x, rows=2)).unbind(dim=1)
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and every block's output as a map (B, D, h, w); the last block in full."""
+        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
+        x, maps = self.tokens(x), {}
+        for name, block in zip(self.maps, self.blocks, strict=True):
+            x = block(x)
+            maps[name] = to_map(x, grid, prefix=2)
+        return self.norm(x[:, :2]).mean(dim=1), maps
+
+    def _pos_embed(self, x: Tensor) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)
+        grid = (x.shape[1], x.shape[2])
+        prefix = torch.cat([self.cls_token, self.dist_token], dim=1) + self.pos_embed[:, :2]
+        x = x.flatten(1, 2) + resample(self.pos_embed[:, 2:], grid)
+        return self.pos_drop(torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+
+
+def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
+    """The names of the locality-guidance code, timm's or ours, with a position table of this length."""
+    state = {_rename(key): value for key, value in state.items()}
+    if "pos_embed" in state:
+        state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed, model.num_prefix_tokens)
+    return state
+
+
+def _rename(key: str) -> str:
+    key = re.sub(r"^layers\.", "blocks.", key).replace(".qkv_transform.", ".qkv.")
+    return (
+        key.replace(".projection.", ".proj.")
+        .replace("patch_embed.projection.", "patch_embed.proj.")
+        .replace("distill_token", "dist_token")
+    )

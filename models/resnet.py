@@ -1,0 +1,120 @@
+"""ResNet: He et al. 2016, arXiv 1512.03385: three stages for 32 px images (section 4.2), four for ImageNet (table 1).
+
+Blocks and names are torchvision's; its network has no layout of three stages and no maps.
+"""
+
+import re
+
+import torch.nn as nn
+from torch import Tensor
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+from ._maps import Map
+from ._sizes import check_images
+
+IMAGENET = {  # depth: block, and how many of them in each stage
+    18: (BasicBlock, (2, 2, 2, 2)),
+    34: (BasicBlock, (3, 4, 6, 3)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+}
+
+VARIANTS = {"resnet56": {"image_size": 32, "depth": 56}} | {
+    f"resnet{depth}": {"image_size": 224, "depth": depth, "layout": "imagenet"} for depth in IMAGENET
+}
+
+
+def build(
+    image_size: int,
+    *,
+    in_channels: int = 3,
+    depth: int = 56,
+    layout: str = "cifar",
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> "ResNet":
+    """A ResNet for images of any size; `image_size` changes nothing in it.
+
+    layout "cifar": 16, 32 and 64 channels at strides 1, 2 and 4, depth 6n + 2 for n blocks in each stage. layout
+    "imagenet": a stem of stride 4 and four stages, depth 18, 34 or 50 (with the stride in a bottleneck's 3 x 3, as in
+    torchvision). A ResNet has neither dropout nor stochastic depth: the two rates have no effect. ValueError on a depth
+    that the layout does not have.
+    """
+    if layout == "cifar":
+        if depth < 8 or depth % 6 != 2:
+            near = max(8, (depth - 2) // 6 * 6 + 2)
+            raise ValueError(f"depth {depth} is not 6n + 2 with n at least 1; the nearest are {near} and {near + 6}")
+        return ResNet(in_channels, BasicBlock, ((depth - 2) // 6,) * 3, width=16)
+    if layout == "imagenet":
+        if depth not in IMAGENET:
+            raise ValueError(f"depth {depth} of layout imagenet is not one of {', '.join(map(str, IMAGENET))}")
+        return ResNet(in_channels, *IMAGENET[depth], width=64, large=True)
+    raise ValueError(f"layout {layout!r} is neither 'cifar' nor 'imagenet'")
+
+
+class ResNet(nn.Module):
+    """Images (B, C, h, w) of any size -> the mean of the last stage's map (B, dim).
+
+    `large` adds to the stem a stride of 2 in a 7 x 7 convolution and a maximum over 3 x 3 at stride 2.
+    """
+
+    def __init__(
+        self, in_channels: int, block: type[nn.Module], depths: tuple[int, ...], width: int, large: bool = False
+    ) -> None:
+        super().__init__()
+        window, stride = (7, 2) if large else (3, 1)
+        self.conv1 = nn.Conv2d(in_channels, width, window, stride, padding=window // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, padding=1) if large else nn.Identity()
+        self.maps, self.in_channels, self.dim = {}, in_channels, width
+        scale = 4 if large else 1
+        for index, depth in enumerate(depths):
+            stage = _stage(block, self.dim, width << index, depth, stride=2 if index else 1)
+            self.add_module(f"layer{index + 1}", stage)
+            self.dim = (width << index) * block.expansion
+            self.maps[f"s{index + 1}"] = Map(self.dim, scale << index)
+        self.stages = tuple(self.maps)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_maps(x)[0]
+
+    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The features of `forward` and each stage's output after its last ReLU, as a map (B, width, h, w)."""
+        check_images(x, self.in_channels, 1)
+        x, maps = self.maxpool(self.relu(self.bn1(self.conv1(x)))), {}
+        for index, name in enumerate(self.maps):
+            x = self.get_submodule(f"layer{index + 1}")(x)
+            maps[name] = x
+        return x.mean(dim=(2, 3)), maps
+
+
+def _stage(block: type[nn.Module], before: int, width: int, depth: int, stride: int) -> nn.Sequential:
+    """`depth` blocks; the first has the stride, and a 1 x 1 convolution in its shortcut where the shape changes."""
+    out, shortcut = width * block.expansion, None
+    if stride != 1 or before != out:
+        shortcut = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    return nn.Sequential(block(before, width, stride, shortcut), *(block(out, width) for _ in range(depth - 1)))
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def adapt(state: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:
+    """The names of the locality-guidance code (`s1.b1.f.a.`, `.proj.`), torchvision's or ours, which are the same."""
+    return {_rename(key): value for key, value in state.items()}
+
+
+LAYERS = {"proj": "downsample.0", "bn": "downsample.1", "f.a": "conv1", "f.b": "conv2", "f.c": "conv3"}
+LAYERS |= {"f.a_bn": "bn1", "f.b_bn": "bn2", "f.c_bn": "bn3"}
+
+
+def _rename(key: str) -> str:
+    if key.startswith("stem."):
+        return key.replace("stem.conv.", "conv1.").replace("stem.bn.", "bn1.")
+    part = re.match(r"s(\d)\.b(\d+)\.(proj|bn|f\.[abc](?:_bn)?)\.", key)
+    if part is None:
+        return key
+    return f"layer{part[1]}.{int(part[2]) - 1}.{LAYERS[part[3]]}.{key[part.end() :]}"

@@ -1,13 +1,14 @@
 """Batches of a uint8 image set: the order is f(seed, epoch), cut by accumulation step and rank."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from . import seeds
+from . import orders
 
 RESIDENT_SHARE = 0.4  # of the device's free memory; the rest is for the networks and their activations
 
@@ -26,7 +27,8 @@ class Batches:
 
     The global batch of a step is `accumulate` x `world` x `size` images, cut such that the same images meet in the same
     step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
-    `subset` holds the indices of the images to use, all by default.
+    `subset` holds the indices of the images to use, all by default. `order` gives an epoch's sequence of positions in
+    the subset, always of one length (multicrop/orders.py); by default `passes` shuffles.
     """
 
     def __init__(
@@ -42,21 +44,23 @@ class Batches:
         world: int = 1,
         passes: int = 1,
         subset: Tensor | None = None,
+        order: Callable[[int], Tensor] | None = None,
     ):
         self.size, self.accumulate, self.rank, self.world = size, accumulate, rank, world
         self.subset = torch.arange(len(pixels)) if subset is None else subset
-        self.images, self.seed, self.device, self.passes = len(self.subset), seed, device, passes
+        self.images, self.device = len(self.subset), device
+        self._positions = order or partial(orders.shuffled, self.images, seed, passes=passes)
+        self._epoch, self._order = -1, torch.empty(0)
         self.total = size * accumulate * world
-        self.steps_per_epoch = passes * self.images // self.total
+        self.steps_per_epoch = len(self.order(0)) // self.total
         if self.steps_per_epoch == 0:
             raise ValueError(
                 f"a global batch of {self.total} images is larger than the {self.images} images of the training set: "
-                f"lower the batch size to at most {self.images // (accumulate * world)}"
+                f"lower the batch size to at most {len(self.order(0)) // (accumulate * world)}"
             )
         self.resident = _fits(pixels, device)
         self.pixels = pixels.to(device) if self.resident else pixels
         self.labels = labels.to(device) if labels is not None else None
-        self._epoch, self._order = -1, torch.empty(0)
         self._ahead = None if self.resident else ThreadPoolExecutor(1)
         self._fetched: dict = {}
 
@@ -65,12 +69,9 @@ class Batches:
             yield self._batch(step, part)
 
     def order(self, epoch: int) -> Tensor:
-        """The images' order in an epoch, (passes * N,): independent shuffles of the subset, chained."""
+        """The indices of an epoch's images, in order."""
         if epoch != self._epoch:
-            random = seeds.generator(self.seed, "order", epoch)
-            shuffles = [torch.randperm(self.images, generator=random) for _ in range(self.passes)]
-            self._order = self.subset[torch.cat(shuffles)]
-            self._epoch = epoch
+            self._epoch, self._order = epoch, self.subset[self._positions(epoch)]
         return self._order
 
     def _batch(self, step: int, part: int) -> Batch:

@@ -29,9 +29,9 @@ def build(name: str, parameters: list[dict]) -> torch.optim.Optimizer:
 
 
 def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Set the learning rate of all groups and the decay of those that decay."""
+    """Set the learning rate of all groups, times a group's own lr_scale, and the decay of those that decay."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_scale", 1.0)
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
 
 

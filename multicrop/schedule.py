@@ -16,6 +16,23 @@ def cosine(
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def epoch_cosine(epoch: float, epochs: int, peak: float, end: float, warmup: float = 0, floor: float = 0.0) -> float:
+    """A line of `warmup` epochs from `floor` towards `peak`, then a cosine as if it had begun at epoch 0, then `end`.
+
+    The recipes of DHVT, LocalViT, the compact transformers and locality guidance, which set it once per epoch; a
+    fraction of an epoch works as well. Epochs from `epochs` on are the compact transformers' cool-down. timm's
+    scheduler gives the same numbers, but needs an optimizer and keeps a state.
+    """
+    if epoch < warmup:
+        return floor + (peak - floor) * epoch / warmup
+    return end + 0.5 * (peak - end) * (1 + math.cos(math.pi * min(1.0, epoch / max(1, epochs))))
+
+
+def scheduled_epoch(step: int, per_epoch: int, lag: int = 0) -> int:
+    """The epoch whose rate holds at a step; lag=1 is that of DHVT and LocalViT, where epoch 0's rate comes twice."""
+    return max(0, step // per_epoch - lag)
+
+
 def ramp(epoch: int, epochs: int, start: float, end: float) -> float:
     """The teacher's temperature: a line from `start` to `end` over `epochs` epochs, both included, then constant."""
     return end if epoch >= epochs else start + (end - start) * epoch / max(1, epochs - 1)

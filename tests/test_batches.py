@@ -48,6 +48,22 @@ def test_passes_chain_shuffles():
     assert len(order) == 30 and all(sorted(order[i : i + 10].tolist()) == list(range(10)) for i in (0, 10, 20))
 
 
+def test_an_order_of_ones_own_decides_the_images_and_the_length_of_an_epoch():
+    subset = torch.tensor([5, 6, 7, 8])
+    batches = Batches(
+        numbered(10),
+        None,
+        3,
+        seed=0,
+        device=CPU,
+        subset=subset,
+        order=lambda epoch: torch.tensor([0, 0, 1, 3, 2, epoch]),
+    )
+    assert batches.steps_per_epoch == 2
+    read = [[batch.images[:, 0, 0, 0].tolist() for batch in batches.step(step)] for step in range(4)]
+    assert read == [[[5, 5, 6]], [[8, 7, 5]], [[5, 5, 6]], [[8, 7, 6]]]
+
+
 def test_labels_follow_their_images():
     batches = Batches(numbered(20), torch.arange(20), 4, seed=0, device=CPU)
     for batch in batches.step(2):

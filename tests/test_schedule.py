@@ -2,8 +2,9 @@ import json
 
 import numpy as np
 import pytest
+from conftest import GOLDEN
 
-from multicrop.schedule import cosine, ramp
+from multicrop.schedule import cosine, epoch_cosine, ramp, scheduled_epoch
 
 
 def rates(c: dict, step: int) -> tuple:
@@ -53,3 +54,45 @@ def test_degenerate_lengths_stay_finite():
     assert ramp(0, 0, 0.04, 0.07) == 0.07
     assert ramp(0, 1, 0.04, 0.07) == 0.04
     assert ramp(1, 1, 0.04, 0.07) == 0.07
+
+
+@pytest.mark.parametrize("case", ["cifar", "domainnet", "imagenet", "finetune"])
+def test_dhvt_rates_lag_an_epoch_as_published(case):
+    recorded = np.load(GOLDEN / "dhvt" / "recipe_numbers.npz")
+    c = json.loads(str(recorded["meta"]))["schedules"][case]
+    ours = [
+        epoch_cosine(
+            scheduled_epoch(7 * epoch + 6, 7, lag=1), c["epochs"], c["effective_lr"], c["min_lr"], c["warmup"], 1e-6
+        )
+        for epoch in range(c["epochs"])
+    ]
+    np.testing.assert_allclose(ours, recorded[f"lr/{case}"], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("case", "peak", "end", "warmup", "floor"),
+    [("adamw_cos_warm20", 5e-4, 5e-6, 20, 5e-7), ("sgd_cos_nowarm", 0.1, 0.0, 0, 0.0)],
+)
+def test_locality_guidance_rates_are_the_published_ones(case, peak, end, warmup, floor):
+    recorded = np.load(GOLDEN / "locality_guidance" / "schedules.npz")[f"lr/{case}"]
+    ours = [epoch_cosine(epoch, 300, peak, end, warmup, floor) for epoch in range(300)]
+    np.testing.assert_allclose(ours, recorded, rtol=1e-6, atol=1e-9)  # recorded in single precision
+
+
+def test_compact_transformer_rates_cool_down_at_the_end_rate():
+    """The values that the published CIFAR-10 run of 310 epochs shows."""
+    rates = {epoch: epoch_cosine(epoch, 300, 5.5e-4, 1e-5, 10, 1e-5) for epoch in range(310)}
+    shown = {0: 1e-5, 1: 6.4e-5, 9: 4.96e-4, 10: 5.485e-4, 100: 4.15e-4}
+    assert {epoch: rates[epoch] for epoch in shown} == pytest.approx(shown, rel=1e-3)
+    assert all(rates[epoch] == pytest.approx(1e-5, abs=1e-12) for epoch in range(300, 310))
+
+
+def test_the_scheduled_epoch_lags_but_never_before_the_first():
+    assert [scheduled_epoch(step, 3) for step in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+    assert [scheduled_epoch(step, 3, lag=1) for step in range(7)] == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_a_cosine_counted_from_the_start_takes_fractions_and_no_epochs():
+    assert epoch_cosine(0.5, 10, 1.0, 0.0, warmup=1) == 0.5
+    assert epoch_cosine(5.0, 10, 1.0, 0.0, warmup=1) == pytest.approx(0.5)
+    assert epoch_cosine(0, 0, 1.0, 0.25) == 1.0 and epoch_cosine(1, 0, 1.0, 0.25) == 0.25

@@ -109,14 +109,26 @@ class PatchEmbed(nn.Module):
 class Stage(nn.Module):
     """Blocks of one resolution, every second one with shifted windows, then patch merging except in the last stage.
 
-    A stage built for maps no larger than the window takes the whole map as its window and never shifts.
+    A stage built for maps no larger than the window takes the whole map as its window and never shifts. `block` builds
+    a block, Block unless given.
     """
 
-    def __init__(self, side: int, width: int, heads: int, rates: list[float], merge: bool, **parts) -> None:
+    def __init__(
+        self,
+        side: int,
+        width: int,
+        heads: int,
+        rates: list[float],
+        merge: bool,
+        window: int = WINDOW,
+        block: type["Block"] | None = None,
+        **parts,
+    ) -> None:
         super().__init__()
-        self.window = min(WINDOW, side)
-        self.shift = 0 if side <= WINDOW else WINDOW // 2
-        self.blocks = nn.ModuleList(Block(width, heads, self.window, rate, **parts) for rate in rates)
+        self.window = min(window, side)
+        self.shift = 0 if side <= window else window // 2
+        block = Block if block is None else block
+        self.blocks = nn.ModuleList(block(width, heads, self.window, rate, **parts) for rate in rates)
         self.downsample = PatchMerging(width) if merge else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:

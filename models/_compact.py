@@ -112,7 +112,7 @@ class Transformer(nn.Module):
         layer = {"mlp_ratio": mlp_ratio, "drop_rate": drop_rate, "pre_norm": pre_norm}
         self.blocks = nn.ModuleList(Layer(dim, attention(), drop_path_rate=rate, **layer) for rate in rates)
         self.norm = nn.LayerNorm(dim)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def _add_positions(self, kind: str, count: int) -> None:
         if kind not in ("learnable", "sine", "none"):
@@ -189,7 +189,8 @@ class Compact(nn.Module):
         return to_tokens(x), (x.shape[-2], x.shape[-1])
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
+    """The released initial values of a linear layer; those of convolutions and norms are set where they are made."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from . import checkpoint, ranks, weights
 from .find import architecture, source
 
-CLASSIFIERS = ("head.", "fc.", "classifier.", "classifier.fc.", "classifier.head.")
-# ours and the published one's, torchvision's, timm's, the compact transformers' and that of their fork's first form
+CLASSIFIERS = ("head.", "fc.", "classifier.", "classifier.fc.", "classifier.head.", "head.fc.")
+# ours and the published one's, torchvision's, timm's, the compact transformers', their fork's first form, a guiding CNN's
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
 
 

@@ -67,11 +67,17 @@ def check_small(tensors: dict[str, Tensor], backbone: nn.Module, head: nn.Linear
         close(gradient, tensors["grad_input"])
 
 
-def check_full_size(family: str, arch: str, folder: Path) -> None:
-    """Logits and corners of the guided maps of a published size at 224 px, its weights filled by the rule."""
-    file = COMMITTED / "full_size_pit_convit_cvt.npz"
-    tensors = part(recorded(file), f"{family}/")
-    backbone, head = classifier(arch, rule_filled(json.loads(tensors.pop("keys"))), folder)
+def check_full_size(
+    family: str, arch: str, folder: Path, file: str = "full_size_pit_convit_cvt.npz", constant: str = ""
+) -> None:
+    """Logits and corners of the guided maps of a published size at 224 px, its weights filled by the rule.
+
+    `constant` names a tensor of the file that the rule leaves alone.
+    """
+    tensors = part(recorded(COMMITTED / file), f"{family}/")
+    state = rule_filled(json.loads(tensors.pop("keys")))
+    state.pop(constant, None)
+    backbone, head = classifier(arch, state, folder)
     with torch.no_grad():
         features, maps = backbone.forward_maps(full_size_images())
     close(head(features), tensors["logits"], 1e-4)

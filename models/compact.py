@@ -9,8 +9,10 @@ and a file with a learned table loads into the name without `_sine`.
 """
 
 import re
+from collections.abc import Callable
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from ._compact import Compact, SelfAttention, Transformer
@@ -33,6 +35,7 @@ RELEASED = (
 )
 ONLY_LEARNED = ("cct_14_7x2_224", "cct_14_7x2_384", "cct_14_7x2_384_fl")
 CLASSES = ("cct_7_3x1_32_c100", "cct_7_3x1_32_sine_c100")  # other classifiers, the same backbone
+CONVOLUTIONS = ("kernel_size", "conv_layers", "stride", "padding", "in_planes")
 
 
 def published(name: str) -> dict:
@@ -107,53 +110,71 @@ def build(
     class_token: features from a class token, or pooled over the tokens. pre_norm: see _compact.py. ValueError on
     sizes that clash.
     """
-    options = published(name)
-    del options["image_size"]
     sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
     kinds = {"positional_embedding": positional_embedding, "class_token": class_token}
     convolutions = {"kernel_size": kernel_size, "conv_layers": conv_layers, "stride": stride, "padding": padding}
-    given = {"patch_size": patch_size, **convolutions, "in_planes": in_planes, **sizes, **kinds}
-    options |= {key: value for key, value in given.items() if value is not None}
-    width, heads = options["embed_dim"], options["num_heads"]
-    check_heads(width, heads)
-    check_layers(options["num_layers"])
+    kinds |= {"patch_size": patch_size, "in_planes": in_planes}
+    options = settle(name, **sizes, **kinds, **convolutions)
     tokenizer = make_tokenizer(name, image_size, in_channels, options)
+    width, heads = options["embed_dim"], options["num_heads"]
     drops = {"attn_drop_rate": attn_drop_rate, "drop_rate": drop_rate}
-    transformer = Transformer(
-        tokenizer.side(image_size),
-        width,
-        num_layers=options["num_layers"],
-        attention=lambda: SelfAttention(width, heads, qkv_bias=qkv_bias, **drops),
-        mlp_ratio=options["vit_mlp_ratio"],
-        class_token=options["class_token"],
-        positional_embedding=options["positional_embedding"],
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-        pre_norm=pre_norm,
-    )
-    return Compact(tokenizer, transformer)
+
+    def attention() -> SelfAttention:
+        return SelfAttention(width, heads, qkv_bias=qkv_bias, **drops)
+
+    rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "pre_norm": pre_norm}
+    return Compact(tokenizer, make_transformer(tokenizer.side(image_size), options, attention, **rates))
+
+
+def settle(name: str, **given) -> dict:
+    """The options that a name stands for, with the given ones that are not None in their place."""
+    options = published(name) | {key: value for key, value in given.items() if value is not None}
+    check_heads(options["embed_dim"], options["num_heads"])
+    check_layers(options["num_layers"])
+    return options
 
 
 def make_tokenizer(name: str, image_size: int, in_channels: int, options: dict) -> Tokenizer:
-    """The patches or convolutions that `options`, of a name and from a user, ask for."""
-    patches = not name.lower().startswith("cct")
-    wrong = ("kernel_size", "conv_layers", "stride", "padding", "in_planes") if patches else ("patch_size",)
-    for key in wrong:
+    """The patches or convolutions that a name and its settled options ask for; not both."""
+    patches = "patch_size" in published(name)
+    for key in CONVOLUTIONS if patches else ("patch_size",):
         if key in options:
-            what = "patches: it has patch_size" if patches else "convolutions: it has kernel_size, stride and padding"
-            raise ValueError(f"{name} has no option {key}, since its tokens are {what}")
-    width = options["embed_dim"]
-    if patches:
-        patch = options["patch_size"]
-        check_patch(image_size, patch)
-        return Tokenizer(in_channels, width, kernel_size=patch, stride=patch, padding=0, pool=False)
-    kernel = options["kernel_size"]
-    rest = {"stride": max(1, kernel // 2 - 1), "padding": max(1, kernel // 2), "in_planes": 64}
-    rest |= {key: value for key, value in options.items() if key in rest}
-    tokenizer = Tokenizer(in_channels, width, kernel_size=kernel, conv_layers=options["conv_layers"], **rest)
+            own = "patch_size" if patches else ", ".join(CONVOLUTIONS)
+            raise ValueError(f"{name} has no option {key}: its tokenizer takes {own}")
+    return (_patches if patches else _convolutions)(image_size, in_channels, options)
+
+
+def _patches(image_size: int, in_channels: int, options: dict) -> Tokenizer:
+    patch = options["patch_size"]
+    check_patch(image_size, patch)
+    return Tokenizer(in_channels, options["embed_dim"], kernel_size=patch, stride=patch, padding=0, pool=False)
+
+
+def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer:
+    half = options["kernel_size"] // 2
+    sizes = {"stride": max(1, half - 1), "padding": max(1, half)}
+    sizes |= {key: options[key] for key in CONVOLUTIONS if key in options}
+    for key, value in sizes.items():
+        if value < (key != "padding"):
+            raise ValueError(f"{key} is {value}; it must be at least {int(key != 'padding')}")
+    tokenizer = Tokenizer(in_channels, options["embed_dim"], **sizes)
     if not tokenizer.side(image_size):
-        raise ValueError(f"images of {image_size} px are too small for the convolutions of {name}")
+        raise ValueError(f"images of {image_size} px are too small for these convolutions")
     return tokenizer
+
+
+def make_transformer(side: int, options: dict, attention: Callable[[], nn.Module], **rates) -> Transformer:
+    """A transformer of the settled options for a square grid, with layers of what `attention` makes."""
+    return Transformer(
+        side,
+        options["embed_dim"],
+        num_layers=options["num_layers"],
+        attention=attention,
+        mlp_ratio=options["vit_mlp_ratio"],
+        class_token=options["class_token"],
+        positional_embedding=options["positional_embedding"],
+        **rates,
+    )
 
 
 def adapt(state: dict[str, Tensor], model: Compact) -> dict[str, Tensor]:

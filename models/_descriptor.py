@@ -5,9 +5,43 @@ vectors, which are arbitrary there, are fixed: the largest entry of each left si
 """
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
+from ._manifolds import at_least_float32
+from ._maps import to_tokens
+
 CLOSE = 1e-10  # squared gap of two squared singular values, relative to the largest, that damps their vectors' gradient
+
+
+def exact_tokens(tokenizer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Tokens (B, h * w, D) of images and their grid (h, w), in float32 under autocast too.
+
+    A sign in a descriptor may hang on a difference that bfloat16 rounds away.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x = tokenizer(at_least_float32(x))
+    return to_tokens(x), (x.shape[-2], x.shape[-1])
+
+
+class Descriptor(nn.Module):
+    """Tokens (B, N, D) -> as many tokens made from their descriptors, which are computed in float32 under autocast."""
+
+    def __init__(self, dim: int, order: int, terms: int, norm: bool = True) -> None:
+        super().__init__()
+        if order < 1 or terms < 2 or dim % order or dim < order * order:
+            raise ValueError(
+                f"tokens of width {dim} are no series of vectors of length {order} (lds_order), at least as many as "
+                "their length; take a multiple of it and no less than its square"
+            )
+        self.order, self.terms = order, terms
+        self.norm = nn.LayerNorm(dim) if norm else nn.Identity()
+        self.proj = nn.Linear(terms * order * order, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            x = describe(self.norm(at_least_float32(x)), self.order, self.terms)
+        return self.proj(x)
 
 
 def describe(x: Tensor, order: int, terms: int) -> Tensor:

@@ -5,6 +5,8 @@ revisions bd55c27 ("f1", January 2022) and 31975a0 ("f2", February 2022). Names 
 Maps and their fusion are computed in float32 under autocast: the QR factorisation has no kernel of less precision.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -12,7 +14,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ._attention import merge_heads, split_heads
-from ._manifolds import covariance_gap, euclidean, grassmann, log_covariance_gap, projection, spd
+from ._manifolds import at_least_float32, covariance_gap, euclidean, grassmann, log_covariance_gap, projection, spd
 from ._map_norm import MapNorm
 
 
@@ -60,8 +62,7 @@ class _Attention(nn.Module):
     def exact_weights(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
         """`weights` in float32 at least: q, k (B, heads, N, d) -> (B, heads, N, N)."""
         with torch.autocast(q.device.type, enabled=False):
-            exact = torch.promote_types(q.dtype, torch.float32)
-            return self.weights(q.to(exact), k.to(exact), grid)
+            return self.weights(at_least_float32(q), at_least_float32(k), grid)
 
 
 class FusedAttention(_Attention):
@@ -143,3 +144,32 @@ class RiemannianAttention(_Attention):
         x = self.gap(q, k)
         x = x if self.norm is None else self.norm(x, grid)
         return self.attn_drop(x.softmax(-1))
+
+
+def maker(
+    kind: str, revision: str | None, attention_type: str | None, ln_attention: bool, dim: int, num_heads: int, **sizes
+) -> Callable[[], nn.Module]:
+    """What makes one layer's attention: kind "manifold" (of several), "grassmann" or "riemann". ValueError if unknown.
+
+    revision=None is the newer of the two that has the type. `sizes` are the side, prefix and rates of the classes here.
+    """
+    if revision not in (None, *FUSIONS):
+        raise ValueError(f"revision is {revision!r}; it must be one of {', '.join(FUSIONS)}")
+    if kind == "manifold":
+        fusion = _fusion(revision, attention_type or "all")
+        fusion = fusion._replace(norm=None) if fusion.norm == "layer" and not ln_attention else fusion
+        return partial(FusedAttention, dim, num_heads, fusion, **sizes)
+    types = {"grassmann": (None,), "riemann": (None, "log")}[kind]
+    if attention_type not in types or not ln_attention:
+        raise ValueError(f"attention_type {attention_type!r} and ln_attention=False are for manifold_* networks")
+    if kind == "grassmann":
+        return partial(GrassmannAttention, dim, num_heads, revision or "f2", **sizes)
+    return partial(RiemannianAttention, dim, num_heads, revision or "f2", logarithm=attention_type == "log", **sizes)
+
+
+def _fusion(revision: str | None, attention_type: str) -> Fusion:
+    for known in (revision,) if revision else reversed(FUSIONS):
+        if attention_type in FUSIONS[known]:
+            return FUSIONS[known][attention_type]
+    known = "; ".join(f"{', '.join(types)} ({name})" for name, types in FUSIONS.items() if revision in (None, name))
+    raise ValueError(f"attention_type {attention_type!r} is unknown; there are {known}")

@@ -12,6 +12,11 @@ SINGULAR = 1e-4  # a column whose part outside the columns before it is smaller 
 HUGE = 1e30  # stands for infinity where the solver must not meet a true one
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """bfloat16 and float16 as float32, other types as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def euclidean(q: Tensor, k: Tensor) -> Tensor:
     """q k'."""
     return q @ k.transpose(-2, -1)

@@ -24,7 +24,7 @@ from ._tokenizer import Tokenizer
 from .compact import RELEASED, fit_positions, make_tokenizer, make_transformer, published, settle
 from .manifold import fit_norms, rename
 
-NAME = re.compile(r"(?P<branches>early_fusion_?|(?:(?:img|gm|riem)_)+)(?P<base>vit_.+?)(?:_(?P<revision>f1|f2))?")
+NAME = re.compile(r"(?P<branches>early_fusion__?|(?:(?:img|gm|riem)_)+)(?P<base>vit_.+?)(?:_(?P<revision>f1|f2))?")
 EARLY = "early_fusion_"
 LATE = ("img_gm", "img_riem", "gm_riem", "img_gm_riem")
 KINDS = {"gm": "grassmann", "riem": "riemann"}

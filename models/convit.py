@@ -1,8 +1,8 @@
 """ConViT: d'Ascoli et al. 2021, arXiv 2103.10697: attention that starts as a convolution and may learn to leave it.
 
 Written out, since timm's ConVit takes the grid of patches to be a square of sqrt(N), stores the relative positions of
-the last size on the module in `forward`, and is under CC-BY-NC. Ours follows equation 7 and section 3 of the paper, and
-gives the numbers of the locality-guidance code (Li et al. 2022, github.com/lkhl/tiny-transformers), whose names it has.
+the last size on the module in `forward`, and is under CC-BY-NC. Ours follows section 3 of the paper and gives the
+numbers of the locality-guidance code (Li et al. 2022, github.com/lkhl/tiny-transformers), whose names it has.
 """
 
 import math

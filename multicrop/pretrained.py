@@ -10,7 +10,7 @@ from . import checkpoint, ranks, weights
 from .find import architecture, source
 
 CLASSIFIERS = ("head.", "fc.", "classifier.", "classifier.fc.", "classifier.head.", "head.fc.")
-# ours and the published one's, torchvision's, timm's, the compact transformers', their fork's first form, a guiding CNN's
+# ours and the published one's, torchvision's, timm's, compact transformers', their fork's first form, guiding CNNs'
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
 
 

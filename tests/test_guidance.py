@@ -1,9 +1,12 @@
 """The locality-guidance loss against recorded numbers, and what its parts promise."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from locality_guidance import COMMITTED, SHARED, close, part, recorded
+from locality_guidance import COMMITTED, SHARED, classifier, close, full_size_images, part, recorded, rule_filled
 
 from multicrop.supervised.guidance import Guidance, attention, resize, same_size, similarity, teacher_images
 
@@ -111,3 +114,28 @@ def test_maps_given_must_be_as_many_as_built_for():
 def test_unknown_transform():
     with pytest.raises(ValueError, match="no guidance is called 'cosine'; take linear, attention, similarity"):
         Guidance([3], [5], "cosine")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("arch", "config"), [("pit_tiny", "pit/pit-ti_c100"), ("cvt_13", "cvt/cvt-13_c100")])
+def test_published_networks_guided_by_resnet56(shared_golden, tmp_path, arch, config):
+    """The published route: 224 px images, a ResNet-56 in either mode on their 32 px reduction, projections."""
+    folder = shared_golden / SHARED
+    tensors = recorded(folder / "full_size.safetensors")
+    manifest = json.loads((folder / "full_size_manifest.json").read_text())
+    student, _ = classifier(arch, rule_filled(manifest[config]["keys"]), tmp_path)
+    teacher, _ = classifier("resnet56", rule_filled(manifest["resnet/r-56_c100"]["keys"], 50_000), tmp_path)
+    names, stages = [f"blocks.{index}" for index in manifest[config]["student_index"]], ("s1", "s2", "s3")
+    guidance = Guidance([student.maps[name].width for name in names], [teacher.maps[name].width for name in stages])
+    for index, projection in enumerate(guidance.projections):
+        draw = np.random.RandomState(90_000 + index).standard_normal
+        shape = projection.weight.shape
+        projection.weight.data = torch.from_numpy(draw(shape) / shape[1] ** 0.5).float()
+        projection.bias.data = torch.from_numpy(0.1 * draw(shape[0])).float()
+    x = full_size_images()
+    with torch.no_grad():
+        own = student.forward_maps(x)[1]
+        for mode in ("eval", "train"):
+            other = teacher.train(mode == "train").forward_maps(teacher_images(x))[1]
+            loss = guidance([own[name] for name in names], [other[name] for name in stages])
+            torch.testing.assert_close(loss, tensors[f"{config}_ours/guidance_teacher_{mode}"], rtol=1e-4, atol=0)

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import sys
 import warnings
 from collections import deque
@@ -26,6 +25,8 @@ import torch
 from tqdm import tqdm
 
 from . import _decode
+from ._places import Root, places, stamp
+from ._workers import Worker, processors
 
 FORMAT = 1  # raise it when the stored pixels change for the same files
 CHUNK = 64  # images per order to a worker
@@ -42,7 +43,7 @@ class Cached:
     std: tuple[float, ...]
 
 
-def decoded(root: Path, names: list[str], source_size: int, part: str = "") -> Cached:
+def decoded(root: Root, names: list[str], source_size: int, part: str = "") -> Cached:
     """The images root/name, from the cache or decoded into it now. `part` tells apart lists of one root.
 
     Images that are all square, of one side and not larger than source_size are stored as they are; otherwise each is
@@ -51,20 +52,22 @@ def decoded(root: Path, names: list[str], source_size: int, part: str = "") -> C
     """
     folder = cache_folder()
     root = root.resolve()
-    stem = f"{root.name}-{_digest(os.fsencode(root), part.encode(), source_size)[:8]}"
-    entry = folder / f"{stem}-{_key(root, names, source_size)[:24]}"
+    which = [str(root), part]
+    stem = f"{root.name}-{_digest(os.fsencode(str(root)), part.encode(), source_size)[:8]}"
+    entry = folder / f"{stem}-{_digest(stamp(root, names), source_size, FORMAT)[:24]}"
     with _explained(folder):
-        found = _open(entry, len(names)) or _built(entry, stem, root, names, source_size)
+        found = _open(entry, len(names)) or _built(entry, stem, root, names, source_size, which)
     cached, skipped = found
     _name_skipped(root, names, skipped)
     return cached
 
 
-def _built(entry: Path, stem: str, root: Path, names: list[str], source_size: int) -> tuple[Cached, list]:
+def _built(entry: Path, stem: str, root: Root, names: list[str], source_size: int, which: list) -> tuple[Cached, list]:
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _lock(entry.parent / f"{stem}.lock"):
         if _open(entry, len(names)) is None:  # another process may have built it while this one waited
-            _build(entry, stem, root, names, source_size)
+            _say_other_sides(entry.parent, root, which, source_size)
+            _build(entry, stem, root, names, source_size, {"of": which, "source_size": source_size})
         return _open(entry, len(names))
 
 
@@ -72,10 +75,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MULTICROP_CACHE") or "~/.cache/multicrop").expanduser()
 
 
-def _key(root: Path, names: list[str], source_size: int) -> str:
-    stats = (os.stat(root / name) for name in names)
-    lines = (b"%s\0%d\0%d\n" % (os.fsencode(n), s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True))
-    return _digest(b"".join(lines), source_size, FORMAT)
+def _say_other_sides(folder: Path, root: Root, which: list, source_size: int) -> None:
+    """Say why files that were decoded before are decoded again. Pixels resized twice differ, so none are reused."""
+    sides = []
+    for path in folder.glob("*/meta.json"):
+        with contextlib.suppress(OSError, ValueError):
+            meta = json.loads(path.read_text())
+            sides += [meta["source_size"]] if meta.get("of") == which else []
+    if sides:
+        known = " and ".join(f"--source_size {side}" for side in sorted(sides))
+        print(f"{root} is decoded again for {source_size} px: the cache holds it for {known}", file=sys.stderr)
 
 
 def _digest(*parts: bytes | int) -> str:
@@ -111,15 +120,15 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
             return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 
-def _build(entry: Path, stem: str, root: Path, names: list[str], source_size: int) -> None:
+def _build(entry: Path, stem: str, root: Root, names: list[str], source_size: int, about: dict) -> None:
     """Decode into a temporary folder and rename it to `entry`. The lock of `stem` is held."""
     for old in entry.parent.glob(f"{glob.escape(stem)}-*"):  # outdated, damaged, or left by a killed process
         shutil.rmtree(old, ignore_errors=True)
     work = entry.parent / f"{stem}-building"
     work.mkdir()
     try:
-        paths = [os.path.join(root, name) for name in names]
-        meta = _decode_all(paths, work / "pixels.bin", source_size, f"decoding {root}")
+        with places(root, names, work) as paths:
+            meta = about | _decode_all(paths, work / "pixels.bin", source_size, f"decoding {root}")
         if len(meta["skipped"]) == len(names):
             index, reason = meta["skipped"][0]
             raise ValueError(f"none of the {len(names)} images in {root} is readable; {names[index]}: {reason}")
@@ -129,22 +138,22 @@ def _build(entry: Path, stem: str, root: Path, names: list[str], source_size: in
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _decode_all(paths: list[str], out: Path, source_size: int, title: str) -> dict:
+def _decode_all(paths: list[_decode.Place], out: Path, source_size: int, title: str) -> dict:
     """Write all images to `out` and return the entry's meta data."""
-    side = _common_side(paths, source_size)
+    side = common_side(paths, source_size)
     if side is not None:
         with contextlib.suppress(_decode.OtherSize):  # the sampled headers were alike, another image is not
             return _decode_to(paths, out, side, True, title)
     return _decode_to(paths, out, source_size, False, title)
 
 
-def _common_side(paths: list[str], source_size: int) -> int | None:
+def common_side(paths: list[_decode.Place], source_size: int) -> int | None:
     """The side that a sample of the readable images shares, if it is at most source_size."""
     sides = {_decode.square_side(path) for path in paths[:: max(1, len(paths) // 64)]} - {None}
     return sides.pop() if len(sides) == 1 and max(sides) <= source_size else None
 
 
-def _decode_to(paths: list[str], out: Path, side: int, exact: bool, title: str) -> dict:
+def _decode_to(paths: list[_decode.Place], out: Path, side: int, exact: bool, title: str) -> dict:
     _make_room(out, len(paths) * 3 * side * side)
     chunks = deque((start, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK))
     with tqdm(total=len(paths), desc=title, unit=" images", file=sys.stderr, mininterval=0.5) as bar:
@@ -191,11 +200,11 @@ def _close_gaps(out: Path, side: int, count: int, missing: list[int]) -> None:
 
 def _in_workers(chunks: deque, out: Path, side: int, exact: bool, report: Callable[[int], object]) -> list[dict]:
     """One thread per worker process hands it chunk after chunk; 2 processes decode 3 times what 2 threads do."""
-    count = min(_processors(), len(chunks))
-    command = [sys.executable, _decode.__file__, str(out), str(side), "exact" if exact else "fit"]
+    count = min(processors(), len(chunks))
+    arguments = ("exact" if exact else "fit", side, out)
     with ThreadPoolExecutor(count) as threads:
         try:
-            served = [threads.submit(_serve, command, chunks, report) for _ in range(count)]
+            served = [threads.submit(_serve, arguments, chunks, report) for _ in range(count)]
             return [answer for done in as_completed(served) for answer in done.result()]
         except BrokenPipeError as error:
             raise ChildProcessError("an image-decoding process was ended; was memory short?") from error
@@ -203,38 +212,28 @@ def _in_workers(chunks: deque, out: Path, side: int, exact: bool, report: Callab
             chunks.clear()  # after an error or Ctrl-C the others stop at their next chunk
 
 
-def _serve(command: list[str], chunks: deque, report: Callable[[int], object]) -> list[dict]:
+def _serve(arguments: tuple, chunks: deque, report: Callable[[int], object]) -> list[dict]:
     answers = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+    with contextlib.closing(Worker(*arguments)) as worker:
         for chunk in _taken(chunks):
-            answers.append(_ask(worker, chunk))
+            answers.append(_checked(worker.ask(chunk)))
             report(answers[-1]["count"])
     return answers
 
 
-def _taken(chunks: deque) -> Iterator[tuple[int, list[str]]]:
+def _taken(chunks: deque) -> Iterator[tuple[int, list]]:
     with contextlib.suppress(IndexError):  # empty
         while True:
             yield chunks.popleft()
 
 
-def _ask(worker: subprocess.Popen, chunk: tuple[int, list[str]]) -> dict:
-    """One chunk decoded by a worker. OtherSize and OSError are the worker's; BrokenPipeError when it is gone."""
-    worker.stdin.write(json.dumps(chunk) + "\n")
-    worker.stdin.flush()
-    line = worker.stdout.readline()
-    if not line:
-        raise BrokenPipeError
-    answer = json.loads(line)
+def _checked(answer: dict) -> dict:
+    """OtherSize and OSError are the worker's."""
     if "other_size" in answer:
         raise _decode.OtherSize(answer["other_size"])
     if "error" in answer:
         raise OSError(answer["error"])
     return answer
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -259,11 +258,11 @@ def _explained(folder: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or error
-        hint = "make room there or set MULTICROP_CACHE to another folder"
+        hint = "make room there, set MULTICROP_CACHE to another folder, or store nothing: --stream true"
         raise OSError(f"cannot use the image cache in {folder}: {reason}; {hint}") from error
 
 
-def _name_skipped(root: Path, names: list[str], skipped: list) -> None:
+def _name_skipped(root: Root, names: list[str], skipped: list) -> None:
     if not skipped:
         return
     shown = ", ".join(f"{names[index]} ({reason})" for index, reason in skipped[:NAMED])

@@ -1,22 +1,28 @@
-"""Decode image files into rows of one pixel file; run as a program, it is a decoding worker of _cache.py.
+"""Decode images; run as a program, it is a decoding worker (_workers.py).
 
 The worker is a program of its own, not a multiprocessing child, because those import the main script again (torch,
 seconds each) or fork a process that already has threads. So this file imports Pillow and numpy only.
+
+An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file, or
+[file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
 """
 
+import io
 import json
 import signal
 import struct
 import sys
+import zlib
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+Place = str | list
 ORIENTATION = 0x0112  # the EXIF tag
 UNREADABLE = (  # what Pillow raises for damaged bytes
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
-    Image.DecompressionBombError,
+    zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
 
@@ -24,28 +30,68 @@ class OtherSize(Exception):
     """An image is not of the side that all were expected to have."""
 
 
-def read(path: str, side: int, exact: bool) -> np.ndarray:
+def read(place: Place, side: int, exact: bool) -> np.ndarray:
     """One image as uint8 (3, side, side), upright and RGB.
 
     exact: it is stored as it is, OtherSize when it has another size. Otherwise the shorter side is resized to `side`
     (bicubic, antialiased) and the centre is kept.
     """
-    with Image.open(path) as image:
+    with Image.open(source(place)) as image:
         if not exact:
             image.draft(None, (2 * side, 2 * side))  # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side
         upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
         if exact and upright.size != (side, side):
-            raise OtherSize(path)
+            raise OtherSize(where(place))
         return np.asarray(centre_square(rgb(upright), side)).transpose(2, 0, 1)
 
 
-def square_side(path: str) -> int | None:
-    """The side of a square image, from its header; None when it is not square or not readable."""
+def source(place: Place) -> str | io.BytesIO:
+    """What Pillow opens. OSError when the bytes are not those that were stored."""
+    if isinstance(place, str):
+        return place
+    file, offset, length, *packed = place
+    with open(file, "rb") as stored:
+        stored.seek(offset)
+        if packed:
+            return io.BytesIO(unzipped(stored, length, *packed))
+        return io.BytesIO(whole(stored.read(length), length))
+
+
+def unzipped(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
+    """A member of a zip file whose local header comes next."""
+    header = whole(stored.read(30), 30)
+    stored.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)  # its name and its extra field
+    content = whole(stored.read(packed), packed)
+    if compressed:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, length + 1)
+    if header[:4] != b"PK\3\4" or len(content) != length or zlib.crc32(content) != crc:
+        raise OSError("damaged inside the archive")
+    return content
+
+
+def whole(content: bytes, length: int) -> bytes:
+    if len(content) != length:
+        raise OSError("the file ends before it")
+    return content
+
+
+def where(place: Place) -> str:
+    return place if isinstance(place, str) else str(place[0])
+
+
+def size(place: Place) -> tuple[int, int] | None:
+    """Width and height from the header; None when it is not readable."""
     try:
-        with Image.open(path) as image:
-            return image.width if image.width == image.height else None
+        with Image.open(source(place)) as image:
+            return image.size
     except UNREADABLE:
         return None
+
+
+def square_side(place: Place) -> int | None:
+    """The side of a square image, from its header; None when it is not square or not readable."""
+    width, height = size(place) or (0, None)
+    return width if width == height else None
 
 
 def orientation(image: Image.Image) -> int:
@@ -83,45 +129,69 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
 
 
-def decode(out: BinaryIO, start: int, paths: list[str], side: int, exact: bool) -> dict:
-    """Write the images of `paths` as rows start, start + 1, ... of `out`.
-
-    Returns {count, bad: [[row, reason]], sums, squares}: an unreadable image leaves a black row; sums are per channel.
-    """
-    pixels = np.zeros((len(paths), 3, side, side), np.uint8)
-    bad = []
-    for row, path in enumerate(paths):
+def rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
+    """uint8 (N, 3, side, side) and [[row, reason]] of those that cannot be read, which are black."""
+    pixels, bad = np.zeros((len(places), 3, side, side), np.uint8), []
+    for row, place in enumerate(places):
         try:
-            pixels[row] = read(path, side, exact)
+            pixels[row] = read(place, side, exact)
         except UNREADABLE as error:
-            bad.append([start + row, one_line(error, path)])
+            bad.append([row, one_line(error, place)])
+    return pixels, bad
+
+
+def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: bool) -> dict:
+    """Write the images as rows start, start + 1, ... of `out`.
+
+    Returns {count, bad: [[row, reason]], sums, squares}; the sums are per channel.
+    """
+    pixels, bad = rows(places, side, exact)
     out.seek(start * pixels[0].nbytes)
     out.write(pixels.data)
     out.flush()  # so that a full disk is an error here
     sums = pixels.sum((0, 2, 3), dtype=np.int64)
     squares = np.square(pixels, dtype=np.uint32).sum((0, 2, 3), dtype=np.int64)
-    return {"count": len(paths), "bad": bad, "sums": sums.tolist(), "squares": squares.tolist()}
+    bad = [[start + row, reason] for row, reason in bad]
+    return {"count": len(places), "bad": bad, "sums": sums.tolist(), "squares": squares.tolist()}
 
 
-def one_line(error: BaseException, path: str) -> str:
+def one_line(error: BaseException, place: Place) -> str:
     if "cannot identify image file" in str(error):
         return "not an image, or damaged"
-    return " ".join(str(error).replace(repr(path), "").split()) or type(error).__name__
+    return " ".join(str(error).replace(repr(where(place)), "").split()) or type(error).__name__
 
 
-def main(pixel_file: str, side: str, exact: str) -> None:
-    """Answer each line [start, paths] on standard input with one line on standard output, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle: it closes our input
-    with open(pixel_file, "r+b") as out:
+def serve_file(path: str, side: int, exact: bool) -> None:
+    """Answer each line [start, places] on standard input with a line on standard output; the pixels go to a file."""
+    with open(path, "r+b") as out:
         for line in sys.stdin:
-            start, paths = json.loads(line)
+            start, places = json.loads(line)
             try:
-                answer = decode(out, start, paths, int(side), exact == "exact")
+                answer = decode(out, start, places, side, exact)
             except OtherSize as error:
                 answer = {"other_size": str(error)}
             except OSError as error:
                 answer = {"error": error.strerror or str(error)}
             print(json.dumps(answer), flush=True)
+
+
+def serve_stream(side: int) -> None:
+    """Answer each line of places with a line {bad} and the pixels' bytes, until the input ends."""
+    for line in sys.stdin:
+        pixels, bad = rows(json.loads(line), side, False)
+        sys.stdout.buffer.write(json.dumps({"bad": bad}).encode() + b"\n")
+        sys.stdout.buffer.write(pixels.data)
+        sys.stdout.buffer.flush()
+
+
+def main(kind: str, side: str, *path: str) -> None:
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent's to handle: when it ends, our input does
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if kind == "stream":
+        serve_stream(int(side))
+    else:
+        serve_file(*path, int(side), kind == "exact")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import filelock
 import numpy as np
 import torch
 
-from ._folders import class_names, image_set, split_by_class
+from ._archive import Inside
+from ._folders import class_names, existing_folder, image_set, split_by_class
 from ._images import ImageSet, check_split
 
 Read = Callable[[Path, str, bool], tuple[np.ndarray, list[int], tuple[str, ...]]]
@@ -26,18 +27,29 @@ class Published:
     std: tuple[float, ...]
 
 
-def load_published(data: Published, root: str | Path, split: str, source_size: int, download: bool) -> ImageSet:
+def load_published(
+    data: Published,
+    root: str | Path,
+    split: str,
+    source_size: int,
+    download: bool,
+    stream: bool | None,
+    workers: int | None,
+) -> ImageSet:
     """The split from wherever it lies below root, downloaded first when it is missing and `download` is set."""
     check_split(split)
     root = Path(root).expanduser()
-    if root.exists() and not root.is_dir():
-        raise ValueError(f"{root} is a file; the folder that holds {data.title} is expected")
+    if root.exists():
+        root = existing_folder(root)
     place = next((p for p in _places(data, root) if (p / data.binary[split]).exists()), None)
+    if isinstance(place, Inside):
+        raise ValueError(f"{place.file} holds the binary files of {data.title}: unpack it and give the folder")
     if place is not None:
         return _read(data, place, split)
     place = next((p for p in _places(data, root) if class_names(p / "train") or class_names(p / split)), None)
     if place is not None:
-        return image_set(split_by_class(place, split), source_size, (data.mean, data.std))
+        listing = split_by_class(place, split, superclasses=True)
+        return image_set(listing, source_size, (data.mean, data.std), stream, workers)
     if not download:
         missing = f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders"
         raise FileNotFoundError(f"{missing}, there and in a sub-folder of its name; --download fetches it")

@@ -22,7 +22,7 @@ def load(
 
     FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
     """
-    return load_published(CIFAR10, root, split, source_size, download)
+    return load_published(CIFAR10, root, split, source_size, download, stream, workers)
 
 
 def _read(root: Path, split: str, download: bool):

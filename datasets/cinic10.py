@@ -33,4 +33,4 @@ def load(
         raise FileNotFoundError(f"{error}; CINIC-10 is to be fetched by hand from {ARCHIVE}") from None
     if not (place / "train").is_dir():
         raise FileNotFoundError(f"there is no CINIC-10 in {place}: looked for train/<class>/; get it from {ARCHIVE}")
-    return image_set(split_by_class(place, split), source_size, (MEAN, STD))
+    return image_set(split_by_class(place, split), source_size, (MEAN, STD), stream, workers)

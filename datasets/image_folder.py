@@ -38,10 +38,10 @@ def load(
     check_split(split)
     root = existing_folder(root)
     listings = _listings(root)
-    train = image_set(listings["train"], source_size)
+    train = image_set(listings["train"], source_size, None, stream, workers)
     if split == "train":
         return train
-    return image_set(listings["test"], source_size, (train.mean, train.std))
+    return image_set(listings["test"], source_size, (train.mean, train.std), stream, workers)
 
 
 def _listings(root: Path) -> dict[str, Listing]:

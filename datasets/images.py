@@ -25,4 +25,4 @@ def load(
             "--dataset images has no labels and so no test split; class folders are --dataset image_folder"
         )
     root = existing_folder(root)
-    return image_set(Listing(root, image_names(root), None, ()), source_size)
+    return image_set(Listing(root, image_names(root), None, ()), source_size, None, stream, workers)

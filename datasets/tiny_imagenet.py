@@ -32,7 +32,7 @@ def load(
     place = _place(root)
     classes = class_names(place / "train") or _ids(place)
     listing = by_class(place / "train") if split == "train" else _validation(place / "val", classes)
-    return image_set(listing, source_size, (MEAN, STD))
+    return image_set(listing, source_size, (MEAN, STD), stream, workers)
 
 
 def _place(root: str | Path) -> Path:

@@ -1,7 +1,7 @@
 """Batches of a uint8 image set: the order is f(seed, epoch), cut by accumulation step and rank."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from . import orders
 
 RESIDENT_SHARE = 0.4  # of the device's free memory; the rest is for the networks and their activations
+AHEAD = 2  # parts that are read while one is used, so that decoding processes never wait for the step's end
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Batch:
 
 class Batches:
     """batches.step(k) yields the Batch of each accumulation step of optimizer step k, on this rank.
+
+    `pixels` (N, C, H, W) is a tensor, or what indexes like one: images that are decoded when asked for.
 
     The global batch of a step is `accumulate` x `world` x `size` images, cut such that the same images meet in the same
     step however it is spread: 1 rank x 4 accumulation steps, 2 x 2 or 4 x 1. Incomplete last batches are dropped.
@@ -58,10 +61,10 @@ class Batches:
                 f"a global batch of {self.total} images is larger than the {self.images} images of the training set: "
                 f"lower the batch size to at most {len(self.order(0)) // (accumulate * world)}"
             )
-        self.resident = _fits(pixels, device)
+        self.resident = isinstance(pixels, Tensor) and _fits(pixels, device)
         self.pixels = pixels.to(device) if self.resident else pixels
         self.labels = labels.to(device) if labels is not None else None
-        self._ahead = None if self.resident else ThreadPoolExecutor(1)
+        self._ahead = None if self.resident else ThreadPoolExecutor(AHEAD, "read")
         self._fetched: dict = {}
 
     def step(self, step: int) -> Iterator[Batch]:
@@ -75,29 +78,29 @@ class Batches:
         return self._order
 
     def _batch(self, step: int, part: int) -> Batch:
-        start = (part * self.world + self.rank) * self.size
-        place = slice(start, start + self.size)
-        index = self._index(step, place)
-        images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part, index)
+        index, place = self._index(step, part)
+        images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part)
         labels = self.labels[self._send(index)] if self.labels is not None else None
         return Batch(images, labels, place)
 
-    def _index(self, step: int, place: slice) -> Tensor:
+    def _index(self, step: int, part: int) -> tuple[Tensor, slice]:
+        """The images of this rank's part, and its place in the global batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        return self.order(epoch)[position * self.total :][place]
+        start = (part * self.world + self.rank) * self.size
+        place = slice(start, start + self.size)
+        return self.order(epoch)[position * self.total :][place], place
 
-    def _prefetched(self, step: int, part: int, index: Tensor) -> Tensor:
-        """This part's images; the next part's are read by a thread meanwhile."""
-        waiting = self._fetched.pop((step, part), None)
-        images = waiting.result() if waiting else self._read(index)
-        following = (step, part + 1) if part + 1 < self.accumulate else (step + 1, 0)
-        start = (following[1] * self.world + self.rank) * self.size
-        ahead = self._index(following[0], slice(start, start + self.size))
-        self._fetched = {following: self._ahead.submit(self._read, ahead)}
-        return self._send(images)
+    def _prefetched(self, step: int, part: int) -> Tensor:
+        """This part's images; the next parts' are read by threads meanwhile."""
+        first = step * self.accumulate + part
+        known, parts = self._fetched, range(first, first + 1 + AHEAD)
+        self._fetched = {number: known.get(number) or self._submit(number) for number in parts}
+        return self._send(self._fetched.pop(first).result())
 
-    def _read(self, index: Tensor) -> Tensor:
-        return self._pinned(self.pixels[index])
+    def _submit(self, number: int) -> Future:
+        """The reading of the part of this number, counted from the run's start."""
+        index, _ = self._index(*divmod(number, self.accumulate))
+        return self._ahead.submit(lambda: self._pinned(self.pixels[index]))
 
     def _send(self, numbers: Tensor) -> Tensor:
         """To the device, on CUDA without waiting for it; on MPS such a copy could read what has been freed."""

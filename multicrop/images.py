@@ -16,10 +16,16 @@ def labelled(
 ):
     """The ImageSet of each split, in a list. ValueError where the data set has no labels."""
     data = source(dataset)
-    if not getattr(data.module, "LABELLED", True):
-        raise ValueError(
-            f"--dataset {dataset} has no labels, and they are needed: class folders are --dataset image_folder"
-        )
+    if not getattr(data.module, "LABELLED", True):  # before a long decoding
+        raise _unlabelled(dataset)
     options = {"source_size": source_size, "download": download, "stream": stream, "workers": workers}
     with ranks.first_on_node():
-        return [data.load(datapath, split, **options) for split in splits]
+        found = [data.load(datapath, split, **options) for split in splits]
+    if any(images.labels is None for images in found):
+        raise _unlabelled(dataset)
+    return found
+
+
+def _unlabelled(dataset: str) -> ValueError:
+    hint = "class folders are --dataset image_folder"
+    return ValueError(f"--dataset {dataset} has no labels, and they are needed: {hint}")

@@ -1,0 +1,92 @@
+"""Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, 3, S, S).
+
+Pixels are those of the cache: the same decoder, the same side. An image that cannot be read is named once, and the
+next one of its class in the listing's order that can be takes its place; so labels stay right, and the pixels of an
+index depend on the files only, not on workers, ranks or what was read before.
+"""
+
+import os
+import sys
+
+import torch
+from torch import Tensor
+
+from ._decode import Place
+from ._workers import Decoders, processors
+
+SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
+PART = 256  # of which so many are held at a time
+NAMED = 10  # unreadable images that are named one by one
+
+
+class Streamed:
+    """The images at `places`, resized to `side`. Without a number of workers one per processor and rank decodes."""
+
+    dtype = torch.uint8
+    device = torch.device("cpu")
+    ndim = 4
+
+    def __init__(self, places: list[Place], names: list[str], labels: Tensor | None, side: int, workers: int | None):
+        self._places, self._names, self._labels = places, names, labels
+        self.shape = torch.Size((len(places), 3, side, side))
+        self.nbytes = self.shape.numel()
+        self._numbers = torch.arange(len(places))
+        self._instead: dict[int, int] = {}  # of an unreadable image: the next of its class
+        share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        self._decoders = Decoders(workers or max(1, share), side)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index) -> Tensor:
+        """uint8 (..., 3, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
+        wanted, rows = self._numbers[index].unique(return_inverse=True)  # a repeated image is decoded once
+        return torch.from_numpy(self._decoded(wanted.tolist()))[rows]
+
+    def _decoded(self, wanted: list[int]):
+        """Rows of images; those that turn out unreadable are asked for again, as the ones in their place."""
+        numbers = [self._standing_in(number) for number in wanted]
+        pixels, bad = self._decoders.decode([self._places[number] for number in numbers])
+        for row, reason in bad:
+            self._skip(numbers[row], reason)
+        if bad:
+            rows = [row for row, _ in bad]
+            pixels[rows] = self._decoded([numbers[row] for row in rows])
+        return pixels
+
+    def _standing_in(self, number: int) -> int:
+        first = number
+        while number in self._instead:
+            number = self._instead[number]
+            if number == first:
+                raise ValueError(f"none of the images of the class of {self._names[first]} is readable")
+        return number
+
+    def _skip(self, number: int, reason: str) -> None:
+        if number in self._instead:
+            return
+        self._instead[number] = self._next(number)
+        count = len(self._instead)
+        if count <= NAMED:
+            said = f"unreadable image {self._names[number]} ({reason}): {self._names[self._instead[number]]} is taken"
+            print(said + "; no more are named" * (count == NAMED), file=sys.stderr)
+
+    def _next(self, number: int) -> int:
+        """The next image of the same class; after the last comes the first."""
+        if self._labels is None:
+            return (number + 1) % len(self)
+        same = (self._labels == self._labels[number]).nonzero()[:, 0]
+        place = torch.searchsorted(same, number, right=True)
+        return int(same[place % len(same)])
+
+
+def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, in units of 0..1, of at most SAMPLE images spread over the set."""
+    chosen = torch.arange(min(SAMPLE, len(pixels))) * len(pixels) // min(SAMPLE, len(pixels))
+    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for part in chosen.split(PART):
+        values = pixels[part].double() / 255
+        sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
+    count = len(chosen) * pixels.shape[2] * pixels.shape[3]
+    mean = sums / count
+    return tuple(mean.tolist()), tuple((squares / count - mean.square()).clamp(min=0).sqrt().tolist())

@@ -40,8 +40,7 @@ class Descriptor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = describe(self.norm(at_least_float32(x)), self.order, self.terms)
-        return self.proj(x)
+            return self.proj(describe(self.norm(at_least_float32(x)), self.order, self.terms))
 
 
 def describe(x: Tensor, order: int, terms: int) -> Tensor:

@@ -99,7 +99,10 @@ class FusedAttention(_Attention):
 
 
 class GrassmannAttention(_Attention):
-    """A normalised Grassmann map taken as the weights, without a softmax: f1 the scaled map, f2 the sign-free one."""
+    """A normalised Grassmann map taken as the weights, without a softmax: f1 the scaled map, f2 the sign-free one.
+
+    Under autocast queries and keys are computed in float32 too: bases of rounded columns may be quite different ones.
+    """
 
     def __init__(
         self,
@@ -115,6 +118,10 @@ class GrassmannAttention(_Attention):
         super().__init__(dim, num_heads, attn_drop_rate, drop_rate)
         self.scale = nn.Parameter(torch.tensor((dim // num_heads) ** -0.5)) if revision == "f1" else None
         self.norm = MapNorm(num_heads, side, prefix)
+
+    def queries_keys_values(self, x: Tensor) -> list[Tensor]:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().queries_keys_values(at_least_float32(x))
 
     def weights(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
         x = projection(q, k) if self.scale is None else grassmann(q, k) * self.scale

@@ -22,7 +22,7 @@ from ._manifold_attention import maker
 from ._maps import Map, to_map, to_tokens
 from ._tokenizer import Tokenizer
 from .compact import RELEASED, fit_positions, make_tokenizer, make_transformer, published, settle
-from .manifold import fit_norms, rename
+from .manifold import fit_norms, rename, settle_descriptor
 
 NAME = re.compile(r"(?P<branches>early_fusion__?|(?:(?:img|gm|riem)_)+)(?P<base>vit_.+?)(?:_(?P<revision>f1|f2))?")
 EARLY = "early_fusion_"
@@ -103,8 +103,7 @@ def build(
         return make_transformer(side, options, attention, **rates)
 
     newer = revision == "f2" and branches in ("img_gm", "img_gm_riem")
-    order, terms = (8, 3) if newer else (4, 4)
-    describe = partial(Descriptor, width, lds_order or order, lds_terms or terms)
+    describe = partial(Descriptor, width, *settle_descriptor(width, lds_order, lds_terms, newer))
     if branches == EARLY:
         return EarlyFusion(tokenizer, describe(norm=False), branch("img"))
     kinds = branches.split("_")

@@ -97,8 +97,8 @@ def build(
 
     attention_type of manifold_*: all (default), spd, gm (revision f2), all, riem (f1), riemgrass (both, part of no
     published network); of riemmanian_*: log for the gap of log covariances. ln_attention=False leaves out the layer
-    norm of the maps. lds_order, lds_terms: the descriptor's, 8 and 3 with patches, 4 and 4 with convolutions. The rest
-    is as in compact.py.
+    norm of the maps. lds_order, lds_terms: the descriptor's, 8 and 3 with patches, 4 and 4 with convolutions or
+    where tokens are narrower than 64. The rest is as in compact.py.
     """
     kind, base, *said = parse(name)
     sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
@@ -122,9 +122,15 @@ def build(
     transformer = make_transformer(tokenizer.side(image_size), options, attention, **rates)
     if kind != "grassmann":
         return (AttentiveManifold if options["class_token"] else Manifold)(tokenizer, transformer)
-    order, terms = (4, 4) if base.startswith("cct") else (8, 3)
-    descriptor = Descriptor(options["embed_dim"], lds_order or order, lds_terms or terms)
+    order, terms = settle_descriptor(options["embed_dim"], lds_order, lds_terms, newer=not base.startswith("cct"))
+    descriptor = Descriptor(options["embed_dim"], order, terms)
     return Manifold(tokenizer, transformer, descriptor)
+
+
+def settle_descriptor(width: int, order: int | None, terms: int | None, newer: bool) -> tuple[int, int]:
+    """Order and terms of descriptors: 8 and 3 or, also for tokens too narrow for that, 4 and 4, unless given."""
+    wide = newer and width >= 64 and width % 8 == 0
+    return order or (8 if wide else 4), terms or (3 if wide else 4)
 
 
 class Manifold(Compact):

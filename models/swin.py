@@ -67,7 +67,7 @@ class Swin(nn.Module):
         super().__init__()
         self.patch_embed = PatchEmbed(in_channels, width, patch_size)
         self.pos_drop = nn.Dropout(parts["drop"])
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).split(depths)
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(depths)
         self.layers = nn.ModuleList()
         for stage, stage_rates in enumerate(rates):
             merge = stage < len(depths) - 1

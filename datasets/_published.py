@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ._archive import Inside
-from ._folders import class_names, existing_folder, image_set, split_by_class
+from ._folders import Listing, class_folders, class_names, existing_folder, image_set, split_by_class
 from ._images import ImageSet, check_split
 
 Read = Callable[[Path, str, bool], tuple[np.ndarray, list[int], tuple[str, ...]]]
@@ -39,24 +39,48 @@ def load_published(
     """The split from wherever it lies below root, downloaded first when it is missing and `download` is set."""
     check_split(split)
     root = Path(root).expanduser()
-    if root.exists():
-        root = existing_folder(root)
-    place = next((p for p in _places(data, root) if (p / data.binary[split]).exists()), None)
+    try:
+        found = listing_of(data, root, split)
+    except FileNotFoundError as error:
+        if not download:
+            raise FileNotFoundError(f"{error}; --download fetches it") from None
+        return _download(data, root, split)
+    if found is None:
+        return _read(data, _binary(data, existing_folder(root), split), split)
+    return image_set(found, source_size, (data.mean, data.std), stream, workers)
+
+
+def listing_of(data: Published, root: str | Path, split: str) -> Listing | None:
+    """The image files of a split, not read yet; None where the binary files are. FileNotFoundError without either."""
+    check_split(split)
+    missing = f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders"
+    missing += ", there and in a sub-folder of its name"
+    if not Path(root).expanduser().exists():
+        raise FileNotFoundError(missing)
+    place = _binary(data, existing_folder(root), split)
     if isinstance(place, Inside):
         raise ValueError(f"{place.file} holds the binary files of {data.title}: unpack it and give the folder")
     if place is not None:
-        return _read(data, place, split)
-    place = next((p for p in _places(data, root) if class_names(p / "train") or class_names(p / split)), None)
-    if place is not None:
-        listing = split_by_class(place, split, superclasses=True)
-        return image_set(listing, source_size, (data.mean, data.std), stream, workers)
-    if not download:
-        missing = f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders"
-        raise FileNotFoundError(f"{missing}, there and in a sub-folder of its name; --download fetches it")
-    return _download(data, root, split)
+        return None
+    places = _places(data, existing_folder(root))
+    place = next((p for p in places if class_names(p / "train") or class_names(p / split)), None)
+    if place is None:
+        raise FileNotFoundError(missing)
+    return split_by_class(place, split, superclasses=True)
 
 
-def _places(data: Published, root: Path) -> list[Path]:
+def recognised(data: Published, root: Path | Inside, classes: set[str]) -> bool:
+    """Whether root has the binary files, or class folders some of which are called so."""
+    if _binary(data, root, "train") is not None:
+        return True
+    return any(classes <= set(class_folders(place / "train", True)) for place in _places(data, root))
+
+
+def _binary(data: Published, root: Path | Inside, split: str) -> Path | Inside | None:
+    return next((place for place in _places(data, root) if (place / data.binary[split]).exists()), None)
+
+
+def _places(data: Published, root: Path | Inside) -> list[Path | Inside]:
     """root, the folder above when root is the inner folder itself, sub-folders called like the set."""
     inner = Path(data.binary["train"]).parent.name
     plain = re.sub(r"\W", "", data.title).lower()

@@ -6,6 +6,7 @@ Labels are lists in train.json and test.json: [{"name": "train/....JPG", "label"
 import json
 from pathlib import Path
 
+from ._archive import Inside
 from ._folders import Listing, above_train, by_list, existing_folder, image_set
 from ._images import ImageSet, check_split
 
@@ -29,16 +30,27 @@ def load(
 
     FileNotFoundError when a list or an image is missing, ValueError when a list is none.
     """
-    return image_set(_listing(root, split), source_size, (MEAN, STD), stream, workers)
+    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
 
 
-def _listing(root: str | Path, split: str) -> Listing:
-    check_split(split)
+def recognise(root: Path | Inside) -> str | None:
+    return "chaoyang" if (_place(root) / "train.json").exists() else None
+
+
+def _place(root: str | Path | Inside) -> Path | Inside:
     root = above_train(existing_folder(root))
-    place = root / "chaoyang" if (root / "chaoyang").is_dir() else root
+    return root / "chaoyang" if (root / "chaoyang").is_dir() else root
+
+
+def listing(root: str | Path, split: str) -> Listing:
+    """The images of a split, not read yet."""
+    check_split(split)
+    place = _place(root)
     file = place / f"{split}.json"
     if not file.exists():
-        raise FileNotFoundError(f"there is no {file}, which lists Chaoyang's {split} images; it comes with them: {HOME}")
+        raise FileNotFoundError(
+            f"there is no {file}, the list of Chaoyang's {split} images; it comes with them: {HOME}"
+        )
     pairs = _pairs(file)
     return by_list(place, [name for name, _ in pairs], [label for _, label in pairs], CLASSES, str(file))
 

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import torchvision
 
+from ._archive import Inside
+from ._folders import Listing
 from ._images import ImageSet
-from ._published import Published, load_published
+from ._published import Published, listing_of, load_published, recognised
 
 
 def load(
@@ -23,6 +25,15 @@ def load(
     FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
     """
     return load_published(CIFAR100, root, split, source_size, download, stream, workers)
+
+
+def listing(root: str | Path, split: str) -> Listing | None:
+    """The image files of a split, not read yet; None where they are torchvision's binary ones."""
+    return listing_of(CIFAR100, root, split)
+
+
+def recognise(root: Path | Inside) -> str | None:
+    return "cifar100" if recognised(CIFAR100, root, {"aquarium_fish", "pickup_truck", "worm"}) else None
 
 
 def _read(root: Path, split: str, download: bool):

@@ -6,7 +6,8 @@ compare with it, give a root whose `test` is that folder, or that has no `test`.
 
 from pathlib import Path
 
-from ._folders import above_train, existing_folder, image_set, split_by_class
+from ._archive import Inside
+from ._folders import Listing, above_train, class_names, existing_folder, image_set, split_by_class
 from ._images import ImageSet, check_split
 
 ALIASES = ("cinic",)
@@ -26,6 +27,11 @@ def load(
     workers: int | None = None,
 ) -> ImageSet:
     """root/{train,test}/<class>/*.png; root may also be the `train` folder itself. It cannot be downloaded here."""
+    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
+
+
+def listing(root: str | Path, split: str) -> Listing:
+    """The images of a split, not read yet."""
     check_split(split)
     try:
         place = above_train(existing_folder(root))
@@ -33,4 +39,11 @@ def load(
         raise FileNotFoundError(f"{error}; CINIC-10 is to be fetched by hand from {ARCHIVE}") from None
     if not (place / "train").is_dir():
         raise FileNotFoundError(f"there is no CINIC-10 in {place}: looked for train/<class>/; get it from {ARCHIVE}")
-    return image_set(split_by_class(place, split), source_size, (MEAN, STD), stream, workers)
+    return split_by_class(place, split)
+
+
+def recognise(root: Path | Inside) -> str | None:
+    """CIFAR-10's classes, and a folder `valid` that CIFAR-10 has not."""
+    place = above_train(root)
+    known = {"airplane", "automobile", "truck"} <= set(class_names(place / "train"))
+    return "cinic10" if known and class_names(place / "valid") else None

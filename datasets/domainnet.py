@@ -42,10 +42,18 @@ def load(
 
     FileNotFoundError when images of a list are missing; ValueError when there are several domains.
     """
-    return image_set(_listing(root, split, domain), source_size, (MEAN, STD), stream, workers)
+    return image_set(listing(root, split, domain), source_size, (MEAN, STD), stream, workers)
 
 
-def _listing(root: str | Path, split: str, domain: str | None) -> Listing:
+def recognise(root: Path | Inside) -> str | None:
+    """By a domain's list, or by the name of the folder."""
+    known = [name for name in DOMAINS if (root / f"{name}_train.txt").exists() or class_names(root / name / "train")]
+    known += [root.name] if root.name in DOMAINS and class_names(root / "train") else []
+    return f"domainnet:{known[0]}" if known else None
+
+
+def listing(root: str | Path, split: str, domain: str | None = None) -> Listing:
+    """The images of a split, not read yet."""
     check_split(split)
     root = above_train(existing_folder(root))
     domain = domain or _only(root)

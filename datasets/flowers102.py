@@ -53,14 +53,22 @@ def load(
 
     layout=None: what root or a sub-folder holds, the official one first. `download` fetches the official one.
     """
-    listing = _listing(root, split, download, layout, lists)
-    return image_set(listing, source_size, (MEAN, STD), stream, workers)
-
-
-def _listing(root: str | Path, split: str, download: bool, layout: str | None, lists: tuple[str, ...]) -> Listing:
     check_split(split)
     if download and layout != "kaggle" and not _found(root, layout):
         _download(Path(root).expanduser())
+    return image_set(listing(root, split, layout, lists), source_size, (MEAN, STD), stream, workers)
+
+
+def recognise(root: Path | Inside) -> str | None:
+    found = _found(root, None)
+    return f"flowers102:{found[0]}" if found else None
+
+
+def listing(
+    root: str | Path, split: str, layout: str | None = None, lists: tuple[str, ...] = ("trnid", "valid")
+) -> Listing:
+    """The images of a split, not read yet."""
+    check_split(split)
     found = _found(root, layout)
     if not found:
         wanted = "" if layout == "kaggle" else "jpg/ with imagelabels.mat and setid.mat (--download fetches them)"
@@ -86,7 +94,7 @@ def _found(root: str | Path, layout: str | None) -> tuple[str, Path | Inside] | 
 
 def _numbered(place: Path | Inside) -> bool:
     classes = class_names(place / "train")
-    return bool(classes) and all(name.isdigit() for name in classes)
+    return len(classes) > 10 and all(name.isdigit() for name in classes)  # ten are digits, not flowers
 
 
 def _official(place: Path | Inside, lists: tuple[str, ...]) -> Listing:

@@ -7,6 +7,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from ._archive import Inside
 from ._folders import (
     EVALUATION,
     Listing,
@@ -19,6 +20,7 @@ from ._folders import (
     split_by_class,
 )
 from ._images import ImageSet, check_split
+from ._survey import survey as survey  # multicrop.data looks at every listing with it
 
 
 def load(
@@ -36,15 +38,24 @@ def load(
     That tenth depends on the file names only. FileNotFoundError or ValueError when there is nothing to read.
     """
     check_split(split)
-    root = existing_folder(root)
-    listings = _listings(root)
+    listings = _listings(existing_folder(root))
     train = image_set(listings["train"], source_size, None, stream, workers)
     if split == "train":
         return train
     return image_set(listings["test"], source_size, (train.mean, train.std), stream, workers)
 
 
-def _listings(root: Path) -> dict[str, Listing]:
+def listing(root: str | Path, split: str) -> Listing:
+    """The images of a split, not read yet."""
+    check_split(split)
+    return _listings(existing_folder(root))[split]
+
+
+def recognise(root: Path | Inside) -> str | None:
+    return "image_folder" if class_names(root) else None
+
+
+def _listings(root: Path | Inside) -> dict[str, Listing]:
     folder = above_train(root)
     if class_names(folder / "train") and evaluation_folder(folder):
         return {split: split_by_class(folder, split) for split in ("train", "test")}

@@ -3,15 +3,17 @@
 It is streamed from its files unless the machine can hold it (--stream true or false says it outright).
 """
 
+import re
 from pathlib import Path
 
+from ._archive import Inside
 from ._folders import Listing, above_train, class_names, evaluation_folder, existing_folder, image_set, split_by_class
 from ._images import ImageSet, check_split
 
 ALIASES = ("imnet", "imagenet1k", "ilsvrc2012")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-INNER = Path("ILSVRC/Data/CLS-LOC")  # as the archive of Kaggle unpacks
+INNER = "ILSVRC/Data/CLS-LOC"  # as the archive of Kaggle unpacks
 
 
 def load(
@@ -25,13 +27,23 @@ def load(
     workers: int | None = None,
 ) -> ImageSet:
     """root/train/<id>/ and root/{val,validation}/<id>/. FileNotFoundError when they are not there."""
-    return image_set(_listing(root, split), source_size, (MEAN, STD), stream, workers)
+    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
 
 
-def _listing(root: str | Path, split: str) -> Listing:
-    check_split(split)
+def recognise(root: Path | Inside) -> str | None:
+    classes = class_names(_place(root) / "train")
+    return "imagenet" if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes) else None
+
+
+def _place(root: str | Path | Inside) -> Path | Inside:
     root = above_train(existing_folder(root))
-    place = root / str(INNER) if (root / str(INNER)).is_dir() else root
+    return root / INNER if (root / INNER).is_dir() else root
+
+
+def listing(root: str | Path, split: str) -> Listing:
+    """The images of a split, not read yet."""
+    check_split(split)
+    place = _place(root)
     if not class_names(place / "train"):
         raise FileNotFoundError(f"there is no ImageNet in {place}: looked for train/<id>/ and val/<id>/")
     if split == "test" and evaluation_folder(place) is None and (place / "val").is_dir():

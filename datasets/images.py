@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ._archive import Inside
 from ._folders import Listing, existing_folder, image_names, image_set
 from ._images import ImageSet, check_split
 
@@ -19,10 +20,19 @@ def load(
     workers: int | None = None,
 ) -> ImageSet:
     """All images, unlabelled; mean and std are measured. ValueError for the test split, which needs labels."""
+    return image_set(listing(root, split), source_size, None, stream, workers)
+
+
+def listing(root: str | Path, split: str) -> Listing:
+    """The images, not read yet."""
     check_split(split)
     if split == "test":
         raise ValueError(
             "--dataset images has no labels and so no test split; class folders are --dataset image_folder"
         )
     root = existing_folder(root)
-    return image_set(Listing(root, image_names(root), None, ()), source_size, None, stream, workers)
+    return Listing(root, image_names(root), None, ())
+
+
+def recognise(root: Path | Inside) -> str | None:
+    return "images" if image_names(root) else None

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ._archive import Inside
 from ._arrow import image_and_label
 from ._folders import EVALUATION, Listing, image_set
 from ._images import ImageSet, check_split
 from ._lmdb import Database, Records
+from ._pack import pack as pack_one
 
 FORMAT = "multicrop images 1"
 
@@ -33,21 +35,33 @@ def load(
     Mean and std are measured on the training images. ValueError when a file is damaged or of an unknown format.
     """
     check_split(split)
-    train = image_set(_listing(root, "train"), source_size, None, stream, workers)
+    train = image_set(listing(root, "train"), source_size, None, stream, workers)
     if split == "train":
         return train
-    listing = _listing(root, "test", train.classes)
-    return image_set(listing, source_size, (train.mean, train.std), stream, workers)
+    tested = listing(root, "test", train.classes)
+    return image_set(tested, source_size, (train.mean, train.std), stream, workers)
 
 
-def _listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:
+def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:
     check_split(split)
     file = _file(Path(root).expanduser(), split)
     database = Database(file)
-    listing = _ours(database) if b"about" in database.spans else _published(database, classes)
-    if classes is not None and listing.classes != classes:
+    found = _ours(database) if b"about" in database.spans else _published(database, classes)
+    if classes is not None and found.classes != classes:
         raise ValueError(f"{file} has other classes than the training file")
-    return listing
+    return found
+
+
+def pack(listings: dict[str, Listing], folder: Path) -> dict[str, int]:
+    """Write {split: listing} as folder/<split>.lmdb; the bytes of each."""
+    return {split: pack_one(found, folder / f"{split}.lmdb", FORMAT) for split, found in listings.items()}
+
+
+def recognise(root: Path | Inside) -> str | None:
+    try:
+        return "lmdb" if isinstance(root, Path) and _file(root, "train") else None
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _file(root: Path, split: str) -> Path:

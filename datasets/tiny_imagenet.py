@@ -5,6 +5,7 @@ The test split is `val`; the shipped `test` folder has no labels. Labels count t
 
 from pathlib import Path
 
+from ._archive import Inside
 from ._folders import Listing, above_train, by_class, class_names, existing_folder, image_names, image_set
 from ._images import ImageSet, check_split
 
@@ -28,11 +29,20 @@ def load(
 
     root may also be its `train` folder, or the folder that holds tiny-imagenet-200. It cannot be downloaded here.
     """
+    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
+
+
+def listing(root: str | Path, split: str) -> Listing:
+    """The images of a split, not read yet."""
     check_split(split)
     place = _place(root)
     classes = class_names(place / "train") or _ids(place)
-    listing = by_class(place / "train") if split == "train" else _validation(place / "val", classes)
-    return image_set(listing, source_size, (MEAN, STD), stream, workers)
+    return by_class(place / "train") if split == "train" else _validation(place / "val", classes)
+
+
+def recognise(root: Path | Inside) -> str | None:
+    places = (above_train(root), root / "tiny-imagenet-200")
+    return "tiny_imagenet" if any((place / "wnids.txt").exists() for place in places) else None
 
 
 def _place(root: str | Path) -> Path:

@@ -54,7 +54,8 @@ def build(
     check_heads(embed_dim, num_heads)
     check_layers(num_layers)
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
-    locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": reduction or embed_dim}
+    reduction = embed_dim if reduction is None else reduction
+    locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": reduction}
     blocks = [
         Block(embed_dim, num_heads, qkv_bias, drop_rate, rate, locality_drop_path=locality_drop_path, **locality)
         for rate in rates
@@ -117,13 +118,12 @@ class Block(nn.Module):
         drop_path: float,
         *,
         eps: float = 1e-6,
-        qk_reduce: int = 1,
         locality_drop_path: bool = False,
         **locality,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = Attention(width, heads, qkv_bias, drop, qk_reduce)
+        self.attn = Attention(width, heads, qkv_bias, drop)
         self.drop_path = DropPath(drop_path)
         self.conv = LocalityFeedForward(width, drop_path=drop_path if locality_drop_path else 0.0, **locality)
 
@@ -134,7 +134,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention; queries and keys may have 1 / qk_reduce of the width, scaled as if they had all of it."""
+    """Self-attention; queries and keys may have 1 / qk_reduce of the width, scaled as if they had all of it.
+
+    No published network reduces them.
+    """
 
     def __init__(self, width: int, heads: int, qkv_bias: bool, drop: float, qk_reduce: int = 1) -> None:
         super().__init__()

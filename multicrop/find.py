@@ -56,6 +56,10 @@ class Source(NamedTuple):
         """The ImageSet of a split."""
         return self.module.load(root, split, **self.options, **how)
 
+    def listing(self, root: str | Path, split: str):
+        """The names and labels of a split's image files, not read yet; None where there are no such files."""
+        return self.module.listing(root, split, **self.options) if hasattr(self.module, "listing") else None
+
 
 def source(dataset: str) -> Source:
     """ "cifar10" (a file of datasets/, or a spelling that it lists) or "domainnet:clipart" (a name in some VARIANTS).

@@ -8,14 +8,13 @@ posterise: bits; solarise: threshold), twice.
 """
 
 import json
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from . import affine, tone
-from .device import send
-from .draws import Draws
+from . import affine, operations, tone
+from .operations import Operations
 
 GRADED = {
     "shear_x": affine.shear_x,
@@ -35,14 +34,6 @@ NAMES = (*GRADED, *PLAIN)
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y")
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
 POLICIES: dict[str, list] = json.loads(Path(__file__).with_name("autoaugment_policies.json").read_text())
-
-
-@dataclass(frozen=True)
-class Operations(Draws):
-    """Per image the two operations: index into NAMES or -1 for none, (B, 2) int64, and amount (B, 2) float64."""
-
-    operation: torch.Tensor
-    amount: torch.Tensor
 
 
 class AutoAugment:
@@ -81,26 +72,5 @@ def run(name: str, images: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
 
 
 def apply(images: torch.Tensor, draws: Operations) -> torch.Tensor:
-    """Both operations of every image, in order: uint8 (B, C, H, W) on any device, draws on the CPU -> uint8.
-
-    Images of equal operation are brought together, so that each operation runs once per slot and nothing waits for
-    the device: which images those are is known on the CPU.
-    """
-    at = torch.arange(len(images))  # which image stands where
-    for slot in (0, 1):
-        order = draws.operation[at, slot].argsort(stable=True)
-        images = images[send(order, images.device)]
-        at = at[order]
-        _each_operation(images, draws.operation[at, slot], draws.amount[at, slot])
-    return images[send(at.argsort(), images.device)]
-
-
-def _each_operation(images: torch.Tensor, operation: torch.Tensor, amount: torch.Tensor) -> None:
-    """Change images sorted by operation in place."""
-    counts = torch.bincount(operation + 1, minlength=len(NAMES) + 1).tolist()
-    start = counts[0]  # those without an operation come first
-    for name, count in zip(NAMES, counts[1:], strict=True):
-        if count:
-            part = slice(start, start + count)
-            images[part] = run(name, images[part], amount[part])
-        start += count
+    """Both operations of every image, in order: uint8 (B, C, H, W) on any device, draws on the CPU -> uint8."""
+    return operations.apply(images, draws, [partial(run, name) for name in NAMES])

@@ -27,6 +27,12 @@ def solarise(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
     return torch.where(images < _per_sample(threshold.ceil().int(), images), images, 255 - images)
 
 
+def solarise_add(images: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+    """Raise the values below 128 by `amount`, at most to 255."""
+    raised = images + _per_sample(amount.int(), images)
+    return torch.where(images < 128, raised.clamp(max=255).to(torch.uint8), images)
+
+
 def brightness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return _blend(torch.zeros((), device=images.device), images, factor)
 

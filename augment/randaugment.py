@@ -1,0 +1,107 @@
+"""RandAugment (Cubuk et al. 2019, arXiv 1909.13719) as timm has it, batched: "rand-m9-mstd0.5-inc1" and the like.
+
+Of 15 operations n are drawn per image, with replacement; each is applied with probability p, at its own magnitude from
+a normal distribution about m, kept within 0..10. Signs are random for shear, translation, rotation and (inc1) the
+enhancing operations. What moves in from outside is of the images' mean colour. Geometric operations are bicubic, as the
+DHVT, LocalViT and locality-guidance recipes have them; the compact transformers' choose bilinear or bicubic at random.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+
+from . import affine, operations, tone
+from .operations import Operations
+
+HIGHEST = 10  # magnitude
+SPEC = re.compile(r"rand(-(m\d+|n\d+|mstd\d*\.?\d+|p\d*\.?\d+|inc[01]))*")
+PLAIN = {"autocontrast": tone.autocontrast, "equalise": tone.equalise, "invert": tone.invert}
+TONAL = {
+    "posterise": tone.posterise,
+    "solarise": tone.solarise,
+    "solarise_add": tone.solarise_add,
+    "colour": tone.colour,
+    "contrast": tone.contrast,
+    "brightness": tone.brightness,
+    "sharpness": tone.sharpness,
+}
+MOVING = {
+    "rotate": affine.turn,
+    "shear_x": affine.shear_x,
+    "shear_y": affine.shear_y,
+    "translate_x": affine.slide_x,
+    "translate_y": affine.slide_y,
+}
+NAMES = (*PLAIN, *TONAL, *MOVING)
+ENHANCING = ("colour", "contrast", "brightness", "sharpness")
+LARGEST = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45}  # at HIGHEST
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """magnitude and its standard deviation, 0..10; count of operations per image; probability of each;
+
+    increasing: whether posterising, solarising and enhancing grow with the magnitude. fill: levels per channel of what
+    moves in.
+    """
+
+    magnitude: float = 10.0
+    deviation: float = 0.0
+    count: int = 2
+    probability: float = 0.5
+    increasing: bool = False
+    fill: affine.Fill = affine.FILL
+
+    def draw(self, batch: int, generator: torch.Generator) -> Operations:
+        """The operations of every image of the global batch."""
+        shape = (batch, self.count)
+        chosen = torch.randint(len(NAMES), shape, generator=generator)
+        applied = torch.rand(shape, generator=generator) < self.probability
+        sign = 2 * torch.randint(2, shape, generator=generator) - 1
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        magnitude = (self.magnitude + self.deviation * noise).clamp(0, HIGHEST)
+        return Operations(torch.where(applied, chosen, -1), amounts(chosen, magnitude, sign, self.increasing))
+
+    def __call__(self, images: torch.Tensor, draws: Operations) -> torch.Tensor:
+        """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
+        moving = [partial(run, fill=self.fill) for run in MOVING.values()]
+        plain = [partial(_plainly, run) for run in PLAIN.values()]
+        return operations.apply(images, draws, [*plain, *TONAL.values(), *moving])
+
+
+def read(spec: str, fill: affine.Fill = affine.FILL) -> RandAugment:
+    """timm's notation, "rand-m9-n2-mstd0.5-p0.5-inc1", all parts but the first optional. ValueError for any other."""
+    if not SPEC.fullmatch(spec):
+        raise ValueError(
+            f"no RandAugment is written {spec!r}: rand, then any of -m9 (magnitude), -mstd0.5 (its deviation), -n2 "
+            "(operations), -p0.5 (probability of each), -inc1 (all grow with the magnitude)"
+        )
+    given = dict(re.match(r"([a-z]+)(.*)", part).groups() for part in spec.split("-")[1:])
+    names = {"m": "magnitude", "mstd": "deviation", "n": "count", "p": "probability", "inc": "increasing"}
+    options = {names[key]: {"n": int, "inc": "1".__eq__}.get(key, float)(value) for key, value in given.items()}
+    if options.get("probability", 0) > 1 or options.get("magnitude", 0) > HIGHEST:
+        raise ValueError(f"{spec}: the magnitude m is at most {HIGHEST} and the probability p at most 1")
+    return RandAugment(**options, fill=fill)
+
+
+def amounts(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor, increasing: bool) -> torch.Tensor:
+    """What operations (index into NAMES) take at a magnitude of 0..10 and with a sign of +1 or -1, by element."""
+    level = magnitude / HIGHEST
+    table = {name: sign * level * largest for name, largest in LARGEST.items()}
+    table |= {"posterise": (level * 4).trunc(), "solarise": (level * 256).trunc().clamp(max=256)}
+    table |= {"solarise_add": (level * 110).trunc()}
+    table |= dict.fromkeys(ENHANCING, 0.1 + 1.8 * level)
+    if increasing:
+        table |= {"posterise": 4 - table["posterise"], "solarise": 256 - table["solarise"]}
+        table |= dict.fromkeys(ENHANCING, (1 + sign * level * 0.9).clamp(min=0.1))
+    found = torch.zeros_like(magnitude)
+    for name, amount in table.items():
+        found = torch.where(operation == NAMES.index(name), amount, found)
+    return found
+
+
+def _plainly(run, images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+    """An operation that has no amount."""
+    return run(images)

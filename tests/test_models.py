@@ -1,31 +1,60 @@
-"""Every backbone obeys one contract: images (B, C, h, w) of the global and of the local size -> features (B, dim)."""
+"""Every backbone obeys one contract: images (B, C, h, w) of the global and of the local size -> features (B, dim).
+
+A new file in models/ and a new name in its VARIANTS are tested by existing. Networks are made small by their options;
+the full sizes are in the tests of each family.
+"""
 
 import copy
+import dataclasses
+import inspect
+import os
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from multicrop import find
+import train_ssl
+from multicrop import find, weights
+from multicrop.batches import Batches
+from multicrop.datasets import shapes
+from multicrop.ssl.crops import MultiCrop
+from multicrop.ssl.recipe import Recipe
+from multicrop.supervised.classifier import Classifier
 
+FAMILIES = [name for name in find.names("models") if name != "timm"]
+VARIANTS = {name: module.__name__.rpartition(".")[2] for name, module in find.variants().items()}
+GENERIC = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}  # where a family has the option; 1 block a stage
 SMALL = {
     "vit": {"embed_dim": 24, "num_layers": 2, "num_heads": 3},
     "swin": {"embed_dim": 12, "depths": (2, 2, 1), "num_heads": 2},
-    "cait": {"embed_dim": 24, "num_layers": 2, "num_heads": 2},
 }
 TIMM = {
     "timm:vit_tiny_patch16_224": {"patch_size": 8},
     "timm:resnet10t": {},
     "timm:mobilenetv3_small_050": {},
 }
-OPTIONS = {name: {} for name in find.names("models") if name != "timm"} | SMALL | TIMM
+GANI = ("vit", "swin", "cait")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
+def small(family: str) -> dict:
+    """Options that make a network of a family small."""
+    takes = inspect.signature(find.find("models", family).build).parameters
+    options = {name: value for name, value in GENERIC.items() if name in takes}
+    if "depths" in takes:
+        options["depths"] = (1,) * len(takes["depths"].default)
+    return SMALL.get(family, options)
+
+
+OPTIONS = {name: small(name) for name in FAMILIES} | {"resnet": {"depth": 8}} | TIMM
+
+
 def build(arch: str, image_size: int = 32, **more) -> torch.nn.Module:
-    """A small seeded network; CaiT's LayerScale starts at 1e-5, which would hide its blocks, so it is set to 0.5."""
+    """A small seeded network; scales of a block's output that start near 0 would hide it, so they are set to 0.5."""
     torch.manual_seed(0)
-    model = find.backbone(arch, image_size, **OPTIONS[arch] | more)
+    options = OPTIONS[arch] if arch in OPTIONS else small(VARIANTS[arch])
+    model = find.backbone(arch, image_size, **options | more)
     for name, parameter in model.named_parameters():
         if "gamma_" in name:
             torch.nn.init.constant_(parameter, 0.5)
@@ -106,26 +135,98 @@ def test_bfloat16_autocast_is_close_to_float32(arch):
     assert (rounded - exact).norm() < 0.05 * exact.norm()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_maps_have_the_names_widths_and_strides_that_are_promised(family):
+    model = build(family).eval()
+    names = list(model.maps)
+    assert names in ([f"blocks.{i}" for i in range(len(names))], [f"s{i + 1}" for i in range(len(names))])
+    assert list(model.stages) == [name for name in names if name in model.stages] and model.stages[-1] == names[-1]
+    attributes = set(vars(model))
+    for shape in ((32, 32), (16, 16), (32, 16)):
+        x = images(32)[..., : shape[0], : shape[1]]
+        features, maps = model.forward_maps(x)
+        torch.testing.assert_close(features, model(x), rtol=1e-4, atol=1e-5)
+        assert list(maps) == names
+        for name, (width, stride) in model.maps.items():
+            assert maps[name].shape[:2] == (2, width)
+            sides = zip(shape, maps[name].shape[2:], strict=True)
+            assert all(abs(side / stride - found) <= 1 for side, found in sides)  # PiT's patches lose a row
+    assert set(vars(model)) == attributes
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_flow_through_every_map_and_each_map_is_laid_out_as_its_image(family):
+    """A change in the lower right corner of the image changes that corner of the first map most."""
+    model = build(family).eval()
+    x = images(32).requires_grad_()
+    features, maps = model.forward_maps(x)
+    for found in (*maps.values(), features):
+        (gradient,) = torch.autograd.grad(found.square().sum(), x, retain_graph=True)
+        assert gradient.abs().sum() > 0
+    with torch.no_grad():
+        changed = x.clone()
+        changed[..., 24:, 24:] += 1
+        first = next(iter(maps))
+        change = (model.forward_maps(changed)[1][first] - maps[first]).abs().mean((0, 1))
+    rows, columns = (size // 2 for size in change.shape)
+    assert change[rows:, columns:].mean() > change[:rows, columns:].mean()
+    assert change[rows:, columns:].mean() > change[rows:, :columns].mean()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_classifier_attaches(family):
+    model = Classifier(build(family), 5)
+    F.cross_entropy(model(images(32)), torch.tensor([0, 4])).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_of_another_image_size_fit(family):
+    """Tables are resampled: nothing keeps its first values or is left out."""
+    source = build(family, 32)
+    patch = {"patch_size": source.patch_size} if getattr(source, "patch_size", None) else {}
+    model = build(family, 48, **patch).eval()
+    report = weights.load(model, source.state_dict(), find.find("models", family).adapt)
+    assert not report.misshapen and not report.missing
+    with torch.no_grad():
+        assert model(images(48)).isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variants_made_small(variant):
+    """Each registered name keeps the contract at 32 px with its own options but the sizes."""
+    model = build(variant).train()
+    for size in (32, 16):
+        model.zero_grad()
+        features, maps = model.forward_maps(images(size, batch=3))
+        features.square().sum().backward()
+        assert features.shape == (3, model.dim) and list(maps) == list(model.maps)
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_maps(images(16))[0], model(images(16)), rtol=1e-4, atol=1e-5)
+
+
 def test_other_numbers_of_channels(arch):
     model = build(arch, in_channels=1).eval()
     assert model(images(32, channels=1)).shape == (2, model.dim)
 
 
-@pytest.mark.parametrize("arch", list(SMALL))
+@pytest.mark.parametrize("arch", [name for name in FAMILIES if name != "resnet"])  # which has neither
 def test_drop_rate_and_drop_path_act_in_training_only(arch):
     model, x = build(arch, drop_rate=0.5, drop_path_rate=0.0), images(32)
     assert not torch.equal(model.train()(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
 
 
-@pytest.mark.parametrize("arch", list(SMALL))
+@pytest.mark.parametrize("arch", FAMILIES)
 def test_images_need_not_be_square(arch):
     model, x = build(arch).eval(), images(32)
     assert model(x[:, :, :16]).shape == (2, model.dim)
     assert not torch.allclose(model(x[:, :, :16]), model(x[:, :, :, :16]), rtol=1e-3)
 
 
-@pytest.mark.parametrize("arch", list(SMALL))
+@pytest.mark.parametrize("arch", GANI)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -140,13 +241,39 @@ def test_sizes_that_clash_are_refused_at_build(arch, options, message):
         build(arch, **options)
 
 
-@pytest.mark.parametrize("arch", list(SMALL))
+@pytest.mark.parametrize("arch", GANI)
 def test_images_of_wrong_size_or_channels_are_refused_at_forward(arch):
     model = build(arch, patch_size=4)
     with pytest.raises(ValueError, match="15 px is no whole number of 4 px patches; the nearest that are: 12 and 16"):
         model(images(15))
     with pytest.raises(ValueError, match=r"images \(batch, 3, height, width\), not \(2, 1, 32, 32\)"):
         model(images(32, channels=1))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_impossible_options_are_refused_in_one_line(family):
+    takes = inspect.signature(find.find("models", family).build).parameters
+    for name in {"patch_size", "embed_dim", "num_heads", "num_layers"} & takes.keys():
+        refused_in_one_line(lambda name=name: build(family, **{name: 0}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_are_taken_at_any_size_or_refused_in_one_line(family):
+    model = build(family).eval()
+    with torch.no_grad():
+        for size in (1, 2, 3, 5, 8, 15, 17, 24, 33, 40):
+            try:
+                assert model(images(size)).isfinite().all()
+            except ValueError as error:
+                assert "\n" not in str(error) and str(size) in str(error), error
+    for wrong in (images(32, channels=1), images(32)[0]):
+        refused_in_one_line(lambda wrong=wrong: model(wrong))
+
+
+def refused_in_one_line(action) -> None:
+    with pytest.raises(ValueError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +372,51 @@ def test_plain_and_fused_attention_agree(tokens, training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", list(SMALL))
+@pytest.mark.parametrize("arch", FAMILIES)
 def test_the_whole_network_can_be_traced_for_compilation(arch):
+    """Without a graph break, at the local crops' size, for which positions are resampled."""
     model = build(arch).eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)  # one graph per crop size
-    for size in (32, 16):
-        torch.testing.assert_close(compiled(images(size)), model(images(size)), rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(images(16)), model(images(16)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def recipe_and_crops():
+    """The embedded data set, batches of 4 and two local crops."""
+    r = Recipe(
+        image_size=32, local_crops_number=2, batch_size_per_gpu=4, out_dim=32, head_hidden_dim=16,
+        head_bottleneck_dim=8, lr=0.1, epochs=1, warmup_epochs=0, device="cpu",
+    )  # fmt: skip
+    data = shapes.load("", "train", train_images=12)
+    batches = Batches(data.pixels, None, 4, seed=0, device=torch.device("cpu"))
+    crop = MultiCrop(**r.crop_options(), mean=data.mean, std=data.std)
+    return r, [list(train_ssl.views(batches, crop, 0, step)) for step in range(3)]
+
+
+def three_steps(r: Recipe, crops: list) -> None:
+    nets = train_ssl.build(r, 3, torch.device("cpu"))
+    first = next(nets.student.backbone.parameters())
+    before = first.detach().clone()
+    for step, parts in enumerate(crops):
+        rates = train_ssl.rates_at(r, step, len(crops), len(crops), 4)
+        seen = train_ssl.update(nets, parts, rates, r.clip_grad, 1, None, (0, step))
+        assert seen.loss.isfinite() and seen.grad_norm.isfinite() and seen.grad_norm > 0
+    assert not torch.equal(before, first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
+def test_three_steps_of_stage_one(arch, recipe_and_crops):
+    """Made small by the flags that train_ssl.py has."""
+    r, crops = recipe_and_crops
+    takes = inspect.signature(find.architecture(arch).module.build).parameters
+    sizes = {name: value for name, value in GENERIC.items() if name in takes}
+    three_steps(dataclasses.replace(r, arch=arch, **sizes), crops)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("MULTICROP_FULL_SIZE" not in os.environ, reason="half an hour; set MULTICROP_FULL_SIZE=1")
+@pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
+def test_three_steps_of_stage_one_in_full_size(arch, recipe_and_crops):
+    r, crops = recipe_and_crops
+    three_steps(dataclasses.replace(r, arch=arch), crops)

@@ -1,0 +1,134 @@
+"""Weights, images/s and peak memory of every backbone at one image size, each in a process of its own.
+
+    python -m benchmarks.backbones --out benchmarks/results/backbones_cpu.json --seconds 120 --docs docs/models.md
+
+A pretraining step through benchmarks/train_step.py. Results are written after each backbone, and a second run with the
+same settings goes on where the first was stopped; a backbone that takes longer than --seconds is recorded without a
+rate. --docs rewrites the table between the marks in that page. Prints one JSON object.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks._machine import machine
+from multicrop import cli, find, ranks
+
+ROOT = Path(__file__).resolve().parent.parent
+MARKS = ("<!-- benchmarks/backbones.py writes from here -->", "<!-- to here -->")
+COLUMNS = ("images_per_second", "ms_per_step", "gflop_per_step", "peak_memory_mb")
+NO_SETTINGS = ("names", "seconds", "out", "docs")  # what may change between the runs that fill one file
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Measure every backbone."""
+
+    names: tuple[str, ...] = ()
+    """Backbones to measure (none: all that are not in --out yet)."""
+    seconds: float = 120
+    """Longest time for one backbone, its process's start included; 0 measures nothing."""
+    image_size: int = 32
+    """Side of the global crops in pixels."""
+    batch_size: int = 16
+    """Images per step, each with 2 global and 8 local crops."""
+    steps: int = 1
+    """Steps per repeat."""
+    repeats: int = 3
+    """Repeats; medians are reported."""
+    threads: int = 1
+    """CPU threads."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    precision: str = "fp32"
+    """fp32, bf16 or fp16."""
+    out: str = "benchmarks/results/backbones_cpu.json"
+    """File of the results."""
+    docs: str | None = None
+    """Page whose table is rewritten from the results."""
+
+
+def measure(b: Recipe) -> dict:
+    settings = {key: value for key, value in asdict(b).items() if key not in NO_SETTINGS}
+    found = _results(Path(b.out), settings)
+    known = {name: module.VARIANTS[name].get("image_size") for name, module in find.variants().items()}
+    families = {name: None for name in find.names("models") if name != "timm"}
+    sizes = families | known
+    for name in b.names or [name for name in sizes if name not in found["backbones"]]:
+        ranks.say(name)
+        row = {"published_image_size": sizes.get(name), "weights": weights(name, b.image_size)}
+        if sizes.get(name) not in (None, b.image_size):
+            row["weights_at_published_size"] = weights(name, sizes[name])
+        found["backbones"][name] = row | (rate(name, b) if b.seconds else {})
+        Path(b.out).write_text(json.dumps(found, indent=1) + "\n")
+    if b.docs:
+        rewrite(Path(b.docs), table(found["backbones"], b.image_size))
+    return found
+
+
+def _results(out: Path, settings: dict) -> dict:
+    """What an earlier run has left, else an empty result. ValueError where its settings differ."""
+    empty = {"what": "backbones in a pretraining step", "settings": settings, "machine": machine(torch.device("cpu"))}
+    if not out.exists():
+        return {**empty, "backbones": {}}
+    found = json.loads(out.read_text())
+    if found["settings"] != settings:
+        raise ValueError(f"{out} was measured with other settings: give another --out, or delete it")
+    return found
+
+
+def weights(name: str, image_size: int) -> int:
+    """Trainable numbers without classifier, at one image size."""
+    return sum(parameter.numel() for parameter in find.backbone(name, image_size).parameters())
+
+
+def rate(name: str, b: Recipe) -> dict:
+    """The numbers of benchmarks/train_step.py, or why there are none."""
+    flags = {key: getattr(b, key) for key in ("image_size", "batch_size", "steps", "repeats", "threads", "device")}
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "step.json"
+        flags |= {"arch": name, "precision": b.precision, "plain": "false", "out": out}
+        words = [sys.executable, "-m", "benchmarks.train_step"]
+        words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+        try:
+            subprocess.run(words, check=True, cwd=ROOT, capture_output=True, text=True, timeout=b.seconds)
+        except subprocess.TimeoutExpired:
+            return {"unmeasured": f"more than {b.seconds:g} s"}
+        except subprocess.CalledProcessError as error:
+            return {"unmeasured": error.stderr.strip().splitlines()[-1]}
+        step = json.loads(out.read_text())
+    return {column: step[column] for column in COLUMNS}
+
+
+def table(rows: dict[str, dict], image_size: int) -> str:
+    """The rows as Markdown, families first."""
+    lines = [
+        f"| name | weights at {image_size} px | published size, weights there | images/s | GFLOP a step | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        size = row["published_image_size"]
+        there = row.get("weights_at_published_size", row["weights"])
+        published = f"{size} px, {there:,}" if size else ""
+        numbers = [row.get("unmeasured") or row.get("images_per_second", ""), row.get("gflop_per_step", "")]
+        cells = [f"`{name}`", f"{row['weights']:,}", published, *numbers, row.get("peak_memory_mb", "")]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+def rewrite(page: Path, text: str) -> None:
+    """Replace what stands between the marks. ValueError where a page has none."""
+    content = page.read_text()
+    if not all(mark in content for mark in MARKS):
+        raise ValueError(f"{page} has no marks {MARKS[0]!r} and {MARKS[1]!r} to write between")
+    before, rest = content.split(MARKS[0], 1)
+    page.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{rest.split(MARKS[1], 1)[1]}")
+
+
+if __name__ == "__main__":
+    cli.main(Recipe, measure)

@@ -9,8 +9,15 @@ from torch import Tensor
 from . import checkpoint, ranks, weights
 from .find import architecture, source
 
-CLASSIFIERS = ("head.", "fc.", "classifier.", "classifier.fc.", "classifier.head.", "head.fc.")
-# ours and the published one's, torchvision's, timm's, compact transformers', their fork's first form, guiding CNNs'
+CLASSIFIERS = (
+    *("head.", "fc.", "classifier."),  # ours and the published one's, torchvision's, timm's
+    *(
+        "classifier.fc.",
+        "classifier.head.",
+        "head.fc.",
+    ),  # compact transformers', their fork's first form, guiding CNNs'
+    *("late_fusion_classifier.1.", "late_fusion_classifier.0.", "late_fusion_classifier.", "img_gm_classifier.1."),
+)
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
 
 

@@ -1,0 +1,457 @@
+"""Transformers on manifolds against numbers recorded from two revisions of the published code, and our promises."""
+
+import functools
+import json
+import re
+
+import _filled
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import GOLDEN
+from test_compact import Recorded, close
+
+from multicrop import find, pretrained, weights
+from multicrop.models import _descriptor, _manifolds, fusion, manifold
+from multicrop.models._manifold_attention import FUSIONS, FusedAttention, GrassmannAttention, RiemannianAttention
+from multicrop.models._map_norm import MapNorm, spreading
+
+FORK = json.loads((GOLDEN / "compact_transformers" / "fork.json").read_text())
+NEVER_USED = ("attn_matrix", "scale")  # stored by the published code, with no part in its output
+ATTENTION = [
+    *("f1_att_all", "f1_att_grass_proj", "f1_att_riem", "f1_att_riem_noln", "f1_att_riemannian", "f1_att_riemgrass"),
+    *("f2_att_all_ln", "f2_att_all_noln", "f2_att_gm_ln", "f2_att_gm_noln", "f2_att_grass_proj", "f2_att_riemannian"),
+    *("f2_att_riemgrass", "f2_att_spd"),
+]
+NETWORKS = [
+    *("f1_manifold_vit_riem", "f1_manifold_vit_all", "f1_manifold_cvt_riem", "f1_manifold_cvt_all"),
+    *("f1_manifold_cvt_all_sine", "f1_manifold_cct_riem", "f1_manifold_cct_all", "f1_grassmanian_vit"),
+    *("f1_grassmanian_cct", "f1_riemmanian_vit", "f2_manifold_vit_spd", "f2_manifold_vit_all", "f2_manifold_vit_gm"),
+    *("f2_manifold_cvt_spd", "f2_manifold_cvt_all", "f2_manifold_cct_all", "f2_manifold_cct_all_noln"),
+    *("f2_grassmanian_vit", "f2_riemmanian_vit", "f1_early_fusion_vit", "f1_img_gm_vit", "f1_img_riem_vit"),
+    *("f1_gm_riem_vit", "f1_img_gm_riem_vit"),
+]
+LOGITS = [
+    f"{revision}/{name}"
+    for revision, types in (("f1", ("all", "riem")), ("f2", ("all", "gm", "spd")))
+    for name in [f"manifold_{base}_{size}[{kind}]" for base, size in (("vit", "6_4_32"), ("cvt", "6_4_32"),
+                 ("cct", "7_3x2_32"), ("cct", "7_7x2_224")) for kind in types] + ["riemmanian_vit_6_4_32"]
+]  # fmt: skip
+
+
+@pytest.fixture
+def recorded(request):
+    return lambda name: Recorded(name, request)
+
+
+def family(name: str):
+    return manifold if name.startswith(("manifold", "grassman", "riem")) else fusion
+
+
+def network(file: Recorded, name: str) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+    """The network of a recorded file and its classifier, through the loader that users have."""
+    revision, _, kind = name.partition("_")
+    about = dict(file.about["kwargs"])
+    prefix, base = next((kind[: kind.index(base)], base) for base in ("vit", "cvt", "cct") if base in kind)
+    words = {"embedding_dim": "embed_dim", "mlp_ratio": "vit_mlp_ratio", "n_conv_layers": "conv_layers"}
+    options = {words.get(key, key): value for key, value in about.items() if key not in ("num_classes", "img_size")}
+    if base != "cct":
+        options["patch_size"] = options.pop("kernel_size")
+    name = prefix + {"vit": "vit_7_4", "cvt": "cvt_7_4", "cct": "cct_7_3x2"}[base]
+    module = family(kind)
+    model = module.build(about["img_size"], name=name, revision=revision, **options).eval()
+    return model, load(model, module, file.part("sd/"))
+
+
+def load(model: torch.nn.Module, module, state: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Load a published state dict, all of it; returns the classifier's weight and bias."""
+    prefix = next(p for p in pretrained.CLASSIFIERS if p + "weight" in state)
+    head = [state.pop(prefix + name) for name in ("weight", "bias")]
+    report = weights.load(model, state, module.adapt)
+    missing = [name for name in report.missing if not name.endswith(("num_batches_tracked", "scale"))]
+    assert not (missing or report.unused or report.misshapen)  # files made by rule have neither counts nor scales
+    return head
+
+
+# Maps.
+
+
+def test_maps(recorded):
+    file = recorded("f1_ops")
+    q, k = file["q"], file["k"]
+    close(_manifolds.covariance(q), file["cov_q"])
+    close(_manifolds.spd(q, k), file["spd_similarity"])
+    close(_manifolds.grassmann(q, k), file["grass_similarity"])
+    close(_manifolds.covariance_gap(q, k), file["log_dist"])
+    close(_manifolds.log_covariance_gap(0.3 * q, 0.3 * k), file["log_dist_log"])
+    close(_manifolds.basis(q), file["qr_q_Q"])
+    close(_manifolds.basis(file["wide"]), file["qr_wide_Q"])
+
+
+def test_maps_of_one_feature_and_of_uncommon_covariances_are_finite():
+    x = torch.linspace(-3, 3, 10).view(1, 1, 10, 1)
+    assert torch.equal(_manifolds.spd(x, x), torch.zeros(1, 1, 10, 10))
+    far = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]) * 3  # a covariance of -18: log(1 - 18) does not exist
+    assert _manifolds.log_covariance_gap(far, torch.zeros_like(far)).isfinite().all()
+
+
+def test_the_sign_free_map_does_not_depend_on_signs():
+    q, k = torch.randn(2, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
+    flipped = q * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    close(_manifolds.projection(flipped, k), _manifolds.projection(q, k))
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 4), (2, 4, 7), (2, 5, 5)])
+def test_gradient_of_a_basis(shape):
+    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(_manifolds.basis, x)
+
+
+def dependent(kind: str) -> torch.Tensor:
+    """Matrices (2, 6, 4) whose columns depend on each other."""
+    random = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    return {
+        "zeros": torch.zeros(2, 6, 4),
+        "ones": torch.ones(2, 6, 4),
+        "equal": random[..., :1].expand(2, 6, 4).clone(),
+        "repeated": random[..., [0, 1, 0, 1]],
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "equal", "repeated"])
+def test_gradient_of_a_basis_of_dependent_columns_is_small(kind):
+    x = dependent(kind).requires_grad_()
+    weight = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
+    (_manifolds.basis(x).square() * weight).sum().backward()
+    assert x.grad.isfinite().all() and x.grad.abs().max() < 100
+
+
+# Descriptors.
+
+
+@pytest.mark.parametrize(("name", "order", "terms"), [("f1_lds_l4m4", 4, 4), ("f1_lds_l8m3", 8, 3)])
+def test_descriptors_but_for_signs(recorded, name, order, terms):
+    file = recorded(name)
+    descriptors = _descriptor.describe(file["input"], order, terms)
+    tolerance = 2e-5 * max(1.0, file["Om"].abs().max().item())
+    torch.testing.assert_close(descriptors.abs(), file["Om"].abs(), rtol=0, atol=tolerance)
+    states = file["svd_S"][..., None] * file["svd_Vh"][..., :order, :]
+    torch.testing.assert_close(_descriptor.transition(states), file["A"], rtol=0, atol=tolerance)
+
+
+def test_descriptors_with_the_signs_that_were_recorded(recorded):
+    """C and A follow from each other's signs: with the recorded ones all blocks agree."""
+    file = recorded("f1_lds_l4m4")
+    ours = _descriptor.describe(file["input"], 4, 4).unflatten(-1, (4, 4, 4))
+    theirs = file["Om"].unflatten(-1, (4, 4, 4))  # rows, blocks, columns
+    signs = (ours[..., 0, :] * theirs[..., 0, :]).sum(-2).sign()[..., None, None, :]
+    powers = torch.tensor([1, 1, 1, 2])[:, None]
+    close(ours * signs**powers, theirs)
+
+
+def test_signs_of_descriptors_are_ours_and_the_same_in_double_precision():
+    x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
+    vectors = _descriptor.left_vectors(x.view(50, 4, 8))
+    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
+    assert (largest > 0).all()
+    exact = _descriptor.describe(x.double(), 4, 4)
+    torch.testing.assert_close(_descriptor.describe(x, 4, 4).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("order", "terms", "width"), [(4, 4, 32), (8, 3, 96), (4, 4, 16)])
+def test_gradient_of_descriptors(order, terms, width):
+    x = torch.randn(2, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    describe = functools.partial(_descriptor.describe, order=order, terms=terms)
+    assert torch.autograd.gradcheck(describe, x, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 32), torch.ones(2, 32), torch.arange(64.0).view(2, 32)])
+def test_descriptors_of_constant_and_linear_tokens_have_finite_gradients(x):
+    x = x.clone().requires_grad_()
+    descriptors = _descriptor.describe(x, 4, 4)
+    descriptors.square().sum().backward()
+    assert descriptors.isfinite().all() and x.grad.isfinite().all()
+
+
+def test_a_series_needs_as_many_vectors_as_each_is_long():
+    with pytest.raises(ValueError, match=r"tokens of width 24 .* length 8"):
+        find.backbone("grassmanian_vit_6_4_32", embed_dim=24, lds_order=8)
+    assert find.backbone("grassmanian_vit_6_4_32", embed_dim=24).descriptor.order == 4
+
+
+# Norms of maps.
+
+
+@pytest.mark.parametrize(("channels", "prefix"), [(2, 0), (2, 1), (None, 1)])
+def test_a_fresh_norm_is_a_plain_one_on_every_grid(channels, prefix):
+    norm = MapNorm(channels, 3, prefix)
+    for grid in ((3, 3), (2, 4), (1, 1), (5, 5)):
+        tokens = prefix + grid[0] * grid[1]
+        x = torch.randn(4, channels or 6, tokens, tokens, generator=torch.Generator().manual_seed(0))
+        close(norm(x, grid), F.layer_norm(x, x.shape[1:] if channels else x.shape[-1:]))
+
+
+def test_tables_are_resampled_along_rows_and_columns_of_queries_and_keys():
+    norm = MapNorm(1, 4, 1)
+    line = torch.arange(4.0)
+    place = torch.cat([torch.tensor([9.0]), (10 * line[:, None] + line).flatten()])  # of a token; 9 for the class token
+    norm.bias.data = (100 * place[:, None] + place)[None]
+    x = torch.zeros(1, 1, 9, 9)
+    small_rows, small_columns = torch.tensor([0.5, 2.5]), torch.arange(4.0)  # a grid of 2 x 4
+    expected = torch.cat([torch.tensor([9.0]), (10 * small_rows[:, None] + small_columns).flatten()])
+    torch.testing.assert_close(norm(x, (2, 4))[0, 0], 100 * expected[:, None] + expected)
+
+
+def test_rows_of_a_resampling_sum_to_one():
+    matrix = spreading((4, 4), (3, 7), 1, torch.zeros(()))
+    assert matrix.shape == (22, 17)
+    close(matrix.sum(1), torch.ones(22))
+
+
+@pytest.mark.parametrize("arch", ["manifold_vit_2_4_32", "manifold:riemmanian_vit_2_4_f1", "img_gm_riem_vit_2_4_32"])
+def test_weights_for_a_smaller_image_give_what_the_larger_network_gives_it(arch):
+    """The tables that `adapt` makes are those that local crops meet."""
+    large, small = find.backbone(arch, 32, embed_dim=32).eval(), find.backbone(arch, 16, embed_dim=32).eval()
+    for name, parameter in large.named_parameters():
+        if name.endswith(("norm.weight", "norm.bias", "conv_attn.0.weight", "conv_attn.0.bias")):
+            torch.nn.init.normal_(parameter, 1.0, 0.3, generator=torch.Generator().manual_seed(0))
+    report = weights.load(small, large.state_dict(), find.architecture(arch).module.adapt)
+    assert not (report.missing or report.unused or report.misshapen)
+    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(small(x), large(x), rtol=1e-4, atol=1e-4)
+
+
+# Attention.
+
+
+def attention(name: str, options: dict) -> torch.nn.Module:
+    revision, _, kind = name.replace("_att", "").partition("_")
+    size = {"side": 3, "prefix": 0}
+    if kind == "grass_proj":
+        return GrassmannAttention(24, 3, revision, **size)
+    if kind == "riemannian":
+        return RiemannianAttention(24, 3, revision, **size)
+    fused = FUSIONS[revision][kind.partition("_")[0]]
+    plain = not options.get("ln", options.get("ln_attention", True))
+    return FusedAttention(24, 3, fused._replace(norm=None) if plain else fused, **size)
+
+
+@pytest.mark.parametrize("name", ATTENTION)
+def test_attention(recorded, name):
+    file = recorded(name)
+    model = attention(name, file.about["kwargs"]).eval()
+    report = model.load_state_dict(file.part("sd/"), strict=False)
+    assert all(key.endswith(NEVER_USED) for key in report.unexpected_keys)
+    assert report.missing_keys == (["grassman_scale"] if name == "f1_att_riemgrass" else [])  # a constant there
+    close(model(file["input"], (3, 3)), file["output"])
+    if "output1" in file.tensors:
+        close(model.attention(file["input"], (3, 3)), file["output1"])
+
+
+@pytest.mark.parametrize("name", ["f1_att_all", "f2_att_grass_proj", "f2_att_riemannian"])
+def test_attention_of_autocast_is_computed_in_float32(recorded, name):
+    file = recorded(name)
+    model = attention(name, {}).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        q, k, _ = model.queries_keys_values(file["input"])
+        assert model.exact_weights(q, k, (3, 3)).dtype == torch.float32
+        assert model(file["input"], (3, 3)).isfinite().all()
+
+
+def test_attention_dropout_also_drops_the_spd_map_of_all():
+    model = FusedAttention(24, 3, FUSIONS["f2"]["all"]._replace(norm=None), side=3, prefix=0, attn_drop_rate=0.5)
+    torch.nn.init.zeros_(model.conv_attn[0].bias)
+    model.conv_attn[0].weight.data = torch.eye(9)[3:6, :, None, None]  # only the SPD map
+    seen = []
+    model.conv_attn.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.conv_attn[0].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    x = torch.randn(4, 9, 24, generator=torch.Generator().manual_seed(0))
+    model.train()(x, (3, 3))
+    model.eval()(x, (3, 3))
+    dropped, whole = ((maps == 0).float().mean().item() for maps in seen)
+    assert 0.4 < dropped < 0.6 and whole == 0
+
+
+# Networks.
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks(recorded, name, monkeypatch):
+    """With the recorded descriptors where there are some, as their signs are arbitrary in the published code."""
+    file = recorded(name)
+    model, head = network(file, name)
+    if "mid/om" in file.tensors:
+        descriptor, tokens = model.descriptor, model.tokenizer(file["input"]).flatten(2).transpose(1, 2)
+        ours = _descriptor.describe(file["mid/om_in"], descriptor.order, descriptor.terms)
+        close(tokens, file["mid/tokens"])
+        close(descriptor.norm(tokens), file["mid/om_in"])
+        tolerance = 2e-5 * max(1.0, file["mid/om"].abs().max().item())
+        torch.testing.assert_close(ours.abs(), file["mid/om"].abs(), rtol=0, atol=tolerance)
+        monkeypatch.setattr(_descriptor, "describe", lambda *_: file["mid/om"])
+    close(F.linear(model(file["input"]), *head), file["output"])
+    if hasattr(model, "attention") and "output1" in file.tensors:
+        close(model.attention(file["input"]), file["output1"])
+
+
+def test_gradients(recorded):
+    file = recorded("f1_manifold_cvt_all_grads")
+    model, head = network(recorded("f1_manifold_cvt_all"), "f1_manifold_cvt_all")
+    loss = F.cross_entropy(F.linear(model(file["input"]), *head), file["target"])
+    close(loss, file["loss"])
+    loss.backward()
+    ours = {key: parameter.grad for key, parameter in model.named_parameters()}
+    theirs = {key.replace("classifier.", "transformer."): value for key, value in file.part("grad/").items()}
+    theirs = {key: value for key, value in theirs.items() if ".head." not in key}
+    assert ours.keys() == theirs.keys()
+    for key, gradient in theirs.items():
+        tolerance = max(1e-5, 1e-3 * gradient.abs().max().item())
+        torch.testing.assert_close(ours[key], gradient, rtol=0, atol=tolerance, msg=lambda text, key=key: key + text)
+
+
+def test_a_published_file_of_a_fusion(recorded, tmp_path, monkeypatch):
+    file = recorded("f1_img_gm_riem_vit")
+    path = tmp_path / "fusion.pth"
+    torch.save({"state_dict": {f"module.{key}": value for key, value in file.part("sd/").items()}}, path)
+    found = pretrained.read(path)
+    options = {"patch_size": 4, "embed_dim": 32, "num_layers": 1, "num_heads": 4, "vit_mlp_ratio": 2.0}
+    model = find.backbone("fusion:img_gm_riem_vit_7_4_f1", 16, **options).eval()
+    pretrained.fill(model, found, "fusion", whole=True)
+    monkeypatch.setattr(_descriptor, "describe", lambda *_: file["mid/om"])
+    close(F.linear(model(file["input"]), found.head["weight"], found.head["bias"]), file["output"])
+
+
+@pytest.mark.parametrize("entry", [pytest.param(n, marks=pytest.mark.slow) if "224" in n else n for n in LOGITS])
+def test_registered_networks(request, entry):
+    """At full size with weights made by rule; the classifier's input as published."""
+    revision, _, name = entry.partition("/")
+    name, _, kind = name.partition("[")
+    if entry in FORK["logits"]:
+        shapes, theirs = FORK["keys"][entry], torch.tensor(FORK["logits"][entry])
+    else:
+        folder = request.getfixturevalue("shared_golden") / "compact_transformers"
+        shapes = json.loads((folder / "state_dict_keys.json").read_text())[entry]
+        theirs = weights.content(folder / "registered_logits.safetensors")[entry]
+    model = find.backbone(name, revision=revision, attention_type=kind.rstrip("]") or None).eval()
+    head = load(model, manifold, _filled.state(shapes))
+    size = manifold.VARIANTS[name]["image_size"]
+    with torch.no_grad():
+        logits = F.linear(model(_filled.images(2 if size == 32 else 1, size)), *head)
+    close(logits, theirs)
+
+
+# Names, numbers and options.
+
+
+def classes(name: str) -> int:
+    ends = {
+        "c100": 100,
+        "384_fl": 102,
+        "_14_7x2_224": 1000,
+        "_384": 1000,
+        "_224": 102,
+        "cct_nano": 1000,
+        "cct_tiny": 1000,
+    }
+    return next((count for end, count in ends.items() if name.endswith(end)), 10)
+
+
+def never_used(name: str, revision: str, kind: str, model: torch.nn.Module) -> int:
+    """Parameters that the published network has and never uses."""
+    first = model.transformer if hasattr(model, "transformer") else next(iter(model.branches.values()))
+    layers, tokens = len(first.blocks), first.positional_emb.shape[1]
+    if name.startswith("manifold"):
+        return layers * tokens**2 if (revision, kind) == ("f1", "all") else 0
+    return layers * (("riem" in name) + (revision == "f2" and ("_gm_" in f"_{name}" or "grassmanian" in name)))
+
+
+@pytest.mark.parametrize("revision", FORK["params"])
+@pytest.mark.parametrize("part", ["_6_|_384$|nano", pytest.param(".", marks=pytest.mark.slow)])
+def test_numbers_of_parameters(revision, part):
+    counts = FORK["params"][revision]
+    for entry, count in ((entry, counts[entry]) for entry in counts if re.search(part, entry.partition("[")[0])):
+        name, _, kind = entry.rstrip("]").partition("[")
+        options = {"attention_type": kind} if kind else {}
+        with torch.device("meta"):
+            model = find.backbone(name, revision=revision, **options)
+        ours = sum(parameter.numel() for parameter in model.parameters()) + classes(name) * (model.dim + 1)
+        assert ours + never_used(name, revision, kind, model) == count, entry
+
+
+def test_every_registered_name_is_there():
+    known = {entry.partition("[")[0] for names in FORK["params"].values() for entry in names}
+    ours = manifold.VARIANTS | fusion.VARIANTS
+    assert known <= ours.keys()
+    assert all(name in known for name in ours if "sine" not in name)
+
+
+@pytest.mark.parametrize(
+    ("arch", "stack", "norm"),
+    [
+        ("manifold_cvt_2_4_32", 3, MapNorm),
+        ("manifold:manifold_cvt_2_4_f1", 3, torch.nn.BatchNorm2d),
+        ("manifold:manifold_cvt_2_4_riem", 2, MapNorm),
+        ("manifold:manifold_cvt_2_4_spd", 2, torch.nn.Conv2d),
+        ("manifold:manifold_cvt_2_4_32_sine_gm", 2, MapNorm),
+    ],
+)
+def test_a_name_may_say_the_revision_and_the_attention_type(arch, stack, norm):
+    layer = find.backbone(arch, 32).transformer.blocks[0].self_attn
+    assert len(layer.stack) == stack and isinstance(layer.conv_attn[0], norm)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "message"),
+    [
+        ("manifold_cvt_6_4_32", {"attention_type": "self"}, "attention_type 'self' is unknown; there are riem, all"),
+        ("manifold_cvt_6_4_32", {"attention_type": "gm", "revision": "f1"}, r"there are riem, all, riemgrass \(f1\)"),
+        ("manifold_cvt_6_4_32", {"revision": "f3"}, "revision is 'f3'; it must be one of f1, f2"),
+        ("riemmanian_vit_6_4_32", {"attention_type": "all"}, "are for manifold_"),
+        ("grassmanian_vit_6_4_32", {"ln_attention": False}, "are for manifold_"),
+        ("manifold:vit_6_4", {}, "no network on manifolds is called 'vit_6_4'"),
+        ("manifold:manifold_swin_6_4", {}, "no compact transformer is called 'swin_6_4'"),
+        ("fusion:gm_img_vit_6_4", {}, "no fusion is called 'gm_img_vit_6_4'"),
+    ],
+)
+def test_what_there_is_not(arch, options, message):
+    with pytest.raises(ValueError, match=message):
+        find.backbone(arch, 32, **options)
+
+
+def test_first_values():
+    model = find.backbone("manifold_vit_2_4_32")
+    layer = model.transformer.blocks[0].self_attn
+    assert all(getattr(layer, name).item() == pytest.approx(64**-0.5) for name in layer.stack)
+    assert (layer.conv_attn[0].weight == 1).all() and (layer.conv_attn[0].bias == 0).all()
+    assert (layer.qkv.bias == 0).all() and layer.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    described = find.backbone("img_gm_vit_2_4_32").descriptor.proj
+    assert (described.bias == 0).all() and described.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_norm_free_networks_have_no_tables_of_one_size():
+    model = find.backbone("manifold_cvt_2_4_32", ln_attention=False)
+    assert not any(isinstance(module, MapNorm) for module in model.modules())
+
+
+@pytest.mark.parametrize("arch", ["manifold_cct_2_3x2_32", "manifold_cct_nano"])
+def test_cct_on_manifolds_has_no_stochastic_depth_unless_asked(arch):
+    model, deep = find.backbone(arch, 32), find.backbone(arch, 32, drop_path_rate=0.2)
+    assert isinstance(model.transformer.blocks[-1].drop_path, torch.nn.Identity)
+    assert deep.transformer.blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
+
+
+def test_the_class_tokens_attention_sums_to_one():
+    model = find.backbone("manifold_vit_2_4_32").eval()
+    for size in (32, 16):
+        seen = model.attention(torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        assert seen.shape == (2, 2, 1 + (size // 4) ** 2, 1 + (size // 4) ** 2)
+        close(seen.sum(-1), torch.ones(seen.shape[:-1]))
+    assert not hasattr(find.backbone("manifold_cvt_2_4_32"), "attention")  # it has no class token to look at
+
+
+def test_channels_of_a_late_fusions_maps_are_its_branches():
+    model = find.backbone("img_riem_vit_2_4_32").eval()
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    _, maps = model.forward_maps(x)
+    tokens, grid = model.tokens(x)
+    _, outputs = model.branches["riem"].forward_blocks(tokens["riem"], grid)
+    close(maps["blocks.1"][:, 128:].flatten(2).transpose(1, 2), outputs[1][:, 1:])

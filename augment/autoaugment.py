@@ -56,6 +56,10 @@ class AutoAugment:
         amount = signed(operation, self.magnitude[policy], sign)
         return Operations(torch.where(applied, operation, -1), amount)
 
+    def __call__(self, images: torch.Tensor, draws: Operations) -> torch.Tensor:
+        """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
+        return apply(images, draws)
+
 
 def signed(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     """The amount that an operation takes, from its magnitude and a sign of +1 or -1, element by element."""

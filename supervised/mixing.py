@@ -1,12 +1,14 @@
 """CutMix (Yun et al. 2019, arXiv 1905.04899) and MixUp (Zhang et al. 2018, arXiv 1710.09412): one draw per batch.
 
 Each image is mixed with its neighbour (0 with 1, 2 with 3, ...). The order of a batch is a uniform shuffle, so that a
-neighbour is a uniformly random partner, and a pair stays together when the batch is cut into even shares.
+neighbour is a uniformly random partner, and a pair stays together when the batch is cut into even shares. Where copies
+of an image stand in a row, as with repeated augmentation, partners are a few places apart. timm's batch mode pairs the
+first image with the last and so on, locality guidance's a random permutation: both are the same in distribution.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,10 +16,14 @@ import torch
 
 @dataclass(frozen=True)
 class Mix:
-    """What happens to a batch. share: how much of each image is its own; box: rows and columns from the partner."""
+    """What happens to a batch. share: how much of each image is its own; box: rows and columns from the partner.
+
+    apart: from an image to its partner, a power of two.
+    """
 
     share: float = 1.0
     box: tuple[slice, slice] | None = None
+    apart: int = 1
 
 
 @dataclass(frozen=True)
@@ -32,39 +38,50 @@ class Mixed:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mix a batch with `probability`, by CutMix or MixUp with equal chances; a share parameter of None leaves one out.
+    """Mix a batch with `probability`, by CutMix with probability `switch`, else MixUp; None leaves one of them out.
 
-    The own share is Beta(cutmix, cutmix) or Beta(mixup, mixup) distributed.
+    The own share is Beta(cutmix, cutmix) or Beta(mixup, mixup) distributed. copies: how many of an image may stand in a
+    row; they are not mixed with each other.
     """
 
     cutmix: float | None = 1.0
     mixup: float | None = 1.0
     probability: float = 0.5
+    switch: float = 0.5
+    copies: int = 1
+
+    @property
+    def apart(self) -> int:
+        """From an image to its partner: the least power of two that leaves its copies behind."""
+        return 1 << (self.copies - 1).bit_length()
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Mix:
         random = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
         kinds = [kind for kind in ("cutmix", "mixup") if getattr(self, kind) is not None]
         if not kinds or random.random() >= self.probability:
             return Mix()
-        kind = kinds[random.integers(len(kinds))]
+        kind = kinds[0] if random.random() < self.switch else kinds[-1]
         share = float(random.beta(getattr(self, kind), getattr(self, kind)))
-        return Mix(share) if kind == "mixup" else cut(share, height, width, random)
+        if kind == "mixup":
+            return Mix(share, apart=self.apart)
+        centre = random.integers(height), random.integers(width)
+        return replace(cut(share, height, width, centre), apart=self.apart)
 
 
-def cut(share: float, height: int, width: int, random: np.random.Generator) -> Mix:
-    """A box of area 1 - share about a uniform centre, clipped at the border, which raises the share."""
+def cut(share: float, height: int, width: int, centre: tuple[int, int]) -> Mix:
+    """A box of area 1 - share about a centre (row, column), clipped at the border, which raises the share."""
     side = np.sqrt(1 - share)
-    rows = _span(random.integers(height), int(height * side), height)
-    columns = _span(random.integers(width), int(width * side), width)
+    rows = _span(centre[0], int(height * side), height)
+    columns = _span(centre[1], int(width * side), width)
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
     return Mix(1 - area / (height * width), (rows, columns))
 
 
 def apply(images: torch.Tensor, labels: torch.Tensor, mix: Mix) -> Mixed:
-    """Mix float images (B, C, H, W) and labels (B,) with their neighbours; the last of an odd batch stays alone."""
+    """Mix float images (B, C, H, W) and labels (B,) with their partners; who has none, at the end, stays alone."""
     if mix.share == 1:
         return Mixed(images, labels, labels, 1.0)
-    partner = neighbours(len(images), images.device)
+    partner = partners(len(images), mix.apart, images.device)
     others = images[partner]
     if mix.box is None:
         mixed = torch.lerp(others, images, mix.share)
@@ -75,9 +92,11 @@ def apply(images: torch.Tensor, labels: torch.Tensor, mix: Mix) -> Mixed:
     return Mixed(mixed, labels, labels[partner], mix.share)
 
 
-def neighbours(batch: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """1, 0, 3, 2, ...: (B,) int64."""
-    return (torch.arange(batch, device=device) ^ 1).clamp(max=batch - 1)
+def partners(batch: int, apart: int = 1, device: torch.device | str = "cpu") -> torch.Tensor:
+    """1, 0, 3, 2, ... or, two apart, 2, 3, 0, 1, 6, ...: (B,) int64; an image without a partner is its own."""
+    own = torch.arange(batch, device=device)
+    partner = own ^ apart
+    return torch.where(partner < batch, partner, own)
 
 
 def _span(centre: int, length: int, size: int) -> slice:

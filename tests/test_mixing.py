@@ -1,10 +1,17 @@
 """CutMix and MixUp: what a draw can be, and what it does to a batch."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from timm.data import Mixup
 
 from multicrop.supervised import mixing
 from multicrop.supervised.mixing import Mix, Mixing
+from multicrop.supervised.objectives.cross_entropy import Objective
+
+GOLDEN = Path(__file__).parent / "golden" / "locality_guidance"
 
 IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 10)
 LABELS = torch.arange(6)
@@ -70,3 +77,65 @@ def test_no_mix_is_the_identity():
 
 def test_the_draw_is_a_function_of_the_generator():
     assert draws(50) == draws(50)
+
+
+def test_one_method_may_be_more_frequent():
+    drawn = draws(2000, switch=0.8, probability=1.0)
+    assert abs(sum(mix.box is not None for mix in drawn) / len(drawn) - 0.8) < 0.03
+
+
+@pytest.mark.parametrize("copies", [1, 2, 3, 4, 5])
+def test_copies_of_an_image_are_not_mixed_with_each_other(copies):
+    mix = draws(1, probability=1.0, copies=copies)[0]
+    batch = 8 * mix.apart
+    image = torch.arange(batch) // copies
+    partner = mixing.partners(batch, mix.apart)
+    assert (image != image[partner]).all() and torch.equal(partner[partner], torch.arange(batch))
+    part = mixing.partners(2 * mix.apart, mix.apart)  # a batch may be cut after each two groups
+    assert torch.equal(part, partner[: 2 * mix.apart])
+
+
+def one_by_one(golden, kind, mix):
+    """The recorded batch, each image beside the partner that it had."""
+    images, labels = torch.from_numpy(golden["inputs"]), torch.from_numpy(golden["labels"])
+    partner = torch.from_numpy(golden[f"{kind}_permutation"])
+    pairs = [mixing.apply(images[[i, p]], labels[[i, p]], mix) for i, p in enumerate(partner.tolist())]
+    own, others = (torch.stack([getattr(pair, name)[0] for pair in pairs]) for name in ("labels", "partners"))
+    eye = torch.eye(10)
+    share = pairs[0].share
+    return torch.stack([pair.images[0] for pair in pairs]), share * eye[own] + (1 - share) * eye[others]
+
+
+def test_mixup_and_cutmix_give_the_recorded_batches():
+    """Recorded from the code of locality guidance."""
+    golden = np.load(GOLDEN / "mixing.npz")
+    cut = mixing.cut(float(golden["cutmix_lambda_drawn"]), 16, 16, tuple(golden["cutmix_centre_xy"][::-1].tolist()))
+    for kind, mix in (("mixup", Mix(float(golden["mixup_lambda_drawn"]))), ("cutmix", cut)):
+        images, targets = one_by_one(golden, kind, mix)
+        assert np.allclose(images, golden[f"{kind}_inputs_out"], atol=1e-6)
+        assert np.allclose(targets, golden[f"{kind}_targets_out"], atol=1e-6)
+
+
+def test_smoothed_cross_entropy_gives_the_recorded_loss_and_gradient():
+    golden = np.load(GOLDEN / "mixing.npz")
+    logits, labels = (torch.from_numpy(golden[f"ce_{name}"]) for name in ("logits", "labels"))
+    loss = Objective(0.1)(logits.requires_grad_(), labels)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden["ce_loss"]), abs=1e-6)
+    assert np.allclose(logits.grad, golden["ce_grad"], atol=1e-6)
+
+
+def test_shares_and_boxes_are_timms():
+    """The distributions of the own share agree, box and clipping included (two-sample Kolmogorov-Smirnov)."""
+    timm = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=0.0, num_classes=10)
+    images, labels = torch.zeros(2, 1, 32, 32), torch.tensor([0, 1])
+    state = np.random.get_state()
+    np.random.seed(0)
+    theirs = np.sort([timm(images.clone(), labels)[1][0, 0].item() for _ in range(4000)])
+    np.random.set_state(state)
+    generator = torch.Generator().manual_seed(0)
+    mix = Mixing(1.0, 0.8, probability=1.0)
+    ours = np.sort([mix.draw(32, 32, generator).share for _ in range(4000)])
+    grid = np.linspace(0, 1, 101)
+    gap = np.abs(np.searchsorted(ours, grid) - np.searchsorted(theirs, grid)) / 4000
+    assert gap.max() < 0.036  # 1 in 100 pairs of equal distributions are further apart

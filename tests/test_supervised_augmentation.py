@@ -4,7 +4,9 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 
-from multicrop.augment import shift
+from multicrop.augment import crop, jitter, shift
+from multicrop.augment.crop import RandomResizedCrop
+from multicrop.augment.erasing import Erasing
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.supervised.augmentation import TrainTransform
 
@@ -64,6 +66,61 @@ def test_erased_boxes_hold_the_fill():
     assert torch.equal(filled, torch.tensor(MEAN).expand_as(filled))
 
 
+def published(**options):
+    """As the DHVT and locality-guidance recipes have it."""
+    cut, erase = RandomResizedCrop(), Erasing(0.25, 1 / 3, log_aspect=True)
+    return TrainTransform(24, MEAN, STD, cut=cut, policy="rand-m9-mstd0.5-inc1", erase=erase, fill=None, **options)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_together_see_what_one_would_as_published_elsewhere(ranks):
+    transform = published(color_jitter=0.4)
+    draws = transform.draw(48, generator(), source=(32, 32))
+    whole = transform(IMAGES, draws)
+    assert whole.shape == (48, 3, 24, 24) and torch.equal(whole, transform(IMAGES, draws))
+    share = 48 // ranks
+    parts = [slice(rank * share, (rank + 1) * share) for rank in range(ranks)]
+    again = torch.cat([transform(IMAGES[part], draws[part]) for part in parts])
+    assert torch.allclose(whole, again, atol=0.1) and ((whole - again).abs() > 1e-5).double().mean() < 1e-3
+
+
+def test_random_resized_crops_are_pillows():
+    draws = RandomResizedCrop(flip=0.5).draw(48, 32, 32, generator())
+    images = 64 + IMAGES // 2  # nothing overshoots and is cut
+    ours = crop.apply(images, draws, 24)
+    for i, (top, left, height, width) in enumerate(draws.box.tolist()):
+        image = TF.resized_crop(
+            TF.to_pil_image(images[i]), top, left, height, width, [24, 24], TF.InterpolationMode.BICUBIC
+        )
+        theirs = TF.pil_to_tensor(TF.hflip(image) if draws.flipped[i] else image)
+        assert (ours[i].int() - theirs.int()).abs().max() <= 1
+        assert (ours[i].int() - theirs.int()).abs().float().mean() < 0.5
+
+
+def test_crops_of_images_that_are_not_square():
+    images = torch.randint(256, (6, 3, 20, 50), dtype=torch.uint8, generator=generator())
+    transform = TrainTransform(16, MEAN, STD, cut=RandomResizedCrop((0.3, 0.5)), policy=None, erase=None)
+    draws = transform.draw(6, generator(), source=(20, 50))
+    assert transform(images, draws).shape == (6, 3, 16, 16) and draws.crops.box[:, 3].max() > 20
+
+
+def test_jitter_is_torchvisions():
+    draws = jitter.draw(48, 0.4, generator())
+    assert (draws.factors[:, :3] - 1).abs().max() <= 0.4 and (draws.factors[:, 3] == 0).all()
+    ours = jitter.apply(IMAGES, draws)
+    change = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+    for i in range(48):
+        image = TF.to_pil_image(IMAGES[i])
+        for operation in draws.order[i].tolist():
+            image = change[operation](image, draws.factors[i, operation].item())
+        theirs = TF.pil_to_tensor(image)
+        assert (ours[i].int() - theirs.int()).abs().float().mean() < 2  # torchvision rounds down after each
+
+
+def test_randaugment_shows_the_mean_colour_where_nothing_is():
+    assert published().policy.fill == (125, 123, 114)
+
+
 @pytest.mark.cuda
 def test_cuda_gives_what_the_cpu_gives():
     if not torch.cuda.is_available():
@@ -71,3 +128,6 @@ def test_cuda_gives_what_the_cpu_gives():
     transform = TrainTransform(32, MEAN, STD, policy="imagenet")
     draws = transform.draw(48, generator())
     assert torch.allclose(transform(IMAGES.cuda(), draws).cpu(), transform(IMAGES, draws), atol=1e-6)
+    draws = published().draw(48, generator(), source=(32, 32))
+    gap = (published()(IMAGES.cuda(), draws).cpu() - published()(IMAGES, draws)).abs()
+    assert (gap > 0.02).double().mean() < 0.002

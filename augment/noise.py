@@ -1,0 +1,29 @@
+"""Noise as a function of a seed per image and the pixel's place, so that no device or rank makes a difference to it."""
+
+import math
+
+import torch
+
+_LOW = 0xFFFFFFFF
+
+
+def normal(seeds: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Standard normal numbers (B, *shape) float32 on the seeds' device, for seeds (B,) int64 below 2^32.
+
+    Two hashes of (seed, place) are the uniform numbers of Box and Muller's transform.
+    """
+    place = torch.arange(math.prod(shape), device=seeds.device)
+    start = _hash(seeds)[:, None]
+    first, second = (_hash(start ^ _hash(2 * place + turn)) for turn in (0, 1))
+    radius = (-2 * ((first + 0.5) / 2**32).log()).sqrt()
+    return (radius * (second * (2 * math.pi / 2**32)).cos()).view(-1, *shape)
+
+
+def _hash(numbers: torch.Tensor) -> torch.Tensor:
+    """32 bits that look random from 32 bits, held in int64, one to one.
+
+    Shifts and factors are those of lowbias32, which its author Christopher Wellons searched for (2018, public domain).
+    """
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        numbers = ((numbers ^ (numbers >> shift)) * factor) & _LOW
+    return numbers ^ (numbers >> 16)

@@ -85,8 +85,8 @@ def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     chosen = torch.arange(min(SAMPLE, len(pixels))) * len(pixels) // min(SAMPLE, len(pixels))
     sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     for part in chosen.split(PART):
-        values = pixels[part].double() / 255
+        values = pixels[part].long()
         sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
     count = len(chosen) * pixels.shape[2] * pixels.shape[3]
-    mean = sums / count
-    return tuple(mean.tolist()), tuple((squares / count - mean.square()).clamp(min=0).sqrt().tolist())
+    mean = sums / count / 255
+    return tuple(mean.tolist()), tuple((squares / count / 255**2 - mean**2).clamp(min=0).sqrt().tolist())

@@ -92,6 +92,6 @@ class Decoders:
 
 
 def _close(threads: ThreadPoolExecutor, workers: list[Worker]) -> None:
-    threads.shutdown(cancel_futures=True)
+    threads.shutdown(wait=False, cancel_futures=True)  # it may be one of them that let go last
     for worker in workers:
         worker.close()

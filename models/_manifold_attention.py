@@ -160,8 +160,7 @@ def maker(
 
     revision=None is the newer of the two that has the type. `sizes` are the side, prefix and rates of the classes here.
     """
-    if revision not in (None, *FUSIONS):
-        raise ValueError(f"revision is {revision!r}; it must be one of {', '.join(FUSIONS)}")
+    check_revision(revision)
     if kind == "manifold":
         fusion = _fusion(revision, attention_type or "all")
         fusion = fusion._replace(norm=None) if fusion.norm == "layer" and not ln_attention else fusion
@@ -172,6 +171,12 @@ def maker(
     if kind == "grassmann":
         return partial(GrassmannAttention, dim, num_heads, revision or "f2", **sizes)
     return partial(RiemannianAttention, dim, num_heads, revision or "f2", logarithm=attention_type == "log", **sizes)
+
+
+def check_revision(revision: str | None) -> None:
+    """ValueError unless it is None or a revision of the published code."""
+    if revision not in (None, *FUSIONS):
+        raise ValueError(f"revision is {revision!r}; it must be one of {', '.join(FUSIONS)}")
 
 
 def _fusion(revision: str | None, attention_type: str) -> Fusion:

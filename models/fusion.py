@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ._compact import Compact, SelfAttention, Transformer, initialise
 from ._descriptor import Descriptor, exact_tokens
-from ._manifold_attention import maker
+from ._manifold_attention import check_revision, maker
 from ._maps import Map, to_map, to_tokens
 from ._tokenizer import Tokenizer
 from .compact import RELEASED, fit_positions, make_tokenizer, make_transformer, published, settle
@@ -88,6 +88,7 @@ def build(
     """
     branches, base, said = parse(name)
     revision = revision or said or "f2"
+    check_revision(revision)
     sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
     options = settle(base, patch_size=patch_size, positional_embedding=positional_embedding, **sizes)
     tokenizer = make_tokenizer(base, image_size, in_channels, options)

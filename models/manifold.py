@@ -7,6 +7,9 @@ Grassmann attention alone. The two revisions of that code (_manifold_attention.p
 
 A name is a kind and a name of compact.py; revision and attention type may follow it: --arch manifold_cvt_6_4_32, and
 --arch manifold:manifold_cvt_6_4_f1_riem for what the code's own training command built under that name.
+
+The descriptors and Grassmann maps of `grassmanian_*`, without a softmax, have steep gradients, steepest where a head is
+about as wide as there are tokens (norms of 1e3 to 1e4 with random weights, also as published): clip them.
 """
 
 import re

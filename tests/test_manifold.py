@@ -1,6 +1,5 @@
 """Transformers on manifolds against numbers recorded from two revisions of the published code, and our promises."""
 
-import functools
 import json
 import re
 
@@ -12,9 +11,9 @@ from conftest import GOLDEN
 from test_compact import Recorded, close
 
 from multicrop import find, pretrained, weights
-from multicrop.models import _descriptor, _manifolds, fusion, manifold
+from multicrop.models import _descriptor, fusion, manifold
 from multicrop.models._manifold_attention import FUSIONS, FusedAttention, GrassmannAttention, RiemannianAttention
-from multicrop.models._map_norm import MapNorm, spreading
+from multicrop.models._map_norm import MapNorm
 
 FORK = json.loads((GOLDEN / "compact_transformers" / "fork.json").read_text())
 NEVER_USED = ("attn_matrix", "scale")  # stored by the published code, with no part in its output
@@ -71,154 +70,6 @@ def load(model: torch.nn.Module, module, state: dict[str, torch.Tensor]) -> list
     missing = [name for name in report.missing if not name.endswith(("num_batches_tracked", "scale"))]
     assert not (missing or report.unused or report.misshapen)  # files made by rule have neither counts nor scales
     return head
-
-
-# Maps.
-
-
-def test_maps(recorded):
-    file = recorded("f1_ops")
-    q, k = file["q"], file["k"]
-    close(_manifolds.covariance(q), file["cov_q"])
-    close(_manifolds.spd(q, k), file["spd_similarity"])
-    close(_manifolds.grassmann(q, k), file["grass_similarity"])
-    close(_manifolds.covariance_gap(q, k), file["log_dist"])
-    close(_manifolds.log_covariance_gap(0.3 * q, 0.3 * k), file["log_dist_log"])
-    close(_manifolds.basis(q), file["qr_q_Q"])
-    close(_manifolds.basis(file["wide"]), file["qr_wide_Q"])
-
-
-def test_maps_of_one_feature_and_of_uncommon_covariances_are_finite():
-    x = torch.linspace(-3, 3, 10).view(1, 1, 10, 1)
-    assert torch.equal(_manifolds.spd(x, x), torch.zeros(1, 1, 10, 10))
-    far = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]) * 3  # a covariance of -18: log(1 - 18) does not exist
-    assert _manifolds.log_covariance_gap(far, torch.zeros_like(far)).isfinite().all()
-
-
-def test_the_sign_free_map_does_not_depend_on_signs():
-    q, k = torch.randn(2, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
-    flipped = q * torch.tensor([1.0, -1.0, -1.0, 1.0])
-    close(_manifolds.projection(flipped, k), _manifolds.projection(q, k))
-
-
-@pytest.mark.parametrize("shape", [(2, 7, 4), (2, 4, 7), (2, 5, 5)])
-def test_gradient_of_a_basis(shape):
-    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    assert torch.autograd.gradcheck(_manifolds.basis, x)
-
-
-def dependent(kind: str) -> torch.Tensor:
-    """Matrices (2, 6, 4) whose columns depend on each other."""
-    random = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
-    return {
-        "zeros": torch.zeros(2, 6, 4),
-        "ones": torch.ones(2, 6, 4),
-        "equal": random[..., :1].expand(2, 6, 4).clone(),
-        "repeated": random[..., [0, 1, 0, 1]],
-    }[kind]
-
-
-@pytest.mark.parametrize("kind", ["zeros", "ones", "equal", "repeated"])
-def test_gradient_of_a_basis_of_dependent_columns_is_small(kind):
-    x = dependent(kind).requires_grad_()
-    weight = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
-    (_manifolds.basis(x).square() * weight).sum().backward()
-    assert x.grad.isfinite().all() and x.grad.abs().max() < 100
-
-
-# Descriptors.
-
-
-@pytest.mark.parametrize(("name", "order", "terms"), [("f1_lds_l4m4", 4, 4), ("f1_lds_l8m3", 8, 3)])
-def test_descriptors_but_for_signs(recorded, name, order, terms):
-    file = recorded(name)
-    descriptors = _descriptor.describe(file["input"], order, terms)
-    tolerance = 2e-5 * max(1.0, file["Om"].abs().max().item())
-    torch.testing.assert_close(descriptors.abs(), file["Om"].abs(), rtol=0, atol=tolerance)
-    states = file["svd_S"][..., None] * file["svd_Vh"][..., :order, :]
-    torch.testing.assert_close(_descriptor.transition(states), file["A"], rtol=0, atol=tolerance)
-
-
-def test_descriptors_with_the_signs_that_were_recorded(recorded):
-    """C and A follow from each other's signs: with the recorded ones all blocks agree."""
-    file = recorded("f1_lds_l4m4")
-    ours = _descriptor.describe(file["input"], 4, 4).unflatten(-1, (4, 4, 4))
-    theirs = file["Om"].unflatten(-1, (4, 4, 4))  # rows, blocks, columns
-    signs = (ours[..., 0, :] * theirs[..., 0, :]).sum(-2).sign()[..., None, None, :]
-    powers = torch.tensor([1, 1, 1, 2])[:, None]
-    close(ours * signs**powers, theirs)
-
-
-def test_signs_of_descriptors_are_ours_and_the_same_in_double_precision():
-    x = torch.randn(50, 32, generator=torch.Generator().manual_seed(0))
-    vectors = _descriptor.left_vectors(x.view(50, 4, 8))
-    largest = vectors.gather(-2, vectors.abs().argmax(-2, keepdim=True))
-    assert (largest > 0).all()
-    exact = _descriptor.describe(x.double(), 4, 4)
-    torch.testing.assert_close(_descriptor.describe(x, 4, 4).double(), exact, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("order", "terms", "width"), [(4, 4, 32), (8, 3, 96), (4, 4, 16)])
-def test_gradient_of_descriptors(order, terms, width):
-    x = torch.randn(2, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
-    describe = functools.partial(_descriptor.describe, order=order, terms=terms)
-    assert torch.autograd.gradcheck(describe, x, atol=1e-3, rtol=1e-2)
-
-
-@pytest.mark.parametrize("x", [torch.zeros(2, 32), torch.ones(2, 32), torch.arange(64.0).view(2, 32)])
-def test_descriptors_of_constant_and_linear_tokens_have_finite_gradients(x):
-    x = x.clone().requires_grad_()
-    descriptors = _descriptor.describe(x, 4, 4)
-    descriptors.square().sum().backward()
-    assert descriptors.isfinite().all() and x.grad.isfinite().all()
-
-
-def test_a_series_needs_as_many_vectors_as_each_is_long():
-    with pytest.raises(ValueError, match=r"tokens of width 24 .* length 8"):
-        find.backbone("grassmanian_vit_6_4_32", embed_dim=24, lds_order=8)
-    assert find.backbone("grassmanian_vit_6_4_32", embed_dim=24).descriptor.order == 4
-
-
-# Norms of maps.
-
-
-@pytest.mark.parametrize(("channels", "prefix"), [(2, 0), (2, 1), (None, 1)])
-def test_a_fresh_norm_is_a_plain_one_on_every_grid(channels, prefix):
-    norm = MapNorm(channels, 3, prefix)
-    for grid in ((3, 3), (2, 4), (1, 1), (5, 5)):
-        tokens = prefix + grid[0] * grid[1]
-        x = torch.randn(4, channels or 6, tokens, tokens, generator=torch.Generator().manual_seed(0))
-        close(norm(x, grid), F.layer_norm(x, x.shape[1:] if channels else x.shape[-1:]))
-
-
-def test_tables_are_resampled_along_rows_and_columns_of_queries_and_keys():
-    norm = MapNorm(1, 4, 1)
-    line = torch.arange(4.0)
-    place = torch.cat([torch.tensor([9.0]), (10 * line[:, None] + line).flatten()])  # of a token; 9 for the class token
-    norm.bias.data = (100 * place[:, None] + place)[None]
-    x = torch.zeros(1, 1, 9, 9)
-    small_rows, small_columns = torch.tensor([0.5, 2.5]), torch.arange(4.0)  # a grid of 2 x 4
-    expected = torch.cat([torch.tensor([9.0]), (10 * small_rows[:, None] + small_columns).flatten()])
-    torch.testing.assert_close(norm(x, (2, 4))[0, 0], 100 * expected[:, None] + expected)
-
-
-def test_rows_of_a_resampling_sum_to_one():
-    matrix = spreading((4, 4), (3, 7), 1, torch.zeros(()))
-    assert matrix.shape == (22, 17)
-    close(matrix.sum(1), torch.ones(22))
-
-
-@pytest.mark.parametrize("arch", ["manifold_vit_2_4_32", "manifold:riemmanian_vit_2_4_f1", "img_gm_riem_vit_2_4_32"])
-def test_weights_for_a_smaller_image_give_what_the_larger_network_gives_it(arch):
-    """The tables that `adapt` makes are those that local crops meet."""
-    large, small = find.backbone(arch, 32, embed_dim=32).eval(), find.backbone(arch, 16, embed_dim=32).eval()
-    for name, parameter in large.named_parameters():
-        if name.endswith(("norm.weight", "norm.bias", "conv_attn.0.weight", "conv_attn.0.bias")):
-            torch.nn.init.normal_(parameter, 1.0, 0.3, generator=torch.Generator().manual_seed(0))
-    report = weights.load(small, large.state_dict(), find.architecture(arch).module.adapt)
-    assert not (report.missing or report.unused or report.misshapen)
-    x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(small(x), large(x), rtol=1e-4, atol=1e-4)
 
 
 # Attention.
@@ -415,6 +266,12 @@ def test_a_name_may_say_the_revision_and_the_attention_type(arch, stack, norm):
 def test_what_there_is_not(arch, options, message):
     with pytest.raises(ValueError, match=message):
         find.backbone(arch, 32, **options)
+
+
+@pytest.mark.parametrize("name", ["early_fusion__vit_6_4_32", "img_riem_vit_6_4_32"])
+def test_fusions_know_their_revisions(name):
+    with pytest.raises(ValueError, match="revision is 'f3'; it must be one of f1, f2"):
+        find.backbone(name, revision="f3")
 
 
 def test_first_values():

@@ -7,9 +7,7 @@ does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smo
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from ..augment.erasing import Erasing
-from .augmentation import TrainTransform
-from .mixing import Mixing
+from .augmentation_flags import Augmentation, require
 
 BACKBONE = (
     "arch",
@@ -27,8 +25,8 @@ SIZES = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "so
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Stage two: a classifier, from a pretrained backbone or from scratch."""
+class Start:
+    """What is trained: the flags of the weights and of the backbone."""
 
     # The start: one of --pretrained_weights, --scratch and --eval.
     pretrained_weights: str | None = None
@@ -64,33 +62,10 @@ class Recipe:
     sd: float = 0.1
     """Stochastic depth of the last block."""
 
-    # The augmentation.
-    flip: float | None = None
-    """Probability of a horizontal flip (None: 0.5, on SVHN's digits 0; as published: 0.5 everywhere)."""
-    padding: int = 4
-    """Pixels of black border before the random crop to the original size."""
-    aa: bool = True
-    """AutoAugment."""
-    aa_policy: Literal["auto", "cifar10", "svhn", "imagenet"] = "auto"
-    """Its policy; auto: the data set's own, imagenet for Tiny-ImageNet and CINIC-10, else cifar10."""
-    re: float = 0.25
-    """Probability of random erasing."""
-    re_sh: float = 0.4
-    """Largest share of the image's area that is erased."""
-    re_r1: float = 0.3
-    """Least aspect ratio of the erased box; its inverse is the greatest."""
-    re_fill: Literal["mean", "published"] = "mean"
-    """The erased box is of the mean colour; published: of the mean's value after normalisation."""
-    cm: bool = True
-    """CutMix."""
-    beta: float = 1.0
-    """Its shares are Beta(beta, beta) distributed."""
-    mu: bool = True
-    """MixUp."""
-    alpha: float = 1.0
-    """Its shares are Beta(alpha, alpha) distributed."""
-    mix_prob: float = 0.5
-    """Probability that a batch is mixed, by CutMix or MixUp with equal chances."""
+
+@dataclass(frozen=True)
+class Recipe(Augmentation, Start):  # --help shows the last one's flags first
+    """Stage two: a classifier, from a pretrained backbone or from scratch."""
 
     # The objective and the optimisation (AdamW).
     objective: str = "cross_entropy"
@@ -165,20 +140,19 @@ class Recipe:
 
     def __post_init__(self):
         for name in (*COUNTS, *(name for name in (*SIZES, "max_steps") if getattr(self, name) is not None)):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("seed", "warmup", "padding", "lr", "min_lr", "weight_decay"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("alpha", "beta", "vit_mlp_ratio"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("seed", "warmup", "lr", "min_lr", "weight_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        for name in ("vit_mlp_ratio",):
             value = getattr(self, name)
-            _require(value is None or value > 0, name, value, "must be positive")
-        for name in ("re", "mix_prob", "flip", "smoothing"):
+            require(value is None or value > 0, name, value, "must be positive")
+        for name in ("smoothing",):
             value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1, name, value, "must be within 0 and 1")
+            require(value is None or 0 <= value <= 1, name, value, "must be within 0 and 1")
         for name in ("val_fraction", "sd", "drop_rate"):
             value = getattr(self, name)
-            _require(value is None or 0 <= value < 1, name, value, "must be at least 0 and below 1")
-        _require(Erasing.min_area <= self.re_sh <= 1, "re_sh", self.re_sh, f"must be within {Erasing.min_area} and 1")
-        _require(0 < self.re_r1 <= 1, "re_r1", self.re_r1, "must be above 0 and at most 1")
+            require(value is None or 0 <= value < 1, name, value, "must be at least 0 and below 1")
+        self.check_augmentation()
 
     def check_start(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -217,25 +191,6 @@ class Recipe:
             )
         return share
 
-    def augmentation(self, entry: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]) -> TrainTransform:
-        """The transform of training images for an entry of datasets/."""
-        erase = Erasing(self.re, self.re_sh, self.re_r1) if self.re else None
-        fill = mean if self.re_fill == "published" else 0.0
-        options = {"flip": self.flips(entry), "padding": self.padding, "policy": self.policy(entry)}
-        return TrainTransform(size, mean, std, erase=erase, fill=fill, **options)
-
-    def policy(self, entry: str) -> str | None:
-        """The AutoAugment policy for an entry of datasets/; None where it is off."""
-        own = {"svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}.get(entry, "cifar10")
-        return (own if self.aa_policy == "auto" else self.aa_policy) if self.aa else None
-
-    def flips(self, entry: str) -> float:
-        """The probability of a flip for an entry of datasets/: mirrored digits are no digits."""
-        return self.flip if self.flip is not None else 0.0 if entry == "svhn" else 0.5
-
-    def mixing(self) -> Mixing:
-        return Mixing(self.beta if self.cm else None, self.alpha if self.mu else None, self.mix_prob)
-
     def selects(self, epoch: int, ended: bool) -> bool:
         """Whether an epoch takes part in the selection of the best: every --eval_freq-th and the last of the recipe."""
         return ended and (epoch % self.eval_freq == 0 or epoch == self.epochs)
@@ -248,8 +203,3 @@ class Recipe:
         return replace(self, warmup=warmup), [
             f"--warmup {self.warmup} does not fit a run of {self.epochs} epochs: using {warmup}"
         ]
-
-
-def _require(condition: bool, name: str, value, what: str) -> None:
-    if not condition:
-        raise ValueError(f"--{name} {value}: {what}")

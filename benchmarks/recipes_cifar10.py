@@ -1,0 +1,198 @@
+"""Stage two's recipes side by side: one small ViT, the same images, equal epochs, several seeds; and a table of them.
+
+    python -m benchmarks.recipes_cifar10 --datapath cifar10 --epochs 6 --seeds 0 1 2 --streams 2
+
+Every run is a command of train_ssl.py or finetune.py that is printed, in a process of its own. Its result becomes a
+line of OUT/results.jsonl; what is there is not run again, and a run that was stopped goes on. Prints the table of
+docs/recipes.md and one JSON object.
+"""
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from benchmarks._machine import machine
+from multicrop import cli, ranks
+
+STUDENT = "--arch vit --image_size 32 --patch_size 4 --embed_dim 64 --num_layers 4 --num_heads 4"
+PLAIN = "--aa false --cm false --mu false --re 0 --ra 1 --batch_size 128 --val_fraction 0"
+LIGHT = f"{PLAIN} --lr 1e-3 --warmup 1 --sd 0"
+TEACHER = (
+    f"--arch resnet20 --image_size 32 {PLAIN} --optimizer sgd --lr 0.1 --min_lr 0 --weight_decay 5e-4 --decay matrices"
+)
+STAGE_ONE = (
+    f"{STUDENT} --out_dim 1024 --use_bn_in_head true --local_crops_number 4 --local_crops_scale 0.2 0.5 "
+    "--global_crops_scale 0.5 1.0 --batch_size_per_gpu 64 --lr 4e-3 --warmup_epochs 1 --clip_grad 0.3 "
+    "--teacher_temp 0.04 --warmup_teacher_temp_epochs 0 --momentum_teacher 0.99 --weight_decay_end 0.1"
+)
+GUIDED = "--guidance linear --guide_student blocks.0 blocks.2 blocks.3 --guide_teacher s1 s2 s3"
+STANDARDISED = "--distillation soft --kd_standardise true --kd_weight 9 --kd_temperature 2 --ce_weight 0.5"
+DHVT = (
+    "--ra 1 --batch_size 128 --val_fraction 0 --lr 1e-3 --warmup 1 --sd 0.1 --decay matrices --no_decay cls_token "
+    "--aa_policy rand-m9-mstd0.5-inc1 --re_mode pixel --re_aspect log --re_sh 0.3333 --alpha 0.8 --mix_prob 1 "
+    "--repeats 3 --ema_decay 0.99996 --ema_warmup true"
+)
+ROWS = {  # name: (flags, whether from stage one, whether with the teacher)
+    "scratch": (LIGHT, False, False),
+    "two-stage": (LIGHT, True, False),
+    "locality guidance": (f"{LIGHT} {GUIDED}", False, True),
+    "logit standardisation": (f"{LIGHT} {STANDARDISED}", False, True),
+    "guidance + two-stage": (f"{LIGHT} {GUIDED}", True, True),
+    "DHVT recipe": (DHVT, False, False),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Compare the recipes of stage two on CIFAR-10."""
+
+    datapath: str = "data"
+    """Folder of CIFAR-10, or of some of it: {train,test}/<class>/*."""
+    out: str = "runs/recipes_cifar10"
+    """Folder of the runs and of results.jsonl."""
+    epochs: int = 6
+    """Epochs of every row."""
+    ssl_epochs: int = 6
+    """Epochs of stage one, for the rows that start from it; one run per seed."""
+    teacher_epochs: int = 6
+    """Epochs of the CNN that guides, one for all seeds."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of each row."""
+    streams: int = 2
+    """Runs at a time."""
+    threads: int = 1
+    """Threads of each run."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+
+    def __post_init__(self):
+        for name in ("epochs", "ssl_epochs", "teacher_epochs", "streams", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: its row's name, its seed, the command's words after `python`, and the jobs that it needs, by name."""
+
+    row: str
+    seed: int
+    words: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.row}-{self.seed}".replace(" ", "_").replace("+", "and")
+
+    @property
+    def command(self) -> str:
+        return "python " + shlex.join(self.words)
+
+
+def jobs(r: Recipe) -> list[Job]:
+    """In an order in which each comes after those that it needs."""
+    data = f"--dataset CIFAR10 --datapath {shlex.quote(r.datapath)} --device {r.device}"
+    teacher = _job(r, "teacher", 0, f"finetune.py --scratch {data} {TEACHER} --warmup 0 --epochs {r.teacher_epochs}")
+    pretrained = [
+        _job(r, "stage one", seed, f"train_ssl.py {data} {STAGE_ONE} --epochs {r.ssl_epochs} --knn_freq {r.ssl_epochs}")
+        for seed in r.seeds
+    ]
+    found = [teacher, *pretrained]
+    for seed, before in zip(r.seeds, pretrained, strict=True):
+        for row, (flags, from_ssl, guided) in ROWS.items():
+            needs = ([before] if from_ssl else []) + ([teacher] if guided else [])
+            start = f"--pretrained_weights {_folder(r, before)}" if from_ssl else "--scratch"
+            start += f" --teacher {_folder(r, teacher)}" if guided else ""
+            words = f"finetune.py {start} {data} {STUDENT} {flags} --epochs {r.epochs} --eval_freq {r.epochs}"
+            found.append(_job(r, row, seed, words, tuple(need.name for need in needs)))
+    return found
+
+
+def _job(r: Recipe, row: str, seed: int, words: str, needs: tuple[str, ...] = ()) -> Job:
+    job = Job(row, seed, (), needs)
+    return Job(row, seed, (*shlex.split(words), "--seed", str(seed), "--output_dir", _folder(r, job)), needs)
+
+
+def _folder(r: Recipe, job: Job) -> str:
+    return str(Path(r.out) / job.name)
+
+
+class Results:
+    """OUT/results.jsonl: a line for each finished run."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, Lock()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.found = {line["command"]: line for line in map(json.loads, lines)}
+
+    def add(self, line: dict) -> None:
+        with self.lock:
+            self.found[line["command"]] = line
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def run(r: Recipe, job: Job, results: Results, needed: list[Future]) -> None:
+    """Do a job once those that it needs are done. RuntimeError with the end of its messages if it fails."""
+    for future in needed:
+        future.result()
+    if job.command in results.found:
+        return
+    print(job.command, flush=True)
+    threads = {"OMP_NUM_THREADS": str(r.threads), "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, *job.words], env=os.environ | threads, text=True, capture_output=True)
+    if done.returncode:
+        raise RuntimeError(f"{job.name} failed with exit code {done.returncode}: {done.stderr.strip()[-400:]}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    results.add({"row": job.row, "seed": job.seed, "command": job.command, "result": result})
+    print(f"{job.name}: {result.get('test_top1', result.get('knn_top1'))} in {result.get('seconds')} s", flush=True)
+
+
+def table(lines: list[dict]) -> str:
+    """Mean and standard deviation of each row's test accuracy after the last epoch."""
+    text = ["| recipe | test top-1, percent | of the averaged weights | seeds |", "|---|---|---|---|"]
+    for row in ("teacher", *ROWS):
+        found = [line["result"] for line in lines if line["row"] == row]
+        if found:
+            text.append(f"| {row} | {_spread(found, 'test_top1')} | {_spread(found, 'ema_test_top1')} | {len(found)} |")
+    return "\n".join(text)
+
+
+def _spread(results: list[dict], name: str) -> str:
+    values = [result[name] for result in results if name in result]
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def compare(r: Recipe) -> dict:
+    device = ranks.start(r.device)
+    folder = Path(r.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    results, futures = Results(folder / "results.jsonl"), {}
+    planned = jobs(r)
+    with ThreadPoolExecutor(r.streams) as pool:
+        for job in planned:
+            needed = [futures[name] for name in job.needs]
+            futures[job.name] = pool.submit(run, r, job, results, needed)
+    lines = [results.found[job.command] for job in planned if job.command in results.found]
+    print(table(lines))
+    failed = {name: str(future.exception()) for name, future in futures.items() if future.exception()}
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(planned)} runs failed; {next(iter(failed.values()))}")
+    return {**machine(device), "runs": len(lines), "results": str(results.path)}
+
+
+def main() -> None:
+    cli.main(Recipe, compare)
+
+
+if __name__ == "__main__":
+    main()

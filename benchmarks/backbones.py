@@ -8,6 +8,7 @@ rate. --docs rewrites the table between the marks in that page. Prints one JSON 
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,14 +16,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 
 from benchmarks._machine import machine
 from multicrop import cli, find, ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- benchmarks/backbones.py writes from here -->", "<!-- to here -->")
-COLUMNS = ("images_per_second", "ms_per_step", "gflop_per_step", "peak_memory_mb")
-NO_SETTINGS = ("names", "seconds", "out", "docs")  # what may change between the runs that fill one file
+COLUMNS = ("images_per_second", "ms_per_step", "peak_memory_mb")
+NO_SETTINGS = ("names", "skip", "seconds", "out", "docs")  # what may change between the runs that fill one file
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Recipe:
     """Measure every backbone."""
 
     names: tuple[str, ...] = ()
-    """Backbones to measure (none: all that are not in --out yet)."""
+    """Backbones to measure (none: all that are not in --out yet and that --skip does not name)."""
+    skip: str = r"_sine|_c100$|_fl$"
+    """Regular expression of names left out: these differ from others in a table of positions or in the classifier."""
     seconds: float = 120
     """Longest time for one backbone, its process's start included; 0 measures nothing."""
     image_size: int = 32
@@ -59,12 +63,11 @@ def measure(b: Recipe) -> dict:
     known = {name: module.VARIANTS[name].get("image_size") for name, module in find.variants().items()}
     families = {name: None for name in find.names("models") if name != "timm"}
     sizes = families | known
-    for name in b.names or [name for name in sizes if name not in found["backbones"]]:
+    done = {name for name, row in found["backbones"].items() if {"images_per_second", "unmeasured"} & row.keys()}
+    left = [name for name in sizes if name not in done and not (b.skip and re.search(b.skip, name))]
+    for name in b.names or left:
         ranks.say(name)
-        row = {"published_image_size": sizes.get(name), "weights": weights(name, b.image_size)}
-        if sizes.get(name) not in (None, b.image_size):
-            row["weights_at_published_size"] = weights(name, sizes[name])
-        found["backbones"][name] = row | (rate(name, b) if b.seconds else {})
+        found["backbones"][name] = size_of(name, b.image_size, sizes.get(name)) | (rate(name, b) if b.seconds else {})
         Path(b.out).write_text(json.dumps(found, indent=1) + "\n")
     if b.docs:
         rewrite(Path(b.docs), table(found["backbones"], b.image_size))
@@ -82,9 +85,17 @@ def _results(out: Path, settings: dict) -> dict:
     return found
 
 
-def weights(name: str, image_size: int) -> int:
-    """Trainable numbers without classifier, at one image size."""
-    return sum(parameter.numel() for parameter in find.backbone(name, image_size).parameters())
+def size_of(name: str, image_size: int, published: int | None) -> dict:
+    """Features and trainable numbers without classifier, at `image_size` and at the published size."""
+    model = find.backbone(name, image_size)
+    row = {"features": model.dim, "weights": weights(model), "published_image_size": published}
+    if published:
+        row["weights_at_published_size"] = weights(find.backbone(name, published))
+    return row
+
+
+def weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def rate(name: str, b: Recipe) -> dict:
@@ -108,15 +119,14 @@ def rate(name: str, b: Recipe) -> dict:
 def table(rows: dict[str, dict], image_size: int) -> str:
     """The rows as Markdown, families first."""
     lines = [
-        f"| name | weights at {image_size} px | published size, weights there | images/s | GFLOP a step | peak MB |",
+        f"| name | features | weights at {image_size} px | at the published size | images/s | peak MB |",
         "|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         size = row["published_image_size"]
-        there = row.get("weights_at_published_size", row["weights"])
-        published = f"{size} px, {there:,}" if size else ""
-        numbers = [row.get("unmeasured") or row.get("images_per_second", ""), row.get("gflop_per_step", "")]
-        cells = [f"`{name}`", f"{row['weights']:,}", published, *numbers, row.get("peak_memory_mb", "")]
+        published = f"{row['weights_at_published_size']:,} ({size} px)" if size else ""
+        speed = row.get("unmeasured") or row.get("images_per_second", "")
+        cells = [f"`{name}`", row["features"], f"{row['weights']:,}", published, speed, row.get("peak_memory_mb", "")]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -34,7 +34,7 @@ class Database:
             with open(file, "rb") as opened:
                 self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             self.spans: dict[bytes, Span] = dict(_entries(self.bytes))
-        except (Damaged, struct.error, ValueError) as error:  # an empty file cannot be mapped: ValueError
+        except (struct.error, OverflowError, ValueError) as error:  # an empty file cannot be mapped: ValueError
             raise ValueError(f"{file} is damaged or no LMDB file ({error}): copy or build it again") from None
 
     def read(self, key: bytes) -> bytes | None:

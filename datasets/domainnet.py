@@ -98,7 +98,7 @@ def _lines(file: Path | Inside) -> tuple[list[str], list[int]]:
         name, _, label = line.strip().rpartition(" ")
         if not line.strip():
             continue
-        if not label.isdecimal() or name.count("/") < 1:
+        if not label.isdecimal() or len(label) > 4 or "/" not in name:
             raise ValueError(f"{file}, line {number}: {line[:60]!r} is not '<domain>/<class>/<file> <label>'")
         names.append(name)
         labels.append(int(label))

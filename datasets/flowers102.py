@@ -102,17 +102,19 @@ def _official(place: Path | Inside, lists: tuple[str, ...]) -> Listing:
         raise ValueError(f"{place} holds Flowers-102's .mat files: unpack it and give the folder")
     images = [int(i) for name in lists for i in _matrix(place / "setid.mat", name)]
     labels = [int(label) for label in _matrix(place / "imagelabels.mat", "labels")]
+    if not 1 <= min(images) <= max(images) <= len(labels):
+        raise ValueError(f"{place / 'setid.mat'} names images that imagelabels.mat has no label for: fetch both again")
     classes = tuple(str(label) for label in range(1, max(labels) + 1))
     names = [f"jpg/image_{image:05d}.jpg" for image in images]
     return by_list(place, names, [labels[image - 1] - 1 for image in images], classes, f"{place / 'setid.mat'}")
 
 
 def _matrix(file: Path, name: str):
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}, which belongs to Flowers-102's official layout")
     try:
         return scipy.io.loadmat(file)[name].ravel()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no {file}, it belongs to Flowers-102's official layout") from None
-    except (KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (scipy.io.matlab.MatReadError, KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
         raise ValueError(f"{file} is damaged, it gives no {name!r}: fetch it again") from error
 
 

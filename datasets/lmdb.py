@@ -18,6 +18,7 @@ from ._lmdb import Database, Records
 from ._pack import pack as pack_one
 
 FORMAT = "multicrop images 1"
+MOST_CLASSES = 1 << 20  # a damaged label may be any number
 
 
 def load(
@@ -95,7 +96,7 @@ def _ours(database: Database) -> Listing:
 
 
 def _published(database: Database, classes: tuple[str, ...] | None) -> Listing:
-    count = sum(key.isdigit() for key in database.spans)
+    count = len(database.spans.keys() - {b"__keys__", b"__len__"})
     spans, labels = {}, []
     try:
         for number in range(count):
@@ -106,8 +107,8 @@ def _published(database: Database, classes: tuple[str, ...] | None) -> Listing:
         why = f"image {error.args[0].decode()} is missing" if isinstance(error, KeyError) else str(error)
         hint = "build it again from the image files: python -m multicrop.data pack"
         raise ValueError(f"{database.file} is no database of images that can be read safely ({why}): {hint}") from None
-    if not labels or min(labels) < 0:
-        raise ValueError(f"{database.file} holds no labelled images")
+    if not labels or min(labels) < 0 or max(labels) >= MOST_CLASSES:
+        raise ValueError(f"{database.file} holds no images with labels from 0 to {MOST_CLASSES - 1}")
     if classes is None:
         classes = tuple(str(label) for label in range(max(labels) + 1))
     if max(labels) >= len(classes):

@@ -10,15 +10,15 @@ supervised/recipe.py.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from multicrop import checkpoint, cli, images, optim, pretrained, ranks, seeds
+from multicrop import checkpoint, cli, images, optim, orders, pretrained, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, check, find, source
@@ -29,12 +29,14 @@ from multicrop.pretrained import File
 from multicrop.probes.features import features
 from multicrop.progress import Progress
 from multicrop.run import Run
-from multicrop.schedule import cosine
-from multicrop.supervised import mixing, validation
-from multicrop.supervised.accuracy import Best, accuracies
+from multicrop.schedule import course
+from multicrop.supervised import mixing, parameters, validation
+from multicrop.supervised.accuracy import accuracies
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.classifier import Classifier
+from multicrop.supervised.ema import Ema
 from multicrop.supervised.mixing import Mixed, Mixing
+from multicrop.supervised.networks import Networks
 from multicrop.supervised.recipe import Recipe
 
 BEST = "best.pt"
@@ -61,10 +63,11 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     batches = Batches(
         data.train.pixels, data.train.labels, r.share(ranks.world()), seed=r.seed, device=device, passes=r.ra,
         subset=data.chosen, accumulate=r.accumulate, rank=ranks.rank(), world=ranks.world(),
+        order=partial(orders.repeated, len(data.chosen), r.seed, repeats=r.repeats) if r.repeats > 1 else None,
     )  # fmt: skip
     augment = r.augmentation(data.entry, data.backbone["image_size"], data.train.mean, data.train.std)
     per_epoch = batches.steps_per_epoch
-    steps = r.epochs * per_epoch
+    steps = r.all_epochs * per_epoch
 
     # Network, and an earlier state of it where the run folder holds one.
     nets = build(r, file, data, device)
@@ -73,7 +76,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     announce(r, nets, batches, data, device)
     run.open(start)
     about, seen = description(r, data) | lengths, {}
-    measure = measuring(nets.model, nets.objective, about, device, cast)
+    measure = measuring(nets.objective, about, device, cast)
 
     # The loop.
     loop = Loop(
@@ -81,22 +84,24 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
         log_freq=r.log_freq, save_steps=r.save_steps, loss=run.latest("loss"),
     )  # fmt: skip
     for step in loop.steps():
-        lr = cosine(step, steps, r.lr, r.min_lr, r.warmup * per_epoch, floor=r.min_lr, plateau=False)
-        parts = loop.progress.waiting(mixed(batches, augment, r.mixing(), r.seed, step))
+        lr = course(step, per_epoch, **r.course())
+        mix = r.mixing(step // per_epoch, copies=r.repeats)
+        parts = loop.progress.waiting(mixed(batches, augment, mix, r.seed, step))
         loss, top1, norm = update(nets, parts, r, lr, step, cast)
+        nets.follow(step + 1)
         now = loop.end(loss, norm)
         if now.logs:
             top1 = ranks.mean(top1).item()
             run.log(now.done, epoch=now.epochs, loss=loop.loss, train_top1=top1, lr=lr, **loop.speed())
         if now.every(r.eval_freq):
-            seen = measure(*data.watched())
+            seen = measure(nets.watched, *data.watched())
             run.log(now.done, epoch=now.epochs, **seen)
         if now.saves:
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
             better = r.selects(now.epoch, now.ended) and nets.best.improve(seen.get("val_top1"), now.epoch)
             state = {**about, "step": now.done, "epoch": now.epochs, **nets.state()}
             if better:
-                run.keep(state, BEST)
+                run.keep(state | {"model": nets.watched.state_dict()}, BEST)
             run.save(state)
         if now.ended or now.final:
             report(r, now.epochs, {"loss": loop.loss, **seen, **loop.progress.latest})
@@ -175,37 +180,23 @@ def mixed(batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, ste
 # Network
 
 
-@dataclass
-class Networks:
-    model: Classifier
-    learner: nn.Module  # the model as the loop calls it: compiled, gradients averaged over the ranks
-    objective: nn.Module
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    best: Best = field(default_factory=Best)  # the epoch that the validation images select
-
-    PARTS: ClassVar = ("model", "optimizer", "scaler", "best")
-
-    def state(self) -> dict:
-        return {name: getattr(self, name).state_dict() for name in self.PARTS}
-
-    def load_state(self, state: dict) -> None:
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(state[name])
-
-
 def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
     seeds.reseed(r.seed, "weights")
     model = Classifier(backbone(**data.backbone), len(data.train.classes))
     if file.path:
         pretrained.fill(model.backbone, file, data.backbone["arch"])
+    if r.freeze_backbone:
+        model.freeze_backbone()
     model = ranks.synchronised_norms(model.to(device), device)
+    average = Ema(model, r.ema_decay, warmup=r.ema_warmup) if r.ema_decay else None
     if r.compile:
         model.compile()
     objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
-    optimizer = optim.build("adamw", [{"params": [p for p in model.parameters() if p.requires_grad], "decays": True}])
+    example = torch.zeros(2, data.backbone["in_channels"], *2 * [data.backbone["image_size"]], device=device)
+    groups = parameters.chosen(model, r.decay, r.no_decay, r.layer_decay, example)
+    optimizer = optim.build(r.optimizer, groups, r.momentum, r.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=r.precision == "fp16")
-    return Networks(model, ranks.wrap(model, device), objective, optimizer, scaler)
+    return Networks(model, ranks.wrap(model, device), objective, optimizer, scaler, average)
 
 
 def description(r: Recipe, data: Data) -> dict:
@@ -241,30 +232,32 @@ def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: i
             nets.scaler.scale(loss / r.accumulate).backward()
         losses.append(loss.detach())
         right.append((logits.argmax(1) == batch.labels).float().mean() * 100)
-    norm = None if nets.scaler.is_enabled() else optim.clip_each(nets.model.parameters(), 0)
+    nets.scaler.unscale_(nets.optimizer)
+    norm = nn.utils.clip_grad_norm_(nets.learner.parameters(), r.clip_grad or float("inf"))
     nets.scaler.step(nets.optimizer)
     nets.scaler.update()
-    return Seen(torch.stack(losses).mean(), torch.stack(right).mean(), norm)
+    return Seen(torch.stack(losses).mean(), torch.stack(right).mean(), None if nets.scaler.is_enabled() else norm)
 
 
 # Accuracies
 
 
-def measuring(model: Classifier, objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
-    """`accuracy` of this model, which a checkpoint describes."""
+def measuring(objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
+    """`accuracy` of models that such a checkpoint describes."""
     transform = EvalTransform(about["backbone"]["image_size"], about["data"]["mean"], about["data"]["std"])
-    embed = partial(features, model, transform=transform, device=device, autocast=cast)
-    return partial(accuracy, objective, embed)
+    return partial(accuracy, objective, partial(features, transform=transform, device=device, autocast=cast))
 
 
 @torch.no_grad()
-def accuracy(objective: nn.Module, embed: Callable, name: str, split, chosen: Tensor | None = None) -> dict[str, float]:
+def accuracy(
+    objective: nn.Module, embed: Callable, model: Classifier, name: str, split, chosen: Tensor | None = None
+) -> dict[str, float]:
     """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of those chosen; every rank takes a share.
 
-    `embed` turns pixels and the indices of some into their logits.
+    `embed` turns a model, pixels and the indices of some into their logits.
     """
     mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
-    logits = ranks.gather(embed(split.pixels, chosen=mine))
+    logits = ranks.gather(embed(model, split.pixels, chosen=mine))
     labels = ranks.gather(split.labels[mine]).to(logits.device)
     top1, top5 = accuracies(logits, labels)
     return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
@@ -272,12 +265,15 @@ def accuracy(objective: nn.Module, embed: Callable, name: str, split, chosen: Te
 
 def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop) -> dict[str, float]:
     """Test accuracy of the last weights, then of those that the validation images selected."""
-    found = measure("test", data.test)
+    found = measure(nets.model, "test", data.test)
     when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
     ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
+    if nets.average:
+        found |= measure(nets.average.model, "ema_test", data.test)
+        ranks.say(f"its averaged weights: test top-1 {found['ema_test_top1']:.2f}, top-5 {found['ema_test_top5']:.2f}")
     if nets.best.found:
         nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
-        best = measure("selected_test", data.test)
+        best = measure(nets.model, "selected_test", data.test)
         epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
         found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
         ranks.say(
@@ -304,9 +300,9 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     model.head.load_state_dict(file.head)
     objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
     data = file.about.get("data", {"mean": test.mean, "std": test.std})
-    measure = measuring(model.to(device), objective, {"backbone": options, "data": data}, device, cast)
+    measure = measuring(objective, {"backbone": options, "data": data}, device, cast)
     progress = Progress(1, 0, len(test))
-    found = measure("test", test)
+    found = measure(model.to(device), "test", test)
     progress.step()
     ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
     return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
@@ -322,9 +318,10 @@ def announce(r: Recipe, nets: Networks, batches: Batches, data: Data, device: to
     for line in (
         f"{len(data.chosen)} images of {r.dataset} in {len(data.train.classes)} classes, {len(data.held)} held out for "
         f"validation, {len(data.test)} test images",
-        f"{per_epoch} steps per epoch = {r.ra} passes x {len(data.chosen)} // {total}, {r.epochs} epochs",
+        f"{per_epoch} steps per epoch = {r.ra} passes x {len(data.chosen)} // {total}, {r.all_epochs} epochs",
         f"global batch {total} = {batches.size} images x {ranks.world()} ranks x {r.accumulate} parts",
-        f"peak learning rate {r.lr:g} after {r.warmup} epochs; it does not depend on the batch",
+        f"peak learning rate {r.peak_lr:g} after {r.warmup} epochs; "
+        + (f"{r.lr:g} x {total} / {r.lr_batch}" if r.lr_batch else "it does not depend on the batch"),
         f"{data.backbone['arch']}: {count:,} weights with the classifier; images {data.backbone['image_size']} px, "
         f"flips {r.flips(data.entry):g}, {r.policy(data.entry) or 'no'} AutoAugment policy, erasing {r.re:g}",
         f"{device.type}, {r.precision} precision, run folder {r.output_dir}",
@@ -334,7 +331,7 @@ def announce(r: Recipe, nets: Networks, batches: Batches, data: Data, device: to
 
 def report(r: Recipe, epoch: float, numbers: dict[str, float]) -> None:
     """A line for people at an epoch's end."""
-    ranks.say(f"epoch {epoch:g}/{r.epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+    ranks.say(f"epoch {epoch:g}/{r.all_epochs}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ class Loop:
         return speed
 
     def result(self) -> dict:
-        """What the script prints about the loop. status: finished; stopped, at --max_steps; interrupted, by a signal."""
+        """What the script prints of the loop. status: finished; stopped, at --max_steps; interrupted, by a signal."""
         status = "finished" if self.done >= self.whole else "stopped" if self.done >= self.last else "interrupted"
         if status == "interrupted":
             ranks.say(f"stopped by a signal after step {self.done}: the same command resumes it")

@@ -17,12 +17,12 @@ def groups(module: nn.Module) -> list[dict]:
     return [{"params": decay, "decays": True}, {"params": plain, "decays": False, "weight_decay": 0.0}]
 
 
-def build(name: str, parameters: list[dict]) -> torch.optim.Optimizer:
-    """An optimizer whose rates are set at every step by `set_rates`."""
+def build(name: str, parameters: list[dict], momentum: float = 0.9, nesterov: bool = False) -> torch.optim.Optimizer:
+    """An optimizer whose rates are set at every step by `set_rates`; momentum and nesterov are SGD's."""
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=0.0, fused=True)
     if name == "sgd":
-        return torch.optim.SGD(parameters, lr=0.0, momentum=0.9, foreach=True)
+        return torch.optim.SGD(parameters, lr=0.0, momentum=momentum, nesterov=nesterov and momentum > 0, foreach=True)
     if name == "lars":
         return LARS(parameters)
     raise ValueError(f"--optimizer {name!r} is unknown; known: {', '.join(OPTIMIZERS)}")

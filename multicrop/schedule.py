@@ -33,6 +33,25 @@ def scheduled_epoch(step: int, per_epoch: int, lag: int = 0) -> int:
     return max(0, step // per_epoch - lag)
 
 
+def course(
+    step: int,
+    per_epoch: int,
+    *,
+    schedule: str,
+    epochs: int,
+    peak: float,
+    end: float,
+    warmup: int,
+    floor: float,
+    lag: int,
+) -> float:
+    """Stage two's learning rate at a step, by `schedule`: cosine ("step") or epoch_cosine ("epoch"), then `end`."""
+    if schedule == "epoch":
+        return epoch_cosine(scheduled_epoch(step, per_epoch, lag), epochs, peak, end, warmup, floor)
+    steps = epochs * per_epoch
+    return cosine(min(step, steps), steps, peak, end, warmup * per_epoch, floor=floor, plateau=False)
+
+
 def ramp(epoch: int, epochs: int, start: float, end: float) -> float:
     """The teacher's temperature: a line from `start` to `end` over `epochs` epochs, both included, then constant."""
     return end if epoch >= epochs else start + (end - start) * epoch / max(1, epochs - 1)

@@ -7,6 +7,7 @@ from ..augment.autoaugment import POLICIES
 from ..augment.crop import RandomResizedCrop
 from ..augment.erasing import Erasing
 from .augmentation import TrainTransform, read_policy
+from .flags import require
 from .mixing import Mixing
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -122,9 +123,3 @@ class Augmentation:
         ended = self.mixup_off_epoch and epoch >= self.mixup_off_epoch
         shares = self.beta if self.cm else None, self.alpha if self.mu else None
         return Mixing(*shares, 0.0 if ended else self.mix_prob, self.mixup_switch_prob, copies)
-
-
-def require(condition: bool, name: str, value, what: str) -> None:
-    """ValueError about a flag unless the condition holds."""
-    if not condition:
-        raise ValueError(f"--{name} {value}: {what}")

@@ -4,10 +4,12 @@ Where the published command line and the published behaviour disagree, the behav
 does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smoothing is used.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from .augmentation_flags import Augmentation, require
+from .augmentation_flags import Augmentation
+from .flags import require
+from .optimisation_flags import Optimisation
 
 BACKBONE = (
     "arch",
@@ -20,7 +22,7 @@ BACKBONE = (
     "qkv_bias",
     "drop_rate",
 )
-COUNTS = ("epochs", "ra", "batch_size", "accumulate", "save_steps", "log_freq", "eval_freq")
+COUNTS = ("save_steps", "log_freq", "eval_freq")
 SIZES = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "source_size", "workers")
 
 
@@ -64,34 +66,8 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Recipe(Augmentation, Start):  # --help shows the last one's flags first
+class Recipe(Optimisation, Augmentation, Start):  # --help shows the last one's flags first
     """Stage two: a classifier, from a pretrained backbone or from scratch."""
-
-    # The objective and the optimisation (AdamW).
-    objective: str = "cross_entropy"
-    """A file of supervised/objectives."""
-    ls: bool = True
-    """Label smoothing."""
-    smoothing: float = 0.1
-    """Share of the target that is spread over all classes."""
-    epochs: int = 100
-    """Epochs, of --ra passes over the training images each."""
-    ra: int = 3
-    """Passes over the training images per epoch, each with its own order and augmentation."""
-    batch_size: int = 256
-    """Images per optimizer step, of all ranks and accumulation steps together."""
-    accumulate: int = 1
-    """Parts into which a rank cuts its share of a batch, to save memory."""
-    lr: float = 1e-3
-    """Peak learning rate; not scaled by the batch."""
-    min_lr: float = 1e-6
-    """Learning rate at the start and at the end."""
-    warmup: int = 10
-    """Epochs of linear learning-rate warm-up."""
-    weight_decay: float = 0.05
-    """Weight decay of every parameter."""
-    seed: int = 0
-    """Weights, order, augmentation and validation split are functions of it."""
 
     # The data. None: what the pretrained weights were made with.
     dataset: str | None = None
@@ -141,18 +117,13 @@ class Recipe(Augmentation, Start):  # --help shows the last one's flags first
     def __post_init__(self):
         for name in (*COUNTS, *(name for name in (*SIZES, "max_steps") if getattr(self, name) is not None)):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("seed", "warmup", "lr", "min_lr", "weight_decay"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        for name in ("vit_mlp_ratio",):
-            value = getattr(self, name)
-            require(value is None or value > 0, name, value, "must be positive")
-        for name in ("smoothing",):
-            value = getattr(self, name)
-            require(value is None or 0 <= value <= 1, name, value, "must be within 0 and 1")
+        value = self.vit_mlp_ratio
+        require(value is None or value > 0, "vit_mlp_ratio", value, "must be positive")
         for name in ("val_fraction", "sd", "drop_rate"):
             value = getattr(self, name)
             require(value is None or 0 <= value < 1, name, value, "must be at least 0 and below 1")
         self.check_augmentation()
+        self.check_optimisation()
 
     def check_start(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -177,29 +148,6 @@ class Recipe(Augmentation, Start):  # --help shows the last one's flags first
         """Side in pixels at which image files are stored."""
         return self.source_size or self.image_size or described.get("image_size") or 64
 
-    def share(self, world: int) -> int:
-        """Images of a batch per rank and part. ValueError where they do not come out even."""
-        if self.batch_size % (world * self.accumulate):
-            raise ValueError(
-                f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
-            )
-        share = self.batch_size // (world * self.accumulate)
-        if share % 2 and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
-            raise ValueError(
-                f"--batch_size {self.batch_size} over {world} ranks x {self.accumulate} parts is {share} images each, "
-                "an odd number, and mixing takes them by pairs: change one of these, or --mix_prob 0"
-            )
-        return share
-
     def selects(self, epoch: int, ended: bool) -> bool:
         """Whether an epoch takes part in the selection of the best: every --eval_freq-th and the last of the recipe."""
-        return ended and (epoch % self.eval_freq == 0 or epoch == self.epochs)
-
-    def shortened(self) -> tuple["Recipe", list[str]]:
-        """The recipe with a warm-up that fits the run, and a line about it if it did not."""
-        if self.warmup < self.epochs:
-            return self, []
-        warmup = self.epochs // 10  # 10 of 100, the published share
-        return replace(self, warmup=warmup), [
-            f"--warmup {self.warmup} does not fit a run of {self.epochs} epochs: using {warmup}"
-        ]
+        return ended and (epoch % self.eval_freq == 0 or epoch == self.all_epochs)

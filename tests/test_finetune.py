@@ -14,7 +14,7 @@ from PIL import Image
 
 import finetune
 from multicrop import checkpoint, cli, images
-from multicrop.schedule import cosine
+from multicrop.schedule import cosine, epoch_cosine
 from multicrop.supervised import validation
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.recipe import Recipe
@@ -107,6 +107,55 @@ def test_the_learning_rate_is_the_published_one(golden, colours, tmp_path):
     run(colours, tmp_path, warmup=1)
     rates = [row["lr"] for row in rows_of(tmp_path) if "lr" in row]
     assert rates == [cosine(step, 12, 1e-3, 1e-6, 4, floor=1e-6, plateau=False) for step in range(12)]
+
+
+def test_the_published_schedules_by_epoch_and_the_scaling_by_batch(golden, colours, tmp_path):
+    options = {"schedule": "epoch", "schedule_lag": 1, "warmup": 1, "warmup_lr": 1e-4, "cooldown_epochs": 1}
+    run(colours, tmp_path, lr=0.01, lr_batch=24, min_lr=1e-3, **options)
+    rates = [row["lr"] for row in rows_of(tmp_path) if "lr" in row]
+    expected = [epoch_cosine(epoch, 3, 0.005, 1e-3, 1, 1e-4) for epoch in (0, 0, 1, 2) for _ in range(4)]
+    assert rates == expected and len(set(rates)) == 3
+
+
+def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
+    options = {"ema_decay": 0.9, "ema_warmup": True, "lr": 0.01, "warmup": 1}
+    whole = run(colours, tmp_path / "whole", **PLAIN, **options)
+    run(colours, tmp_path / "parts", max_steps=5, **PLAIN, **options)
+    parts = run(colours, tmp_path / "parts", **PLAIN, **options)
+    state, other = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
+    same(state["average"], other["average"])
+    assert not torch.equal(state["average"]["head.weight"], state["model"]["head.weight"])
+    assert whole["ema_test_loss"] == parts["ema_test_loss"] != whole["test_loss"]
+    best = checkpoint.load(tmp_path / "whole" / "best.pt")
+    if best["epoch"] == 3:
+        same(best["model"], state["average"])
+    found = run(colours, tmp_path / "whole", eval=True, pretrained_weights=str(tmp_path / "whole" / "best.pt"))
+    assert found["test_loss"] == pytest.approx(whole["selected_test_loss"], rel=1e-5)
+
+
+def test_a_linear_probe_changes_the_head_alone(colours, finished, tmp_path):
+    result = run(colours, tmp_path, freeze_backbone=True, pretrained_weights=str(finished[0]), lr=0.01, **PLAIN)
+    before = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
+    after = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"head.weight", "head.bias"} and result["test_top1"] > 80
+
+
+def test_decay_exemptions_and_layer_decay_make_groups(colours, tmp_path):
+    options = {"decay": "matrices", "no_decay": ("*pos_embed*", "cls_token"), "layer_decay": 0.5}
+    run(colours, tmp_path, max_steps=1, **options)
+    found = checkpoint.load(tmp_path / "checkpoint.pt")["optimizer"]["param_groups"]
+    assert {group["lr_scale"] for group in found} == {1.0, 0.5, 0.25, 0.125}
+    assert {group["weight_decay"] for group in found if not group["decays"]} == {0.0}
+
+
+def test_sgd_repeats_and_a_cap_on_the_gradient(colours, tmp_path):
+    options = {"optimizer": "sgd", "clip_grad": 1e-3, "repeats": 3, "lr": 1.0, "warmup": 0, "weight_decay": 0.0}
+    run(colours, tmp_path / "a", epochs=1, max_steps=1, **options)
+    run(colours, tmp_path / "b", epochs=1, max_steps=1, **options | {"lr": 0.0, "min_lr": 0.0})
+    moved, start = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
+    length = sum((moved[name] - start[name]).square().sum() for name in moved).sqrt()
+    assert length == pytest.approx(1.9e-3, rel=0.01)  # the cap, and Nesterov's 0.9 of it again
 
 
 def test_every_parameter_decays_in_one_group(finished):
@@ -357,6 +406,10 @@ def refused(capsys, *argv) -> str:
         ("--scratch --dataset cifra10", "did you mean 'cifar10'"),
         ("--scratch --objective entropy", "cross_entropy"),
         ("--scratch --precision fp16", "needs a CUDA device"),
+        ("--scratch --ema_decay 1", "--ema_decay 1.0: must be at least 0 and below 1"),
+        ("--scratch --repeats 3", "--repeats 3: goes with --ra 1 only"),
+        ("--scratch --no_decay cls_token", "--no_decay cls_token: needs --decay matrices"),
+        ("--scratch --layer_decay 0", "--layer_decay 0.0: must be above 0 and at most 1"),
         ("--scratch --max_steps 0", "--max_steps 0: must be at least 1"),
         ("--scratch --source_size -8", "--source_size -8: must be at least 1"),
         ("--scratch --re_sh 0", "--re_sh 0.0: must be within 0.02 and 1"),

@@ -1,0 +1,42 @@
+"""All of stage two that a step changes and a checkpoint holds."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn as nn
+
+from .accuracy import Best
+from .classifier import Classifier
+from .ema import Ema
+
+
+@dataclass
+class Networks:
+    model: Classifier
+    learner: nn.Module  # the model as the loop calls it: compiled, gradients averaged over the ranks
+    objective: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Ema | None  # of the model's weights
+    best: Best = field(default_factory=Best)  # the epoch that the validation images select
+
+    PARTS: ClassVar = ("model", "optimizer", "scaler", "best", "average")
+
+    @property
+    def watched(self) -> Classifier:
+        """The model that is measured and selected: the averaged one where there is one."""
+        return self.average.model if self.average else self.model
+
+    def follow(self, done: int) -> None:
+        """Average the weights after a step."""
+        if self.average:
+            self.average.update(self.model, done)
+
+    def state(self) -> dict:
+        return {name: part.state_dict() for name in self.PARTS if (part := getattr(self, name)) is not None}
+
+    def load_state(self, state: dict) -> None:
+        for name in self.PARTS:
+            if getattr(self, name) is not None:
+                getattr(self, name).load_state_dict(state[name])

@@ -5,7 +5,7 @@ from pathlib import Path
 import torchvision
 
 from ._archive import Inside
-from ._folders import Listing
+from ._folders import Listing, above_train, class_names
 from ._images import ImageSet
 from ._published import Published, listing_of, load_published, recognised
 
@@ -33,7 +33,9 @@ def listing(root: str | Path, split: str) -> Listing | None:
 
 
 def recognise(root: Path | Inside) -> str | None:
-    return "cifar10" if recognised(CIFAR10, root, {"airplane", "automobile", "truck"}) else None
+    """A folder `valid` is CINIC-10's, which has the same classes."""
+    known = recognised(CIFAR10, root, {"airplane", "automobile", "truck"})
+    return "cifar10" if known and not class_names(above_train(root) / "valid") else None
 
 
 def _read(root: Path, split: str, download: bool):

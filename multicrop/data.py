@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     print(inspect.cleandoc(__doc__))
     known = argv[:1] in (["--help"], ["-h"])
     if not known:
-        print(f"error: {' '.join(argv[:1]) or 'nothing'} is neither check nor pack", file=sys.stderr)
+        print(f"error: {argv[0]} is neither check nor pack" if argv else "error: say check or pack", file=sys.stderr)
     sys.exit(0 if known else 2)
 
 

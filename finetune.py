@@ -9,9 +9,11 @@ Weights -> images -> augmented, mixed batches -> classifier -> objective -> opti
 supervised/recipe.py.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -34,9 +36,11 @@ from multicrop.supervised import mixing, parameters, validation
 from multicrop.supervised.accuracy import accuracies
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.classifier import Classifier
+from multicrop.supervised.confusion import Confusion
 from multicrop.supervised.ema import Ema
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.networks import Networks
+from multicrop.supervised.plan import plan
 from multicrop.supervised.recipe import Recipe
 
 BEST = "best.pt"
@@ -73,7 +77,8 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     nets = build(r, file, data, device)
     lengths = {"global_batch": batches.total, "images": batches.images, "steps_per_epoch": per_epoch}
     start = run.resume(nets, **lengths)
-    announce(r, nets, batches, data, device)
+    for line in plan(r, data, nets.model, batches, ranks.world(), device.type):
+        ranks.say(line)
     run.open(start)
     about, seen = description(r, data) | lengths, {}
     measure = measuring(nets.objective, about, device, cast)
@@ -162,6 +167,8 @@ def load(r: Recipe, file: File) -> Data:
     train, test = images.labelled(
         r.dataset, r.datapath, r.stored_side(described), r.download, stream=r.stream, workers=r.workers
     )
+    mean, std = r.colours(train.mean, train.std)
+    train, test = (replace(split, mean=mean, std=std) for split in (train, test))
     entry = source(r.dataset).entry
     chosen, held = validation.split(train.labels, r.val_fraction, seeds.generator(r.seed, "validation"))
     options = r.backbone(described, train.pixels.shape[-1], train.pixels.shape[1])
@@ -171,7 +178,7 @@ def load(r: Recipe, file: File) -> Data:
 def mixed(batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, step: int) -> Iterator[Mixed]:
     """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank."""
     random = seeds.generator(seed, "augment", step)
-    drawn = augment.draw(batches.total, random)
+    drawn = augment.draw(batches.total, random, batches.pixels.shape[2:])
     drawn_mix = mix.draw(augment.size, augment.size, random)
     for batch in batches.step(step):
         yield mixing.apply(augment(batch.images, drawn[batch.place]), batch.labels, drawn_mix)
@@ -202,7 +209,8 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
 def description(r: Recipe, data: Data) -> dict:
     """What a checkpoint says about itself."""
     about = {name: [*getattr(data.train, name)] for name in ("classes", "mean", "std")}
-    return {"kind": "finetune", "backbone": data.backbone, "data": {"dataset": r.dataset, **about}}
+    about |= {"dataset": r.dataset, "crop_pct": r.crop_pct}
+    return {"kind": "finetune", "backbone": data.backbone, "data": about}
 
 
 # The step
@@ -244,28 +252,36 @@ def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: i
 
 def measuring(objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
     """`accuracy` of models that such a checkpoint describes."""
-    transform = EvalTransform(about["backbone"]["image_size"], about["data"]["mean"], about["data"]["std"])
+    data = about["data"]
+    size, crop_pct = about["backbone"]["image_size"], data.get("crop_pct")
+    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=crop_pct)
     return partial(accuracy, objective, partial(features, transform=transform, device=device, autocast=cast))
 
 
 @torch.no_grad()
 def accuracy(
-    objective: nn.Module, embed: Callable, model: Classifier, name: str, split, chosen: Tensor | None = None
-) -> dict[str, float]:
+    objective: nn.Module, embed: Callable, model: Classifier, name: str, split, chosen: Tensor | None = None, *,
+    folder: Path | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of those chosen; every rank takes a share.
 
-    `embed` turns a model, pixels and the indices of some into their logits.
+    `embed` turns a model, pixels and the indices of some into their logits. folder: where to write the confusions.
     """
     mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
     logits = ranks.gather(embed(model, split.pixels, chosen=mine))
     labels = ranks.gather(split.labels[mine]).to(logits.device)
     top1, top5 = accuracies(logits, labels)
+    if folder and ranks.rank() == 0:
+        with checkpoint.one_line(folder / "confusion.json"):
+            ranks.say(
+                f"confusions and the accuracy of each class: {Confusion(logits, labels, split.classes).save(folder)}"
+            )
     return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
 
 
 def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop) -> dict[str, float]:
     """Test accuracy of the last weights, then of those that the validation images selected."""
-    found = measure(nets.model, "test", data.test)
+    found = measure(nets.model, "test", data.test, folder=run.folder)
     when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
     ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
     if nets.average:
@@ -302,31 +318,15 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
     data = file.about.get("data", {"mean": test.mean, "std": test.std})
     measure = measuring(objective, {"backbone": options, "data": data}, device, cast)
     progress = Progress(1, 0, len(test))
-    found = measure(model.to(device), "test", test)
+    found = measure(
+        model.to(device), "test", test, folder=file.path.parent if os.access(file.path.parent, os.W_OK) else None
+    )
     progress.step()
     ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
     return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
 
 
 # What people see
-
-
-def announce(r: Recipe, nets: Networks, batches: Batches, data: Data, device: torch.device) -> None:
-    """The numbers that follow from the recipe, each with its reason."""
-    total, per_epoch = batches.total, batches.steps_per_epoch
-    count = sum(p.numel() for p in nets.model.parameters())
-    for line in (
-        f"{len(data.chosen)} images of {r.dataset} in {len(data.train.classes)} classes, {len(data.held)} held out for "
-        f"validation, {len(data.test)} test images",
-        f"{per_epoch} steps per epoch = {r.ra} passes x {len(data.chosen)} // {total}, {r.all_epochs} epochs",
-        f"global batch {total} = {batches.size} images x {ranks.world()} ranks x {r.accumulate} parts",
-        f"peak learning rate {r.peak_lr:g} after {r.warmup} epochs; "
-        + (f"{r.lr:g} x {total} / {r.lr_batch}" if r.lr_batch else "it does not depend on the batch"),
-        f"{data.backbone['arch']}: {count:,} weights with the classifier; images {data.backbone['image_size']} px, "
-        f"flips {r.flips(data.entry):g}, {r.policy(data.entry) or 'no'} AutoAugment policy, erasing {r.re:g}",
-        f"{device.type}, {r.precision} precision, run folder {r.output_dir}",
-    ):
-        ranks.say(line)
 
 
 def report(r: Recipe, epoch: float, numbers: dict[str, float]) -> None:

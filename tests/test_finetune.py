@@ -86,6 +86,9 @@ def test_it_learns_and_reports_both_accuracies(finished):
     best = checkpoint.load(folder / "best.pt")
     assert best["epoch"] == result["selected_epoch"] and "optimizer" not in best
     assert (folder / "recipe.yaml").exists() and list(folder.glob("events.*"))
+    confusion = json.loads((folder / "confusion.json").read_text())
+    assert confusion["classes"] == ["blue", "green", "red"] and (folder / "confusion.png").stat().st_size > 1000
+    assert sum(confusion["per_class_top1"].values()) / 3 == pytest.approx(result["test_top1"], abs=0.01)
 
 
 def test_a_checkpoint_describes_itself(finished):

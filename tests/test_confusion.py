@@ -1,0 +1,37 @@
+import json
+
+import torch
+from PIL import Image
+
+from multicrop.supervised.confusion import Confusion
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def example() -> Confusion:
+    answers, labels = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 0, 1, 1])
+    return Confusion(torch.nn.functional.one_hot(answers, 3).float(), labels, CLASSES)
+
+
+def test_rows_are_labels_and_columns_answers():
+    assert example().counts.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
+
+
+def test_accuracy_of_each_class():
+    assert example().per_class() == {"cat": 66.67, "dog": 50.0, "owl": None}
+
+
+def test_both_files(tmp_path):
+    found = json.loads(example().save(tmp_path).read_text())
+    assert (
+        found["classes"] == list(CLASSES) and found["counts"][0] == [2, 1, 0] and found["per_class_top1"]["owl"] is None
+    )
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert picture.size[0] > 200
+
+
+def test_many_classes_have_no_names(tmp_path):
+    n = 80
+    many = Confusion(torch.eye(n), torch.arange(n), [str(i) for i in range(n)])
+    many.draw(tmp_path / "many.png")
+    assert (tmp_path / "many.png").stat().st_size > 1000

@@ -83,12 +83,17 @@ class DistilledDeiT(ViT):
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, D, h, w); the last block in full."""
+        (cls, distillation), maps = self.token_maps(x)
+        return (cls + distillation) / 2, maps
+
+    def token_maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        """The two tokens of `forward_tokens` and the maps of `forward_maps`."""
         grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
         x, maps = self.tokens(x), {}
         for name, block in zip(self.maps, self.blocks, strict=True):
             x = block(x)
             maps[name] = to_map(x, grid, prefix=2)
-        return self.norm(x[:, :2]).mean(dim=1), maps
+        return self.norm(x[:, :2]).unbind(dim=1), maps
 
     def _pos_embed(self, x: Tensor) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)
         grid = (x.shape[1], x.shape[2])

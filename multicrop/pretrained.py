@@ -7,7 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from . import checkpoint, ranks, weights
-from .find import architecture, source
+from .find import architecture, backbone, source
 
 CLASSIFIERS = (
     *("head.", "fc.", "classifier."),  # ours and the published one's, torchvision's, timm's
@@ -18,6 +18,7 @@ CLASSIFIERS = (
     ),  # compact transformers', their fork's first form, guiding CNNs'
     *("late_fusion_classifier.1.", "late_fusion_classifier.0.", "late_fusion_classifier.", "img_gm_classifier.1."),
 )
+SECOND_CLASSIFIERS = ("distill_head.", "head_dist.")  # of a distillation token: ours and the published one's, timm's
 ABOUT = ("kind", "step", "epoch", "backbone", "data", "recipe")  # of a checkpoint of ours: all but its networks
 
 
@@ -29,6 +30,7 @@ class File:
     about: dict = field(default_factory=dict)
     backbone: dict[str, Tensor] = field(default_factory=dict)  # names as a bare backbone has them
     head: dict[str, Tensor] = field(default_factory=dict)  # weight (classes, D) and bias (classes,) of a classifier
+    second_head: dict[str, Tensor] = field(default_factory=dict)  # the same of a distillation token's, if it has one
 
     def origin(self, dataset: str | None, datapath: str | None, source_size: int | None) -> tuple[str, str, int | None]:
         """Data set, its folder and the side of stored image files: what is given, else what the file was made with.
@@ -60,13 +62,17 @@ def read(path: str | Path, key: str = "teacher", trust: bool = False) -> File:
     ours = isinstance(content, dict) and "kind" in content
     about = {name: content[name] for name in ABOUT if name in content} if ours else {}
     if about.get("kind") == "finetune":
-        model = content["model"]
-        head = {name.removeprefix("head."): value for name, value in model.items() if name.startswith("head.")}
-        return File(path, about, weights.bare(model), head)
+        model = dict(content["model"])
+        heads = [_split_off(model, (name,)) for name in ("head.", "distill_head.")]
+        return File(path, about, weights.bare(model), *heads)
     state = weights.network(content, path, key)
-    prefix = next((p for p in CLASSIFIERS if p + "weight" in state), None)
-    head = {name: state.pop(prefix + name) for name in ("weight", "bias") if prefix and prefix + name in state}
-    return File(path, about, state, head)
+    return File(path, about, state, _split_off(state, CLASSIFIERS), _split_off(state, SECOND_CLASSIFIERS))
+
+
+def _split_off(state: dict[str, Tensor], prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Weight and bias of the first of these classifiers that is in a state dict, taken out of it."""
+    prefix = next((p for p in prefixes if p + "weight" in state), None)
+    return {name: state.pop(prefix + name) for name in ("weight", "bias") if prefix and prefix + name in state}
 
 
 def _newest(folder: Path) -> tuple[dict, Path]:
@@ -74,6 +80,30 @@ def _newest(folder: Path) -> tuple[dict, Path]:
     if found is None:
         raise FileNotFoundError(f"no checkpoint at {folder}: no run has saved one in this folder")
     return found
+
+
+def network(
+    file: File, arch: str | None = None, image_size: int | None = None, channels: int = 3
+) -> tuple[nn.Module, dict]:
+    """The backbone that a file holds, filled with it, and the arguments of find.backbone that built it.
+
+    What is given goes before what the file says; an image size that neither says is the architecture's own. ValueError
+    where the file does not say its architecture, or leaves a parameter without a value.
+    """
+    known = file.about.get("backbone", {})
+    if not (arch or known):
+        raise ValueError(f"{file.path} does not say its architecture: name it")
+    if arch and known and architecture(arch) != architecture(known["arch"]):
+        raise ValueError(f"{file.path} was made with {known['arch']}, not with {arch}")
+    if known.get("in_channels", channels) != channels:
+        raise ValueError(f"{file.path} is for images of {known['in_channels']} channels, and these have {channels}")
+    options = {"arch": arch, **known, "in_channels": channels, "drop_rate": 0.0, "drop_path_rate": 0.0}
+    options["image_size"] = (
+        image_size or options.get("image_size") or architecture(options["arch"]).options.get("image_size")
+    )
+    built = backbone(**options)
+    fill(built, file, options["arch"], whole=True)
+    return built, options
 
 
 def fill(backbone: nn.Module, file: File, arch: str, whole: bool = False) -> None:

@@ -1,22 +1,44 @@
-"""A classifier: backbone and one linear layer."""
+"""A classifier: backbone and one linear layer, or two where the backbone has a distillation token."""
 
-import torch
+from typing import Literal
+
 import torch.nn as nn
+from torch import Tensor
 
 
 class Classifier(nn.Module):
-    """Images (B, C, h, w) -> logits (B, classes). The head starts as published: weights of spread 0.02, bias 0."""
+    """Images (B, C, h, w) -> logits (B, classes). The head starts with weights of spread 0.02, or 0, and bias 0.
+
+    A distillation token (a backbone's `forward_tokens`) has a head of its own, and the logits are the mean of both
+    (Touvron et al. 2021, arXiv 2012.12877).
+    """
 
     frozen = False
 
-    def __init__(self, backbone: nn.Module, classes: int):
+    def __init__(self, backbone: nn.Module, classes: int, head_init: Literal["normal", "zero"] = "normal"):
         super().__init__()
-        self.backbone, self.head = backbone, nn.Linear(backbone.dim, classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        self.backbone, self.head = backbone, _head(backbone.dim, classes, head_init)
+        second = hasattr(backbone, "forward_tokens")
+        self.distill_head = _head(backbone.dim, classes, head_init) if second else None
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.head(self.backbone(images))
+    def forward(self, images: Tensor) -> Tensor:
+        own, distilled, _ = self.outputs(images)
+        return joined(own, distilled)
+
+    def outputs(self, images: Tensor, maps: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """The logits of the head and of the distillation token's, the same tensor where there is none; all maps."""
+        if self.distill_head is None:
+            features, found = self.backbone.forward_maps(images) if maps else (self.backbone(images), {})
+            logits = self.head(features)
+            return logits, logits, found
+        tokens, found = self.backbone.token_maps(images) if maps else (self.backbone.forward_tokens(images), {})
+        return self.head(tokens[0]), self.distill_head(tokens[1]), found
+
+    def load_heads(self, head: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+        """The weights of a file's classifiers; one alone is for both tokens, which were averaged before it."""
+        self.head.load_state_dict(head)
+        if self.distill_head is not None:
+            self.distill_head.load_state_dict(second or head)
 
     def freeze_backbone(self) -> None:
         """Only the head learns from now on; the backbone stays in evaluation mode."""
@@ -29,3 +51,18 @@ class Classifier(nn.Module):
         if self.frozen:
             self.backbone.eval()
         return self
+
+
+def joined(own: Tensor, distilled: Tensor) -> Tensor:
+    """The mean of both heads' logits; where they are one tensor, this."""
+    return own if distilled is own else (own + distilled) / 2
+
+
+def _head(width: int, classes: int, start: str) -> nn.Linear:
+    head = nn.Linear(width, classes)
+    if start == "zero":
+        nn.init.zeros_(head.weight)
+    else:
+        nn.init.trunc_normal_(head.weight, std=0.02)
+    nn.init.zeros_(head.bias)
+    return head

@@ -22,11 +22,9 @@ from benchmarks._machine import machine
 from multicrop import cli, ranks
 
 STUDENT = "--arch vit --image_size 32 --patch_size 4 --embed_dim 64 --num_layers 4 --num_heads 4"
-PLAIN = "--aa false --cm false --mu false --re 0 --ra 1 --batch_size 128 --val_fraction 0"
+PLAIN = "--aa false --cm false --mu false --re 0 --ra 1 --batch_size 64 --val_fraction 0"
 LIGHT = f"{PLAIN} --lr 1e-3 --warmup 1 --sd 0"
-TEACHER = (
-    f"--arch resnet20 --image_size 32 {PLAIN} --optimizer sgd --lr 0.1 --min_lr 0 --weight_decay 5e-4 --decay matrices"
-)
+TEACHER = f"{PLAIN} --image_size 32 --optimizer sgd --lr 0.05 --min_lr 0 --warmup 0 --weight_decay 5e-4 --sd 0"
 STAGE_ONE = (
     f"{STUDENT} --out_dim 1024 --use_bn_in_head true --local_crops_number 4 --local_crops_scale 0.2 0.5 "
     "--global_crops_scale 0.5 1.0 --batch_size_per_gpu 64 --lr 4e-3 --warmup_epochs 1 --clip_grad 0.3 "
@@ -35,7 +33,7 @@ STAGE_ONE = (
 GUIDED = "--guidance linear --guide_student blocks.0 blocks.2 blocks.3 --guide_teacher s1 s2 s3"
 STANDARDISED = "--distillation soft --kd_standardise true --kd_weight 9 --kd_temperature 2 --ce_weight 0.5"
 DHVT = (
-    "--ra 1 --batch_size 128 --val_fraction 0 --lr 1e-3 --warmup 1 --sd 0.1 --decay matrices --no_decay cls_token "
+    "--ra 1 --batch_size 64 --val_fraction 0 --lr 1e-3 --warmup 1 --sd 0.1 --decay matrices --no_decay cls_token "
     "--aa_policy rand-m9-mstd0.5-inc1 --re_mode pixel --re_aspect log --re_sh 0.3333 --alpha 0.8 --mix_prob 1 "
     "--repeats 3 --ema_decay 0.99996 --ema_warmup true"
 )
@@ -62,7 +60,9 @@ class Recipe:
     ssl_epochs: int = 6
     """Epochs of stage one, for the rows that start from it; one run per seed."""
     teacher_epochs: int = 6
-    """Epochs of the CNN that guides, one for all seeds."""
+    """Epochs of the CNN that teaches, one for all seeds."""
+    teacher_arch: str = "resnet20"
+    """The CNN: resnet8, resnet20 or resnet56."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each row."""
     streams: int = 2
@@ -99,7 +99,9 @@ class Job:
 def jobs(r: Recipe) -> list[Job]:
     """In an order in which each comes after those that it needs."""
     data = f"--dataset CIFAR10 --datapath {shlex.quote(r.datapath)} --device {r.device}"
-    teacher = _job(r, "teacher", 0, f"finetune.py --scratch {data} {TEACHER} --warmup 0 --epochs {r.teacher_epochs}")
+    teacher = _job(
+        r, "teacher", 0, f"finetune.py --scratch {data} --arch {r.teacher_arch} {TEACHER} --epochs {r.teacher_epochs}"
+    )
     pretrained = [
         _job(r, "stage one", seed, f"train_ssl.py {data} {STAGE_ONE} --epochs {r.ssl_epochs} --knn_freq {r.ssl_epochs}")
         for seed in r.seeds

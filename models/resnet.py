@@ -18,7 +18,7 @@ IMAGENET = {  # depth: block, and how many of them in each stage
     50: (Bottleneck, (3, 4, 6, 3)),
 }
 
-VARIANTS = {f"resnet{depth}": {"image_size": 32, "depth": depth} for depth in (20, 56)} | {
+VARIANTS = {f"resnet{depth}": {"image_size": 32, "depth": depth} for depth in (8, 20, 56)} | {
     f"resnet{depth}": {"image_size": 224, "depth": depth, "layout": "imagenet"} for depth in IMAGENET
 }
 

@@ -146,20 +146,30 @@ def _parses(recipe_type: type, words: list[str]) -> bool:
 
 def _from_yaml(file: str, names: list[str]) -> list[str]:
     """A recipe file as the flags it stands for, so that one parser checks both."""
-    path = Path(file)
+    values = _read(Path(file))
+    for key in values:
+        if key not in names:
+            hint = nearest(str(key), names, show=False) or "; is it another script's recipe"
+            raise UsageError(f"unknown key {key!r}{hint}; --help lists all")
+    return [word for key, value in values.items() for word in _flag(key, value)]
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """A recipe file's values, and below them those of the file beside it that its key `base` names."""
     if not path.is_file():
-        raise UsageError("there is no such file")
+        raise UsageError(f"there is no such file{f' as its base {path}' if above else ''}")
+    if path.resolve() in above:
+        raise UsageError(f"{path} is its own base")
     try:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UsageError("must be a list of `key: value` lines")
-    for key in values:
-        if key not in names:
-            hint = nearest(str(key), names, show=False) or "; is it another script's recipe"
-            raise UsageError(f"unknown key {key!r}{hint}; --help lists all")
-    return [word for key, value in values.items() for word in _flag(key, value)]
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return _read(path.parent / str(base), (*above, path.resolve())) | values
 
 
 def _flag(key: str, value: Any) -> list[str]:

@@ -128,6 +128,19 @@ def leave(work, capsys) -> tuple[int, str, str]:
     return stop.value.code, said.out, said.err
 
 
+def test_a_recipe_may_stand_on_another(tmp_path):
+    (tmp_path / "low.yaml").write_text("patch_size: 3\nrate: 0.5\n")
+    (tmp_path / "top.yaml").write_text("base: low.yaml\npatch_size: 4\n")
+    r = cli.parse(Recipe, ["--recipe", str(tmp_path / "top.yaml")])
+    assert (r.patch_size, r.rate) == (4, 0.5)
+    (tmp_path / "low.yaml").write_text("base: top.yaml\n")
+    with pytest.raises(cli.UsageError, match="is its own base"):
+        cli.parse(Recipe, ["--recipe", str(tmp_path / "top.yaml")])
+    (tmp_path / "low.yaml").unlink()
+    with pytest.raises(cli.UsageError, match=r"top\.yaml: there is no such file as its base .*low\.yaml"):
+        cli.parse(Recipe, ["--recipe", str(tmp_path / "top.yaml")])
+
+
 def test_the_result_is_one_json_line(capsys):
     code, out, _ = leave(lambda r: {"rate": r.rate}, capsys)
     assert (code, out) == (0, '{"rate": 0.1}\n')

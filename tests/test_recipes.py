@@ -1,15 +1,22 @@
 """Every recipe file parses with the script that its header names, and its header says what to expect."""
 
+import functools
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
 import finetune
 import train_ssl
 from multicrop import cli
-from multicrop.find import backbone, find
+from multicrop.find import backbone, find, source
+from multicrop.schedule import course
 from multicrop.ssl.encoder import check_sizes
+
+GOLDEN = Path(__file__).parent / "golden"
 
 PARAMETERS = {  # of the published backbones, without classifier
     ("vit", 32): 2_695_680, ("vit", 64): 2_723_328, ("swin", 32): 7_044_762, ("swin", 64): 7_048_218,
@@ -18,19 +25,40 @@ PARAMETERS = {  # of the published backbones, without classifier
 SCRIPTS = {"train_ssl.py": train_ssl.Recipe, "finetune.py": finetune.Recipe}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+PARTS = sorted((ROOT / "recipes").glob("_*.yaml"))
+PATHS = sorted({*(ROOT / "recipes").glob("*.yaml")} - {*PARTS})
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+
+
+@functools.cache
+def parsed(path):
+    """A recipe file, read by the script that its header names."""
+    script = re.search(r"# Command: .*?(\w+\.py) ", path.read_text())[1]
+    start = ["--scratch"] if script == "finetune.py" else []
+    return cli.parse(SCRIPTS[script], ["--recipe", str(path), *start])
+
+
+def stage_two(name):
+    return parsed(ROOT / "recipes" / f"{name}.yaml")
+
+
+def rates(r, epochs=None):
+    """The learning rate that a recipe uses in each epoch, with 3 steps in each."""
+    return [course(3 * epoch, 3, **r.course()) for epoch in range(epochs or r.epochs)]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def test_recipes_parse_and_state_command_and_result(path):
     text = path.read_text()
     command = re.search(r"# Command: .*?(\w+\.py) .*--recipe (\S+)", text)
     assert command and command[2] == f"recipes/{path.name}"
-    assert re.search(r"# (Expected|Published|Ours): \S", text)
-    start = ["--scratch"] if command[1] == "finetune.py" else []
-    cli.parse(SCRIPTS[command[1]], ["--recipe", str(path), *start])
+    assert re.search(r"# (Expected: |Published[:,] |Ours: )\S", text)
+    parsed(path)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("gani2022_*_ssl.yaml")), ids=lambda path: path.stem)
 def test_published_stage_one_recipes_build_the_published_networks(path):
-    r = cli.parse(train_ssl.Recipe, ["--recipe", str(path)])
+    r = parsed(path)
     assert (r.epochs, r.warmup_epochs, r.out_dim, r.lr, r.batch_size_per_gpu) == (200, 30, 1024, 1e-4, 256)
     assert r.teacher_drop_path and r.precision == "fp32" and r.teacher_temp == 0.07
     assert find("datasets", r.dataset).__name__.rpartition(".")[2] in path.stem
@@ -40,6 +68,135 @@ def test_published_stage_one_recipes_build_the_published_networks(path):
 
 
 def test_the_published_finetuning_recipe_has_what_the_defaults_mend():
-    path = ROOT / "recipes" / "gani2022_finetune.yaml"
-    r = cli.parse(finetune.Recipe, ["--recipe", str(path), "--scratch"])
+    r = stage_two("gani2022_finetune")
     assert (r.val_fraction, r.re_fill, r.flips("svhn"), r.precision) == (0.0, "published", 0.5, "fp32")
+
+
+def test_the_scratch_baseline_is_the_finetuning_recipe():
+    scratch, finetuned = stage_two("gani2022_scratch"), stage_two("gani2022_finetune")
+    assert (scratch.lr, scratch.epochs, scratch.ra) == (finetuned.lr, finetuned.epochs, finetuned.ra) == (1e-3, 100, 3)
+
+
+STAGE_TWO = [path.stem for path in PATHS if "_ssl" not in path.stem]
+TIMM = [name for name in STAGE_TWO if re.match(r"dhvt|localvit|cct_(?!light)|locality|logit", name)]
+
+
+@pytest.mark.parametrize("name", STAGE_TWO)
+def test_backbones_and_data_sets_exist(name):
+    r = stage_two(name)
+    source(r.dataset or "shapes")
+    if r.arch:
+        with torch.device("meta"):
+            body = backbone(**r.backbone({}, 32, 3))
+        named = [parameter for parameter, _ in body.named_parameters()]
+        for pattern in r.no_decay:
+            assert name.startswith(("localvit_t2t", "loc", "logit")) or any(pattern.strip("*") in n for n in named)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_recipes_of_timm_style_augment_as_published(name):
+    r = stage_two(name)
+    transform = r.augmentation(source(r.dataset).entry, r.image_size, *r.colours((0.5,) * 3, (0.2,) * 3))
+    policy = transform.policy
+    assert (policy.magnitude, policy.deviation, policy.count, policy.increasing) == (9, 0.5, 2, True)
+    assert transform.fill is None and r.val_fraction == 0 and r.ra == 1
+    if transform.erase:
+        erase = transform.erase
+        assert (erase.probability, erase.min_aspect, erase.log_aspect) == (0.25, 0.3, True)
+        assert erase.max_area == pytest.approx(1 / 3) and erase.min_area == 0.02
+    scale = (0.8, 1.0) if name.startswith("cct") and "imagenet" not in name else (0.08, 1.0)
+    assert (transform.cut.scale if transform.cut else None) == (None if "cifar_patch" in name else scale)
+    assert bool(transform.erase) == (name != "cct_7_3x1_cifar10_300")
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_recipes_mix_as_published(name):
+    mixing = stage_two(name).mixing()
+    if name.startswith(("locality", "logit")):
+        assert mixing.cutmix is None and mixing.mixup is None
+    else:
+        assert (mixing.cutmix, mixing.mixup, mixing.probability, mixing.switch) == (1.0, 0.8, 1.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [("dhvt_tiny_cifar_patch4", "cifar"), ("dhvt_tiny_domainnet", "domainnet"), ("dhvt_tiny_imagenet", "imagenet"),
+     ("dhvt_finetune", "finetune")],
+)  # fmt: skip
+def test_dhvt_learns_at_the_recorded_rates(name, recorded):
+    golden = np.load(GOLDEN / "dhvt" / "recipe_numbers.npz")[f"lr/{recorded}"]
+    assert np.allclose(rates(stage_two(name)), golden, rtol=1e-6)
+
+
+def test_locality_guidance_learns_at_the_recorded_rates():
+    golden = np.load(GOLDEN / "locality_guidance" / "schedules.npz")
+    for name in STAGE_TWO:
+        if name.startswith("locality_guidance_"):
+            recorded = "lr/sgd_cos_nowarm" if "resnet" in name else "lr/adamw_cos_warm20"
+            assert np.allclose(rates(stage_two(name)), golden[recorded], rtol=1e-6, atol=1e-12), name
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),  # epoch: rate
+    [("cct_7_3x1_cifar10_300", {0: 1e-5, 1: 6.4e-5, 9: 4.96e-4, 10: 5.485e-4, 100: 4.15e-4, 300: 1e-5, 309: 1e-5}),
+     ("cct_7_3x1_cifar100_1500", {0: 1e-6, 10: 6.99924e-4, 750: 3.55e-4, 1500: 1e-5}),
+     ("localvit_tiny", {0: 1e-6, 1: 1e-6, 2: 2.008e-4, 6: 9.993e-4, 299: 1.011e-5})],
+)  # fmt: skip
+def test_other_recipes_learn_at_the_published_rates(name, expected):
+    r = stage_two(name)
+    found = rates(r, r.all_epochs)
+    assert len(found) == r.epochs + (10 if name.startswith("cct") else 0)
+    for epoch, rate in expected.items():
+        assert found[epoch] == pytest.approx(rate, rel=2e-3), epoch
+
+
+def test_mixing_ends_where_published():
+    r = stage_two("cct_7_3x1_cifar10_300")
+    assert r.mixing(174).probability == 1 and r.mixing(175).probability == 0
+    assert stage_two("cct_7_3x1_cifar100_300").mixing(299).probability == 1
+
+
+def test_repeated_augmentation_does_not_mix_copies():
+    r = stage_two("dhvt_small_cifar_patch2")
+    assert r.repeats == 3 and r.mixing(0, r.repeats).apart == 4
+    assert stage_two("dhvt_finetune").repeats == 1
+
+
+@pytest.mark.parametrize("name", [name for name in STAGE_TWO if name.startswith("locality_guidance_")])
+def test_guidance_is_at_the_published_blocks(name):
+    r = stage_two(name)
+    if name.endswith("_base") or "resnet" in name:
+        assert r.guidance == "none" and not r.ls
+        return
+    blocks = {"t2t_vit_7": (0, 3, 6), "t2t_vit_14": (0, 7, 13), "pvt_tiny": (0, 3, 7), "pvtv2_b0": (0, 3, 7)}
+    expected = tuple(f"blocks.{block}" for block in blocks.get(r.arch, (0, 6, 11)))
+    assert (tuple(r.guide_student), tuple(r.guide_teacher)) == (expected, ("s1", "s2", "s3"))
+    assert (r.guidance, r.guide_weight, r.teacher_image_size, r.teacher_bn) == ("linear", 2.5, 32, "batch")
+    with torch.device("meta"):
+        assert {*expected} <= {*backbone(**r.backbone({}, 224, 3)).maps}
+
+
+@pytest.mark.parametrize(("name", "weight"), [("deit", 10), ("t2t_7", 9), ("pit", 9), ("pvt", 9)])
+def test_logit_standardisation_has_the_published_weights(name, weight):
+    r = stage_two(f"logit_standardisation_{name}")
+    assert (r.distillation, r.kd_weight, r.kd_temperature, r.ce_weight) == ("soft", weight, 2.0, 0.5)
+    assert r.kd_standardise and r.guidance == "none"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("--aa_policy mnist", "--aa_policy mnist: take auto, "), ("--aa_policy rand-x", "no RandAugment is written"),
+     ("--crop_scale 0.9 0.1", "--crop_scale 0.9 0.1: must be two shares"), ("--crop_ratio 0 1", "--crop_ratio 0 1: "),
+     ("--crop_pct 0", "--crop_pct 0"), ("--mixup_switch_prob 2", "--mixup_switch_prob 2"),
+     ("--mixup_off_epoch -1", "--mixup_off_epoch -1"), ("--color_jitter 3", "--color_jitter 3")],
+)  # fmt: skip
+def test_wrong_augmentation_is_one_line(words, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        cli.parse(finetune.Recipe, ["--scratch", *words.split()])
+
+
+def test_jitter_is_off_beside_a_policy_as_published():
+    r = cli.parse(finetune.Recipe, ["--scratch", "--color_jitter", "0.4"])
+    assert r.augmentation("cifar10", 32, (0.5,), (0.2,)).color_jitter == 0
+    r = cli.parse(finetune.Recipe, ["--scratch", "--color_jitter", "0.4", "--aa", "false"])
+    assert r.augmentation("cifar10", 32, (0.5,), (0.2,)).color_jitter == 0.4

@@ -99,22 +99,24 @@ class Job:
 def jobs(r: Recipe) -> list[Job]:
     """In an order in which each comes after those that it needs."""
     data = f"--dataset CIFAR10 --datapath {shlex.quote(r.datapath)} --device {r.device}"
-    teacher = _job(
-        r, "teacher", 0, f"finetune.py --scratch {data} --arch {r.teacher_arch} {TEACHER} --epochs {r.teacher_epochs}"
-    )
-    pretrained = [
-        _job(r, "stage one", seed, f"train_ssl.py {data} {STAGE_ONE} --epochs {r.ssl_epochs} --knn_freq {r.ssl_epochs}")
-        for seed in r.seeds
-    ]
-    found = [teacher, *pretrained]
-    for seed, before in zip(r.seeds, pretrained, strict=True):
-        for row, (flags, from_ssl, guided) in ROWS.items():
-            needs = ([before] if from_ssl else []) + ([teacher] if guided else [])
-            start = f"--pretrained_weights {_folder(r, before)}" if from_ssl else "--scratch"
-            start += f" --teacher {_folder(r, teacher)}" if guided else ""
-            words = f"finetune.py {start} {data} {STUDENT} {flags} --epochs {r.epochs} --eval_freq {r.epochs}"
-            found.append(_job(r, row, seed, words, tuple(need.name for need in needs)))
+    words = f"finetune.py --scratch {data} --arch {r.teacher_arch} {TEACHER} --epochs {r.teacher_epochs}"
+    teacher = _job(r, "teacher", 0, f"{words} --eval_freq 1000")
+    found = [teacher]
+    for seed in r.seeds:
+        words = f"train_ssl.py {data} {STAGE_ONE} --epochs {r.ssl_epochs} --knn_freq {r.ssl_epochs}"
+        pretrained = _job(r, "stage one", seed, words)
+        rows = [_row(r, row, seed, data, pretrained, teacher) for row in ROWS]
+        found += [pretrained, *sorted(rows, key=lambda job: len(job.needs))]
     return found
+
+
+def _row(r: Recipe, row: str, seed: int, data: str, pretrained: Job, teacher: Job) -> Job:
+    flags, from_ssl, guided = ROWS[row]
+    needs = ([pretrained] if from_ssl else []) + ([teacher] if guided else [])
+    start = f"--pretrained_weights {_folder(r, pretrained)}" if from_ssl else "--scratch"
+    start += f" --teacher {_folder(r, teacher)}" if guided else ""
+    words = f"finetune.py {start} {data} {STUDENT} {flags} --epochs {r.epochs} --eval_freq 1000"
+    return _job(r, row, seed, words, tuple(need.name for need in needs))
 
 
 def _job(r: Recipe, row: str, seed: int, words: str, needs: tuple[str, ...] = ()) -> Job:

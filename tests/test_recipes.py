@@ -33,8 +33,9 @@ RANDAUGMENT = "rand-m9-mstd0.5-inc1"
 @functools.cache
 def parsed(path):
     """A recipe file, read by the script that its header names."""
-    script = re.search(r"# Command: .*?(\w+\.py) ", path.read_text())[1]
+    script, rest = re.search(r"# Command: .*?(\w+\.py) (.*)", path.read_text()).groups()
     start = ["--scratch"] if script == "finetune.py" else []
+    start += ["--teacher", "somewhere"] if "--teacher" in rest else []
     return cli.parse(SCRIPTS[script], ["--recipe", str(path), *start])
 
 

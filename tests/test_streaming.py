@@ -202,9 +202,9 @@ def test_a_streamed_run_is_the_cached_one_also_when_resumed(photos, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_every_number_of_workers(tmp_path):
-    found = streaming.measure(streaming.Recipe(files=16, batch=4, source_size=64, workers=(1, 2), epochs=2, repeats=1))
-    assert set(found["images_per_second"]) == {"1", "2"} and len(found["memory_mb_by_epoch"]) == 2
+def test_the_benchmark_measures(tmp_path):
+    found = streaming.measure(streaming.Recipe(files=16, batch=4, source_size=64, workers=(1,), epochs=1, repeats=1))
+    assert set(found["images_per_second"]) == {"1"} and len(found["memory_mb_by_epoch"]) == 1
     for row in found["images_per_second"].values():
         assert set(row) == {"streamed", "pillow", "torchvision", "decoder", "of_decoder"} and min(row.values()) > 0
     assert found["files"]["count"] == 16 and 256 <= found["files"]["width"][0] <= found["files"]["width"][1] <= 500

@@ -50,7 +50,8 @@ class Recipe:
 
     # The data. None: what the checkpoint was trained on.
     dataset: str | None = None
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet or image_folder."""
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
+    domains), ImageNet, lmdb or image_folder; python -m multicrop.data check PATH says which."""
     datapath: str | None = None
     """Folder of the data set."""
     download: bool = False

@@ -135,7 +135,8 @@ class Recipe:
 
     # The data.
     dataset: str = "shapes"
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, image_folder, or images (no labels)."""
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
+    domains), ImageNet, lmdb, image_folder, or images (no labels); python -m multicrop.data check PATH says which."""
     datapath: str = "./data"
     """Folder of the data set."""
     download: bool = False

@@ -5,7 +5,6 @@ Two epochs over the same three batches of four, at the rates of epochs 0 and 1 o
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 from locality_guidance import COMMITTED, SHARED, close, part, recorded
 

@@ -9,39 +9,38 @@ Weights -> images -> augmented, mixed batches -> classifier -> objective -> opti
 supervised/recipe.py.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from evaluation import evaluate, measuring
 from multicrop import checkpoint, cli, images, optim, orders, pretrained, ranks, seeds
-from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, check, find, source
 from multicrop.interrupt import Interrupt
 from multicrop.loop import Loop
 from multicrop.precision import autocast_type, repeatable
 from multicrop.pretrained import File
-from multicrop.probes.features import features
-from multicrop.progress import Progress
 from multicrop.run import Run
 from multicrop.schedule import course
 from multicrop.supervised import mixing, parameters, validation
-from multicrop.supervised.accuracy import accuracies
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.confusion import Confusion
 from multicrop.supervised.ema import Ema
+from multicrop.supervised.guidance import Guidance
+from multicrop.supervised.learner import Learner
+from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.networks import Networks
+from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.plan import plan
 from multicrop.supervised.recipe import Recipe
+from multicrop.supervised.teacher import Taught, Teacher
 
 BEST = "best.pt"
 
@@ -81,7 +80,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
         ranks.say(line)
     run.open(start)
     about, seen = description(r, data) | lengths, {}
-    measure = measuring(nets.objective, about, device, cast)
+    measure = measuring(nets.loss.objective, about, device, cast)
 
     # The loop.
     loop = Loop(
@@ -92,12 +91,13 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
         lr = course(step, per_epoch, **r.course())
         mix = r.mixing(step // per_epoch, copies=r.repeats)
         parts = loop.progress.waiting(mixed(batches, augment, mix, r.seed, step))
-        loss, top1, norm = update(nets, parts, r, lr, step, cast)
+        step_saw = update(nets, parts, r, lr, step, cast)
         nets.follow(step + 1)
-        now = loop.end(loss, norm)
+        now = loop.end(step_saw.loss, step_saw.grad_norm)
         if now.logs:
-            top1 = ranks.mean(top1).item()
-            run.log(now.done, epoch=now.epochs, loss=loop.loss, train_top1=top1, lr=lr, **loop.speed())
+            terms = {name: ranks.mean(term).item() for name, term in step_saw.parts.items()}
+            top1 = ranks.mean(step_saw.top1).item()
+            run.log(now.done, epoch=now.epochs, loss=loop.loss, **terms, train_top1=top1, lr=lr, **loop.speed())
         if now.every(r.eval_freq):
             seen = measure(nets.watched, *data.watched())
             run.log(now.done, epoch=now.epochs, **seen)
@@ -189,21 +189,54 @@ def mixed(batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, ste
 
 def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
     seeds.reseed(r.seed, "weights")
-    model = Classifier(backbone(**data.backbone), len(data.train.classes))
+    model = Classifier(backbone(**data.backbone), len(data.train.classes), r.head_init)
     if file.path:
         pretrained.fill(model.backbone, file, data.backbone["arch"])
+    teacher = teach(r, data, device)
+    guidance, names = guided(r, model.backbone, teacher)
     if r.freeze_backbone:
         model.freeze_backbone()
     model = ranks.synchronised_norms(model.to(device), device)
     average = Ema(model, r.ema_decay, warmup=r.ema_warmup) if r.ema_decay else None
+    learner = Learner(model, guidance, names, r.distils).to(device)
     if r.compile:
         model.compile()
+        learner.compile()
     objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
+    loss = Loss(objective, r.distiller(), r.ce_weight, r.guide_weight)
     example = torch.zeros(2, data.backbone["in_channels"], *2 * [data.backbone["image_size"]], device=device)
-    groups = parameters.chosen(model, r.decay, r.no_decay, r.layer_decay, example)
+    groups = parameters.chosen(learner, model.backbone, r.decay, r.no_decay, r.layer_decay, example)
     optimizer = optim.build(r.optimizer, groups, r.momentum, r.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=r.precision == "fp16")
-    return Networks(model, ranks.wrap(model, device), objective, optimizer, scaler, average)
+    return Networks(model, ranks.wrap(learner, device), loss, teacher, guidance, optimizer, scaler, average)
+
+
+def teach(r: Recipe, data: Data, device: torch.device) -> Teacher | None:
+    """The teacher of --teacher, where it is to see each batch."""
+    if not r.runs_teacher:
+        return None
+    file = ranks.share(lambda: pretrained.read(r.teacher, trust=r.trust_checkpoint))
+    r.check_classes(file, data.train.classes, r.dataset)
+    network, options = pretrained.network(file, r.teacher_arch, r.teacher_image_size, data.backbone["in_channels"])
+    if file.head:
+        network = Classifier(network, len(file.head["weight"]))
+        network.load_heads(file.head, file.second_head)
+    about, own = file.about.get("data"), (data.train.mean, data.train.std)
+    colours = (own, (about["mean"], about["std"])) if about else None
+    return Teacher(network, options["image_size"], batch_norm=r.teacher_bn, colours=colours).to(device)
+
+
+def guided(r: Recipe, student: nn.Module, teacher: Teacher | None) -> tuple[Guidance | None, tuple[str, ...]]:
+    """The loss of the student's maps against the teacher's, and the names of the student's."""
+    if not r.guides:
+        return None, ()
+    own, teacher.names = pair_maps(student, teacher.backbone, r.guide_student, r.guide_teacher)
+    widths = (
+        [maps[name].width for name in names]
+        for maps, names in ((student.maps, own), (teacher.backbone.maps, teacher.names))
+    )
+    ranks.say("guidance: " + ", ".join(f"{a} follows {b}" for a, b in zip(own, teacher.names, strict=True)))
+    return Guidance(*widths, r.guidance), own
 
 
 def description(r: Recipe, data: Data) -> dict:
@@ -221,6 +254,7 @@ class Seen(NamedTuple):
 
     loss: Tensor  # nats, this rank's mean
     top1: Tensor  # percent, on this rank's images as they were mixed
+    parts: dict[str, Tensor]  # of the loss, where it has several
     grad_norm: Tensor | None  # None where gradients are scaled for fp16, which copes with overflows itself
 
 
@@ -228,55 +262,29 @@ def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: i
     """One optimizer step over all accumulation steps."""
     optim.set_rates(nets.optimizer, lr, r.weight_decay)
     nets.optimizer.zero_grad()
-    losses, right = [], []
+    seen, right = [], []
     for part, batch in enumerate(parts):
         seeds.reseed(r.seed, step, "drop", part * ranks.world() + ranks.rank())
         with (
             ranks.accumulating(nets.learner, last=part == r.accumulate - 1),
             torch.autocast(batch.images.device.type, cast, enabled=cast is not None),
         ):
-            logits = nets.learner(batch.images)
-            loss = nets.objective(logits, batch.labels, batch.partners, batch.share)
+            taught = nets.teacher(batch.images) if nets.teacher else Taught(None, [])
+            answer = nets.learner(batch.images, taught.maps)
+            loss, terms = nets.loss(answer, batch, taught.logits)
             nets.scaler.scale(loss / r.accumulate).backward()
-        losses.append(loss.detach())
-        right.append((logits.argmax(1) == batch.labels).float().mean() * 100)
+        seen.append({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}})
+        right.append((answer.logits.argmax(1) == batch.labels).float().mean() * 100)
     nets.scaler.unscale_(nets.optimizer)
     norm = nn.utils.clip_grad_norm_(nets.learner.parameters(), r.clip_grad or float("inf"))
     nets.scaler.step(nets.optimizer)
     nets.scaler.update()
-    return Seen(torch.stack(losses).mean(), torch.stack(right).mean(), None if nets.scaler.is_enabled() else norm)
+    means = {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
+    loss, terms = means.pop("loss"), means if len(means) > 1 else {}
+    return Seen(loss, torch.stack(right).mean(), terms, None if nets.scaler.is_enabled() else norm)
 
 
-# Accuracies
-
-
-def measuring(objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
-    """`accuracy` of models that such a checkpoint describes."""
-    data = about["data"]
-    size, crop_pct = about["backbone"]["image_size"], data.get("crop_pct")
-    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=crop_pct)
-    return partial(accuracy, objective, partial(features, transform=transform, device=device, autocast=cast))
-
-
-@torch.no_grad()
-def accuracy(
-    objective: nn.Module, embed: Callable, model: Classifier, name: str, split, chosen: Tensor | None = None, *,
-    folder: Path | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of those chosen; every rank takes a share.
-
-    `embed` turns a model, pixels and the indices of some into their logits. folder: where to write the confusions.
-    """
-    mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
-    logits = ranks.gather(embed(model, split.pixels, chosen=mine))
-    labels = ranks.gather(split.labels[mine]).to(logits.device)
-    top1, top5 = accuracies(logits, labels)
-    if folder and ranks.rank() == 0:
-        with checkpoint.one_line(folder / "confusion.json"):
-            ranks.say(
-                f"confusions and the accuracy of each class: {Confusion(logits, labels, split.classes).save(folder)}"
-            )
-    return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
+# The end
 
 
 def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop) -> dict[str, float]:
@@ -298,32 +306,6 @@ def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop
         )
     run.log(loop.done, **found)
     return found
-
-
-def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None) -> dict:
-    """The test accuracy of a finetuned checkpoint, and nothing else."""
-    if not file.head:
-        raise ValueError(f"{file.path} has no classifier, it was not finetuned: without --eval it is finetuned")
-    described = file.about.get("backbone", {})
-    (test,) = images.labelled(
-        r.dataset, r.datapath, r.stored_side(described), r.download,
-        splits=("test",), stream=r.stream, workers=r.workers,
-    )  # fmt: skip
-    file.check_classes(test.classes, r.dataset)
-    options = r.backbone(described, test.pixels.shape[-1], test.pixels.shape[1])
-    model = Classifier(backbone(**options), len(test.classes))
-    pretrained.fill(model.backbone, file, options["arch"], whole=True)
-    model.head.load_state_dict(file.head)
-    objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
-    data = file.about.get("data", {"mean": test.mean, "std": test.std})
-    measure = measuring(objective, {"backbone": options, "data": data}, device, cast)
-    progress = Progress(1, 0, len(test))
-    found = measure(
-        model.to(device), "test", test, folder=file.path.parent if os.access(file.path.parent, os.W_OK) else None
-    )
-    progress.step()
-    ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
-    return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
 
 
 # What people see

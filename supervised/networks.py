@@ -9,19 +9,24 @@ import torch.nn as nn
 from .accuracy import Best
 from .classifier import Classifier
 from .ema import Ema
+from .guidance import Guidance
+from .loss import Loss
+from .teacher import Teacher
 
 
 @dataclass
 class Networks:
     model: Classifier
-    learner: nn.Module  # the model as the loop calls it: compiled, gradients averaged over the ranks
-    objective: nn.Module
+    learner: nn.Module  # the Learner around it as the loop calls it: compiled, gradients averaged over the ranks
+    loss: Loss
+    teacher: Teacher | None
+    guidance: Guidance | None  # its projections learn too
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
     best: Best = field(default_factory=Best)  # the epoch that the validation images select
 
-    PARTS: ClassVar = ("model", "optimizer", "scaler", "best", "average")
+    PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 
     @property
     def watched(self) -> Classifier:

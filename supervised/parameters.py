@@ -46,11 +46,13 @@ def groups(
     return [_group(parameters, *kind) for kind, parameters in ordered]
 
 
-def chosen(model: nn.Module, decay: str, no_decay: Sequence[str], layer_decay: float, example: Tensor) -> list[dict]:
+def chosen(
+    learner: nn.Module, backbone: nn.Module, decay: str, no_decay: Sequence[str], layer_decay: float, example: Tensor
+) -> list[dict]:
     """The groups that the flags ask for: with decay "all" every parameter decays, as published for two stages."""
     if decay == "all" and layer_decay == 1:
-        return [{"params": [p for p in model.parameters() if p.requires_grad], "decays": True}]
-    found = groups(model, exempt=no_decay, layer_decay=layer_decay, example=example)
+        return [{"params": [p for p in learner.parameters() if p.requires_grad], "decays": True}]
+    found = groups(learner, backbone=backbone, exempt=no_decay, layer_decay=layer_decay, example=example)
     return [group | {"decays": group["decays"] or decay == "all"} for group in found]
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from .augmentation_flags import Augmentation
 from .flags import require
 from .optimisation_flags import Optimisation
+from .teacher_flags import TeacherFlags
 
 BACKBONE = (
     "arch",
@@ -66,7 +67,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Recipe(Optimisation, Augmentation, Start):  # --help shows the last one's flags first
+class Recipe(TeacherFlags, Optimisation, Augmentation, Start):  # --help shows the last one's flags first
     """Stage two: a classifier, from a pretrained backbone or from scratch."""
 
     # The data. None: what the pretrained weights were made with.
@@ -124,6 +125,7 @@ class Recipe(Optimisation, Augmentation, Start):  # --help shows the last one's 
             require(value is None or 0 <= value < 1, name, value, "must be at least 0 and below 1")
         self.check_augmentation()
         self.check_optimisation()
+        self.check_teacher()
 
     def check_start(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""

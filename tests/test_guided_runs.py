@@ -1,0 +1,109 @@
+"""finetune.py with a teacher: guidance, distillation, both; resuming, ranks, files, and bad input."""
+
+import pytest
+import torch
+from conftest import launch, result_of
+from test_finetune import PLAIN, SMALL, cache, colours, networks, rows_of, run, same, words  # noqa: F401
+
+from multicrop import checkpoint, pretrained
+
+CNN = {"arch": "resnet8", "embed_dim": None, "num_layers": None, "num_heads": None, "image_size": 16}
+SGD = {"optimizer": "sgd", "lr": 0.05, "warmup": 0, "epochs": 2, "val_fraction": 0.0}
+GUIDED = {"guidance": "linear", "guide_student": ("blocks.0", "blocks.0", "blocks.1")}
+DISTILLED = {"distillation": "soft", "ce_weight": 0.5, "head_init": "zero"}
+
+
+@pytest.fixture(scope="module")
+def teacher(colours, tmp_path_factory):  # noqa: F811
+    """A small ResNet trained on the same images."""
+    folder = tmp_path_factory.mktemp("teacher")
+    run(colours, folder, **PLAIN, **CNN, **SGD)
+    return str(folder)
+
+
+@pytest.mark.parametrize("options", [GUIDED, DISTILLED, GUIDED | DISTILLED, {"guidance": "attention"}])
+def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, options):  # noqa: F811
+    result = run(colours, tmp_path, **PLAIN, **options, teacher=teacher, lr=0.01, warmup=0, epochs=6)
+    rows = [row for row in rows_of(tmp_path) if "lr" in row]
+    terms = [name for name in ("ce", "guidance", "kd") if name in rows[0]]
+    expected = {"ce"} | ({"guidance"} if "guidance" in options else set()) | ({"kd"} if "kd" in rows[0] else set())
+    assert set(terms) == expected and ("kd" in terms) == ("distillation" in options)
+    assert rows[0]["loss"] == pytest.approx(sum(rows[0][name] for name in terms), rel=1e-5)
+    assert rows[-1]["loss"] < rows[0]["loss"] and result["test_top1"] > 60
+
+
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, tmp_path, step):  # noqa: F811
+    options = {**GUIDED, **DISTILLED, "teacher": teacher, "teacher_bn": "batch", "ema_decay": 0.5, "accumulate": 2}
+    run(colours, tmp_path / "whole", **options)
+    run(colours, tmp_path / "parts", max_steps=step, **options)
+    run(colours, tmp_path / "parts", **options)
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+    states = [checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")]
+    same(states[0]["guidance"], states[1]["guidance"])
+    same(states[0]["average"], states[1]["average"])
+    assert states[0]["guidance"]["projections.0.weight"].abs().sum() > 0
+
+
+def test_a_guided_checkpoint_is_a_plain_classifier_to_others(colours, teacher, tmp_path):  # noqa: F811
+    result = run(colours, tmp_path, **PLAIN, **GUIDED, teacher=teacher)
+    file = pretrained.read(tmp_path)
+    assert file.head and not any("projection" in name for name in file.backbone)
+    found = run(colours, tmp_path / "e", eval=True, pretrained_weights=str(tmp_path / "checkpoint.pt"))
+    assert found["test_top1"] == result["test_top1"]
+
+
+def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, teacher, tmp_path):  # noqa: F811
+    before = pretrained.read(teacher).backbone
+    run(colours, tmp_path / "plain", **PLAIN, max_steps=2)
+    run(colours, tmp_path / "guided", **PLAIN, **GUIDED, teacher=teacher, max_steps=2)
+    plain, guided = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided"))
+    assert not torch.equal(plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"])
+    same(before, pretrained.read(teacher).backbone)
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F811
+    options = {**SMALL, **PLAIN, **DISTILLED, "guidance": "linear", "teacher": teacher, "scratch": True, "max_steps": 3}
+    for ranks in (1, 2):
+        flags = words({**options, "datapath": colours, "output_dir": tmp_path / str(ranks)})
+        assert result_of(launch("finetune.py", *flags, ranks=ranks))["step"] == 3
+    one, two = (checkpoint.load(tmp_path / str(ranks) / "checkpoint.pt") for ranks in (1, 2))
+    for part in ("model", "guidance"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guidance": "linear"}, "--guidance linear: needs --teacher FILE"),
+        ({"distillation": "soft"}, "--distillation soft: needs --teacher FILE"),
+        ({"teacher": "here"}, "teaches nothing: give --guidance or --distillation"),
+        ({"teacher": "here", **GUIDED, "guide_teacher": ("s1",)}, "do not make pairs"),
+    ],
+)
+def test_flags_that_do_not_go_together(colours, tmp_path, options, message):  # noqa: F811
+    with pytest.raises(ValueError, match=message):
+        run(colours, tmp_path, **options)
+
+
+def test_maps_that_a_network_does_not_have_are_named(colours, teacher, tmp_path):  # noqa: F811
+    options = {"guidance": "linear", "teacher": teacher, "guide_student": ("blocks.0", "blocks.1", "blocks.7")}
+    with pytest.raises(ValueError, match=r"blocks\.7: ViT has no map of this name; it has blocks\.0, blocks\.1"):
+        run(colours, tmp_path, **options)
+
+
+def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, tmp_path):  # noqa: F811
+    state = checkpoint.load(f"{teacher}/checkpoint.pt")
+    state["model"]["head.weight"], state["model"]["head.bias"] = torch.zeros(5, 64), torch.zeros(5)
+    state["data"]["classes"] = list("abcde")
+    checkpoint.save(state, tmp_path / "five.pt")
+    with pytest.raises(ValueError, match="tells 5 classes apart, but image_folder has 3"):
+        run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "five.pt"))
+    assert run(colours, tmp_path / "g", **PLAIN, **GUIDED, teacher=str(tmp_path / "five.pt"), max_steps=1)["step"] == 1
+
+
+def test_a_teacher_that_is_not_there(colours, tmp_path):  # noqa: F811
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(colours, tmp_path, **DISTILLED, teacher="nowhere")

@@ -108,10 +108,14 @@ class Optimisation:
                 f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
             )
         share = self.batch_size // (world * self.accumulate)
-        if share % 2 and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
+        group = 2 * self.mixing(copies=self.repeats).apart
+        if share % group and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
+            how = "an odd number, and mixing takes them by pairs"
+            if group > 2:
+                how = f"and mixing with --repeats {self.repeats} takes them by {group}"
             raise ValueError(
                 f"--batch_size {self.batch_size} over {world} ranks x {self.accumulate} parts is {share} images each, "
-                "an odd number, and mixing takes them by pairs: change one of these, or --mix_prob 0"
+                f"{how}: change one of these, or --mix_prob 0"
             )
         return share
 

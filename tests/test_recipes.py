@@ -161,6 +161,9 @@ def test_repeated_augmentation_does_not_mix_copies():
     r = stage_two("dhvt_small_cifar_patch2")
     assert r.repeats == 3 and r.mixing(0, r.repeats).apart == 4
     assert stage_two("dhvt_finetune").repeats == 1
+    assert r.share(4) == 64
+    with pytest.raises(ValueError, match="is 4 images each, and mixing with --repeats 3 takes them by 8"):
+        r.share(64)
 
 
 @pytest.mark.parametrize("name", [name for name in STAGE_TWO if name.startswith("locality_guidance_")])

@@ -49,7 +49,8 @@ def evaluate(r: Recipe) -> dict:
         # Features: every rank takes a stretch of the images. Then votes.
         network = build(subject, train.pixels.shape[1]).to(device)
         data = subject.file.about.get("data", {"mean": train.mean, "std": train.std})
-        transform = EvalTransform(subject.backbone["image_size"], data["mean"], data["std"])
+        size, crop_pct = subject.backbone["image_size"], data.get("crop_pct")
+        transform = EvalTransform(size, data["mean"], data["std"], crop_pct=crop_pct)
         start = time.perf_counter()
         found, wanted = (
             embed(network, split.pixels, which, transform, r.batch_size, device, cast)

@@ -415,7 +415,7 @@ def test_three_steps_of_stage_one(arch, recipe_and_crops):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MULTICROP_FULL_SIZE" not in os.environ, reason="half an hour; set MULTICROP_FULL_SIZE=1")
+@pytest.mark.skipif("MULTICROP_FULL_SIZE" not in os.environ, reason="a quarter of an hour: set MULTICROP_FULL_SIZE=1")
 @pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
 def test_three_steps_of_stage_one_in_full_size(arch, recipe_and_crops):
     r, crops = recipe_and_crops

@@ -16,11 +16,15 @@ AHEAD = 2  # parts that are read while one is used, so that decoding processes n
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one accumulation step. `place` is its slice of the step's global batch."""
+    """One rank's part of one accumulation step. `place` is its slice of the step's global batch.
+
+    `index` (B,) are the images' numbers in the data set, on the CPU.
+    """
 
     images: Tensor  # uint8 (B, C, H, W) on the device
     labels: Tensor | None  # int64 (B,) on the device
     place: slice
+    index: Tensor
 
 
 class Batches:
@@ -81,7 +85,7 @@ class Batches:
         index, place = self._index(step, part)
         images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part)
         labels = self.labels[self._send(index)] if self.labels is not None else None
-        return Batch(images, labels, place)
+        return Batch(images, labels, place, index)
 
     def _index(self, step: int, part: int) -> tuple[Tensor, slice]:
         """The images of this rank's part, and its place in the global batch."""

@@ -16,8 +16,8 @@ def pair_maps(
     Without names the teacher's are the ends of its stages, and the student's are spread over its blocks, see `spread`.
     ValueError for names that a network does not have, or that do not make pairs.
     """
-    theirs = _named(teacher, teacher_names, "--guide_teacher") or stages(teacher)
-    own = _named(student, student_names, "--guide_student") or spread(student, len(theirs))
+    theirs = named(teacher, teacher_names, "--guide_teacher") or stages(teacher)
+    own = named(student, student_names, "--guide_student") or spread(student, len(theirs))
     if len(own) != len(theirs):
         raise ValueError(
             f"{len(own)} maps of the student ({', '.join(own)}) and {len(theirs)} of the teacher ({', '.join(theirs)}) "
@@ -65,7 +65,8 @@ def by_stage(network) -> list[tuple[str, ...]]:
     return [tuple(group) for _, group in groupby(body, key=lambda name: maps[name].stride)]
 
 
-def _named(network, names: Sequence[str], flag: str) -> tuple[str, ...]:
+def named(network, names: Sequence[str], flag: str) -> tuple[str, ...]:
+    """The names, each of a map of this network, else ValueError."""
     for name in names:
         if name not in (getattr(network, "maps", None) or {}):
             known = ", ".join(getattr(network, "maps", None) or ()) or "none"

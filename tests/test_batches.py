@@ -21,6 +21,7 @@ def step_images(size, accumulate, world, step, images=48, **options) -> list[int
         )
         for batch in batches.step(step):
             found[batch.place] = batch.images[:, 0, 0, 0].long()
+            assert torch.equal(batch.index, found[batch.place])
     return found.tolist()
 
 

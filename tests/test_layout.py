@@ -18,7 +18,7 @@ MAY_USE = {
     "datasets": set(),
     "multicrop": set(),
 }
-SCRIPTS = ("train_ssl", "finetune", "evaluation", "eval_knn", "visualise")
+SCRIPTS = ("train_ssl", "finetune", "evaluation", "eval_knn", "precompute", "visualise")
 OUTSIDE = (*FOLDERS, *SCRIPTS, "launch", "tests", "benchmarks")  # what a part of multicrop never imports by bare name
 FILES = [path for folder in MAY_USE for path in sorted((ROOT / folder).rglob("*.py"))]
 USERS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]

@@ -44,7 +44,7 @@ def test_the_wheel_holds_every_module(wheel):
         folder, _, rest = name.partition("/")
         if folder in FOLDERS and name.endswith((".py", ".json")):
             assert (name if folder == "multicrop" else f"multicrop/{folder}/{rest}") in held
-    assert {"train_ssl.py", "finetune.py", "evaluation.py", "eval_knn.py", "visualise.py"} <= held
+    assert {"train_ssl.py", "finetune.py", "evaluation.py", "eval_knn.py", "precompute.py", "visualise.py"} <= held
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_an_editable_install_works_away_from_the_checkout(source, tmp_path):
     install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
     subprocess.run([*install, "-e", source], check=True, timeout=300)
     code = (
-        "import ssl, multicrop, multicrop.ssl.head, train_ssl, finetune, evaluation, eval_knn, visualise\n"
+        "import ssl, multicrop, multicrop.ssl.head, train_ssl, finetune, evaluation, eval_knn, precompute, visualise\n"
         f"assert train_ssl.__file__ == {str(source / 'train_ssl.py')!r}, train_ssl.__file__\n"
         f"assert multicrop.ssl.head.__file__ == {str(source / 'ssl' / 'head.py')!r}, multicrop.ssl.head.__file__\n"
         "assert hasattr(ssl, 'SSLContext')\n"

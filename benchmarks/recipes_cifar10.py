@@ -191,7 +191,13 @@ def compare(r: Recipe) -> dict:
     failed = {name: str(future.exception()) for name, future in futures.items() if future.exception()}
     if failed:
         raise ValueError(f"{len(failed)} of {len(planned)} runs failed; {next(iter(failed.values()))}")
-    return {**machine(device), "runs": len(lines), "results": str(results.path)}
+    return {
+        **machine(device),
+        "threads": r.threads,
+        "streams": r.streams,
+        "runs": len(lines),
+        "results": str(results.path),
+    }
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ from multicrop.supervised.learner import Learner
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.networks import Networks
+from multicrop.supervised.offline import Features, images_print, teacher_print
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.plan import plan
 from multicrop.supervised.recipe import Recipe
@@ -90,7 +91,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     for step in loop.steps():
         lr = course(step, per_epoch, **r.course())
         mix = r.mixing(step // per_epoch, copies=r.repeats)
-        parts = loop.progress.waiting(mixed(batches, augment, mix, r.seed, step))
+        parts = loop.progress.waiting(mixed(batches, augment, mix, r.seed, step, nets.stored))
         step_saw = update(nets, parts, r, lr, step, cast)
         nets.follow(step + 1)
         now = loop.end(step_saw.loss, step_saw.grad_norm)
@@ -175,25 +176,32 @@ def load(r: Recipe, file: File) -> Data:
     return Data(entry, train, test, chosen, held, options)
 
 
-def mixed(batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, step: int) -> Iterator[Mixed]:
-    """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank."""
+def mixed(
+    batches: Batches, augment: TrainTransform, mix: Mixing, seed: int, step: int, stored: Callable | None = None
+) -> Iterator[Mixed]:
+    """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank.
+
+    stored: what gives a batch's maps of the teacher.
+    """
     random = seeds.generator(seed, "augment", step)
     drawn = augment.draw(batches.total, random, batches.pixels.shape[2:])
     drawn_mix = mix.draw(augment.size, augment.size, random)
     for batch in batches.step(step):
-        yield mixing.apply(augment(batch.images, drawn[batch.place]), batch.labels, drawn_mix)
+        part = drawn[batch.place]
+        found = mixing.apply(augment(batch.images, part), batch.labels, drawn_mix)
+        yield replace(found, maps=stored(batch.index, part)) if stored else found
 
 
 # Network
 
 
 def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
+    teacher = teach(r, data, device)
     seeds.reseed(r.seed, "weights")
     model = Classifier(backbone(**data.backbone), len(data.train.classes), r.head_init)
     if file.path:
         pretrained.fill(model.backbone, file, data.backbone["arch"])
-    teacher = teach(r, data, device)
-    guidance, names = guided(r, model.backbone, teacher)
+    guidance, names, stored = guided(r, model.backbone, teacher, data, device)
     if r.freeze_backbone:
         model.freeze_backbone()
     model = ranks.synchronised_norms(model.to(device), device)
@@ -208,7 +216,7 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
     groups = parameters.chosen(learner, model.backbone, r.decay, r.no_decay, r.layer_decay, example)
     optimizer = optim.build(r.optimizer, groups, r.momentum, r.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=r.precision == "fp16")
-    return Networks(model, ranks.wrap(learner, device), loss, teacher, guidance, optimizer, scaler, average)
+    return Networks(model, ranks.wrap(learner, device), loss, teacher, guidance, stored, optimizer, scaler, average)
 
 
 def teach(r: Recipe, data: Data, device: torch.device) -> Teacher | None:
@@ -226,17 +234,27 @@ def teach(r: Recipe, data: Data, device: torch.device) -> Teacher | None:
     return Teacher(network, options["image_size"], batch_norm=r.teacher_bn, colours=colours).to(device)
 
 
-def guided(r: Recipe, student: nn.Module, teacher: Teacher | None) -> tuple[Guidance | None, tuple[str, ...]]:
-    """The loss of the student's maps against the teacher's, and the names of the student's."""
+def guided(
+    r: Recipe, student: nn.Module, teacher: Teacher | None, data: Data, device: torch.device
+) -> tuple[Guidance | None, tuple[str, ...], Callable | None]:
+    """The loss of the student's maps against the teacher's, the names of the student's, and where the teacher's are
+    stored, what gives those of a batch."""
     if not r.guides:
-        return None, ()
-    own, teacher.names = pair_maps(student, teacher.backbone, r.guide_student, r.guide_teacher)
-    widths = (
-        [maps[name].width for name in names]
-        for maps, names in ((student.maps, own), (teacher.backbone.maps, teacher.names))
-    )
-    ranks.say("guidance: " + ", ".join(f"{a} follows {b}" for a, b in zip(own, teacher.names, strict=True)))
-    return Guidance(*widths, r.guidance), own
+        return None, (), None
+    features, stored = None, None
+    if r.guidance_features:
+        expected = images_print(data.entry, data.train.pixels, data.train.labels)
+        features = Features.open(r.guidance_features, expected | (teacher_print(teacher) if teacher else {}))
+    guide = features or teacher.backbone
+    own, theirs = pair_maps(student, guide, r.guide_student, r.guide_teacher)
+    if features:
+        shape, size = tuple(data.train.pixels.shape[2:]), data.backbone["image_size"]
+        stored = partial(features.cut, names=theirs, source=shape, size=size, padding=r.padding, device=device)
+    else:
+        teacher.names = theirs
+    widths = [student.maps[name].width for name in own], [guide.maps[name].width for name in theirs]
+    ranks.say("guidance: " + ", ".join(f"{a} follows {b}" for a, b in zip(own, theirs, strict=True)))
+    return Guidance(*widths, r.guidance), own, stored
 
 
 def description(r: Recipe, data: Data) -> dict:
@@ -270,7 +288,7 @@ def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: i
             torch.autocast(batch.images.device.type, cast, enabled=cast is not None),
         ):
             taught = nets.teacher(batch.images) if nets.teacher else Taught(None, [])
-            answer = nets.learner(batch.images, taught.maps)
+            answer = nets.learner(batch.images, batch.maps or taught.maps)
             loss, terms = nets.loss(answer, batch, taught.logits)
             nets.scaler.scale(loss / r.accumulate).backward()
         seen.append({"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}})

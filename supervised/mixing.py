@@ -28,12 +28,16 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixed batch: images (B, C, H, W), the labels of their own and their partners' part (B,), the own share."""
+    """A mixed batch: images (B, C, H, W), the labels of their own and their partners' part (B,), the own share.
+
+    maps: a teacher's of these images, (B, width, h, w) each, where they are stored and nothing is mixed.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor
     partners: torch.Tensor
     share: float
+    maps: tuple[torch.Tensor, ...] | list[torch.Tensor] = ()
 
 
 @dataclass(frozen=True)

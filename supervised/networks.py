@@ -1,5 +1,6 @@
 """All of stage two that a step changes and a checkpoint holds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ class Networks:
     loss: Loss
     teacher: Teacher | None
     guidance: Guidance | None  # its projections learn too
+    stored: Callable | None  # what gives a batch's maps of the teacher, where they are stored
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights

@@ -5,7 +5,9 @@ import torch
 from conftest import launch, result_of
 from test_finetune import PLAIN, SMALL, cache, colours, networks, rows_of, run, same, words  # noqa: F401
 
+import precompute
 from multicrop import checkpoint, pretrained
+from multicrop.supervised.precompute_recipe import Recipe as Stored
 
 CNN = {"arch": "resnet8", "embed_dim": None, "num_layers": None, "num_heads": None, "image_size": 16}
 SGD = {"optimizer": "sgd", "lr": 0.05, "warmup": 0, "epochs": 2, "val_fraction": 0.0}
@@ -60,6 +62,48 @@ def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, t
     plain, guided = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided"))
     assert not torch.equal(plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"])
     same(before, pretrained.read(teacher).backbone)
+
+
+OFFLINE = {"aa": False, "cm": False, "mu": False, "re": 0.25, "sd": 0.1, "padding": 2}
+
+
+@pytest.fixture(scope="module")
+def features(colours, teacher, tmp_path_factory):  # noqa: F811
+    """The teacher's maps of all training images."""
+    folder = tmp_path_factory.mktemp("features")
+    stored = precompute.precompute(Stored(teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32"))
+    assert stored["status"] == "finished" and stored["images"] == 60
+    return str(folder)
+
+
+def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(colours, teacher, features, tmp_path):  # noqa: F811
+    whole = {**PLAIN, **GUIDED, "padding": 0, "flip": 0.0, "max_steps": 3}
+    run(colours, tmp_path / "online", **whole, teacher=teacher)
+    run(colours, tmp_path / "stored", **whole, guidance_features=features)
+    online, stored = (rows_of(tmp_path / name) for name in ("online", "stored"))
+    assert [row["guidance"] for row in stored if "lr" in row] == pytest.approx(
+        [row["guidance"] for row in online if "lr" in row], rel=1e-4
+    )
+
+
+def test_a_run_by_stored_maps_resumes_bit_equal(colours, features, tmp_path):  # noqa: F811
+    run(colours, tmp_path / "whole", **OFFLINE, **GUIDED, guidance_features=features)
+    run(colours, tmp_path / "parts", **OFFLINE, **GUIDED, guidance_features=features, max_steps=5)
+    run(colours, tmp_path / "parts", **OFFLINE, **GUIDED, guidance_features=features)
+    same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "--guidance_features: stored maps are only cut and flipped .* --aa_policy"),
+        (PLAIN | {"cm": True}, "CutMix would mix images alone: --mix_prob 0"),
+        (PLAIN | {"source_size": 8}, "holds other features: stored images of 16 x 16 px"),
+    ],
+)
+def test_stored_maps_that_would_not_fit_are_refused(colours, features, tmp_path, options, message):  # noqa: F811
+    with pytest.raises(ValueError, match=message):
+        run(colours, tmp_path, **{**options, **GUIDED, "guidance_features": features})
 
 
 @pytest.mark.slow

@@ -10,7 +10,16 @@ CPU = torch.device("cpu")
 
 
 def loop(interrupt: Interrupt | None = None, device=CPU, **values) -> Loop:
-    given = {"start": 0, "steps": 8, "stop": None, "per_epoch": 3, "images": 4, "log_freq": 2, "save_steps": 100, **values}
+    given = {
+        "start": 0,
+        "steps": 8,
+        "stop": None,
+        "per_epoch": 3,
+        "images": 4,
+        "log_freq": 2,
+        "save_steps": 100,
+        **values,
+    }
     return Loop(interrupt or Interrupt(), device, **given)
 
 

@@ -12,13 +12,18 @@ from torch import Tensor
 from multicrop import checkpoint, images, pretrained, ranks
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.find import backbone, find
+from multicrop.loop import Loop
 from multicrop.pretrained import File
 from multicrop.probes.features import features
 from multicrop.progress import Progress
+from multicrop.run import Run
 from multicrop.supervised.accuracy import accuracies
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.confusion import Confusion
+from multicrop.supervised.networks import Networks
 from multicrop.supervised.recipe import Recipe
+
+BEST = "best.pt"
 
 
 def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None) -> dict:
@@ -74,3 +79,29 @@ def accuracy(
                 f"confusions and the accuracy of each class: {Confusion(logits, labels, split.classes).save(folder)}"
             )
     return {f"{name}_loss": objective(logits, labels).item(), f"{name}_top1": top1, f"{name}_top5": top5}
+
+
+def both(measure: Callable, nets: Networks, name: str, *split, **how) -> dict[str, float]:
+    """Accuracies of the model, and as ema_... of its averaged weights where there are any."""
+    found = measure(nets.model, name, *split, **how)
+    return found | (measure(nets.average.model, f"ema_{name}", *split) if nets.average else {})
+
+
+def conclude(measure: Callable, nets: Networks, run: Run, data, loop: Loop) -> dict[str, float]:
+    """Test accuracy of the last weights, then of those that the validation images selected."""
+    found = both(measure, nets, "test", data.test, folder=run.folder)
+    when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
+    ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
+    if nets.average:
+        ranks.say(f"its averaged weights: test top-1 {found['ema_test_top1']:.2f}, top-5 {found['ema_test_top5']:.2f}")
+    if nets.best.found:
+        nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
+        best = measure(nets.model, "selected_test", data.test)
+        epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
+        found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
+        ranks.say(
+            f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "
+            f"test top-1 {best['selected_test_top1']:.2f}, top-5 {best['selected_test_top5']:.2f}"
+        )
+    run.log(loop.done, **found)
+    return found

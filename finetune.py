@@ -18,8 +18,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from evaluation import evaluate, measuring
-from multicrop import checkpoint, cli, images, optim, orders, pretrained, ranks, seeds
+from evaluation import BEST, both, conclude, evaluate, measuring
+from multicrop import cli, images, optim, orders, pretrained, ranks, seeds
 from multicrop.batches import Batches
 from multicrop.find import backbone, check, find, source
 from multicrop.interrupt import Interrupt
@@ -43,7 +43,7 @@ from multicrop.supervised.plan import plan
 from multicrop.supervised.recipe import Recipe
 from multicrop.supervised.teacher import Taught, Teacher
 
-BEST = "best.pt"
+AVERAGED = "averaged.pt"
 
 
 def finetune(r: Recipe) -> dict:
@@ -76,6 +76,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     # Network, and an earlier state of it where the run folder holds one.
     nets = build(r, file, data, device)
     lengths = {"global_batch": batches.total, "images": batches.images, "steps_per_epoch": per_epoch}
+    lengths |= teacher_print(nets.teacher) if nets.teacher else {}
     start = run.resume(nets, **lengths)
     for line in plan(r, data, nets.model, batches, ranks.world(), device.type):
         ranks.say(line)
@@ -100,11 +101,13 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
             top1 = ranks.mean(step_saw.top1).item()
             run.log(now.done, epoch=now.epochs, loss=loop.loss, **terms, train_top1=top1, lr=lr, **loop.speed())
         if now.every(r.eval_freq):
-            seen = measure(nets.watched, *data.watched())
+            seen = both(measure, nets, *data.watched())
             run.log(now.done, epoch=now.epochs, **seen)
         if now.saves:
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
-            better = r.selects(now.epoch, now.ended) and nets.best.improve(seen.get("val_top1"), now.epoch)
+            better = r.selects(now.epoch, now.ended) and nets.best.improve(
+                seen.get("ema_val_top1", seen.get("val_top1")), now.epoch
+            )
             state = {**about, "step": now.done, "epoch": now.epochs, **nets.state()}
             if better:
                 run.keep(state | {"model": nets.watched.state_dict()}, BEST)
@@ -113,10 +116,14 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
             report(r, now.epochs, {"loss": loop.loss, **seen, **loop.progress.latest})
     result = loop.result()
     if result["status"] != "interrupted":
+        if nets.average:
+            state = {**about, "step": loop.done, "epoch": loop.done // per_epoch, **nets.state()}
+            run.keep(state | {"model": nets.average.state_dict()}, AVERAGED)
         result |= conclude(measure, nets, run, data, loop)
     run.close()
-    best = str(run.folder / BEST) if nets.best.found else None
-    return {**result, "output_dir": str(run.folder), "checkpoint": str(run.newest), "best": best}
+    files = {"checkpoint": str(run.newest), "best": str(run.folder / BEST) if nets.best.found else None}
+    files |= {"averaged": str(run.folder / AVERAGED)} if nets.average else {}
+    return {**result, "output_dir": str(run.folder), **files}
 
 
 # Weights
@@ -300,30 +307,6 @@ def update(nets: Networks, parts: Iterable[Mixed], r: Recipe, lr: float, step: i
     means = {name: torch.stack([terms[name] for terms in seen]).mean() for name in seen[0]}
     loss, terms = means.pop("loss"), means if len(means) > 1 else {}
     return Seen(loss, torch.stack(right).mean(), terms, None if nets.scaler.is_enabled() else norm)
-
-
-# The end
-
-
-def conclude(measure: Callable, nets: Networks, run: Run, data: Data, loop: Loop) -> dict[str, float]:
-    """Test accuracy of the last weights, then of those that the validation images selected."""
-    found = measure(nets.model, "test", data.test, folder=run.folder)
-    when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
-    ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
-    if nets.average:
-        found |= measure(nets.average.model, "ema_test", data.test)
-        ranks.say(f"its averaged weights: test top-1 {found['ema_test_top1']:.2f}, top-5 {found['ema_test_top5']:.2f}")
-    if nets.best.found:
-        nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
-        best = measure(nets.model, "selected_test", data.test)
-        epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
-        found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
-        ranks.say(
-            f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "
-            f"test top-1 {best['selected_test_top1']:.2f}, top-5 {best['selected_test_top5']:.2f}"
-        )
-    run.log(loop.done, **found)
-    return found
 
 
 # What people see

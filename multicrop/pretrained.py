@@ -92,7 +92,7 @@ def network(
     """
     known = file.about.get("backbone", {})
     if not (arch or known):
-        raise ValueError(f"{file.path} does not say its architecture: name it")
+        raise ValueError(f"{file.path} does not say its architecture: give --teacher_arch")
     if arch and known and architecture(arch) != architecture(known["arch"]):
         raise ValueError(f"{file.path} was made with {known['arch']}, not with {arch}")
     if known.get("in_channels", channels) != channels:
@@ -101,6 +101,8 @@ def network(
     options["image_size"] = (
         image_size or options.get("image_size") or architecture(options["arch"]).options.get("image_size")
     )
+    if options["image_size"] is None:
+        raise ValueError(f"{file.path} does not say the size of its images: give --teacher_image_size")
     built = backbone(**options)
     fill(built, file, options["arch"], whole=True)
     return built, options

@@ -15,6 +15,9 @@ NAMES = {
     "global_batch": "a global batch of",
     "images": "a number of training images of",
     "steps_per_epoch": "a number of steps per epoch of",
+    "teacher": "a teacher whose weights have the hash",
+    "size": "a teacher that sees images of",
+    "batch_norm": "a teacher whose batch norms are",
 }
 
 
@@ -32,8 +35,9 @@ class Run:
     def resume(self, networks, global_batch: int, **lengths: int) -> int:
         """Load the newest readable state into the networks, on every rank; the step to go on from, 0 for a new run.
 
-        `lengths` are numbers that the order of the images follows from: steps_per_epoch, images. ValueError where the
-        stored run was made by another recipe or of other lengths: its schedules or its order would not fit.
+        `lengths` are what the images' order and the targets follow from: steps_per_epoch, images, the teacher's hash.
+        ValueError where the stored run was made by another recipe or of other lengths: its schedules or its order would
+        not fit.
         """
         found = self._newest()
         if found is None:

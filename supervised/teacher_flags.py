@@ -18,7 +18,8 @@ class TeacherFlags:
     teacher_image_size: int | None = None
     """Side in pixels at which the teacher sees the student's images (None: the file's, else the architecture's)."""
     teacher_bn: Literal["running", "batch"] = "running"
-    """What the teacher's batch norms use: its running statistics; batch: those of each batch, as published."""
+    """What the teacher's batch norms use: its running statistics; batch, as published: those of what each rank and part
+    holds, so that a batch cut otherwise gives other numbers."""
     guidance: Literal["none", "linear", "attention", "similarity"] = "none"
     """What of the teacher's maps the student's follow: all of them, by learned projections, as published (linear);
     where they are strong (attention); which images are alike (similarity)."""
@@ -77,6 +78,10 @@ class TeacherFlags:
             not self.teacher or self.guides or self.distils,
             "teacher", self.teacher, "teaches nothing: give --guidance or --distillation",
         )  # fmt: skip
+        idle = self.guidance_features and not self.distils
+        require(not (self.teacher and idle), "teacher", self.teacher, "is not needed with --guidance_features")
+        frozen = self.guides and self.freeze_backbone
+        require(not frozen, "guidance", self.guidance, "guides the backbone: not with --freeze_backbone")
         for name in ("teacher_arch", "teacher_image_size"):
             value = getattr(self, name)
             require(value is None or self.teacher, name, value, "needs --teacher FILE")

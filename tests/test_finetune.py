@@ -130,8 +130,12 @@ def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
     assert not torch.equal(state["average"]["head.weight"], state["model"]["head.weight"])
     assert whole["ema_test_loss"] == parts["ema_test_loss"] != whole["test_loss"]
     best = checkpoint.load(tmp_path / "whole" / "best.pt")
+    same(checkpoint.load(tmp_path / "whole" / "averaged.pt")["model"], state["average"])
     if best["epoch"] == 3:
         same(best["model"], state["average"])
+    ends = [row for row in rows_of(tmp_path / "whole") if "ema_val_top1" in row]
+    assert len(ends) == 3 and all("val_top1" in row for row in ends)
+    assert whole["selected_val_top1"] == max(row["ema_val_top1"] for row in ends)
     found = run(colours, tmp_path / "whole", eval=True, pretrained_weights=str(tmp_path / "whole" / "best.pt"))
     assert found["test_loss"] == pytest.approx(whole["selected_test_loss"], rel=1e-5)
 

@@ -125,6 +125,8 @@ def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F81
         ({"distillation": "soft"}, "--distillation soft: needs --teacher FILE"),
         ({"teacher": "here"}, "teaches nothing: give --guidance or --distillation"),
         ({"teacher": "here", **GUIDED, "guide_teacher": ("s1",)}, "do not make pairs"),
+        ({"teacher": "here", **GUIDED, "freeze_backbone": True}, "guides the backbone: not with --freeze_backbone"),
+        ({"teacher": "here", **PLAIN, **GUIDED, "guidance_features": "x"}, "--teacher here: is not needed"),
     ],
 )
 def test_flags_that_do_not_go_together(colours, tmp_path, options, message):  # noqa: F811
@@ -146,6 +148,18 @@ def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, t
     with pytest.raises(ValueError, match="tells 5 classes apart, but image_folder has 3"):
         run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "five.pt"))
     assert run(colours, tmp_path / "g", **PLAIN, **GUIDED, teacher=str(tmp_path / "five.pt"), max_steps=1)["step"] == 1
+
+
+def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, tmp_path):  # noqa: F811
+    state = checkpoint.load(f"{teacher}/checkpoint.pt")
+    for step in (1, 2):
+        state["model"]["head.bias"] += 1.0
+        state["model"]["backbone.conv1.weight"] += 1.0
+        checkpoint.save(state, tmp_path / "cnn.pt")
+        if step == 1:
+            run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"), max_steps=1)
+    with pytest.raises(ValueError, match=r"holds another run: .*a teacher whose weights have the hash"):
+        run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"))
 
 
 def test_a_teacher_that_is_not_there(colours, tmp_path):  # noqa: F811

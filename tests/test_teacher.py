@@ -143,5 +143,5 @@ def test_a_run_of_ours_says_how_to_build_its_network(tmp_path):
 
 def test_a_file_that_does_not_say_its_architecture(tmp_path):
     torch.save(resnet().backbone.state_dict(), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"x.pt does not say its architecture: name it"):
+    with pytest.raises(ValueError, match=r"x.pt does not say its architecture: give --teacher_arch"):
         pretrained.network(pretrained.read(tmp_path / "x.pt"))

@@ -8,11 +8,12 @@ import torch
 
 from multicrop.pretrained import File
 from multicrop.supervised.augmentation_flags import Augmentation
+from multicrop.supervised.optimisation_flags import Optimisation
 from multicrop.supervised.teacher_flags import TeacherFlags, check_offline
 
 
 @dataclass(frozen=True)
-class Flags(TeacherFlags, Augmentation):
+class Flags(TeacherFlags, Optimisation, Augmentation):
     pass
 
 

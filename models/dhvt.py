@@ -15,9 +15,10 @@ import torch.nn as nn
 from timm.layers import DropPath, trunc_normal_
 from torch import Tensor
 
+from ._class_token import ClassToken
 from ._daff import DAFF
 from ._head_tokens import HeadTokenAttention
-from ._maps import Map, to_map, to_tokens
+from ._maps import Map, to_tokens
 from ._sizes import check_heads, check_images, check_layers
 from ._sope import PATCHES, SOPE
 
@@ -66,7 +67,7 @@ def build(
     return DHVT(in_channels, patch_size, embed_dim, hidden, num_layers, num_heads, qkv_bias, drop_rate, drop_path_rate)
 
 
-class DHVT(nn.Module):
+class DHVT(ClassToken):
     """Images (B, C, h, w) of any size -> the normalised class token (B, dim)."""
 
     def __init__(
@@ -92,20 +93,6 @@ class DHVT(nn.Module):
         self.stages = (f"blocks.{layers - 1}",)
         trunc_normal_(self.cls_token, std=0.02)
         self.apply(_initialise)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, grid = self.tokens(x)
-        for block in self.blocks:
-            x = block(x, grid)
-        return self.norm(x[:, 0])
-
-    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features (B, dim) and each block's map (B, dim, h / patch, w / patch), sides rounded up."""
-        (x, grid), maps = self.tokens(x), {}
-        for name, block in zip(self.maps, self.blocks, strict=True):
-            x = block(x, grid)
-            maps[name] = to_map(x, grid, prefix=1)
-        return self.norm(x[:, 0]), maps
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (B, C, h, w) -> class and patch tokens (B, 1 + N, D), and the patches' rows and columns."""

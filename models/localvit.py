@@ -12,6 +12,7 @@ from timm.layers import DropPath, PatchEmbed
 from torch import Tensor
 
 from ._attention import attend, merge_heads, split_heads
+from ._class_token import ClassToken
 from ._depth import residual
 from ._locality import LocalityFeedForward, initialise
 from ._maps import Map, to_map, to_tokens
@@ -63,7 +64,7 @@ def build(
     return LocalViT(image_size // patch_size, patch_size, in_channels, blocks, drop_rate)
 
 
-class LocalViT(nn.Module):
+class LocalViT(ClassToken):
     """Images (B, C, h, w) -> the normalised class token (B, dim); h and w any multiples of the patch size."""
 
     def __init__(self, side: int, patch_size: int, in_channels: int, blocks: list["Block"], drop_rate: float) -> None:
@@ -81,20 +82,6 @@ class LocalViT(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.apply(initialise)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, grid = self.tokens(x)
-        for block in self.blocks:
-            x = block(x, grid)
-        return self.norm(x[:, 0])
-
-    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features of `forward` and every block's output as a map (B, D, h, w)."""
-        (x, grid), maps = self.tokens(x), {}
-        for name, block in zip(self.maps, self.blocks, strict=True):
-            x = block(x, grid)
-            maps[name] = to_map(x, grid, prefix=1)
-        return self.norm(x[:, 0]), maps
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images -> class and patch tokens with their positions (B, 1 + N, D), and the patches' rows and columns."""

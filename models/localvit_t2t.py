@@ -15,8 +15,8 @@ from torch import Tensor
 
 from . import t2t
 from ._attention import attend
+from ._class_token import ClassToken
 from ._locality import LocalityFeedForward
-from ._maps import to_map
 from ._performer import PerformerAttention
 from ._sizes import check_heads, check_layers
 from ._tokens_to_token import TokensToToken
@@ -69,26 +69,12 @@ def build(
     return LocalT2T(image_size, tokens, blocks, drop_rate)
 
 
-class LocalT2T(t2t.T2T):
+class LocalT2T(ClassToken, t2t.T2T):
     """Images (B, C, h, w) of at least 3 x 3 px -> the normalised class token (B, dim)."""
 
     def __init__(self, *parts) -> None:
         super().__init__(*parts)
         self.norm.eps = EPS
-
-    def forward(self, x: Tensor) -> Tensor:
-        x, grid = self.tokens(x)
-        for block in self.blocks:
-            x = block(x, grid)
-        return self.norm(x[:, 0])
-
-    def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The features of `forward` and every block's output as a map (B, D, h, w)."""
-        (x, grid), maps = self.tokens(x), {}
-        for name, block in zip(self.maps, self.blocks, strict=True):
-            x = block(x, grid)
-            maps[name] = to_map(x, grid, prefix=1)
-        return self.norm(x[:, 0]), maps
 
 
 class TokenStage(nn.Module):

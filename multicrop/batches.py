@@ -62,7 +62,7 @@ class Batches:
         self.steps_per_epoch = len(self.order(0)) // self.total
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"a global batch of {self.total} images is larger than the {self.images} images of the training set: "
+                f"a global batch of {self.total} images is more than an epoch has, of {self.images} training images: "
                 f"lower the batch size to at most {len(self.order(0)) // (accumulate * world)}"
             )
         self.resident = isinstance(pixels, Tensor) and _fits(pixels, device)

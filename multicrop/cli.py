@@ -149,8 +149,8 @@ def _from_yaml(file: str, names: list[str]) -> list[str]:
     values = _read(Path(file))
     for key in values:
         if key not in names:
-            hint = nearest(str(key), names, show=False) or "; is it another script's recipe"
-            raise UsageError(f"unknown key {key!r}{hint}; --help lists all")
+            hint = nearest(str(key), names, show=False)
+            raise UsageError(f"unknown key {key!r}{hint}; or is it another script's recipe? --help lists all")
     return [word for key, value in values.items() for word in _flag(key, value)]
 
 

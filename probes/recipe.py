@@ -32,7 +32,7 @@ class Recipe:
 
     # The backbone, where no checkpoint of ours describes it. None: the architecture's own value.
     arch: str | None = None
-    """vit, swin, cait, or timm:<name> for any timm model (None: vit)."""
+    """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name> (None: vit)."""
     image_size: int | None = None
     """Side in pixels to which images are brought (None: 32)."""
     patch_size: int | None = None

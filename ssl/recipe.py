@@ -39,7 +39,7 @@ class Recipe:
 
     # The backbone. None: the architecture's own value.
     arch: str = "vit"
-    """vit, swin, cait, or timm:<name> for any timm model."""
+    """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name>."""
     image_size: int = 32
     """Side of the global crops in pixels; local crops have half of it."""
     patch_size: int | None = None

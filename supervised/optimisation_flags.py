@@ -26,7 +26,8 @@ class Optimisation:
     ra: int = 3
     """Passes over the training images per epoch, each with its own order and augmentation."""
     repeats: int = 1
-    """Repeated augmentation: an epoch holds a part of the images, this often each, in a row (published: 3)."""
+    """Repeated augmentation: an epoch holds a part of the images, this often each, in a row (published: 3). Needs
+    --ra 1."""
     batch_size: int = 256
     """Images per optimizer step, of all ranks and accumulation steps together."""
     accumulate: int = 1

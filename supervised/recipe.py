@@ -45,7 +45,7 @@ class Start:
 
     # The backbone. None: what the pretrained weights say, else the architecture's own value.
     arch: str | None = None
-    """vit, swin, cait, or timm:<name> for any timm model (None: the checkpoint's, else vit)."""
+    """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name> (None: the checkpoint's, else vit)."""
     image_size: int | None = None
     """Side in pixels to which images are brought (None: the checkpoint's, else the images' own)."""
     patch_size: int | None = None
@@ -72,7 +72,8 @@ class Recipe(TeacherFlags, Optimisation, Augmentation, Start):  # --help shows t
 
     # The data. None: what the pretrained weights were made with.
     dataset: str | None = None
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet or image_folder (None: else shapes)."""
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
+    domains), ImageNet, lmdb or image_folder (None: else shapes); python -m multicrop.data check PATH says which."""
     datapath: str | None = None
     """Folder of the data set (None: the weights' own if they have the same data set, else ./data)."""
     download: bool = False

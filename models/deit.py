@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ._maps import to_map
 from ._positions import fit_table, resample
-from ._sizes import check_heads, check_layers, check_patch, default_patch
+from ._sizes import default_patch, timm_sizes
 from .vit import ViT
 
 VARIANTS = {"deit_tiny": {"image_size": 224}, "deit_tiny_distilled": {"image_size": 224, "distilled": True}}
@@ -36,22 +36,11 @@ def build(
     distilled: with a distillation token beside the class token. ValueError on sizes that clash.
     """
     patch_size = default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
-    check_patch(image_size, patch_size)
-    check_heads(embed_dim, num_heads)
-    check_layers(num_layers)
-    return (DistilledDeiT if distilled else ViT)(
-        img_size=image_size,
-        patch_size=patch_size,
-        in_chans=in_channels,
-        embed_dim=embed_dim,
-        depth=num_layers,
-        num_heads=num_heads,
-        mlp_ratio=vit_mlp_ratio,
-        qkv_bias=qkv_bias,
-        pos_drop_rate=drop_rate,
-        proj_drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-    )
+    sizes = timm_sizes(
+        image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
+        drop_path_rate,
+    )  # fmt: skip
+    return (DistilledDeiT if distilled else ViT)(**sizes)
 
 
 class DistilledDeiT(ViT):

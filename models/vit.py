@@ -18,7 +18,7 @@ from ._attention import attend, attention_weights, merge_heads, split_heads
 from ._depth import residual
 from ._maps import Map, to_map
 from ._positions import fit_table, resample
-from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
+from ._sizes import check_images, default_patch, timm_sizes
 
 
 def build(
@@ -36,22 +36,11 @@ def build(
 ) -> "ViT":
     """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash."""
     patch_size = default_patch(image_size, image_size // 8) if patch_size is None else patch_size
-    check_patch(image_size, patch_size)
-    check_heads(embed_dim, num_heads)
-    check_layers(num_layers)
-    return ViT(
-        img_size=image_size,
-        patch_size=patch_size,
-        in_chans=in_channels,
-        embed_dim=embed_dim,
-        depth=num_layers,
-        num_heads=num_heads,
-        mlp_ratio=vit_mlp_ratio,
-        qkv_bias=qkv_bias,
-        pos_drop_rate=drop_rate,
-        proj_drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
-    )
+    sizes = timm_sizes(
+        image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
+        drop_path_rate,
+    )  # fmt: skip
+    return ViT(**sizes)
 
 
 class ViT(timm_vit.VisionTransformer):

@@ -18,6 +18,7 @@ import tyro
 import yaml
 
 from . import ranks
+from .allocator import keep_memory
 from .find import nearest
 from .interrupt import RESUME_ME
 
@@ -78,6 +79,7 @@ def main(recipe_type: type[R], work: Callable[[R], dict], argv: list[str] | None
 
     0 done; 75 stopped by a signal and resumable; 2 something the user can mend, said in one line; 1 a failure.
     """
+    keep_memory()
     try:
         result = work(parse(recipe_type, sys.argv[1:] if argv is None else argv))
     except (ValueError, OSError, FloatingPointError) as error:

@@ -93,12 +93,12 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
         lr = course(step, per_epoch, **r.course())
         mix = r.mixing(step // per_epoch, copies=r.repeats)
         parts = loop.progress.waiting(mixed(batches, augment, mix, r.seed, step, nets.stored))
-        step_saw = update(nets, parts, r, lr, step, cast)
+        trained = update(nets, parts, r, lr, step, cast)
         nets.follow(step + 1)
-        now = loop.end(step_saw.loss, step_saw.grad_norm)
+        now = loop.end(trained.loss, trained.grad_norm)
         if now.logs:
-            terms = {name: ranks.mean(term).item() for name, term in step_saw.parts.items()}
-            top1 = ranks.mean(step_saw.top1).item()
+            terms = {name: ranks.mean(term).item() for name, term in trained.parts.items()}
+            top1 = ranks.mean(trained.top1).item()
             run.log(now.done, epoch=now.epochs, loss=loop.loss, **terms, train_top1=top1, lr=lr, **loop.speed())
         if now.every(r.eval_freq):
             seen = both(measure, nets, *data.watched())

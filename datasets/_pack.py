@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ._decode import source
+from . import _decode
 from ._folders import Listing
 from ._places import places
 
@@ -20,7 +20,8 @@ PAGE = 4096
 def pack(listing: Listing, file: Path, form: str) -> int:
     """Copy the images' files, as they are, into `file`; the number of bytes. It appears when it is complete.
 
-    FileExistsError where there is one, OSError without room, ValueError without the package lmdb.
+    Images without a readable header are named and left out. FileExistsError where there is one, OSError without room,
+    ValueError without the package lmdb or without an image.
     """
     if file.exists():
         raise FileExistsError(f"{file} is there already: remove it, or give another --out")
@@ -47,22 +48,29 @@ def _needed(found: list, count: int) -> int:
 
 def _write(found: list, listing: Listing, file: Path, size: int, form: str) -> None:
     database = _lmdb().open(str(file), subdir=False, map_size=2 * size, lock=False, meminit=False)
+    kept = []
     try:
         for start in tqdm(range(0, len(found), COMMIT), f"packing {listing.root}", unit="k images", file=sys.stderr):
             with database.begin(write=True) as transaction:
-                for number, place in enumerate(found[start : start + COMMIT], start):
-                    transaction.put(b"%08d" % number, _content(place), append=True)
+                for index in range(start, min(start + COMMIT, len(found))):
+                    if _decode.size(found[index]) is None:
+                        tqdm.write(f"left out, not an image or damaged: {listing.names[index]}", file=sys.stderr)
+                        continue
+                    transaction.put(b"%08d" % len(kept), _content(found[index]), append=True)
+                    kept.append(index)
+        if not kept:
+            raise ValueError(f"none of the {len(found)} images in {listing.root} can be read")
         with database.begin(write=True) as transaction:
-            about = {"format": form, "images": len(found), "classes": listing.classes}
+            about = {"format": form, "images": len(kept), "classes": listing.classes}
             transaction.put(b"about", json.dumps(about).encode())
             if listing.labels is not None:
-                transaction.put(b"labels", np.array(listing.labels, "<i4").tobytes())
+                transaction.put(b"labels", np.array(listing.labels, "<i4")[kept].tobytes())
     finally:
         database.close()
 
 
 def _content(place) -> bytes:
-    return Path(place).read_bytes() if isinstance(place, str) else source(place).getvalue()
+    return Path(place).read_bytes() if isinstance(place, str) else _decode.source(place).getvalue()
 
 
 def _lmdb():

@@ -181,9 +181,9 @@ def _flag(key: str, value: Any) -> list[str]:
 
 def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
     """tyro's answer, its boxed message folded into one line."""
-    said = io.StringIO()
+    boxed = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(boxed):
             return tyro.cli(
                 recipe_type,
                 description=f"{inspect.getdoc(recipe_type)}\n\n{HELP}",
@@ -196,7 +196,9 @@ def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
+        lines = [line.strip("│ ") for line in boxed.getvalue().splitlines()]
         body = [line for line in lines if line and line[0] not in "╭╰─"]
         cut = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
-        raise UsageError(" ".join(body[:cut]) + "; see --help") from None
+        # What a recipe's own check says names the flags itself, and the recipe's class means nothing to a user.
+        said = " ".join(body[:cut]).removeprefix(f"Error parsing {recipe_type.__name__}: ")
+        raise UsageError(f"{said}; see --help") from None

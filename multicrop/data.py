@@ -70,8 +70,12 @@ def pack(r: Pack) -> dict:
     if None in listings.values():
         raise ValueError(f"{r.path} holds {name} in files that are read at once: there is nothing to pack")
     sizes = find("datasets", "lmdb").pack(listings, Path(r.out).expanduser())
-    counts = {split: len(listing.names) for split, listing in listings.items()}
-    return {"status": "finished", "dataset": "lmdb", "out": r.out, "images": counts, "bytes": sizes}
+    packed = check(Check(r.out, dataset="lmdb", decode=False))
+    counts = {split: packed[split]["images"] for split in listings}
+    return {
+        "status": "finished", "dataset": "lmdb", "out": r.out, "images": counts, "bytes": sizes,
+        "commands": packed["commands"],
+    }  # fmt: skip
 
 
 def recognised(path: str, dataset: str | None) -> tuple[Source, str]:

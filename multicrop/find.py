@@ -66,7 +66,10 @@ def source(dataset: str) -> Source:
 
     Case, - and _ do not matter. ValueError with the nearest name when there is none.
     """
-    modules = {entry: import_module(f"multicrop.datasets.{entry}") for entry in names("datasets")}
+    entries = {_plain(entry): entry for entry in names("datasets")}
+    if entry := entries.get(_plain(dataset)):
+        return Source(entry, import_module(f"multicrop.datasets.{entry}"), {})
+    modules = {entry: import_module(f"multicrop.datasets.{entry}") for entry in entries.values()}
     known = {}
     for entry, module in modules.items():
         known |= {name: Source(entry, module, {}) for name in (entry, *_aliases(module))}

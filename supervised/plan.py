@@ -11,8 +11,11 @@ def plan(r: Recipe, data, model: nn.Module, batches, ranks: int, device: str) ->
     weights = sum(p.numel() for p in model.parameters())
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scaled = f"{r.lr:g} x {total} / {r.lr_batch}" if r.lr_batch else "it does not depend on the batch"
+    random = ["warning: --freeze_backbone with --scratch: only the classifier learns, on features of random weights"]
+    warnings = random if r.freeze_backbone and r.scratch else []
     passes = f"{r.repeats} repeats of a part of {images}" if r.repeats > 1 else f"{r.ra} passes x {images}"
     return [
+        *warnings,
         f"{images} images of {r.dataset} in {len(data.train.classes)} classes, {len(data.held)} held out for "
         f"validation, {len(data.test)} test images",
         f"{batches.steps_per_epoch} steps per epoch = {passes} // {total}, {r.all_epochs} epochs",

@@ -20,6 +20,10 @@ class Recipe:
     aa: bool = True
     bias: bool | None = None
 
+    def __post_init__(self):
+        if self.rate < 0:
+            raise ValueError(f"--rate {self.rate}: must not be negative")
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -88,6 +92,7 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
     [
         (["--ratee", "1"], "unknown flag --ratee; did you mean 'rate'?"),
         (["--rate", "abc"], "Error parsing --rate: could not convert string to float: 'abc'"),
+        (["--rate", "-1"], "--rate -1.0: must not be negative; see --help"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--aa", "maybe"], "'maybe' is neither true nor false"),
         (["--aa", "true", "false"], "unknown flag false"),
@@ -100,7 +105,7 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
 def test_bad_words_are_one_line(words, expected):
     with pytest.raises(cli.UsageError) as error:
         parse(*words)
-    assert expected in str(error.value) and "\n" not in str(error.value)
+    assert expected in str(error.value) and "\n" not in str(error.value) and "Recipe" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -157,9 +157,29 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
     found = check(file, workers=1)
     assert found["dataset"] == "image_folder" and found["train"]["images"] == 9 and f"'{file}'" in found["commands"][0]
     packed = data.pack(data.Pack(file, out=str(tmp_path / "packed")))
+    assert packed["commands"][0].startswith(f"python train_ssl.py --dataset lmdb --datapath {tmp_path}/packed")
     assert packed["images"] == {"train": 9, "test": 5} and set(packed["bytes"]) == {"train", "test"}
     again = check(tmp_path / "packed", workers=1)
     assert again["dataset"] == "lmdb" and again["train"]["per_class"] == {"cat": 4, "dog": 5}
+
+
+def test_a_damaged_image_is_left_out_of_a_pack_and_named(photos, tmp_path, capsys):
+    pytest.importorskip("lmdb")
+    (photos / "train" / "cat" / "1.png").write_bytes(b"no image")
+    packed = data.pack(data.Pack(str(photos), out=str(tmp_path / "packed")))
+    assert packed["images"] == {"train": 8, "test": 5}
+    assert "left out, not an image or damaged: cat/1.png" in capsys.readouterr().err
+    again = check(tmp_path / "packed", workers=1)["train"]
+    assert again["per_class"] == {"cat": 3, "dog": 5} and again["unreadable"] == 0
+
+
+def test_a_pack_of_nothing_but_damaged_images_is_refused(photos, tmp_path):
+    pytest.importorskip("lmdb")
+    for file in photos.rglob("*.png"):
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of the 9 images"):
+        data.pack(data.Pack(str(photos), out=str(tmp_path / "packed")))
+    assert not [*(tmp_path / "packed").iterdir()]
 
 
 def test_the_command_line(photos):

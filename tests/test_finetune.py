@@ -140,6 +140,11 @@ def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
     assert found["test_loss"] == pytest.approx(whole["selected_test_loss"], rel=1e-5)
 
 
+def test_a_linear_probe_of_random_weights_is_warned_of(colours, tmp_path, capsys):
+    run(colours, tmp_path, freeze_backbone=True, max_steps=1, **PLAIN)
+    assert "--freeze_backbone with --scratch: only the classifier learns" in capsys.readouterr().err
+
+
 def test_a_linear_probe_changes_the_head_alone(colours, finished, tmp_path):
     result = run(colours, tmp_path, freeze_backbone=True, pretrained_weights=str(finished[0]), lr=0.01, **PLAIN)
     before = checkpoint.load(finished[0] / "checkpoint.pt")["model"]

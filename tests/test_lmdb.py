@@ -57,6 +57,11 @@ def test_a_file_or_folders_of_databases_may_be_given(tmp_path):
     assert len(load(tmp_path, source_size=8)) == 12 and len(load(tmp_path, "test", source_size=8)) == 3
 
 
+def test_as_a_folder_of_images_it_is_pointed_to_this_entry():
+    with pytest.raises(ValueError, match="holds .lmdb files: they are --dataset lmdb"):
+        source("image_folder").load(PUBLISHED, "train")
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no train\.lmdb in"):
         load(tmp_path)

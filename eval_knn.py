@@ -99,10 +99,10 @@ def subjects(r: Recipe) -> Iterator[Subject]:
 def describe(r: Recipe, file: File) -> dict:
     """Arguments of find.backbone: what the checkpoint says, else flags. ValueError where they contradict each other."""
     known = file.about.get("backbone", {})
-    for name, value in r.backbone().items():
+    for name, value in r.stated().items():
         if known.get(name, value) != value:
             raise ValueError(f"--{name} {value}, but {file.path} was made with {known[name]}: leave the flag out")
-    options = {"arch": "vit", "image_size": 32, **r.backbone(), **known}
+    options = {"arch": "vit", "image_size": 32, **r.stated(), **known}
     check(**{"in_channels": 3, **options})
     return options
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import ClassVar, Literal
 
+from ..flags import BackboneFlags, DataFlags, RunFlags
+
 CHECKS = (
     (
-        "image_size patch_size embed_dim num_layers num_heads out_dim mlp_head_in head_hidden_dim head_bottleneck_dim "
-        "epochs batch_size_per_gpu accumulate source_size workers max_steps save_steps log_freq knn_images",
+        "out_dim mlp_head_in head_hidden_dim head_bottleneck_dim epochs batch_size_per_gpu accumulate knn_images",
         lambda value: value >= 1,
         "must be at least 1",
     ),
@@ -22,7 +23,7 @@ CHECKS = (
         lambda value: 0 <= value < inf,
         "must be finite and not negative",
     ),
-    ("teacher_temp warmup_teacher_temp student_temp vit_mlp_ratio", lambda value: 0 < value < inf, "must be positive"),
+    ("teacher_temp warmup_teacher_temp student_temp", lambda value: 0 < value < inf, "must be positive"),
     ("drop_rate drop_path_rate", lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1"),
     (
         "center_momentum momentum_teacher jitter grayscale blur solarise",
@@ -34,7 +35,7 @@ CHECKS = (
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's flags first
     """Stage one: self-supervised pretraining with multi-crop (DINO)."""
 
     # The backbone. None: the architecture's own value.
@@ -42,24 +43,20 @@ class Recipe:
     """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name>."""
     image_size: int = 32
     """Side of the global crops in pixels; local crops have half of it."""
-    patch_size: int | None = None
-    """Side of a patch in pixels (vit: image_size / 8)."""
-    embed_dim: int | None = None
-    """Width (vit: 192)."""
-    num_layers: int | None = None
-    """Blocks (vit: 9)."""
-    num_heads: int | None = None
-    """Attention heads (vit: 12)."""
-    vit_mlp_ratio: float | None = None
-    """Hidden width of the MLPs in multiples of the width (vit, swin, cait: 2)."""
-    qkv_bias: bool | None = None
-    """Biases in the query, key and value layers (vit, swin, cait: true)."""
     drop_rate: float | None = None
     """Dropout probability (0)."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student's last block."""
     teacher_drop_path: bool = False
     """Stochastic depth in the teacher too, as Gani et al. published it; false as in DINO."""
+
+    dataset: str = "shapes"
+    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
+    domains), ImageNet, lmdb, image_folder, or images (no labels); python -m multicrop.data check PATH says which."""
+    datapath: str = "./data"
+    """Folder of the data set."""
+    source_size: int | None = None
+    """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
 
     # The head and the objective.
     objective: str = "dino"
@@ -133,43 +130,10 @@ class Recipe:
     seed: int = 0
     """Weights, order and crops are functions of it."""
 
-    # The data.
-    dataset: str = "shapes"
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
-    domains), ImageNet, lmdb, image_folder, or images (no labels); python -m multicrop.data check PATH says which."""
-    datapath: str = "./data"
-    """Folder of the data set."""
-    download: bool = False
-    """Fetch the data set where torchvision can."""
-    source_size: int | None = None
-    """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
-    stream: bool | None = None
-    """Decode image files anew in every epoch, in worker processes, instead of storing them (None: what would take more
-    than half of this machine's memory)."""
-    workers: int | None = None
-    """Processes per rank that decode streamed images (None: one per processor)."""
-
-    # The machine.
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Arithmetic of the networks; auto: bf16 on CUDA, else fp32."""
-    compile: bool = False
-    """torch.compile both encoders."""
-    deterministic: bool = False
-    """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
-
-    # The run.
     output_dir: str = "runs/ssl"
     """Run folder; a run that is there is resumed."""
-    max_steps: int | None = None
-    """Stop after this global step, save, and leave every schedule as it is."""
     saveckp_freq: int = 10
     """Epochs between checkpoints that are kept; 0 keeps none."""
-    save_steps: int = 1000
-    """Most optimizer steps between saves of the newest checkpoint (it is saved every epoch too)."""
-    log_freq: int = 10
-    """Steps between rows of metrics.jsonl."""
     knn_freq: int = 5
     """Epochs between online k-NN probes of the teacher; 0 for none."""
     knn_images: int = 10000
@@ -183,6 +147,9 @@ class Recipe:
     """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
 
     def __post_init__(self):
+        self.check_backbone()
+        self.check_data()
+        self.check_run()
         for names, holds, what in CHECKS:
             for name in names.split():
                 value = getattr(self, name)
@@ -195,9 +162,7 @@ class Recipe:
 
     def backbone(self) -> dict:
         """What rebuilds the backbone: arguments of find.backbone, without those left to the architecture."""
-        names = ("arch", "image_size", "patch_size", "embed_dim", "num_layers", "num_heads", "vit_mlp_ratio")
-        values = {name: getattr(self, name) for name in (*names, "qkv_bias", "drop_rate", "drop_path_rate")}
-        return {name: value for name, value in values.items() if value is not None}
+        return self.stated("drop_rate", "drop_path_rate")
 
     def crop_options(self) -> dict:
         """Arguments of MultiCrop, but for the mean and the deviation of the images."""

@@ -6,8 +6,8 @@ from typing import Literal
 from ..augment.autoaugment import POLICIES
 from ..augment.crop import RandomResizedCrop
 from ..augment.erasing import Erasing
+from ..flags import require
 from .augmentation import TrainTransform, read_policy
-from .flags import require
 from .mixing import Mixing
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -3,9 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .flags import require
+from ..flags import require, require_counts
 
-COUNTS = ("epochs", "ra", "batch_size", "accumulate", "repeats")
 AMOUNTS = (
     "seed", "warmup", "lr", "min_lr", "weight_decay", "momentum", "clip_grad", "schedule_lag", "cooldown_epochs",
 )  # fmt: skip
@@ -58,6 +57,10 @@ class Optimisation:
     """What decays: all parameters, or matrices alone: no biases, norms or other vectors."""
     no_decay: tuple[str, ...] = ()
     """With --decay matrices: names that do not decay either; * stands for anything (cls_token, "*pos_embed*")."""
+    drop_rate: float | None = None
+    """Dropout probability (0)."""
+    sd: float = 0.1
+    """Stochastic depth of the last block."""
     layer_decay: float = 1.0
     """Each block learns at this share of the rate of the one after it."""
     clip_grad: float = 0.0
@@ -75,12 +78,12 @@ class Optimisation:
 
     def check_optimisation(self) -> None:
         """ValueError names the flag whose value is out of range, or the flags that do not go together."""
-        for name in (*COUNTS, *(["lr_batch"] if self.lr_batch is not None else [])):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_counts(self, "epochs ra batch_size accumulate repeats lr_batch")
         for name in (*AMOUNTS, *(["warmup_lr"] if self.warmup_lr is not None else [])):
             require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
         require(0 <= self.smoothing <= 1, "smoothing", self.smoothing, "must be within 0 and 1")
-        require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must be at least 0 and below 1")
+        for name in ("ema_decay", "sd", "drop_rate"):
+            require(0 <= (getattr(self, name) or 0) < 1, name, getattr(self, name), "must be at least 0 and below 1")
         require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "must be above 0 and at most 1")
         require(self.repeats == 1 or self.ra == 1, "repeats", self.repeats, "goes with --ra 1 only")
         needless = self.no_decay and self.decay == "all"

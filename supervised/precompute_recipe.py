@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .flags import require
+from ..flags import DataFlags, MachineFlags, require_counts
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Store a teacher's maps of all training images, for finetune.py --guidance_features."""
+class Recipe(MachineFlags, DataFlags):
+    """Store a teacher's maps of all training images, for finetune.py --guidance_features.
+
+    These must be the images of the later training.
+    """
 
     # The teacher.
     teacher: str | None = None
@@ -24,21 +27,6 @@ class Recipe:
     trust_checkpoint: bool = False
     """Load files that hold Python objects (as the published ones do), which can run code."""
 
-    # The data. None: what the teacher was trained on. They must be those of the later training.
-    dataset: str | None = None
-    """Its training images; --dataset of finetune.py."""
-    datapath: str | None = None
-    """Folder of the data set."""
-    download: bool = False
-    """Fetch the data set where torchvision can."""
-    source_size: int | None = None
-    """Side in pixels at which image files are stored (None: what the teacher's run was given, else its image size)."""
-    stream: bool | None = None
-    """Decode image files when they are needed, in worker processes, instead of storing them (None: what would take more
-    than half of this machine's memory)."""
-    workers: int | None = None
-    """Processes that decode streamed images (None: one per processor)."""
-
     # The features.
     output: str = "features"
     """Folder of the features; an interrupted storing that is there goes on."""
@@ -47,16 +35,12 @@ class Recipe:
     batch_size: int = 200
     """Images per forward pass (published: 200, which matters with --teacher_bn batch)."""
 
-    # The machine.
-    device: str = "auto"
-    """auto, cpu, cuda or mps."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the teacher; auto: bf16 on CUDA, else fp32."""
 
     def __post_init__(self):
-        for name in ("batch_size", "teacher_image_size", "source_size", "workers"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, name, value, "must be at least 1")
+        self.check_data()
+        require_counts(self, "batch_size teacher_image_size")
 
     def check_start(self) -> None:
         """ValueError unless there is a teacher. A recipe file alone need not name it: the command line may."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from ..flags import require
 from .distillation import LogitDistillation
-from .flags import require
 
 AMOUNTS = ("guide_weight", "kd_weight", "kd_floor", "ce_weight")
 

@@ -58,7 +58,7 @@ def test_a_file_or_folders_of_databases_may_be_given(tmp_path):
 
 
 def test_as_a_folder_of_images_it_is_pointed_to_this_entry():
-    with pytest.raises(ValueError, match="holds .lmdb files: they are --dataset lmdb"):
+    with pytest.raises(ValueError, match=r"holds \.lmdb files: they are --dataset lmdb"):
         source("image_folder").load(PUBLISHED, "train")
 
 

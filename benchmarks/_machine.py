@@ -26,6 +26,16 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def status(pid: int, field: str) -> float:
+    """A number of Linux's /proc/<pid>/status, in MB; elsewhere not a number.
+
+    VmHWM is the peak of this program alone. getrusage's would be at least what the program that started it had.
+    """
+    path = Path(f"/proc/{pid}/status")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), float("nan"))
+
+
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.exists() else []

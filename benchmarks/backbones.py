@@ -39,7 +39,7 @@ class Recipe:
     """Longest time for one backbone, its process's start included; 0 measures nothing."""
     image_size: int = 32
     """Side of the global crops in pixels."""
-    batch_size: int = 16
+    batch_size: int = 4
     """Images per step, each with 2 global and 8 local crops."""
     steps: int = 1
     """Steps per repeat."""

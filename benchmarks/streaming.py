@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._machine import machine
+from benchmarks._machine import machine, status
 from multicrop import cli
 from multicrop.batches import Batches
 from multicrop.datasets import _decode
@@ -148,13 +148,6 @@ def memory(r: Recipe, paths: list[str], workers: int) -> list[dict[str, float]]:
             }
         )
     return seen
-
-
-def status(pid: int, field: str) -> float:
-    """A number of Linux's /proc/<pid>/status, in MB; elsewhere not a number."""
-    path = Path(f"/proc/{pid}/status")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), float("nan"))
 
 
 def described(paths: list[str]) -> dict:

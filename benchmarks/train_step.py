@@ -9,7 +9,7 @@ runs in turns with ours on the same crops; the ratio is the median over the repe
 """
 
 import json
-import resource
+import os
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_ssl
-from benchmarks._machine import machine, now
+from benchmarks._machine import machine, now, status
 from benchmarks._plain import PlainStep
 from multicrop import cli, optim, ranks, seeds
 from multicrop.batches import Batches
@@ -194,7 +194,7 @@ def peak(device: torch.device) -> float:
     """Of the device for CUDA, else of the whole process (torch itself takes about 400)."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3, 1)
+    return round(status(os.getpid(), "VmHWM"), 1)
 
 
 if __name__ == "__main__":

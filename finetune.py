@@ -76,6 +76,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     # Network, and an earlier state of it where the run folder holds one.
     nets = build(r, file, data, device)
     lengths = {"global_batch": batches.total, "images": batches.images, "steps_per_epoch": per_epoch}
+    lengths |= data.train.fingerprint()
     lengths |= teacher_print(nets.teacher) if nets.teacher else {}
     start = run.resume(nets, **lengths)
     for line in plan(r, data, nets.model, batches, ranks.world(), device.type):
@@ -163,6 +164,7 @@ class Data:
     chosen: Tensor
     held: Tensor
     backbone: dict
+    reported: bool  # whether it has been said what the weights' file fills
 
     def watched(self) -> tuple:
         """What to look at after an epoch: the validation images, or without them the test images."""
@@ -171,7 +173,10 @@ class Data:
 
 def load(r: Recipe, file: File) -> Data:
     described = file.about.get("backbone", {})
-    check(**r.backbone(described, None, described.get("in_channels", 3)))
+    early = r.backbone(described, None, described.get("in_channels", 3))
+    check(**early)
+    if file.path and early["image_size"]:  # what the file fills is said before a long decoding
+        pretrained.fill(backbone(**early), file, early["arch"])
     train, test = images.labelled(
         r.dataset, r.datapath, r.stored_side(described), r.download, stream=r.stream, workers=r.workers
     )
@@ -180,7 +185,7 @@ def load(r: Recipe, file: File) -> Data:
     entry = source(r.dataset).entry
     chosen, held = validation.split(train.labels, r.val_fraction, seeds.generator(r.seed, "validation"))
     options = r.backbone(described, train.pixels.shape[-1], train.pixels.shape[1])
-    return Data(entry, train, test, chosen, held, options)
+    return Data(entry, train, test, chosen, held, options, reported=options == early)
 
 
 def mixed(
@@ -207,7 +212,7 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
     seeds.reseed(r.seed, "weights")
     model = Classifier(backbone(**data.backbone), len(data.train.classes), r.head_init)
     if file.path:
-        pretrained.fill(model.backbone, file, data.backbone["arch"])
+        pretrained.fill(model.backbone, file, data.backbone["arch"], quiet=data.reported)
     guidance, names, stored = guided(r, model.backbone, teacher, data, device)
     if r.freeze_backbone:
         model.freeze_backbone()
@@ -250,7 +255,7 @@ def guided(
         return None, (), None
     features, stored = None, None
     if r.guidance_features:
-        expected = images_print(data.entry, data.train.pixels, data.train.labels)
+        expected = images_print(data.entry, data.train)
         features = Features.open(r.guidance_features, expected | (teacher_print(teacher) if teacher else {}))
     guide = features or teacher.backbone
     own, theirs = pair_maps(student, guide, r.guide_student, r.guide_teacher)

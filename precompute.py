@@ -92,7 +92,7 @@ def load(r: Recipe, file: File) -> tuple[str, ImageSet]:
 
 def prepare(r: Recipe, dataset: str, split: ImageSet, embed: Embed) -> Writer:
     """What is to be written, said before it begins. OSError where the disk has no room for it."""
-    fingerprint = images_print(dataset, split.pixels, split.labels) | teacher_print(embed.teacher)
+    fingerprint = images_print(dataset, split) | teacher_print(embed.teacher)
     if r.teacher_bn == "batch":  # what the teacher says of an image depends on the others
         fingerprint["batch"] = r.batch_size
     first = embed(torch.zeros(2, *split.pixels.shape[1:], dtype=torch.uint8))

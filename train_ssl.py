@@ -62,6 +62,7 @@ def train(r: Recipe) -> dict:
 
         # An earlier state of the networks, where the run folder holds one.
         lengths = {"global_batch": batches.total, "images": len(images), "steps_per_epoch": per_epoch}
+        lengths |= images.fingerprint()
         start = run.resume(nets, **lengths)
         announce(r, nets, batches, len(images), device)
         run.open(start)

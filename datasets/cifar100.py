@@ -9,6 +9,8 @@ from ._folders import Listing
 from ._images import ImageSet
 from ._published import Published, listing_of, load_published, recognised
 
+ALIASES = ("cifar",)  # in the scripts of DHVT and LocalViT
+
 
 def load(
     root: str | Path,

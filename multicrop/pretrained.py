@@ -108,14 +108,17 @@ def network(
     return built, options
 
 
-def fill(backbone: nn.Module, file: File, arch: str, whole: bool = False) -> None:
-    """Copy a file's backbone by name and say what was copied and what was not.
+def fill(backbone: nn.Module, file: File, arch: str, whole: bool = False, quiet: bool = False) -> None:
+    """Copy a file's backbone by name and say, unless quiet, what was copied and what was not.
 
     ValueError where nothing fits, or with whole=True where the file leaves a parameter without a value.
     """
     adapt = getattr(architecture(arch).module, "adapt", None)
-    report = weights.load(backbone, file.backbone, adapt)
-    for line in report.lines(file.path):
+    try:
+        report = weights.load(backbone, file.backbone, adapt)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
+    for line in () if quiet else report.lines(file.path):
         ranks.say(line)
     empty = [name for name, _ in backbone.named_parameters() if name not in set(report.loaded)]
     if whole and empty:

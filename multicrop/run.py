@@ -15,6 +15,8 @@ NAMES = {
     "global_batch": "a global batch of",
     "images": "a number of training images of",
     "steps_per_epoch": "a number of steps per epoch of",
+    "pixels": "training images with the hash",
+    "labels": "labels with the hash",
     "teacher": "a teacher whose weights have the hash",
     "size": "a teacher that sees images of",
     "batch_norm": "a teacher whose batch norms are",
@@ -32,10 +34,11 @@ class Run:
         if self.writes:
             _make(self.folder)
 
-    def resume(self, networks, global_batch: int, **lengths: int) -> int:
+    def resume(self, networks, global_batch: int, **lengths: int | str) -> int:
         """Load the newest readable state into the networks, on every rank; the step to go on from, 0 for a new run.
 
-        `lengths` are what the images' order and the targets follow from: steps_per_epoch, images, the teacher's hash.
+        `lengths` are what the images' order and the targets follow from: steps_per_epoch, images, their hash, the
+        teacher's hash.
         ValueError where the stored run was made by another recipe or of other lengths: its schedules or its order would
         not fit.
         """
@@ -74,6 +77,8 @@ class Run:
             return
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
 
+        changed = ", ".join(stated(self.recipe)) or "every flag has its default"
+        ranks.say(f"recipe: {changed}; all of it in {self.folder}/recipe.yaml")
         recipe = yaml.safe_dump(plain(dataclasses.asdict(self.recipe)), sort_keys=False)
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
         for name, text in (("recipe.yaml", recipe), (METRICS, "".join(kept))):
@@ -132,6 +137,16 @@ def differences(stored: dict, now: dict, operational: tuple[str, ...]) -> list[s
         for key in now
         if key in stored and key not in operational and stored[key] != now[key]
     ]
+
+
+def stated(recipe) -> list[str]:
+    """The fields of a recipe that do not have their defaults, each with its value."""
+    values = {field.name: (getattr(recipe, field.name), field.default) for field in dataclasses.fields(recipe)}
+    return [f"{name} {_words(value)}" for name, (value, default) in values.items() if value != default]
+
+
+def _words(value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def plain(value):

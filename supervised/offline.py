@@ -23,7 +23,6 @@ from .augmentation import TrainDraws
 from .map_cuts import follow
 
 HEADER = "features.json"
-SAMPLE = 64  # images whose pixels are compared
 TYPES = {"float16": torch.float16, "float32": torch.float32}
 WORDS = {
     "dataset": "data set", "images": "number of images", "side": "stored images of", "pixels": "images with hash",
@@ -44,14 +43,10 @@ class Stored(NamedTuple):
 # Fingerprints
 
 
-def images_print(dataset: str, pixels, labels: Tensor) -> dict:
-    """What tells a data set's images from others: uint8 pixels (N, C, H, W), of which a sample is read, labels (N,)."""
-    count = len(pixels)
-    sample = torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
-    side = f"{pixels.shape[2]} x {pixels.shape[3]} px"
-    return {
-        "dataset": dataset, "images": count, "side": side, "pixels": _hash(pixels[sample]), "labels": _hash(labels),
-    }  # fmt: skip
+def images_print(dataset: str, images) -> dict:
+    """What tells a data set's images, an ImageSet, from others."""
+    side = f"{images.pixels.shape[2]} x {images.pixels.shape[3]} px"
+    return {"dataset": dataset, "images": len(images), "side": side, **images.fingerprint()}
 
 
 def teacher_print(teacher) -> dict:
@@ -119,9 +114,10 @@ class Writer:
         existing = next(folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists())
         free = shutil.disk_usage(existing).free
         if free < left:
+            smaller = "fewer maps by --guide_teacher" + (" or --dtype float16" if self.dtype == torch.float32 else "")
             raise OSError(
                 f"{self.folder} needs {size(left)} and the disk has {size(free)} free: make room, choose another "
-                "--output, fewer --maps or --dtype float16"
+                f"--output, or {smaller}"
             )
 
     def __enter__(self) -> "Writer":

@@ -170,6 +170,18 @@ def test_sgd_repeats_and_a_cap_on_the_gradient(colours, tmp_path):
     assert length == pytest.approx(1.9e-3, rel=0.01)  # the cap, and Nesterov's 0.9 of it again
 
 
+def test_steps_in_bf16_are_near_those_in_fp32(colours, tmp_path):
+    options = {**PLAIN, "max_steps": 2, "lr": 0.01, "warmup": 0}
+    results = [run(colours, tmp_path / name, precision=name, **options) for name in ("fp32", "bf16")]
+    exact, rounded = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("fp32", "bf16"))
+    assert rounded["recipe"]["precision"] == "bf16"
+    assert all(value.dtype == torch.float32 for value in rounded["model"].values())
+    assert not torch.equal(exact["model"]["head.weight"], rounded["model"]["head.weight"])
+    losses = [[row["loss"] for row in rows_of(tmp_path / name) if "lr" in row] for name in ("fp32", "bf16")]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert results[1]["test_loss"] == pytest.approx(results[0]["test_loss"], rel=0.02)
+
+
 def test_every_parameter_decays_in_one_group(finished):
     (group,) = checkpoint.load(finished[0] / "checkpoint.pt")["optimizer"]["param_groups"]
     model = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
@@ -471,6 +483,17 @@ def test_it_is_said_before_images_are_decoded(flags, says, capsys, tmp_path, mon
     (tmp_path / "file").touch()
     monkeypatch.setattr(images, "labelled", None)
     assert says in refused(capsys, "--scratch", *flags.split())
+
+
+def test_weights_that_do_not_fit_are_refused_before_images_are_decoded(capsys, tmp_path, monkeypatch):
+    torch.save({"unknown.weight": torch.zeros(3)}, tmp_path / "x.pt")
+    monkeypatch.setattr(images, "labelled", None)
+    assert "x.pt" in refused(capsys, "--pretrained_weights", tmp_path / "x.pt", "--image_size", "32")
+
+
+def test_what_the_weights_fill_is_said_once(colours, finished, tmp_path, capsys):
+    run(colours, tmp_path, pretrained_weights=str(finished[0]), max_steps=1, **PLAIN)
+    assert capsys.readouterr().err.count("tensors loaded by name") == 1
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="nothing is forbidden to this user")

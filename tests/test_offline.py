@@ -9,6 +9,7 @@ import torch
 
 from multicrop import find
 from multicrop.augment.shift import Shifts
+from multicrop.datasets._images import ImageSet
 from multicrop.supervised import offline
 from multicrop.supervised.augmentation import TrainDraws
 from multicrop.supervised.map_cuts import follow
@@ -29,8 +30,12 @@ def pixels(seed: int = 0) -> torch.Tensor:
     return torch.randint(256, (IMAGES, 3, 8, 8), generator=generator, dtype=torch.uint8)
 
 
+def images_of(dataset: str, pixels: torch.Tensor, labels: torch.Tensor) -> dict:
+    return images_print(dataset, ImageSet(pixels, labels, (), (), ()))
+
+
 LABELS = torch.arange(IMAGES) % 3
-PRINT = images_print("shapes", pixels(), LABELS)
+PRINT = images_of("shapes", pixels(), LABELS)
 VALUES = [random(1, IMAGES, 4, 8, 8), random(2, IMAGES, 6, 4, 4)]
 
 
@@ -149,12 +154,12 @@ def changed_pixels():
 @pytest.mark.parametrize(
     ("fingerprint", "message"),
     [
-        (images_print("cifar10", pixels(), LABELS), r"data set shapes \(here cifar10\)"),
-        (images_print("shapes", pixels(1), LABELS), r"images with hash \w+ \(here \w+\): give"),
-        (images_print("shapes", changed_pixels(), LABELS), "images with hash"),
-        (images_print("shapes", pixels(), LABELS.flip(0)), r"features: labels with hash \w+ \(here \w+\): give"),
-        (images_print("shapes", pixels()[:9], LABELS[:9]), r"number of images 10 \(here 9\)"),
-        (images_print("shapes", pixels()[..., :4], LABELS), r"stored images of 8 x 8 px \(here 8 x 4 px\)"),
+        (images_of("cifar10", pixels(), LABELS), r"data set shapes \(here cifar10\)"),
+        (images_of("shapes", pixels(1), LABELS), r"images with hash \w+ \(here \w+\): give"),
+        (images_of("shapes", changed_pixels(), LABELS), "images with hash"),
+        (images_of("shapes", pixels(), LABELS.flip(0)), r"features: labels with hash \w+ \(here \w+\): give"),
+        (images_of("shapes", pixels()[:9], LABELS[:9]), r"number of images 10 \(here 9\)"),
+        (images_of("shapes", pixels()[..., :4], LABELS), r"stored images of 8 x 8 px \(here 8 x 4 px\)"),
         (
             {"teacher": "b", "batch_norm": "batch"},
             r"teacher with hash a \(here b\); batch norms by running \(here batch",

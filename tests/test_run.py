@@ -58,6 +58,16 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     run.close()
 
 
+def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
+    for recipe in (Recipe(scale=(0.1, 0.3), log_freq=7), Recipe()):
+        run = Run(tmp_path, recipe)
+        run.open(0)
+        run.close()
+    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("recipe: "))
+    assert first == f"recipe: scale 0.1 0.3, log_freq 7; all of it in {tmp_path}/recipe.yaml"
+    assert "every flag has its default" in second
+
+
 def test_a_new_folder_starts_at_step_0(tmp_path):
     assert Run(tmp_path / "a" / "b", Recipe()).resume(Networks(), 4) == 0
 

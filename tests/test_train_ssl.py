@@ -143,6 +143,15 @@ def test_another_number_of_images_does_not_resume(photos, tmp_path):
         run(folder, tmp_path / "r")
 
 
+def test_other_images_of_the_same_number_do_not_resume(photos, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    run(folder, tmp_path / "r", max_steps=2)
+    Image.new("RGB", (32, 32), "red").save(folder / "05.png")
+    with pytest.raises(ValueError, match=r"training images with the hash \w+ \(now \w+\)"):
+        run(folder, tmp_path / "r")
+
+
 def test_max_steps_changes_no_schedule(photos, tmp_path):
     for name, steps in (("whole", None), ("short", 7)):
         run(photos, tmp_path / name, max_steps=steps)

@@ -30,6 +30,12 @@ def shared_golden() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", params=["committed", "full"])
+def recordings(request) -> Path:
+    """The folder of all recorded numbers, twice: the one here, some of its files trimmed, and the full set."""
+    return GOLDEN if request.param == "committed" else request.getfixturevalue("shared_golden")
+
+
 def launch(script: str, *flags, ranks: int = 1, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
     """Run a root script as a user would, on the CPU; .stdout ends with its JSON line."""
     start = [sys.executable, str(ROOT / script)]

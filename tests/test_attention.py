@@ -1,28 +1,30 @@
 """probes/attention.py against recorded heat maps and masks."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from multicrop.probes.attention import heat_maps, mass_masks
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "two_stage_ssl" / "attention_mask.npz")
-ATTENTION = torch.from_numpy(GOLDEN["attention"])
+
+@pytest.fixture
+def recorded(recordings):
+    return np.load(recordings / "two_stage_ssl" / "attention_mask.npz")
 
 
-def test_heat_maps_are_the_published_ones():
-    found = heat_maps(ATTENTION, 32)
-    assert found.shape == (1, 4, 32, 32)
-    np.testing.assert_array_equal(found[0].numpy(), GOLDEN["heatmap_0"])
+def test_heat_maps_are_the_published_ones(recorded):
+    found = heat_maps(torch.from_numpy(recorded["attention"]), 32)
+    assert found.shape == (len(recorded["attention"]), 4, 32, 32)
+    for image, maps in enumerate(found):
+        np.testing.assert_array_equal(maps.numpy(), recorded[f"heatmap_{image}"])
 
 
 @pytest.mark.parametrize("mass", [0.6, 0.9])
-def test_masks_are_the_published_ones(mass):
-    found = mass_masks(ATTENTION, 32, mass)
-    assert found.dtype == torch.bool
-    np.testing.assert_array_equal(found[0].numpy(), GOLDEN[f"mask_0_th{mass}"].astype(bool))
+def test_masks_are_the_published_ones(recorded, mass):
+    found = mass_masks(torch.from_numpy(recorded["attention"]), 32, mass)
+    assert found.dtype == torch.bool and len(found) == len(recorded["attention"])
+    for image, masks in enumerate(found):
+        np.testing.assert_array_equal(masks.numpy(), recorded[f"mask_{image}_th{mass}"].astype(bool))
 
 
 def test_a_mask_keeps_the_fewest_patches_that_hold_the_mass():
@@ -39,4 +41,4 @@ def test_other_shapes():
     with pytest.raises(ValueError, match="9 tokens are not a class token and a grid"):
         heat_maps(attention, 32)
     with pytest.raises(ValueError, match=r"at most 1, not 1\.5"):
-        mass_masks(ATTENTION, 32, 1.5)
+        mass_masks(attention, (8, 16), 1.5)

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from multicrop import find
@@ -29,8 +31,8 @@ PARAMETERS = {
 
 
 @pytest.fixture(scope="module")
-def golden():
-    return {arch: load_file(GOLDEN / f"{arch}_small.safetensors") for arch in SMALL}
+def golden(recordings):
+    return {arch: load_file(recordings / "two_stage_ssl" / f"{arch}_small.safetensors") for arch in SMALL}
 
 
 def backbone(arch: str, tensors: dict, **options) -> torch.nn.Module:
@@ -49,17 +51,35 @@ def close(ours: torch.Tensor, recorded: torch.Tensor) -> None:
 @pytest.mark.parametrize("training", [True, False])  # another attention kernel
 @pytest.mark.parametrize(("arch", "side"), SIDES)
 def test_features(golden, arch, side, training):
-    model = backbone(arch, golden[arch])
+    model, tensors = backbone(arch, golden[arch]), golden[arch]
     with torch.set_grad_enabled(training):
-        close(model(golden[arch][f"input_{side}"]), golden[arch][f"features_{side}"])
+        features = model(tensors[f"input_{side}"])
+    close(features, tensors[f"features_{side}"])
+    close(F.linear(features, tensors["param.head.weight"], tensors["param.head.bias"]), tensors[f"logits_{side}"])
 
 
-@pytest.mark.parametrize("side", [32, 16])
-def test_vit_attention_and_intermediate_outputs(golden, side):
+def test_vit_attention_and_intermediate_outputs(golden):
+    """At 32 and 16 px, in the full set at every recorded size."""
     model, tensors = backbone("vit", golden["vit"]), golden["vit"]
-    close(model.attention(tensors[f"input_{side}"]), tensors[f"last_attention_{side}"])
-    for index, output in enumerate(model.intermediate(tensors[f"input_{side}"], 2)):
-        close(output, tensors[f"intermediate_{side}_{index}"])
+    sides = {name.removeprefix("last_attention_") for name in tensors if name.startswith("last_attention_")}
+    assert sides >= {"32", "16"}
+    for side in sides:
+        close(model.attention(tensors[f"input_{side}"]), tensors[f"last_attention_{side}"])
+        for index, output in enumerate(model.intermediate(tensors[f"input_{side}"], 2)):
+            close(output, tensors[f"intermediate_{side}_{index}"])
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_published_linear_probe_sees_the_last_blocks_class_tokens(golden, blocks):
+    """finetune.py --freeze_backbone sees the features, those of one block; the others are for who wants that probe."""
+    recorded = np.load(GOLDEN / "linear_features.npz")
+    model, x = backbone("vit", golden["vit"]), golden["vit"]["input_32"]
+    outputs = model.intermediate(x, blocks)
+    close(torch.cat([tokens[:, 0] for tokens in outputs], dim=1), torch.from_numpy(recorded[f"n{blocks}_avg0"]))
+    if blocks == 1:
+        close(model(x), torch.from_numpy(recorded["n1_avg0"]))
+        cls, patches = outputs[0][:, 0], outputs[0][:, 1:].mean(1)
+        close(torch.stack([cls, patches], dim=2).flatten(1), torch.from_numpy(recorded["n1_avg1"]))  # interleaved
 
 
 @pytest.mark.parametrize("side", [32, 16, 24, 20, 40])

@@ -40,9 +40,24 @@ def crops_of(tensors: dict, step: int) -> Crops:
 
 
 @pytest.fixture
-def recorded(golden):
-    file = golden / "train_steps.safetensors"
-    return load_file(file), safe_open(file, "pt").metadata()
+def recorded(recordings):
+    """All three optimizers' steps: one file here; three in the full set, which begin alike and hold more."""
+    folder = recordings / "two_stage_ssl"
+    if (folder / "train_steps.safetensors").is_file():
+        return load_file(folder / "train_steps.safetensors"), metadata(folder / "train_steps.safetensors")
+    tensors, about = {}, {}
+    for name in ("sgd", "lars", "adamw"):
+        file = folder / f"train_step_{name}.safetensors"
+        about |= {f"{name}.{key}": value for key, value in metadata(file).items()}
+        for key, value in load_file(file).items():
+            common = key.startswith("init.") or ".crop_" in key
+            assert not common or torch.equal(tensors.get(key, value), value)
+            tensors[key if common else f"{name}.{key}"] = value
+    return tensors, about
+
+
+def metadata(file) -> dict[str, str]:
+    return safe_open(file, "pt").metadata()
 
 
 def start(tensors: dict, about: dict, name: str) -> tuple[train_ssl.Networks, dict, list]:
@@ -54,14 +69,44 @@ def start(tensors: dict, about: dict, name: str) -> tuple[train_ssl.Networks, di
     return nets, config, steps
 
 
+class Watched:
+    """What one step computes on its way, in the words of the full set: outputs, gradients before and after the cap."""
+
+    def __init__(self, nets: train_ssl.Networks, monkeypatch) -> None:
+        self.nets, self.seen, self.clip_each = nets, {}, optim.clip_each
+        for which in ("student", "teacher"):
+            network = getattr(nets, which)
+            network.register_forward_hook(lambda module, inputs, out, which=which: self.keep(f"{which}_out", out))
+        monkeypatch.setattr(optim, "clip_each", self.clip)
+
+    def keep(self, name: str, value: torch.Tensor) -> None:
+        self.seen[name] = value.detach().flatten(0, -2).clone()
+
+    def clip(self, parameters, cap: float) -> torch.Tensor:
+        self.keep_gradients("grad_raw")
+        norm = self.clip_each(parameters, cap)
+        self.keep_gradients("grad_clipped")
+        return norm
+
+    def keep_gradients(self, kind: str) -> None:
+        named = self.nets.student.named_parameters()
+        self.seen |= {f"{kind}.{name}": p.grad.clone() for name, p in named if p.grad is not None}
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])
-def test_steps_are_the_published_ones(recorded, name):
+def test_steps_are_the_published_ones(recorded, name, monkeypatch):
     tensors, about = recorded
     nets, config, steps = start(tensors, about, name)
+    watched = Watched(nets, monkeypatch)
     norms, count = json.loads(about[f"{name}.grad_norms"]), 3 if name == "adamw" else 2
     for k, s in enumerate(steps[:count]):
         rates = train_ssl.Rates(s["lr"], s["wd"], s["momentum"], s["teacher_temp"], s["epoch"] < 1)
         seen = train_ssl.update(nets, [crops_of(tensors, k)], rates, config["clip_grad"], 1, None, (0, k))
+        inside = weights(tensors, f"{name}.step{k}.")
+        if "student_out" in inside:  # in the full set, of AdamW
+            assert len(watched.seen) == 2 + 2 * 37
+            for key, value in watched.seen.items():
+                torch.testing.assert_close(value, inside[key], atol=1e-5, rtol=0, msg=f"step {k}, {key}")
         assert seen.loss.item() == pytest.approx(s["loss"], abs=1e-5)
         assert seen.grad_norm.item() == pytest.approx(torch.tensor(norms[k]).norm().item(), rel=1e-4)
         torch.testing.assert_close(nets.objective.centre, tensors[f"{name}.step{k}.center"][0], atol=1e-5, rtol=0)

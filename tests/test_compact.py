@@ -27,11 +27,15 @@ LOGITS = [name for name in COUNTS if name == "vit_7_4_32_sine" or not ("sine" in
 
 
 class Recorded:
-    """One file of recorded numbers: committed here, or of the full set beside the repository."""
+    """One file of recorded numbers: committed here, or of the full set beside the repository.
 
-    def __init__(self, name: str, request) -> None:
+    Some of the committed ones are trimmed; full=True takes the whole file.
+    """
+
+    def __init__(self, name: str, request, full: bool = False) -> None:
         path = COMMITTED / f"{name}.safetensors"
-        path = path if path.is_file() else request.getfixturevalue("shared_golden") / COMMITTED.name / path.name
+        if full or not path.is_file():
+            path = request.getfixturevalue("shared_golden") / COMMITTED.name / path.name
         with safe_open(path, "pt") as file:
             self.tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.about = json.loads((file.metadata() or {}).get("config", "{}"))
@@ -45,7 +49,7 @@ class Recorded:
 
 @pytest.fixture
 def recorded(request):
-    return lambda name: Recorded(name, request)
+    return lambda name, full=False: Recorded(name, request, full)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -153,19 +157,18 @@ def test_rates_of_stochastic_depth_rise_linearly():
     assert drops == pytest.approx([0.1 * index / 6 for index in range(7)])
 
 
-def test_sine_table(recorded):
-    for name, table in recorded("sine_pe").tensors.items():
+@pytest.mark.parametrize("full", [False, True])
+def test_sine_table(recorded, full):
+    tables = recorded("sine_pe", full).tensors
+    assert len(tables) == (4 if full else 2)
+    for name, table in tables.items():
         count, dim = (int(word[1:]) for word in name.split("_"))
         close(sinusoid(count, dim), table)
 
 
 @pytest.mark.parametrize("case", range(5))
-def test_learned_table_of_another_grid(request, recorded, case):
-    file = recorded("pe_resize")
-    if f"in{case}" not in file.tensors:
-        path = request.getfixturevalue("shared_golden") / COMMITTED.name / "pe_resize.safetensors"
-        with safe_open(path, "pt") as full:
-            file.tensors = {key: full.get_tensor(key) for key in full.keys()}  # noqa: SIM118
+def test_learned_table_of_another_grid(recorded, case):
+    file = recorded("pe_resize", full=case not in (0, 2))
     prefix = file.about["cases"][case]["num_tokens"]
     close(fit_table(file[f"in{case}"], file[f"out{case}"], prefix, "bilinear"), file[f"out{case}"])
 
@@ -208,8 +211,10 @@ def test_gradients(recorded):
         )
 
 
-def test_a_published_file_of_another_size_and_number_of_classes(recorded, tmp_path):
-    source, file = recorded("vit_learnable"), recorded("load_interp_vit")
+@pytest.mark.parametrize("full", [False, True])
+def test_a_published_file_of_another_size_and_number_of_classes(recorded, tmp_path, full):
+    """The full recording holds every parameter after loading, the copy here the table alone."""
+    source, file = recorded("vit_learnable"), recorded("load_interp_vit", full)
     path = tmp_path / "vit.pth"
     torch.save({"state_dict": {f"module.{key}": value for key, value in source.part("sd/").items()}}, path)
     found = pretrained.read(path)
@@ -217,7 +222,10 @@ def test_a_published_file_of_another_size_and_number_of_classes(recorded, tmp_pa
     model = small(file.about["kwargs"] | {"class_token": True})
     report = weights.load(model, found.backbone, compact.adapt)
     assert not (report.missing or report.unused or report.misshapen)
-    close(model.transformer.positional_emb, file["sd/classifier.positional_emb"])
+    theirs = compact.adapt(file.part("sd/"), model)
+    for name, value in model.state_dict().items():
+        if full or name in theirs:
+            close(value, theirs[name])
     logits = F.linear(model(file["input"]), found.head["weight"], found.head["bias"])
     close(logits, file["output"])
 

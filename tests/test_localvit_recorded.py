@@ -64,8 +64,7 @@ OTHER_MODELS = [
     "localvit_swin_32_w4",
     "localvit_t2t_224",
     "localvit_t2t_64_transformer",
-    "localvit_t2t_64_performer",
-    "localvit_tnt_32_p8",
+    *MODELS,
 ]
 COUNTS = {  # with a classifier of 1000 classes
     "localvit_tiny_mlp6_act1": 7_655_080,
@@ -251,11 +250,12 @@ def test_all_recorded_networks(shared_golden, name):
 
 
 def test_maps_of_a_pyramid_and_of_windows_are_the_recorded_tokens(shared_golden):
-    recorded = Recorded(shared_golden / "localvit" / "localvit_pvt_64.npz")  # depths 1, 2, 1, 2
-    _, maps = Classified(recorded).eval().body.forward_maps(recorded["in/x"])
-    for index, name in {0: "block1.0", 2: "block2.1", 3: "block3.0"}.items():
-        close(to_tokens(maps[f"blocks.{index}"]), recorded[f"mid/{name}"])
-    close(to_tokens(maps["blocks.5"]), recorded["mid/block4.1"][:, 1:])
+    for size, depths in ((64, (1, 2, 1, 2)), (32, (1, 1, 1, 1))):
+        recorded = Recorded(shared_golden / "localvit" / f"localvit_pvt_{size}.npz")
+        _, maps = Classified(recorded).eval().body.forward_maps(recorded["in/x"])
+        for stage, depth in enumerate(depths):  # the last block of each; the last stage has a class token
+            tokens = recorded[f"mid/block{stage + 1}.{depth - 1}"][:, int(stage == 3) :]
+            close(to_tokens(maps[f"blocks.{sum(depths[: stage + 1]) - 1}"]), tokens)
     recorded = Recorded(shared_golden / "localvit" / "localvit_swin_56_w7.npz")
     _, maps = Classified(recorded).eval().body.forward_maps(recorded["in/x"])
     for index in range(2):

@@ -12,8 +12,10 @@ from test_compact import Recorded, close
 
 from multicrop import find, pretrained, weights
 from multicrop.models import _descriptor, fusion, manifold
+from multicrop.models._compact import Layer
 from multicrop.models._manifold_attention import FUSIONS, FusedAttention, GrassmannAttention, RiemannianAttention
 from multicrop.models._map_norm import MapNorm
+from multicrop.models._maps import to_tokens
 
 FORK = json.loads((GOLDEN / "compact_transformers" / "fork.json").read_text())
 NEVER_USED = ("attn_matrix", "scale")  # stored by the published code, with no part in its output
@@ -30,6 +32,7 @@ NETWORKS = [
     *("f2_grassmanian_vit", "f2_riemmanian_vit", "f1_early_fusion_vit", "f1_img_gm_vit", "f1_img_riem_vit"),
     *("f1_gm_riem_vit", "f1_img_gm_riem_vit"),
 ]
+TRIMMED = ("f1_manifold_cvt_all", "f2_manifold_vit_gm")  # here, without their blocks' outputs
 LOGITS = [
     f"{revision}/{name}"
     for revision, types in (("f1", ("all", "riem")), ("f2", ("all", "gm", "spd")))
@@ -40,7 +43,7 @@ LOGITS = [
 
 @pytest.fixture
 def recorded(request):
-    return lambda name: Recorded(name, request)
+    return lambda name, full=False: Recorded(name, request, full)
 
 
 def family(name: str):
@@ -99,6 +102,17 @@ def test_attention(recorded, name):
         close(model.attention(file["input"], (3, 3)), file["output1"])
 
 
+@pytest.mark.parametrize("name", ["f1_layer_all", "f1_layer_riem", "f2_layer_all", "f2_layer_gm", "f2_layer_spd"])
+def test_layer(recorded, name):
+    file = recorded(name)
+    model = Layer(24, attention(name.replace("layer", "att"), file.about["kwargs"]), mlp_ratio=2).eval()
+    report = model.load_state_dict(file.part("sd/"), strict=False)
+    assert not report.missing_keys and all(key.endswith(NEVER_USED) for key in report.unexpected_keys)
+    close(model(file["input"], (3, 3)), file["output"])
+    if "output1" in file.tensors:
+        close(model.self_attn.attention(model.pre_norm(file["input"]), (3, 3)), file["output1"])
+
+
 @pytest.mark.parametrize("name", ["f1_att_all", "f2_att_grass_proj", "f2_att_riemannian"])
 def test_attention_of_autocast_is_computed_in_float32(recorded, name):
     file = recorded(name)
@@ -126,20 +140,27 @@ def test_attention_dropout_also_drops_the_spd_map_of_all():
 # Networks.
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks(recorded, name, monkeypatch):
+@pytest.mark.parametrize(("name", "full"), [*((name, False) for name in NETWORKS), *((name, True) for name in TRIMMED)])
+def test_networks(recorded, name, full, monkeypatch):
     """With the recorded descriptors where there are some, as their signs are arbitrary in the published code."""
-    file = recorded(name)
+    file = recorded(name, full)
     model, head = network(file, name)
+    tokens = to_tokens(model.tokenizer(file["input"]))
+    close(tokens, file["mid/tokens"])
     if "mid/om" in file.tensors:
-        descriptor, tokens = model.descriptor, model.tokenizer(file["input"]).flatten(2).transpose(1, 2)
+        descriptor = model.descriptor
         ours = _descriptor.describe(file["mid/om_in"], descriptor.order, descriptor.terms)
-        close(tokens, file["mid/tokens"])
         close(descriptor.norm(tokens), file["mid/om_in"])
         tolerance = 2e-5 * max(1.0, file["mid/om"].abs().max().item())
         torch.testing.assert_close(ours.abs(), file["mid/om"].abs(), rtol=0, atol=tolerance)
         monkeypatch.setattr(_descriptor, "describe", lambda *_: file["mid/om"])
+        close(descriptor(tokens), file["mid/om_tokens"])
     close(F.linear(model(file["input"]), *head), file["output"])
+    if "mid/norm_out" in file.tensors:
+        _, blocks = model.transformer.forward_blocks(*model.tokens(file["input"]))
+        for index, block in enumerate(blocks):
+            close(block, file[f"mid/block{index}"])
+        close(model.transformer.norm(blocks[-1]), file["mid/norm_out"])
     if hasattr(model, "attention") and "output1" in file.tensors:
         close(model.attention(file["input"]), file["output1"])
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 from conftest import GOLDEN
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +26,26 @@ def recorded(path: Path) -> dict[str, Tensor]:
         return {
             name: str(file[name]) if file[name].dtype.kind == "U" else torch.from_numpy(file[name]) for name in file
         }
+
+
+def recording(recordings: Path, stem: str) -> dict[str, Tensor]:
+    """The tensors of the file of this name in either set: .npz here, .safetensors in the full one."""
+    (path,) = (recordings / SHARED).glob(f"{stem}.*")
+    return recorded(path)
+
+
+def training_pieces(recordings: Path) -> dict[str, Tensor]:
+    """Mixed batches, a smoothed loss, one averaging and learning rates: two files here, one in the full set."""
+    full = recordings / SHARED / "training_pieces.safetensors"
+    if full.is_file():
+        with safe_open(full, "pt") as file:
+            alpha = json.loads(file.metadata()["ema"])["alpha"]
+        return load_file(full) | {"ema/alpha": torch.tensor(alpha, dtype=torch.float64)}
+    mixing = {}
+    for name, value in recording(recordings, "mixing").items():
+        kind, _, what = name.partition("_")
+        mixing[f"{kind}/{what}" if kind in ("ce", "mixup", "cutmix") else f"mix/{name}"] = value
+    return mixing | recording(recordings, "schedules")
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from locality_guidance import COMMITTED, SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded, recording
 
 from multicrop import find
 from multicrop.models import deit
@@ -28,8 +28,8 @@ def test_small_network(shared_golden, tmp_path):
     check_small(tensors, backbone, head)
 
 
-def test_small_distilled_network(tmp_path):
-    tensors = recorded(COMMITTED / "model_deit_distilled.npz")
+def test_small_distilled_network(recordings, tmp_path):
+    tensors = recording(recordings, "model_deit_distilled")
     backbone, head = classifier("deit_tiny_distilled", part(tensors, "state/"), tmp_path, **SMALL)
     x = tensors["input"].clone().requires_grad_()
     cls, distillation = backbone.forward_tokens(x)
@@ -42,8 +42,8 @@ def test_small_distilled_network(tmp_path):
     close(gradient, tensors["grad_input"])
 
 
-def test_maps_and_features_of_the_small_distilled_network(tmp_path):
-    tensors = recorded(COMMITTED / "model_deit_distilled.npz")
+def test_maps_and_features_of_the_small_distilled_network(recordings, tmp_path):
+    tensors = recording(recordings, "model_deit_distilled")
     backbone, _ = classifier("deit_tiny_distilled", part(tensors, "state/"), tmp_path, **SMALL)
     features, maps = backbone.forward_maps(tensors["input"])
     for index, theirs in part(tensors, "feature/").items():

@@ -3,11 +3,10 @@
 import copy
 import io
 
-import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from conftest import GOLDEN
+from locality_guidance import training_pieces
 
 from multicrop.supervised.ema import Ema
 
@@ -39,15 +38,15 @@ def test_weights_and_statistics_follow_and_counters_are_copied():
     assert averaged["1.num_batches_tracked"] == now["1.num_batches_tracked"] == 1
 
 
-def test_the_published_update_of_locality_guidance():
-    recorded = np.load(GOLDEN / "locality_guidance" / "schedules.npz")
+def test_the_published_update_of_locality_guidance(recordings):
+    recorded = training_pieces(recordings)
     model = nn.Linear(3, 2, bias=False)
-    model.weight.data = torch.from_numpy(recorded["ema/ema_weight_before"])
+    model.weight.data = recorded["ema/ema_weight_before"]
     ema = Ema(model, 1 - float(recorded["ema/alpha"]), every=4)
-    model.weight.data = torch.from_numpy(recorded["ema/model_weight"])
+    model.weight.data = recorded["ema/model_weight"]
     for done in (5, 6, 7, 8):
         ema.update(model, done)
-    np.testing.assert_allclose(ema.model.weight, recorded["ema/ema_weight_after"], atol=1e-6)
+    torch.testing.assert_close(ema.model.weight.data, recorded["ema/ema_weight_after"], rtol=0, atol=1e-6)
 
 
 def test_decays():

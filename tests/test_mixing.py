@@ -1,17 +1,14 @@
 """CutMix and MixUp: what a draw can be, and what it does to a batch."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from locality_guidance import training_pieces
 from timm.data import Mixup
 
 from multicrop.supervised import mixing
 from multicrop.supervised.mixing import Mix, Mixing
 from multicrop.supervised.objectives.cross_entropy import Objective
-
-GOLDEN = Path(__file__).parent / "golden" / "locality_guidance"
 
 IMAGES = torch.arange(6.0)[:, None, None, None].expand(6, 3, 8, 10)
 LABELS = torch.arange(6)
@@ -95,34 +92,38 @@ def test_copies_of_an_image_are_not_mixed_with_each_other(copies):
     assert torch.equal(part, partner[: 2 * mix.apart])
 
 
-def one_by_one(golden, kind, mix):
+@pytest.fixture
+def recorded(recordings):
+    """From the code of locality guidance."""
+    return training_pieces(recordings)
+
+
+def one_by_one(recorded, kind, mix):
     """The recorded batch, each image beside the partner that it had."""
-    images, labels = torch.from_numpy(golden["inputs"]), torch.from_numpy(golden["labels"])
-    partner = torch.from_numpy(golden[f"{kind}_permutation"])
-    pairs = [mixing.apply(images[[i, p]], labels[[i, p]], mix) for i, p in enumerate(partner.tolist())]
+    images, labels = recorded["mix/inputs"], recorded["mix/labels"]
+    partner = recorded[f"{kind}/permutation"].tolist()
+    pairs = [mixing.apply(images[[i, p]], labels[[i, p]], mix) for i, p in enumerate(partner)]
     own, others = (torch.stack([getattr(pair, name)[0] for pair in pairs]) for name in ("labels", "partners"))
     eye = torch.eye(10)
     share = pairs[0].share
     return torch.stack([pair.images[0] for pair in pairs]), share * eye[own] + (1 - share) * eye[others]
 
 
-def test_mixup_and_cutmix_give_the_recorded_batches():
-    """Recorded from the code of locality guidance."""
-    golden = np.load(GOLDEN / "mixing.npz")
-    cut = mixing.cut(float(golden["cutmix_lambda_drawn"]), 16, 16, tuple(golden["cutmix_centre_xy"][::-1].tolist()))
-    for kind, mix in (("mixup", Mix(float(golden["mixup_lambda_drawn"]))), ("cutmix", cut)):
-        images, targets = one_by_one(golden, kind, mix)
-        assert np.allclose(images, golden[f"{kind}_inputs_out"], atol=1e-6)
-        assert np.allclose(targets, golden[f"{kind}_targets_out"], atol=1e-6)
+def test_mixup_and_cutmix_give_the_recorded_batches(recorded):
+    centre = tuple(recorded["cutmix/centre_xy"].flip(0).tolist())
+    cut = mixing.cut(recorded["cutmix/lambda_drawn"].item(), 16, 16, centre)
+    for kind, mix in (("mixup", Mix(recorded["mixup/lambda_drawn"].item())), ("cutmix", cut)):
+        images, targets = one_by_one(recorded, kind, mix)
+        assert np.allclose(images, recorded[f"{kind}/inputs_out"], atol=1e-6)
+        assert np.allclose(targets, recorded[f"{kind}/targets_out"], atol=1e-6)
 
 
-def test_smoothed_cross_entropy_gives_the_recorded_loss_and_gradient():
-    golden = np.load(GOLDEN / "mixing.npz")
-    logits, labels = (torch.from_numpy(golden[f"ce_{name}"]) for name in ("logits", "labels"))
-    loss = Objective(0.1)(logits.requires_grad_(), labels)
+def test_smoothed_cross_entropy_gives_the_recorded_loss_and_gradient(recorded):
+    logits = recorded["ce/logits"].requires_grad_()
+    loss = Objective(0.1)(logits, recorded["ce/labels"])
     loss.backward()
-    assert loss.item() == pytest.approx(float(golden["ce_loss"]), abs=1e-6)
-    assert np.allclose(logits.grad, golden["ce_grad"], atol=1e-6)
+    assert loss.item() == pytest.approx(recorded["ce/loss"].item(), abs=1e-6)
+    assert np.allclose(logits.grad, recorded["ce/grad"], atol=1e-6)
 
 
 def test_shares_and_boxes_are_timms():

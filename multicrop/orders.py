@@ -22,12 +22,3 @@ def repeated(images: int, seed: int | None, epoch: int, repeats: int = 3) -> Ten
     random = torch.Generator().manual_seed(epoch) if seed is None else seeds.generator(seed, "order", epoch)
     needed = -(-images // repeats)
     return torch.randperm(images, generator=random)[:needed].repeat_interleave(repeats)[:images]
-
-
-def published_part(order: Tensor, rank: int, world: int) -> Tensor:
-    """What the published sampler gives one rank of `repeated`: every world-th entry of the first N // 256 * 256.
-
-    multicrop/batches.py cuts each global batch into one piece per rank instead. The images of a global batch are the
-    same in both; here the repeats of an image meet on one rank, there they are spread over the ranks.
-    """
-    return order[rank::world][: len(order) // 256 * 256 // world]

@@ -1,5 +1,6 @@
 """Orders of images against the indices that the published repeated-augmentation sampler gave."""
 
+import json
 import re
 
 import numpy as np
@@ -8,10 +9,20 @@ import torch
 from conftest import GOLDEN
 
 from multicrop.batches import Batches
-from multicrop.orders import published_part, repeated, shuffled
+from multicrop.orders import repeated, shuffled
 
 RECORDED = np.load(GOLDEN / "dhvt" / "recipe_numbers.npz")
+STAGE_TWO = np.load(GOLDEN / "two_stage_ssl" / "finetune_misc.npz")
 CASES = [name for name in RECORDED.files if re.fullmatch(r"ra/n\d+_w\d_r\d_e\d", name)]
+
+
+def published_part(order: torch.Tensor, rank: int, world: int) -> torch.Tensor:
+    """What the published sampler gives one rank of `repeated`: every world-th entry of the first N // 256 * 256.
+
+    multicrop/batches.py cuts each global batch into one piece per rank instead. The images of a global batch are the
+    same in both; here the repeats of an image meet on one rank, there they are spread over the ranks.
+    """
+    return order[rank::world][: len(order) // 256 * 256 // world]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -53,3 +64,34 @@ def test_a_global_batch_holds_the_published_images_on_any_number_of_ranks(world)
             ours += batch.images.flatten().tolist()
             published += published_part(order(0), rank, world)[step * size :][:size].tolist()
         assert sorted(ours) == sorted(published) and len(ours) == 32
+
+
+def draw_as_published(monkeypatch, shuffle: bool = True) -> None:
+    """Let every shuffle come from NumPy's generator as it was seeded for the recordings of stage two's sampler."""
+    random = np.random.RandomState(71)
+
+    def permutation(n: int, generator) -> torch.Tensor:
+        return torch.from_numpy(random.permutation(n)) if shuffle else torch.arange(n)
+
+    monkeypatch.setattr(torch, "randperm", permutation)
+
+
+def test_an_epoch_of_stage_two_is_the_published_three_shuffles_cut_into_batches(monkeypatch):
+    """Across the seams of the shuffles; the batch that is left over is dropped."""
+    draw_as_published(monkeypatch)
+    pixels = torch.arange(11).view(-1, 1, 1, 1)
+    batches = Batches(pixels, None, 4, seed=0, device=torch.device("cpu"), passes=3)
+    assert batches.steps_per_epoch == STAGE_TWO["ra_finetune_len"]
+    for epoch in (0, 1):
+        steps = range(8 * epoch, 8 * epoch + 8)
+        found = [batch.images.flatten().tolist() for step in steps for batch in batches.step(step)]
+        assert found == json.loads(str(STAGE_TWO[f"ra_finetune_epoch{epoch}"]))
+
+
+@pytest.mark.parametrize(("name", "repeats"), [("true_repeat", 3), ("noshuffle", 2)])
+def test_repeats_begin_as_in_the_published_sampler_of_stage_two(monkeypatch, name, repeats):
+    """Which stage two does not use. There an epoch is as many times longer; ours ends after as many as there are."""
+    draw_as_published(monkeypatch, shuffle=name == "true_repeat")
+    for epoch in (0, 1):
+        recorded = np.concatenate(json.loads(str(STAGE_TWO[f"ra_{name}_epoch{epoch}"])))
+        assert repeated(11, 0, epoch, repeats).tolist() == recorded[:11].tolist()

@@ -1,10 +1,15 @@
 """finetune.py with a teacher: guidance, distillation, both; resuming, ranks, files, and bad input."""
 
+import math
+
 import pytest
+import timm
 import torch
 from conftest import launch, result_of
+from safetensors.torch import save_file
 from test_finetune import PLAIN, SMALL, cache, colours, networks, rows_of, run, same, words  # noqa: F401
 
+import finetune
 import precompute
 from multicrop import checkpoint, pretrained
 from multicrop.supervised.precompute_recipe import Recipe as Stored
@@ -62,6 +67,29 @@ def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, t
     plain, guided = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided"))
     assert not torch.equal(plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"])
     same(before, pretrained.read(teacher).backbone)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(colours, tmp_path, monkeypatch, precision):  # noqa: F811
+    torch.manual_seed(0)
+    published = timm.create_model("resnet10t", num_classes=3).eval()
+    file = tmp_path / "resnet10t.safetensors"
+    save_file(published.state_dict(), file)
+    teach, teachers = finetune.teach, []
+    monkeypatch.setattr(finetune, "teach", lambda *given: teachers.append(teach(*given)) or teachers[-1])
+    maps = {"guidance": "linear", "guide_student": ("blocks.0", "blocks.1"), "guide_teacher": ("layer1", "layer2")}
+    options = {**PLAIN, **DISTILLED, **maps, "teacher": str(file), "teacher_arch": "timm:resnet10t", "max_steps": 2}
+    with pytest.raises(ValueError, match="does not say the size of its images: give --teacher_image_size"):
+        run(colours, tmp_path / "run", **options)
+    assert run(colours, tmp_path / "run", **options, teacher_image_size=32, precision=precision)["step"] == 2
+    rows = [row for row in rows_of(tmp_path / "run") if "lr" in row]
+    assert all(math.isfinite(row[name]) and row[name] > 0 for row in rows for name in ("ce", "guidance", "kd"))
+    x = torch.randn(2, 3, 32, 32)
+    taught, expected = teachers[-1](x), published.forward_intermediates(x, intermediates_only=True)
+    torch.testing.assert_close(taught.logits, published(x).detach())
+    same(taught.maps, [found.detach() for found in expected[1:3]])  # after the stem's
+    with pytest.raises(ValueError, match="does not say its architecture: give --teacher_arch"):
+        run(colours, tmp_path / "other", **options | {"teacher_arch": None})
 
 
 OFFLINE = {"aa": False, "cm": False, "mu": False, "re": 0.25, "sd": 0.1, "padding": 2}

@@ -5,7 +5,7 @@
 #   launch/test.sh -m "not slow"      # any arguments of pytest
 #
 # VENV    where the environment lives (default: .venv of this folder)
-# PYTHON  an interpreter that already has the requirements, pytest and ruff: nothing is installed then
+# PYTHON  an interpreter that already has the requirements and those of tests/requirements.txt: nothing is installed then
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/_environment.sh dev
@@ -13,4 +13,4 @@ source launch/_environment.sh dev
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 for script in launch/*.sh launch/*.sbatch .ci/run; do bash -n "$script"; done
-exec "$PYTHON" -m pytest "$@"
+exec "$PYTHON" -m pytest -n auto --dist loadfile "$@"  # a worker per core, each file in one of them

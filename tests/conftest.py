@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored, for our children too
 torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
 
 

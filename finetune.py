@@ -174,9 +174,10 @@ class Data:
 def load(r: Recipe, file: File) -> Data:
     described = file.about.get("backbone", {})
     early = r.backbone(described, None, described.get("in_channels", 3))
-    check(**early)
     if file.path and early["image_size"]:  # what the file fills is said before a long decoding
         pretrained.fill(backbone(**early), file, early["arch"])
+    else:
+        check(**early)
     train, test = images.labelled(
         r.dataset, r.datapath, r.stored_side(described), r.download, stream=r.stream, workers=r.workers
     )

@@ -83,11 +83,11 @@ def by_class(folder: Path | Inside, classes: tuple[str, ...] | None = None, supe
     superclasses: where every folder in `folder` holds folders, those are the classes.
     """
     found = class_folders(folder, superclasses)
-    if isinstance(folder, Path) and any(folder.glob("*.lmdb")):
+    listed = {name: image_names(folder / below) for name, below in found.items()}
+    if not any(listed.values()) and isinstance(folder, Path) and any(folder.glob("*.lmdb")):
         raise ValueError(f"{folder} holds .lmdb files: they are --dataset lmdb")
     if not found:
         raise ValueError(f"{folder} has no class folders; images without classes are --dataset images")
-    listed = {name: image_names(folder / below) for name, below in found.items()}
     if not any(listed.values()):
         raise ValueError(f"the class folders of {folder} hold no images")
     if classes is None:

@@ -1,5 +1,6 @@
 """Write a listing as an LMDB file of the format that lmdb.py reads."""
 
+import io
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from . import _decode
@@ -53,10 +55,11 @@ def _write(found: list, listing: Listing, file: Path, size: int, form: str) -> N
         for start in tqdm(range(0, len(found), COMMIT), f"packing {listing.root}", unit="k images", file=sys.stderr):
             with database.begin(write=True) as transaction:
                 for index in range(start, min(start + COMMIT, len(found))):
-                    if _decode.size(found[index]) is None:
+                    content = _content(found[index])
+                    if content is None:
                         tqdm.write(f"left out, not an image or damaged: {listing.names[index]}", file=sys.stderr)
                         continue
-                    transaction.put(b"%08d" % len(kept), _content(found[index]), append=True)
+                    transaction.put(b"%08d" % len(kept), content, append=True)
                     kept.append(index)
         if not kept:
             raise ValueError(f"none of the {len(found)} images in {listing.root} can be read")
@@ -69,8 +72,14 @@ def _write(found: list, listing: Listing, file: Path, size: int, form: str) -> N
         database.close()
 
 
-def _content(place) -> bytes:
-    return Path(place).read_bytes() if isinstance(place, str) else _decode.source(place).getvalue()
+def _content(place) -> bytes | None:
+    """The bytes of an image's file, None where they do not begin as an image does."""
+    try:
+        content = Path(place).read_bytes() if isinstance(place, str) else _decode.source(place).getvalue()
+        Image.open(io.BytesIO(content)).close()
+    except _decode.UNREADABLE:
+        return None
+    return content
 
 
 def _lmdb():

@@ -25,6 +25,11 @@ class Recipe(MachineFlags, DataFlags, BackboneFlags):
     trust_checkpoint: bool = False
     """Load files that hold Python objects (as the published ones do), which can run code."""
 
+    image_size: int | None = None
+    """Side in pixels to which images are brought (None: the checkpoint's, else 32)."""
+    source_size: int | None = None
+    """Side in pixels at which image files are stored (None: the checkpoint's, else twice the image size, which a
+    finetuned one does not need)."""
     max_train_images: int | None = None
     """Use at most this many training images, spread evenly over the set."""
 

@@ -62,6 +62,11 @@ def test_as_a_folder_of_images_it_is_pointed_to_this_entry():
         source("image_folder").load(PUBLISHED, "train")
 
 
+def test_class_folders_beside_a_packed_file_are_read(photos):
+    shutil.copy(PUBLISHED / "train.lmdb", photos / "train")
+    assert len(source("image_folder").load(photos, "train")) == 8
+
+
 def test_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no train\.lmdb in"):
         load(tmp_path)

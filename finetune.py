@@ -22,6 +22,7 @@ from evaluation import BEST, both, conclude, evaluate, measuring
 from multicrop import cli, images, optim, orders, pretrained, ranks, seeds
 from multicrop.batches import Batches
 from multicrop.find import backbone, check, find, source
+from multicrop.fingerprint import fingerprint, images_print, teacher_print
 from multicrop.interrupt import Interrupt
 from multicrop.loop import Loop
 from multicrop.precision import autocast_type, repeatable
@@ -37,7 +38,7 @@ from multicrop.supervised.learner import Learner
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.networks import Networks
-from multicrop.supervised.offline import Features, images_print, teacher_print
+from multicrop.supervised.offline import Features
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.plan import plan
 from multicrop.supervised.recipe import Recipe
@@ -76,7 +77,7 @@ def train(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None,
     # Network, and an earlier state of it where the run folder holds one.
     nets = build(r, file, data, device)
     lengths = {"global_batch": batches.total, "images": batches.images, "steps_per_epoch": per_epoch}
-    lengths |= data.train.fingerprint()
+    lengths |= fingerprint(data.train)
     lengths |= teacher_print(nets.teacher) if nets.teacher else {}
     start = run.resume(nets, **lengths)
     for line in plan(r, data, nets.model, batches, ranks.world(), device.type):

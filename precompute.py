@@ -16,11 +16,12 @@ from multicrop import cli, images, pretrained, ranks
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets._images import ImageSet
 from multicrop.find import source
+from multicrop.fingerprint import images_print, teacher_print
 from multicrop.interrupt import Interrupt
 from multicrop.precision import autocast_type
 from multicrop.pretrained import File
 from multicrop.progress import Progress
-from multicrop.supervised.offline import Stored, Writer, images_print, size, teacher_print
+from multicrop.supervised.offline import Stored, Writer, size
 from multicrop.supervised.pairs import named, stages
 from multicrop.supervised.precompute_recipe import Recipe
 from multicrop.supervised.teacher import Teacher

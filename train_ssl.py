@@ -20,6 +20,7 @@ from multicrop import cli, optim, ranks, seeds
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.batches import Batches
 from multicrop.find import backbone, find, source
+from multicrop.fingerprint import fingerprint
 from multicrop.interrupt import Interrupt
 from multicrop.loop import Loop, Now
 from multicrop.precision import autocast_type, repeatable
@@ -62,7 +63,7 @@ def train(r: Recipe) -> dict:
 
         # An earlier state of the networks, where the run folder holds one.
         lengths = {"global_batch": batches.total, "images": len(images), "steps_per_epoch": per_epoch}
-        lengths |= images.fingerprint()
+        lengths |= fingerprint(images)
         start = run.resume(nets, **lengths)
         announce(r, nets, batches, len(images), device)
         run.open(start)

@@ -1,12 +1,10 @@
 """ImageSet: what every entry of datasets/ returns from load(root, split, ...)."""
 
-import hashlib
 from dataclasses import dataclass
 
 import torch
 
 SPLITS = ("train", "test")
-SAMPLE = 64  # images whose pixels are in a fingerprint
 
 
 @dataclass(frozen=True)
@@ -25,18 +23,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.pixels)
-
-    def fingerprint(self) -> dict[str, str]:
-        """Hashes that tell these images from others: of the pixels of a sample spread over all, of the labels."""
-        count = len(self)
-        sample = torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
-        found = {"pixels": hash_of(self.pixels[sample])}
-        return found if self.labels is None else {**found, "labels": hash_of(self.labels)}
-
-
-def hash_of(tensor: torch.Tensor) -> str:
-    content = tensor.contiguous().view(-1).view(torch.uint8).numpy()
-    return hashlib.blake2b(content, digest_size=8, salt=str(tuple(tensor.shape)).encode()[:16]).hexdigest()
 
 
 def check_split(split: str) -> None:

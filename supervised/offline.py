@@ -5,7 +5,6 @@ images and network they were made, and how many images are done. It is written a
 writing can go on where it was interrupted. N images in the order of the data set.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -38,31 +37,6 @@ class Stored(NamedTuple):
     stride: int
     rows: int
     columns: int
-
-
-# Fingerprints
-
-
-def images_print(dataset: str, images) -> dict:
-    """What tells a data set's images, an ImageSet, from others."""
-    side = f"{images.pixels.shape[2]} x {images.pixels.shape[3]} px"
-    return {"dataset": dataset, "images": len(images), "side": side, **images.fingerprint()}
-
-
-def teacher_print(teacher) -> dict:
-    """What tells a supervised/teacher.py Teacher from others, before it has seen a batch."""
-    state = sorted(teacher.backbone.state_dict().items())
-    return {
-        "teacher": _hash(*(value for _, value in state)), "size": f"{teacher.size} px", "batch_norm": teacher.batch_norm
-    }  # fmt: skip
-
-
-def _hash(*tensors: Tensor) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def check_same(folder: Path, stored: dict, expected: dict, what: str) -> None:
@@ -200,7 +174,7 @@ class Features:
 
     @classmethod
     def open(cls, folder: str | Path, expected: dict) -> "Features":
-        """`expected`: images_print and, where the teacher is known, teacher_print.
+        """`expected`: images_print and, where the teacher is known, teacher_print, of multicrop/fingerprint.py.
 
         FileNotFoundError where nothing is stored; ValueError where it is of other images or of another teacher, where
         it is not whole, or damaged.

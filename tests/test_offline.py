@@ -10,10 +10,11 @@ import torch
 from multicrop import find
 from multicrop.augment.shift import Shifts
 from multicrop.datasets._images import ImageSet
+from multicrop.fingerprint import images_print, teacher_print
 from multicrop.supervised import offline
 from multicrop.supervised.augmentation import TrainDraws
 from multicrop.supervised.map_cuts import follow
-from multicrop.supervised.offline import HEADER, Features, Stored, Writer, images_print, size, teacher_print
+from multicrop.supervised.offline import HEADER, Features, Stored, Writer, size
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
 

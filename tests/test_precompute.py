@@ -11,9 +11,10 @@ from multicrop import checkpoint, cli
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets import shapes
 from multicrop.find import backbone
+from multicrop.fingerprint import images_print, teacher_print
 from multicrop.supervised import offline
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.offline import Features, images_print, teacher_print
+from multicrop.supervised.offline import Features
 from multicrop.supervised.precompute_recipe import Recipe
 from multicrop.supervised.teacher import Teacher
 

@@ -42,7 +42,9 @@ def turn(images: torch.Tensor, degrees: torch.Tensor, fill: Fill = FILL) -> torc
     x, y = _places(images, _rotation(images, degrees))
     inside = (x >= 0) & (x < images.shape[3]) & (y >= 0) & (y < images.shape[2])
     values = _cubic_at(images, x - 0.5, y - 0.5)
-    return torch.where(inside[:, None], values.clamp_(0, 255).to(torch.uint8), _colour(fill, images))
+    return torch.where(
+        inside[:, None], values.clamp_(0, 255).to(torch.uint8), _colour(fill, images)
+    )
 
 
 def translate_x(images: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
@@ -75,7 +77,9 @@ def _slide(images: torch.Tensor, shift: torch.Tensor, fill: Fill) -> torch.Tenso
     whole = shift.floor()
     part = _on(images, shift - whole)[:, None, :, None]
     column = torch.arange(width, device=images.device)
-    left = _on(images, whole.long())[:, None, :, None] + column  # (B, 1, H, W): x' lies between left and left + 1
+    left = (
+        _on(images, whole.long())[:, None, :, None] + column
+    )  # (B, 1, H, W): x' lies between left and left + 1
     taps = [(left + step).clamp(0, width - 1).expand_as(images) for step in (-1, 0, 1, 2)]
     values = _cubic(*(images.gather(3, tap).to(part.dtype) for tap in taps), part)
     centre = left + part + 0.5
@@ -94,12 +98,20 @@ def _nearest(images: torch.Tensor, matrix: tuple[torch.Tensor, ...]) -> torch.Te
     x = (fixed[:, 0] * column + fixed[:, 1] * row + fixed[:, 2]) >> 16  # (B, H, W)
     y = (fixed[:, 3] * column + fixed[:, 4] * row + fixed[:, 5]) >> 16
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    source = torch.where(inside, y * width + x, 0).flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    source = (
+        torch.where(inside, y * width + x, 0).flatten(1)[:, None].expand(-1, images.shape[1], -1)
+    )
     moved = images.flatten(2).gather(2, source).view_as(images)
     return torch.where(inside[:, None], moved, FILL)
 
 
-def _cubic(before: torch.Tensor, left: torch.Tensor, right: torch.Tensor, after: torch.Tensor, at: torch.Tensor):
+def _cubic(
+    before: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    after: torch.Tensor,
+    at: torch.Tensor,
+):
     """Cubic interpolation between left and right, with Pillow's coefficient -1 for transforms (its resize has -0.5)."""
     third = left - before + after - right
     second = 2 * (before - left) + right - after
@@ -114,13 +126,20 @@ def _cubic_at(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.T
 
     def row(step: int) -> torch.Tensor:
         start = (top.long() + step).clamp(0, height - 1) * width
-        taps = ((start + column).flatten(1)[:, None].expand(-1, images.shape[1], -1) for column in columns)
-        return _cubic(*(flat.gather(2, tap).view_as(images).to(x.dtype) for tap in taps), (x - left)[:, None])
+        taps = (
+            (start + column).flatten(1)[:, None].expand(-1, images.shape[1], -1)
+            for column in columns
+        )
+        return _cubic(
+            *(flat.gather(2, tap).view_as(images).to(x.dtype) for tap in taps), (x - left)[:, None]
+        )
 
     return _cubic(row(-1), row(0), row(1), row(2), (y - top)[:, None])
 
 
-def _places(images: torch.Tensor, matrix: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+def _places(
+    images: torch.Tensor, matrix: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """x' and y' (B, H, W) of every pixel's centre."""
     a, b, c, d, e, f = _on(images, torch.stack(matrix, 1))[:, :, None, None].unbind(1)
     column = torch.arange(images.shape[3], device=images.device) + 0.5

@@ -33,7 +33,9 @@ PLAIN = {"autocontrast": tone.autocontrast, "equalise": tone.equalise, "invert":
 NAMES = (*GRADED, *PLAIN)
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y")
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
-POLICIES: dict[str, list] = json.loads(Path(__file__).with_name("autoaugment_policies.json").read_text())
+POLICIES: dict[str, list] = json.loads(
+    Path(__file__).with_name("autoaugment_policies.json").read_text()
+)
 
 
 class AutoAugment:
@@ -45,7 +47,9 @@ class AutoAugment:
         halves = [(row[:3], row[3:]) for row in POLICIES[policy]]
         self.probability = torch.tensor([[half[0] for half in row] for row in halves])  # (25, 2)
         self.operation = torch.tensor([[NAMES.index(half[1]) for half in row] for row in halves])
-        self.magnitude = torch.tensor([[half[2] for half in row] for row in halves], dtype=torch.float64)
+        self.magnitude = torch.tensor(
+            [[half[2] for half in row] for row in halves], dtype=torch.float64
+        )
 
     def draw(self, batch: int, generator: torch.Generator) -> Operations:
         """The operations of every image of the global batch."""
@@ -64,7 +68,8 @@ class AutoAugment:
 def signed(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
     """The amount that an operation takes, from its magnitude and a sign of +1 or -1, element by element."""
     flips, enhances = (
-        torch.isin(operation, torch.tensor([NAMES.index(name) for name in names])) for names in (SIGNED, ENHANCING)
+        torch.isin(operation, torch.tensor([NAMES.index(name) for name in names]))
+        for names in (SIGNED, ENHANCING)
     )
     amount = torch.where(flips, magnitude * sign, magnitude)
     return torch.where(enhances, 1 + magnitude * sign, amount)

@@ -34,7 +34,9 @@ def box_blur(sigma: Tensor, size: int, largest: float) -> Tensor:
     """
     radius = box_radius(sigma).unsqueeze(-1)
     whole = radius.floor()
-    count = int(box_radius(torch.tensor(float(largest)))) + 2  # one more than fits, for rounding on the device
+    count = (
+        int(box_radius(torch.tensor(float(largest)))) + 2
+    )  # one more than fits, for rounding on the device
     exponent = torch.arange(PASSES + 1, device=sigma.device)
     powers = (radius - whole) ** exponent / (2 * radius + 1) ** PASSES
     chosen = whole == torch.arange(count, device=sigma.device)
@@ -51,7 +53,9 @@ def polynomials(size: int, count: int, device: torch.device) -> Tensor:
     rows = []
     for whole in range(count):
         box, edge = _box(whole, size), _box(whole + 1, size) - _box(whole, size)
-        power = [torch.eye(size, dtype=torch.float64)]  # of (box + fraction * edge), by powers of the fraction
+        power = [
+            torch.eye(size, dtype=torch.float64)
+        ]  # of (box + fraction * edge), by powers of the fraction
         for _ in range(PASSES):
             inner, outer = [p @ box for p in power], [p @ edge for p in power]
             zero = torch.zeros_like(box)
@@ -71,5 +75,9 @@ def box_radius(sigma: Tensor) -> Tensor:
     """Radius of the box whose PASSES repetitions have the variance sigma^2: the whole part, then the fraction."""
     variance = sigma.square() / PASSES
     whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
-    fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1).square()))
+    fraction = (
+        (2 * whole + 1)
+        * (whole * (whole + 1) - 3 * variance)
+        / (6 * (variance - (whole + 1).square()))
+    )
     return whole + fraction

@@ -28,7 +28,11 @@ def random_boxes(
     pending = torch.arange(len(scale))
     for tries in (1, TRIES - 1):  # most fit at once; the others get all their other tries together
         found, fits = _try(
-            scale[pending], height, width, ratio, torch.rand(4, tries, len(pending), generator=generator)
+            scale[pending],
+            height,
+            width,
+            ratio,
+            torch.rand(4, tries, len(pending), generator=generator),
         )
         boxes[pending[fits]] = found[fits]
         pending = pending[~fits]

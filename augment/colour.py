@@ -101,7 +101,9 @@ def hue_(planes: Tensor, shift: Tensor) -> Tensor:
     # short where red is lowest; the smaller of these two is right in all three cases.
     side = green - blue
     height, gap = side.abs(), high - red
-    position = torch.minimum((gap - height).add_(chroma, alpha=2), height.add_(gap, alpha=3)).copysign_(side)
+    position = torch.minimum(
+        (gap - height).add_(chroma, alpha=2), height.add_(gap, alpha=3)
+    ).copysign_(side)
     # How far the shifted position is from a channel's corner, up to whole turns: within +-6.
     corner = torch.arange(3, device=planes.device).view(3, *[1] * shift.ndim) * 2
     away = (6 * shift - corner + 3).remainder(6) - 3

@@ -39,7 +39,9 @@ def apply(images: torch.Tensor, draws: Crops, size: int) -> torch.Tensor:
     """
     edge = draws.box[:, :2] + draws.box[:, 2:]
     if (edge > torch.tensor(images.shape[2:])).any():
-        raise ValueError(f"crops drawn for larger images than {images.shape[2]} x {images.shape[3]} px")
+        raise ValueError(
+            f"crops drawn for larger images than {images.shape[2]} x {images.shape[3]} px"
+        )
     box, flipped = (send(field[None], images.device) for field in (draws.box, draws.flipped))
     levels = resample.resize(images, box, flipped, (size, size))  # (C, 1, B, size, size)
     return levels[:, 0].round_().to(torch.uint8).transpose(0, 1).contiguous()

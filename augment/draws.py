@@ -14,4 +14,6 @@ class Draws:
     def __getitem__(self, rows: slice | torch.Tensor) -> Draws:
         """The parameters of some samples of the batch."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(**{name: None if value is None else value[rows] for name, value in values.items()})
+        return type(self)(
+            **{name: None if value is None else value[rows] for name, value in values.items()}
+        )

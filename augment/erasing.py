@@ -35,7 +35,9 @@ class Erasing:
         Of TRIES random boxes the first that is smaller than the image is taken; none where all are too large.
         """
         erased = torch.rand(batch, generator=generator) < self.probability
-        area = self._uniform((batch, TRIES), self.min_area, self.max_area, generator) * height * width
+        area = (
+            self._uniform((batch, TRIES), self.min_area, self.max_area, generator) * height * width
+        )
         aspect = self._aspect((batch, TRIES), generator)
         rows, columns = (area * aspect).sqrt().round().long(), (area / aspect).sqrt().round().long()
         fits = (rows < height) & (columns < width)
@@ -43,7 +45,10 @@ class Erasing:
         rows = torch.where(erased & fits.any(1), rows[first], 0)
         columns = columns[first].clamp(max=width)
         corner = torch.rand(batch, 2, generator=generator)
-        top, left = (corner[:, 0] * (height - rows + 1)).long(), (corner[:, 1] * (width - columns + 1)).long()
+        top, left = (
+            (corner[:, 0] * (height - rows + 1)).long(),
+            (corner[:, 1] * (width - columns + 1)).long(),
+        )
         return torch.stack([top, left, rows, columns], 1)
 
     def _aspect(self, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
@@ -53,11 +58,15 @@ class Erasing:
         return self._uniform(shape, -edge, edge, generator).exp()
 
     @staticmethod
-    def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> torch.Tensor:
+    def _uniform(
+        shape: tuple[int, ...], low: float, high: float, generator: torch.Generator
+    ) -> torch.Tensor:
         return low + (high - low) * torch.rand(shape, generator=generator)
 
 
-def apply(images: torch.Tensor, boxes: torch.Tensor, fill: float | tuple[float, ...] = 0.0) -> torch.Tensor:
+def apply(
+    images: torch.Tensor, boxes: torch.Tensor, fill: float | tuple[float, ...] = 0.0
+) -> torch.Tensor:
     """Fill each image's box: (B, C, H, W) float; `fill` is a number or one per channel."""
     value = channels(fill if isinstance(fill, tuple) else (fill,), images.device)
     return torch.where(_inside(boxes, images), value.to(images.dtype), images)
@@ -74,7 +83,9 @@ def apply_noise(images: torch.Tensor, boxes: torch.Tensor, seeds: torch.Tensor) 
     if not len(chosen):
         return images
     where = send(chosen, images.device)
-    values = noise.normal(send(seeds[chosen], images.device), tuple(images.shape[1:])).to(images.dtype)
+    values = noise.normal(send(seeds[chosen], images.device), tuple(images.shape[1:])).to(
+        images.dtype
+    )
     inside = _inside(boxes[chosen], images)
     return images.index_copy(0, where, torch.where(inside, values, images[where]))
 

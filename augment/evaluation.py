@@ -13,7 +13,14 @@ class EvalTransform:
     crop_pct: the share of the image's side that is seen, in its middle; None: all of it, resized bilinearly.
     """
 
-    def __init__(self, size: int, mean: tuple[float, ...], std: tuple[float, ...], *, crop_pct: float | None = None):
+    def __init__(
+        self,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        *,
+        crop_pct: float | None = None,
+    ):
         self.size, self.mean, self.std, self.crop_pct = size, tuple(mean), tuple(std), crop_pct
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -38,8 +45,12 @@ def centre(images: torch.Tensor, size: int, share: float) -> torch.Tensor:
     """uint8 images (B, C, S, S) to size / share px, bicubic, antialiased, rounded; of that the middle size px."""
     side = int(size / share)
     if images.shape[2:] != (side, side):
-        whole = torch.tensor([0, 0, *images.shape[2:]], device=images.device).expand(1, len(images), 4)
-        levels = resample.resize(images, whole, torch.zeros_like(whole[..., 0], dtype=torch.bool), (side, side))
+        whole = torch.tensor([0, 0, *images.shape[2:]], device=images.device).expand(
+            1, len(images), 4
+        )
+        levels = resample.resize(
+            images, whole, torch.zeros_like(whole[..., 0], dtype=torch.bool), (side, side)
+        )
         images = levels[:, 0].round_().to(torch.uint8).transpose(0, 1)
     start = round((side - size) / 2)  # as torchvision's centre crop
     return images[:, :, start : start + size, start : start + size]

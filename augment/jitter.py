@@ -24,7 +24,9 @@ def draw(batch: int, strength: float, generator: torch.Generator) -> Jitter:
     """Factors are uniform in 1 +- strength, which is at most 1; the hue stays."""
     order = torch.tensor(ORDERS)[torch.randint(len(ORDERS), (batch,), generator=generator)]
     spread = torch.tensor([strength, strength, strength, 0.0])
-    factors = torch.tensor(colour.IDENTITY) + spread * (2 * torch.rand(batch, 4, generator=generator) - 1)
+    factors = torch.tensor(colour.IDENTITY) + spread * (
+        2 * torch.rand(batch, 4, generator=generator) - 1
+    )
     return Jitter(order, factors)
 
 

@@ -36,7 +36,13 @@ MOVING = {
 }
 NAMES = (*PLAIN, *TONAL, *MOVING)
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
-LARGEST = {"rotate": 30.0, "shear_x": 0.3, "shear_y": 0.3, "translate_x": 0.45, "translate_y": 0.45}  # at HIGHEST
+LARGEST = {
+    "rotate": 30.0,
+    "shear_x": 0.3,
+    "shear_y": 0.3,
+    "translate_x": 0.45,
+    "translate_y": 0.45,
+}  # at HIGHEST
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,9 @@ class RandAugment:
         sign = 2 * torch.randint(2, shape, generator=generator) - 1
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         magnitude = (self.magnitude + self.deviation * noise).clamp(0, HIGHEST)
-        return Operations(torch.where(applied, chosen, -1), amounts(chosen, magnitude, sign, self.increasing))
+        return Operations(
+            torch.where(applied, chosen, -1), amounts(chosen, magnitude, sign, self.increasing)
+        )
 
     def __call__(self, images: torch.Tensor, draws: Operations) -> torch.Tensor:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
@@ -79,14 +87,27 @@ def read(spec: str, fill: affine.Fill = affine.FILL) -> RandAugment:
             "(operations), -p0.5 (probability of each), -inc1 (all grow with the magnitude)"
         )
     given = dict(re.match(r"([a-z]+)(.*)", part).groups() for part in spec.split("-")[1:])
-    names = {"m": "magnitude", "mstd": "deviation", "n": "count", "p": "probability", "inc": "increasing"}
-    options = {names[key]: {"n": int, "inc": "1".__eq__}.get(key, float)(value) for key, value in given.items()}
+    names = {
+        "m": "magnitude",
+        "mstd": "deviation",
+        "n": "count",
+        "p": "probability",
+        "inc": "increasing",
+    }
+    options = {
+        names[key]: {"n": int, "inc": "1".__eq__}.get(key, float)(value)
+        for key, value in given.items()
+    }
     if options.get("probability", 0) > 1 or options.get("magnitude", 0) > HIGHEST:
-        raise ValueError(f"{spec}: the magnitude m is at most {HIGHEST} and the probability p at most 1")
+        raise ValueError(
+            f"{spec}: the magnitude m is at most {HIGHEST} and the probability p at most 1"
+        )
     return RandAugment(**options, fill=fill)
 
 
-def amounts(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor, increasing: bool) -> torch.Tensor:
+def amounts(
+    operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor, increasing: bool
+) -> torch.Tensor:
     """What operations (index into NAMES) take at a magnitude of 0..10 and with a sign of +1 or -1, by element."""
     level = magnitude / HIGHEST
     table = {name: sign * level * largest for name, largest in LARGEST.items()}

@@ -28,13 +28,17 @@ def resize(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -
     columns = weights(left.T, width.T, W, w, flip.T).reshape(B, V * w, W).transpose(1, 2)
     rows = weights(top, height, H, h).flatten(0, 1)
     crops = torch.empty(C, V * B, h, w, device=images.device)
-    for image, crop in zip(images.float().unbind(1), crops, strict=True):  # all channels share the weights
+    for image, crop in zip(
+        images.float().unbind(1), crops, strict=True
+    ):  # all channels share the weights
         narrow = torch.bmm(image, columns).view(B, H, V, w).permute(2, 0, 1, 3).clamp(0, 255)
         torch.bmm(rows, narrow.reshape(V * B, H, w), out=crop)
     return crops.clamp_(0, 255).view(C, V, B, h, w)
 
 
-def weights(start: Tensor, length: Tensor, size: int, out: int, flip: Tensor | None = None) -> Tensor:
+def weights(
+    start: Tensor, length: Tensor, size: int, out: int, flip: Tensor | None = None
+) -> Tensor:
     """One axis of the map: start, length, flip (...) of each sample's box in px -> (..., out, size), rows sum to 1.
 
     size, out: px of the image and of the crop along this axis.
@@ -43,7 +47,9 @@ def weights(start: Tensor, length: Tensor, size: int, out: int, flip: Tensor | N
     key = (length - 1 if flip is None else length - 1 + size * flip).flatten()
     weight = weight.index_select(0, key)
     taps = weight.shape[-1]
-    pixel = (first.index_select(0, key) + start.reshape(-1, 1)).unsqueeze(-1) + torch.arange(taps, device=start.device)
+    pixel = (first.index_select(0, key) + start.reshape(-1, 1)).unsqueeze(-1) + torch.arange(
+        taps, device=start.device
+    )
     # Under the kernel of a very small box there may be pixels, of no weight, right of the image.
     dense = weight.new_zeros(*start.shape, out, size + taps)
     dense.view(pixel.shape[0], out, -1).scatter_(-1, pixel, weight)
@@ -63,7 +69,9 @@ def kernels(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
     taps = min(size, math.ceil(4 * max(1, size / out)))  # the kernel is 4 * stretch wide
     first = (centre - 2 * stretch + 0.5).floor().minimum(length - taps).clamp(min=0)
     pixel = first.unsqueeze(-1) + torch.arange(taps)
-    weight = cubic((pixel + 0.5 - centre.unsqueeze(-1)) / stretch.unsqueeze(-1)) * (pixel < length.unsqueeze(-1))
+    weight = cubic((pixel + 0.5 - centre.unsqueeze(-1)) / stretch.unsqueeze(-1)) * (
+        pixel < length.unsqueeze(-1)
+    )
     weight /= weight.sum(-1, keepdim=True)
     first, weight = torch.cat((first, first.flip(1))), torch.cat((weight, weight.flip(1)))
     return first.long().to(device), weight.float().to(device)

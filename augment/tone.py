@@ -64,8 +64,12 @@ def sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 def autocontrast(images: torch.Tensor) -> torch.Tensor:
     """Stretch each channel to 0..255; a constant channel stays as it is."""
     exact = torch.float32 if images.device.type == "mps" else torch.float64
-    low, high = (edge[..., None, None].to(exact) for edge in torch.aminmax(images.flatten(2), dim=2))
-    scale = torch.full_like(low, 255) / (high - low).clamp(min=1)  # 255 / x would multiply by a rounded 1 / x
+    low, high = (
+        edge[..., None, None].to(exact) for edge in torch.aminmax(images.flatten(2), dim=2)
+    )
+    scale = torch.full_like(low, 255) / (high - low).clamp(
+        min=1
+    )  # 255 / x would multiply by a rounded 1 / x
     stretched = (images * scale - low * scale).clamp(0, 255).to(torch.uint8)
     return torch.where(high > low, stretched, images)
 
@@ -94,7 +98,11 @@ def luma(images: torch.Tensor) -> torch.Tensor:
 def _blend(degenerate: torch.Tensor, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """degenerate + factor * (images - degenerate), cut to 0..255 and rounded down as Pillow does."""
     start = degenerate.float()
-    return (start + _per_sample(factor.float(), images) * (images - start)).clamp_(0, 255).to(torch.uint8)
+    return (
+        (start + _per_sample(factor.float(), images) * (images - start))
+        .clamp_(0, 255)
+        .to(torch.uint8)
+    )
 
 
 def _per_sample(amounts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

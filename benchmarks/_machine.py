@@ -9,7 +9,11 @@ import torch
 
 def machine(device: torch.device) -> dict:
     """What a reader needs to judge the numbers."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     cpu = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
     return {
         "device": name if device.type == "cuda" else (cpu or [name])[0],
@@ -33,7 +37,9 @@ def status(pid: int, field: str) -> float:
     """
     path = Path(f"/proc/{pid}/status")
     lines = path.read_text().splitlines() if path.exists() else []
-    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), float("nan"))
+    return next(
+        (int(line.split()[1]) / 1024 for line in lines if line.startswith(field)), float("nan")
+    )
 
 
 def _cpuinfo() -> list[str]:

@@ -19,26 +19,37 @@ class PlainStep:
     def __init__(self, recipe, backbone: nn.Module, device: torch.device):
         self.r = recipe
         size = {"embed_dim": backbone.embed_dim, "depth": len(backbone.blocks)}
-        size |= {"num_heads": backbone.blocks[0].attn.num_heads, "patch_size": backbone.patch_embed.patch_size}
+        size |= {
+            "num_heads": backbone.blocks[0].attn.num_heads,
+            "patch_size": backbone.patch_embed.patch_size,
+        }
         vit = timm.create_model(
             "vit_tiny_patch16_224", num_classes=0, img_size=recipe.image_size, mlp_ratio=2, dynamic_img_size=True,
             drop_path_rate=recipe.drop_path_rate, **size,
         )  # fmt: skip
         self.backbone, self.head = vit.to(device), Head(vit.num_features, recipe.out_dim).to(device)
-        self.teacher = copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False).eval()
+        self.teacher = (
+            copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False).eval()
+        )
         self.centre = torch.zeros(1, recipe.out_dim, device=device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=0.04)
 
     def parameters(self):
-        return [p for p in [*self.backbone.parameters(), *self.head.parameters()] if p.requires_grad]
+        return [
+            p for p in [*self.backbone.parameters(), *self.head.parameters()] if p.requires_grad
+        ]
 
     def __call__(self, globals_, locals_, cast: torch.dtype | None = None) -> float:
         with torch.autocast(globals_.device.type, cast, enabled=cast is not None):
             with torch.no_grad():
                 targets = self.teacher[1](self.teacher[0](torch.cat(list(globals_))))
-            features = [self.backbone(torch.cat(list(views))) for views in (globals_, locals_) if len(views)]
+            features = [
+                self.backbone(torch.cat(list(views))) for views in (globals_, locals_) if len(views)
+            ]
             logits = self.head(torch.cat(features))
-            loss = self.loss(logits.float(), targets.float(), len(globals_), len(globals_) + len(locals_))
+            loss = self.loss(
+                logits.float(), targets.float(), len(globals_), len(globals_) + len(locals_)
+            )
         self.optimizer.zero_grad()
         loss.backward()
         self.clip()

@@ -19,12 +19,19 @@ import torch
 import torch.nn as nn
 
 from benchmarks._machine import machine
-from multicrop import cli, find, ranks
+from multicrop import cli, registry
+from multicrop.engine import ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = ("<!-- benchmarks/backbones.py writes from here -->", "<!-- to here -->")
 COLUMNS = ("images_per_second", "ms_per_step", "peak_memory_mb")
-NO_SETTINGS = ("names", "skip", "seconds", "out", "docs")  # what may change between the runs that fill one file
+NO_SETTINGS = (
+    "names",
+    "skip",
+    "seconds",
+    "out",
+    "docs",
+)  # what may change between the runs that fill one file
 
 
 @dataclass(frozen=True)
@@ -60,14 +67,23 @@ class Recipe:
 def measure(b: Recipe) -> dict:
     settings = {key: value for key, value in asdict(b).items() if key not in NO_SETTINGS}
     found = _results(Path(b.out), settings)
-    known = {name: module.VARIANTS[name].get("image_size") for name, module in find.variants().items()}
-    families = {name: None for name in find.names("models") if name != "timm"}
+    known = {
+        name: module.VARIANTS[name].get("image_size")
+        for name, module in registry.variants().items()
+    }
+    families = {name: None for name in registry.names("models") if name != "timm"}
     sizes = families | known
-    done = {name for name, row in found["backbones"].items() if {"images_per_second", "unmeasured"} & row.keys()}
+    done = {
+        name
+        for name, row in found["backbones"].items()
+        if {"images_per_second", "unmeasured"} & row.keys()
+    }
     left = [name for name in sizes if name not in done and not (b.skip and re.search(b.skip, name))]
     for name in b.names or left:
         ranks.say(name)
-        found["backbones"][name] = size_of(name, b.image_size, sizes.get(name)) | (rate(name, b) if b.seconds else {})
+        found["backbones"][name] = size_of(name, b.image_size, sizes.get(name)) | (
+            rate(name, b) if b.seconds else {}
+        )
         Path(b.out).write_text(json.dumps(found, indent=1) + "\n")
     if b.docs:
         rewrite(Path(b.docs), table(found["backbones"], b.image_size))
@@ -76,21 +92,27 @@ def measure(b: Recipe) -> dict:
 
 def _results(out: Path, settings: dict) -> dict:
     """What an earlier run has left, else an empty result. ValueError where its settings differ."""
-    empty = {"what": "backbones in a pretraining step", "settings": settings, "machine": machine(torch.device("cpu"))}
+    empty = {
+        "what": "backbones in a pretraining step",
+        "settings": settings,
+        "machine": machine(torch.device("cpu")),
+    }
     if not out.exists():
         return {**empty, "backbones": {}}
     found = json.loads(out.read_text())
     if found["settings"] != settings:
-        raise ValueError(f"{out} was measured with other settings: give another --out, or delete it")
+        raise ValueError(
+            f"{out} was measured with other settings: give another --out, or delete it"
+        )
     return found
 
 
 def size_of(name: str, image_size: int, published: int | None) -> dict:
     """Features and trainable numbers without classifier, at `image_size` and at the published size."""
-    model = find.backbone(name, image_size)
+    model = registry.backbone(name, image_size)
     row = {"features": model.dim, "weights": weights(model), "published_image_size": published}
     if published:
-        row["weights_at_published_size"] = weights(find.backbone(name, published))
+        row["weights_at_published_size"] = weights(registry.backbone(name, published))
     return row
 
 
@@ -100,14 +122,19 @@ def weights(model: nn.Module) -> int:
 
 def rate(name: str, b: Recipe) -> dict:
     """The numbers of benchmarks/train_step.py, or why there are none."""
-    flags = {key: getattr(b, key) for key in ("image_size", "batch_size", "steps", "repeats", "threads", "device")}
+    flags = {
+        key: getattr(b, key)
+        for key in ("image_size", "batch_size", "steps", "repeats", "threads", "device")
+    }
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "step.json"
         flags |= {"arch": name, "precision": b.precision, "plain": "false", "out": out}
         words = [sys.executable, "-m", "benchmarks.train_step"]
         words += [word for key, value in flags.items() for word in (f"--{key}", str(value))]
         try:
-            subprocess.run(words, check=True, cwd=ROOT, capture_output=True, text=True, timeout=b.seconds)
+            subprocess.run(
+                words, check=True, cwd=ROOT, capture_output=True, text=True, timeout=b.seconds
+            )
         except subprocess.TimeoutExpired:
             return {"unmeasured": f"more than {b.seconds:g} s"}
         except subprocess.CalledProcessError as error:
@@ -126,7 +153,14 @@ def table(rows: dict[str, dict], image_size: int) -> str:
         size = row["published_image_size"]
         published = f"{row['weights_at_published_size']:,} ({size} px)" if size else ""
         speed = row.get("unmeasured") or row.get("images_per_second", "")
-        cells = [f"`{name}`", row["features"], f"{row['weights']:,}", published, speed, row.get("peak_memory_mb", "")]
+        cells = [
+            f"`{name}`",
+            row["features"],
+            f"{row['weights']:,}",
+            published,
+            speed,
+            row.get("peak_memory_mb", ""),
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -60,7 +60,13 @@ def measure(r: Recipe) -> dict:
     torch.set_num_threads(r.processes)
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
     crop = MultiCrop(
-        r.image_size, r.image_size // 2, r.local_crops_number, r.global_crops_scale, r.local_crops_scale, mean, std
+        r.image_size,
+        r.image_size // 2,
+        r.local_crops_number,
+        r.global_crops_scale,
+        r.local_crops_scale,
+        mean,
+        std,
     )
     device = torch.device(r.device)
     images = torch.stack([scene(r.source_size, seed) for seed in range(r.batch)])
@@ -73,7 +79,9 @@ def measure(r: Recipe) -> dict:
     list(theirs), ours(), ours()  # starts the workers, fills allocators and tables
     turns = []
     for _ in range(r.repeats):
-        turns.append((seconds(ours, device, times=10), seconds(lambda: list(theirs), device) / len(theirs)))
+        turns.append(
+            (seconds(ours, device, times=10), seconds(lambda: list(theirs), device) / len(theirs))
+        )
     return report(r, device, turns, by_operation(crop, images.to(device), r))
 
 
@@ -96,7 +104,10 @@ def by_operation(crop: MultiCrop, images: Tensor, r: Recipe) -> dict[str, float]
             for name, work in operations(crop, images, views, size).items():
                 row[name] = row.get(name, 0) + seconds(work, device)
         rows.append(row)
-    return {name: round(1000 * statistics.median(row[name] for row in rows) / r.batch, 5) for name in rows[0]}
+    return {
+        name: round(1000 * statistics.median(row[name] for row in rows) / r.batch, 5)
+        for name in rows[0]
+    }
 
 
 def operations(crop: MultiCrop, images: Tensor, views: Views, size: int) -> dict[str, Callable]:
@@ -117,14 +128,21 @@ class PerImage:
     def __init__(self, crop: MultiCrop):
         first, second, local = crop.blur
         whole, part = (crop.image_size, crop.global_scale), (crop.local_size, crop.local_scale)
-        self.views = [self._view(crop, *whole, first, 0.0), self._view(crop, *whole, second, crop.solarise)]
+        self.views = [
+            self._view(crop, *whole, first, 0.0),
+            self._view(crop, *whole, second, crop.solarise),
+        ]
         self.views += [self._view(crop, *part, local, 0.0)] * crop.local_crops
 
     @staticmethod
-    def _view(crop: MultiCrop, size: int, scale: tuple, blur: float, solarise: float) -> transforms.Compose:
+    def _view(
+        crop: MultiCrop, size: int, scale: tuple, blur: float, solarise: float
+    ) -> transforms.Compose:
         jitter = transforms.ColorJitter(crop.brightness, crop.contrast, crop.saturation, crop.hue)
         chain = [
-            transforms.RandomResizedCrop(size, scale, interpolation=transforms.InterpolationMode.BICUBIC),
+            transforms.RandomResizedCrop(
+                size, scale, interpolation=transforms.InterpolationMode.BICUBIC
+            ),
             transforms.RandomHorizontalFlip(crop.flip),
             transforms.RandomApply([jitter], crop.jitter),
             transforms.RandomGrayscale(crop.grayscale),
@@ -163,7 +181,11 @@ class InMemory(Dataset):
     """Images (B,C,H,W), `rounds` times over."""
 
     def __init__(self, images: Tensor, rounds: int, transform: Callable):
-        self.arrays, self.rounds, self.transform = images.permute(0, 2, 3, 1).numpy(), rounds, transform
+        self.arrays, self.rounds, self.transform = (
+            images.permute(0, 2, 3, 1).numpy(),
+            rounds,
+            transform,
+        )
 
     def __len__(self) -> int:
         return self.rounds * len(self.arrays)
@@ -187,7 +209,9 @@ def scene(size: int, seed: int) -> Tensor:
     return (fine + 8 * torch.randn(fine.shape, generator=generator)).clamp(0, 255).byte()
 
 
-def report(r: Recipe, device: torch.device, turns: list[tuple[float, float]], parts: dict[str, float]) -> dict:
+def report(
+    r: Recipe, device: torch.device, turns: list[tuple[float, float]], parts: dict[str, float]
+) -> dict:
     ours, theirs = (statistics.median(turn) for turn in zip(*turns, strict=True))
     found = {
         "what": "input pipeline: all crops of one image",

@@ -19,7 +19,8 @@ from pathlib import Path
 from threading import Lock
 
 from benchmarks._machine import machine
-from multicrop import cli, ranks
+from multicrop import cli
+from multicrop.engine import ranks
 
 STUDENT = "--arch vit --image_size 32 --patch_size 4 --embed_dim 64 --num_layers 4 --num_heads 4"
 PLAIN = "--aa false --cm false --mu false --re 0 --ra 1 --batch_size 64 --val_fraction 0"
@@ -31,7 +32,9 @@ STAGE_ONE = (
     "--teacher_temp 0.04 --warmup_teacher_temp_epochs 0 --momentum_teacher 0.99 --weight_decay_end 0.1"
 )
 GUIDED = "--guidance linear --guide_student blocks.0 blocks.2 blocks.3 --guide_teacher s1 s2 s3"
-STANDARDISED = "--distillation soft --kd_standardise true --kd_weight 9 --kd_temperature 2 --ce_weight 0.5"
+STANDARDISED = (
+    "--distillation soft --kd_standardise true --kd_weight 9 --kd_temperature 2 --ce_weight 0.5"
+)
 DHVT = (
     "--ra 1 --batch_size 64 --val_fraction 0 --lr 1e-3 --warmup 1 --sd 0.1 --decay matrices --no_decay cls_token "
     "--aa_policy rand-m9-mstd0.5-inc1 --re_mode pixel --re_aspect log --re_sh 0.3333 --alpha 0.8 --mix_prob 1 "
@@ -121,7 +124,12 @@ def _row(r: Recipe, row: str, seed: int, data: str, pretrained: Job, teacher: Jo
 
 def _job(r: Recipe, row: str, seed: int, words: str, needs: tuple[str, ...] = ()) -> Job:
     job = Job(row, seed, (), needs)
-    return Job(row, seed, (*shlex.split(words), "--seed", str(seed), "--output_dir", _folder(r, job)), needs)
+    return Job(
+        row,
+        seed,
+        (*shlex.split(words), "--seed", str(seed), "--output_dir", _folder(r, job)),
+        needs,
+    )
 
 
 def _folder(r: Recipe, job: Job) -> str:
@@ -151,21 +159,33 @@ def run(r: Recipe, job: Job, results: Results, needed: list[Future]) -> None:
         return
     print(job.command, flush=True)
     threads = {"OMP_NUM_THREADS": str(r.threads), "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run([sys.executable, *job.words], env=os.environ | threads, text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, *job.words], env=os.environ | threads, text=True, capture_output=True
+    )
     if done.returncode:
-        raise RuntimeError(f"{job.name} failed with exit code {done.returncode}: {done.stderr.strip()[-400:]}")
+        raise RuntimeError(
+            f"{job.name} failed with exit code {done.returncode}: {done.stderr.strip()[-400:]}"
+        )
     result = json.loads(done.stdout.splitlines()[-1])
     results.add({"row": job.row, "seed": job.seed, "command": job.command, "result": result})
-    print(f"{job.name}: {result.get('test_top1', result.get('knn_top1'))} in {result.get('seconds')} s", flush=True)
+    print(
+        f"{job.name}: {result.get('test_top1', result.get('knn_top1'))} in {result.get('seconds')} s",
+        flush=True,
+    )
 
 
 def table(lines: list[dict]) -> str:
     """Mean and standard deviation of each row's test accuracy after the last epoch."""
-    text = ["| recipe | test top-1, percent | of the averaged weights | seeds |", "|---|---|---|---|"]
+    text = [
+        "| recipe | test top-1, percent | of the averaged weights | seeds |",
+        "|---|---|---|---|",
+    ]
     for row in ("teacher", *ROWS):
         found = [line["result"] for line in lines if line["row"] == row]
         if found:
-            text.append(f"| {row} | {_spread(found, 'test_top1')} | {_spread(found, 'ema_test_top1')} | {len(found)} |")
+            text.append(
+                f"| {row} | {_spread(found, 'test_top1')} | {_spread(found, 'ema_test_top1')} | {len(found)} |"
+            )
     return "\n".join(text)
 
 
@@ -173,7 +193,9 @@ def _spread(results: list[dict], name: str) -> str:
     values = [result[name] for result in results if name in result]
     if not values:
         return "-"
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{statistics.mean(values):.2f}" + (
+        f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    )
 
 
 def compare(r: Recipe) -> dict:
@@ -188,9 +210,13 @@ def compare(r: Recipe) -> dict:
             futures[job.name] = pool.submit(run, r, job, results, needed)
     lines = [results.found[job.command] for job in planned if job.command in results.found]
     print(table(lines))
-    failed = {name: str(future.exception()) for name, future in futures.items() if future.exception()}
+    failed = {
+        name: str(future.exception()) for name, future in futures.items() if future.exception()
+    }
     if failed:
-        raise ValueError(f"{len(failed)} of {len(planned)} runs failed; {next(iter(failed.values()))}")
+        raise ValueError(
+            f"{len(failed)} of {len(planned)} runs failed; {next(iter(failed.values()))}"
+        )
     return {
         **machine(device),
         "threads": r.threads,

@@ -27,10 +27,10 @@ from PIL import Image
 
 from benchmarks._machine import machine, status
 from multicrop import cli
-from multicrop.batches import Batches
 from multicrop.datasets import _decode
 from multicrop.datasets._stream import Streamed
-from multicrop.find import source
+from multicrop.engine.batches import Batches
+from multicrop.registry import source
 
 SIDES = (256, 500)  # of the files that are written, pixels
 CPU = torch.device("cpu")
@@ -67,7 +67,8 @@ def measure(r: Recipe) -> dict:
         found = {
             "what": "streaming of image files",
             "settings": asdict(r),
-            "machine": machine(CPU) | {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
+            "machine": machine(CPU)
+            | {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1)},
             "files": described(paths),
             "images_per_second": {str(count): speeds(r, paths, count) for count in r.workers},
             "memory_mb_by_epoch": memory(r, paths, max(r.workers)),
@@ -170,7 +171,9 @@ def write(folder: Path, files: int) -> Path:
             grid = random.integers(0, 256, (octave, octave, 3), np.uint8)
             field = Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC)
             image += (np.asarray(field, np.float32) - 128) * (4 / octave) ** 0.8
-        Image.fromarray((image + 128).clip(0, 255).astype(np.uint8)).save(folder / f"{number:05d}.jpg", quality=90)
+        Image.fromarray((image + 128).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{number:05d}.jpg", quality=90
+        )
     return folder
 
 

@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import train_ssl
 from benchmarks._machine import machine, now, status
 from benchmarks._plain import PlainStep
-from multicrop import cli, optim, ranks, seeds
-from multicrop.batches import Batches
-from multicrop.precision import autocast_type
+from multicrop import cli
+from multicrop.commands import pretrain
+from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.engine import optim, ranks, seeds
+from multicrop.engine.batches import Batches
+from multicrop.engine.precision import autocast_type
 from multicrop.ssl.crops import MultiCrop
-from multicrop.ssl.recipe import Recipe as Pretraining
 from multicrop.ssl.teacher import follow
 
 
@@ -71,17 +72,17 @@ def measure(b: Recipe) -> dict:
         arch=b.arch, image_size=b.image_size, patch_size=b.patch_size, batch_size_per_gpu=b.batch_size,
         local_crops_number=b.local_crops_number, out_dim=b.out_dim, compile=b.compile, knn_freq=0,
     )  # fmt: skip
-    images, _ = train_ssl.load(r)
+    images, _ = pretrain.load(r)
     batches = Batches(images.pixels, None, b.batch_size, seed=0, device=device)
     crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
-    nets = train_ssl.build(r, images.pixels.shape[1], device)
+    nets = pretrain.build(r, images.pixels.shape[1], device)
     clock = Clock(device)
     for step in range(2):  # warm-up: allocators, compilation, autotuning
         parts(clock, nets, batches, crop, r, step, cast)
     with FlopCounterMode(display=False) as counter:
         parts(clock, nets, batches, crop, r, 0, cast)
     plain = PlainStep(r, nets.student.backbone, device) if b.plain and b.arch == "vit" else None
-    crops = next(train_ssl.views(batches, crop, 0, 0))
+    crops = next(pretrain.views(batches, crop, 0, 0))
     rows, ratios = [], []
     for _ in range(b.repeats):
         clock.reset()
@@ -94,11 +95,14 @@ def measure(b: Recipe) -> dict:
 
 
 def parts(clock, nets, batches, crop, r, step, cast) -> None:
-    """One step of train_ssl.update, taken apart."""
+    """One step of pretrain.update, taken apart."""
     device = clock.device
     batch = clock("data", lambda: next(batches.step(step)))
     drawn = clock(
-        "crops", lambda: crop.draw(batches.total, *batch.images.shape[-2:], seeds.generator(0, "crops", step))
+        "crops",
+        lambda: crop.draw(
+            batches.total, *batch.images.shape[-2:], seeds.generator(0, "crops", step)
+        ),
     )
     crops = clock("crops", lambda: crop(batch.images, drawn.to(device)))
     nets.optimizer.zero_grad()
@@ -106,7 +110,9 @@ def parts(clock, nets, batches, crop, r, step, cast) -> None:
         with torch.no_grad():
             logits = clock("teacher", lambda: nets.teacher(crops.globals))
         views = clock("student", lambda: nets.learner(crops.globals, crops.locals))
-        loss = clock("objective", lambda: nets.objective(views, nets.objective.targets(logits, 0.04)))
+        loss = clock(
+            "objective", lambda: nets.objective(views, nets.objective.targets(logits, 0.04))
+        )
     clock("backward", loss.backward)
 
     def finish():
@@ -120,11 +126,11 @@ def parts(clock, nets, batches, crop, r, step, cast) -> None:
 
 def compare(nets, plain, crops, r, steps, cast, device) -> dict[str, float]:
     """Milliseconds a step on the same crops, ours and straightforward, in turns."""
-    rates = train_ssl.Rates(1e-4, 0.04, 0.996, 0.04, False)
+    rates = pretrain.Rates(1e-4, 0.04, 0.996, 0.04, False)
     seconds = {"ours": 0.0, "plain": 0.0}
     for step in range(steps):
         start = now(device)
-        train_ssl.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
+        pretrain.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
         middle = now(device)
         plain(crops.globals, crops.locals, cast)
         seconds["ours"] += middle - start
@@ -181,8 +187,12 @@ def result(b: Recipe, device, cast, rows: list[dict], ratios: list[dict], flops:
     if ratios:
         found["straightforward"] = {
             "ms_per_step": round(statistics.median(row["plain"] for row in ratios), 2),
-            "ours_ms_per_step_on_the_same_crops": round(statistics.median(row["ours"] for row in ratios), 2),
-            "speedup_median": round(statistics.median(row["plain"] / row["ours"] for row in ratios), 3),
+            "ours_ms_per_step_on_the_same_crops": round(
+                statistics.median(row["ours"] for row in ratios), 2
+            ),
+            "speedup_median": round(
+                statistics.median(row["plain"] / row["ours"] for row in ratios), 3
+            ),
             "speedups": [round(row["plain"] / row["ours"], 3) for row in ratios],
         }
     if b.out:

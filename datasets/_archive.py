@@ -24,7 +24,15 @@ COMPRESSED = {
     ".tar.xz": lzma.open, ".txz": lzma.open,
 }  # fmt: skip
 ENDINGS = (*ZIP, *TAR, *COMPRESSED)
-DAMAGE = (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    OSError,
+    zlib.error,
+    lzma.LZMAError,
+    ValueError,
+)
 
 
 def is_archive(path: Path) -> bool:
@@ -47,7 +55,9 @@ class Inside:
         return Inside(self.file, self.parts[:-1])
 
     def __truediv__(self, name: str) -> "Inside":
-        return Inside(self.file, (*self.parts, *(part for part in name.split("/") if part not in ("", "."))))
+        return Inside(
+            self.file, (*self.parts, *(part for part in name.split("/") if part not in ("", ".")))
+        )
 
     def __str__(self) -> str:
         return "/".join((str(self.file), *self.parts))
@@ -98,7 +108,12 @@ def opened(file: Path) -> Inside:
     """The archive's images as a folder: the one top folder that holds all, if there is one. ValueError if damaged."""
     inside = Inside(file)
     while len(folders := _visible(inside.folders())) == 1 and (inside / folders[0]).folders():
-        if any("/" not in name for name in inside.files()) or folders[0] in ("train", "test", "val", "valid"):
+        if any("/" not in name for name in inside.files()) or folders[0] in (
+            "train",
+            "test",
+            "val",
+            "valid",
+        ):
             break
         inside = inside / folders[0]
     return inside
@@ -121,10 +136,14 @@ def _tree(file: Path, size: int, modified: int) -> dict:
     """Folders as dicts, files as places without the archive's name. Size and time are part of the key only."""
     tree: dict = {}
     try:
-        for name, place in _zip_members(file) if file.name.lower().endswith(ZIP) else _tar_members(file):
+        for name, place in (
+            _zip_members(file) if file.name.lower().endswith(ZIP) else _tar_members(file)
+        ):
             _grow(tree, [part for part in name.split("/") if part not in ("", ".", "..")], place)
     except DAMAGE as error:
-        raise ValueError(f"{file} cannot be read as an archive, it is damaged or none ({_said(error)})") from error
+        raise ValueError(
+            f"{file} cannot be read as an archive, it is damaged or none ({_said(error)})"
+        ) from error
     return tree
 
 
@@ -145,11 +164,19 @@ def _zip_members(file: Path) -> Iterator[tuple[str, list]]:
             if member.flag_bits & 1:
                 raise ValueError("it is encrypted")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError("its compression is not zip's usual one: pack it again by `zip -0 -r`")
+                raise ValueError(
+                    "its compression is not zip's usual one: pack it again by `zip -0 -r`"
+                )
             compressed = member.compress_type == zipfile.ZIP_DEFLATED
             yield (
                 member.filename,
-                [member.header_offset, member.compress_size, member.file_size, compressed, member.CRC],
+                [
+                    member.header_offset,
+                    member.compress_size,
+                    member.file_size,
+                    compressed,
+                    member.CRC,
+                ],
             )
 
 
@@ -162,7 +189,9 @@ def _tar_members(file: Path) -> Iterator[tuple[str, list]]:
 
 def _decompressed(file: Path) -> BinaryIO:
     """A tar file opened for reading, decompressed on the way if need be."""
-    how = next((how for ending, how in COMPRESSED.items() if file.name.lower().endswith(ending)), open)
+    how = next(
+        (how for ending, how in COMPRESSED.items() if file.name.lower().endswith(ending)), open
+    )
     return how(file, "rb")
 
 
@@ -177,7 +206,9 @@ def _plain(file: Path, work: Path | None) -> Iterator[Path]:
         yield file
         return
     if work is None:
-        raise ValueError(f"{file} is compressed as a whole, so it cannot be streamed: pack it as .zip or .tar")
+        raise ValueError(
+            f"{file} is compressed as a whole, so it cannot be streamed: pack it as .zip or .tar"
+        )
     copy = work / "unpacked.tar"
     try:
         with _decompressed(file) as packed, open(copy, "wb") as out:

@@ -9,7 +9,9 @@ import struct
 
 MARK = b"\xff\xff\xff\xff"
 COUNTS = 64  # most bytes of the counts at the start
-BUFFERS = 11  # types, offsets; validity, offsets; types, offsets; validity, offsets, data; validity, data
+BUFFERS = (
+    11  # types, offsets; validity, offsets; types, offsets; validity, offsets, data; validity, data
+)
 LIST_OFFSETS, BINARY_OFFSETS, BINARY, LABEL = 3, 7, 8, 10  # places among them
 
 
@@ -71,5 +73,7 @@ def _field(data, table: int, number: int) -> int | None:
     """Where a FlatBuffers table holds a field."""
     layout = table - struct.unpack_from("<i", data, table)[0]
     (size,) = struct.unpack_from("<H", data, layout)
-    (offset,) = struct.unpack_from("<H", data, layout + 4 + 2 * number) if 4 + 2 * number < size else (0,)
+    (offset,) = (
+        struct.unpack_from("<H", data, layout + 4 + 2 * number) if 4 + 2 * number < size else (0,)
+    )
     return table + offset if offset else None

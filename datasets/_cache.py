@@ -37,7 +37,9 @@ NAMED = 10  # unreadable images that a message names
 class Cached:
     """Readable images of a list of files."""
 
-    pixels: torch.Tensor  # uint8 (N, 3, S, S) over the memory map; changes to it stay in this process
+    pixels: (
+        torch.Tensor
+    )  # uint8 (N, 3, S, S) over the memory map; changes to it stay in this process
     kept: torch.Tensor  # int64 (N,): which of the files each is
     mean: tuple[float, ...]  # per channel, in units of 0..1
     std: tuple[float, ...]
@@ -62,10 +64,14 @@ def decoded(root: Root, names: list[str], source_size: int, part: str = "") -> C
     return cached
 
 
-def _built(entry: Path, stem: str, root: Root, names: list[str], source_size: int, which: list) -> tuple[Cached, list]:
+def _built(
+    entry: Path, stem: str, root: Root, names: list[str], source_size: int, which: list
+) -> tuple[Cached, list]:
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _lock(entry.parent / f"{stem}.lock"):
-        if _open(entry, len(names)) is None:  # another process may have built it while this one waited
+        if (
+            _open(entry, len(names)) is None
+        ):  # another process may have built it while this one waited
             _say_other_sides(entry.parent, root, which, source_size)
             _build(entry, stem, root, names, source_size, {"of": which, "source_size": source_size})
         return _open(entry, len(names))
@@ -84,7 +90,10 @@ def _say_other_sides(folder: Path, root: Root, which: list, source_size: int) ->
             sides += [meta["source_size"]] if meta.get("of") == which else []
     if sides:
         known = " and ".join(f"--source_size {side}" for side in sorted(sides))
-        print(f"{root} is decoded again for {source_size} px: the cache holds it for {known}", file=sys.stderr)
+        print(
+            f"{root} is decoded again for {source_size} px: the cache holds it for {known}",
+            file=sys.stderr,
+        )
 
 
 def _digest(*parts: bytes | int) -> str:
@@ -116,13 +125,19 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
     except OSError:  # Linux refuses a private writable map of more than the memory there is
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns that the array is not writable: nobody writes to it
+            warnings.simplefilter(
+                "ignore"
+            )  # torch warns that the array is not writable: nobody writes to it
             return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 
-def _build(entry: Path, stem: str, root: Root, names: list[str], source_size: int, about: dict) -> None:
+def _build(
+    entry: Path, stem: str, root: Root, names: list[str], source_size: int, about: dict
+) -> None:
     """Decode into a temporary folder and rename it to `entry`. The lock of `stem` is held."""
-    for old in entry.parent.glob(f"{glob.escape(stem)}-*"):  # outdated, damaged, or left by a killed process
+    for old in entry.parent.glob(
+        f"{glob.escape(stem)}-*"
+    ):  # outdated, damaged, or left by a killed process
         shutil.rmtree(old, ignore_errors=True)
     work = entry.parent / f"{stem}-building"
     work.mkdir()
@@ -131,7 +146,9 @@ def _build(entry: Path, stem: str, root: Root, names: list[str], source_size: in
             meta = about | _decode_all(paths, work / "pixels.bin", source_size, f"decoding {root}")
         if len(meta["skipped"]) == len(names):
             index, reason = meta["skipped"][0]
-            raise ValueError(f"none of the {len(names)} images in {root} is readable; {names[index]}: {reason}")
+            raise ValueError(
+                f"none of the {len(names)} images in {root} is readable; {names[index]}: {reason}"
+            )
         (work / "meta.json").write_text(json.dumps(meta))
         os.replace(work, entry)
     finally:
@@ -142,7 +159,9 @@ def _decode_all(paths: list[_decode.Place], out: Path, source_size: int, title: 
     """Write all images to `out` and return the entry's meta data."""
     side = common_side(paths, source_size)
     if side is not None:
-        with contextlib.suppress(_decode.OtherSize):  # the sampled headers were alike, another image is not
+        with contextlib.suppress(
+            _decode.OtherSize
+        ):  # the sampled headers were alike, another image is not
             return _decode_to(paths, out, side, True, title)
     return _decode_to(paths, out, source_size, False, title)
 
@@ -156,7 +175,9 @@ def common_side(paths: list[_decode.Place], source_size: int) -> int | None:
 def _decode_to(paths: list[_decode.Place], out: Path, side: int, exact: bool, title: str) -> dict:
     _make_room(out, len(paths) * 3 * side * side)
     chunks = deque((start, paths[start : start + CHUNK]) for start in range(0, len(paths), CHUNK))
-    with tqdm(total=len(paths), desc=title, unit=" images", file=sys.stderr, mininterval=0.5) as bar:
+    with tqdm(
+        total=len(paths), desc=title, unit=" images", file=sys.stderr, mininterval=0.5
+    ) as bar:
         if len(chunks) <= 2:  # a worker takes longer to start
             with open(out, "r+b") as file:
                 answers = [_decode.decode(file, start, part, side, exact) for start, part in chunks]
@@ -165,7 +186,11 @@ def _decode_to(paths: list[_decode.Place], out: Path, side: int, exact: bool, ti
             answers = _in_workers(chunks, out, side, exact, bar.update)
     skipped = sorted(bad for answer in answers for bad in answer["bad"])
     _close_gaps(out, side, len(paths), [index for index, _ in skipped])
-    return {"side": side, "skipped": skipped, **_statistics(answers, (len(paths) - len(skipped)) * side * side)}
+    return {
+        "side": side,
+        "skipped": skipped,
+        **_statistics(answers, (len(paths) - len(skipped)) * side * side),
+    }
 
 
 def _make_room(out: Path, size: int) -> None:
@@ -198,7 +223,9 @@ def _close_gaps(out: Path, side: int, count: int, missing: list[int]) -> None:
     os.truncate(out, (count - len(missing)) * 3 * side * side)
 
 
-def _in_workers(chunks: deque, out: Path, side: int, exact: bool, report: Callable[[int], object]) -> list[dict]:
+def _in_workers(
+    chunks: deque, out: Path, side: int, exact: bool, report: Callable[[int], object]
+) -> list[dict]:
     """One thread per worker process hands it chunk after chunk; 2 processes decode 3 times what 2 threads do."""
     count = min(processors(), len(chunks))
     arguments = ("exact" if exact else "fit", side, out)
@@ -207,7 +234,9 @@ def _in_workers(chunks: deque, out: Path, side: int, exact: bool, report: Callab
             served = [threads.submit(_serve, arguments, chunks, report) for _ in range(count)]
             return [answer for done in as_completed(served) for answer in done.result()]
         except BrokenPipeError as error:
-            raise ChildProcessError("an image-decoding process was ended; was memory short?") from error
+            raise ChildProcessError(
+                "an image-decoding process was ended; was memory short?"
+            ) from error
         finally:
             chunks.clear()  # after an error or Ctrl-C the others stop at their next chunk
 
@@ -268,4 +297,7 @@ def _name_skipped(root: Root, names: list[str], skipped: list) -> None:
     shown = ", ".join(f"{names[index]} ({reason})" for index, reason in skipped[:NAMED])
     more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
     noun = "image" if len(skipped) == 1 else "images"
-    print(f"skipped {len(skipped)} unreadable {noun} of {len(names)} in {root}: {shown}{more}", file=sys.stderr)
+    print(
+        f"skipped {len(skipped)} unreadable {noun} of {len(names)} in {root}: {shown}{more}",
+        file=sys.stderr,
+    )

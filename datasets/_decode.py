@@ -38,7 +38,9 @@ def read(place: Place, side: int, exact: bool) -> np.ndarray:
     """
     with Image.open(source(place)) as image:
         if not exact:
-            image.draft(None, (2 * side, 2 * side))  # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side
+            image.draft(
+                None, (2 * side, 2 * side)
+            )  # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side
         upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
         if exact and upright.size != (side, side):
             raise OtherSize(where(place))
@@ -126,7 +128,9 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
         return image
     short = min(image.size)
     left, top = (image.width - short) / 2, (image.height - short) / 2
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short))
+    return image.resize(
+        (side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short)
+    )
 
 
 def rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
@@ -185,7 +189,11 @@ def serve_stream(side: int) -> None:
 
 
 def main(kind: str, side: str, *path: str) -> None:
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # the parent's to handle: when it ends, our input does
+    for name in (
+        "SIGINT",
+        "SIGTERM",
+        "SIGUSR1",
+    ):  # the parent's to handle: when it ends, our input does
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if kind == "stream":

@@ -14,9 +14,30 @@ from ._images import ImageSet
 from ._places import Root, places
 from ._stream import Streamed, statistics
 
-ENDINGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".webp", ".tif", ".tiff", ".gif")
-EVALUATION = ("test", "val", "valid", "validation")  # names of the folder that is the public evaluation split
-RESIDENT = 0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
+ENDINGS = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".gif",
+)
+EVALUATION = (
+    "test",
+    "val",
+    "valid",
+    "validation",
+)  # names of the folder that is the public evaluation split
+RESIDENT = (
+    0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
+)
 
 
 @dataclass(frozen=True)
@@ -40,14 +61,20 @@ def existing_folder(root: str | Path | Inside) -> Path | Inside:
     if is_archive(root):
         return opened(root)
     if root.exists():
-        raise ValueError(f"{root} is a file; a folder of images is expected, or a .zip or .tar of one")
+        raise ValueError(
+            f"{root} is a file; a folder of images is expected, or a .zip or .tar of one"
+        )
     raise FileNotFoundError(f"there is no folder {root}")
 
 
 def image_names(folder: Path | Inside) -> list[str]:
     """Relative names of all image files below, in sorted order; hidden files and folders are left out."""
     if isinstance(folder, Inside):
-        return sorted(name for name in folder.files() if name.lower().endswith(ENDINGS) and "/." not in f"/{name}")
+        return sorted(
+            name
+            for name in folder.files()
+            if name.lower().endswith(ENDINGS) and "/." not in f"/{name}"
+        )
     return sorted(_walk(folder, "", frozenset()))
 
 
@@ -77,7 +104,9 @@ def class_names(folder: Path | Inside) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
 
 
-def by_class(folder: Path | Inside, classes: tuple[str, ...] | None = None, superclasses: bool = False) -> Listing:
+def by_class(
+    folder: Path | Inside, classes: tuple[str, ...] | None = None, superclasses: bool = False
+) -> Listing:
     """Images of folder/<class>/**. `classes` are those of the training split; without it every class has an image.
 
     superclasses: where every folder in `folder` holds folders, those are the classes.
@@ -87,7 +116,9 @@ def by_class(folder: Path | Inside, classes: tuple[str, ...] | None = None, supe
     if not any(listed.values()) and isinstance(folder, Path) and any(folder.glob("*.lmdb")):
         raise ValueError(f"{folder} holds .lmdb files: they are --dataset lmdb")
     if not found:
-        raise ValueError(f"{folder} has no class folders; images without classes are --dataset images")
+        raise ValueError(
+            f"{folder} has no class folders; images without classes are --dataset images"
+        )
     if not any(listed.values()):
         raise ValueError(f"the class folders of {folder} hold no images")
     if classes is None:
@@ -95,7 +126,9 @@ def by_class(folder: Path | Inside, classes: tuple[str, ...] | None = None, supe
         _no_empty_class(folder, listed)
     unknown = [name for name in found if listed[name] and name not in classes]
     if unknown:
-        raise ValueError(f"{folder / found[unknown[0]]} is a class that the training split does not have")
+        raise ValueError(
+            f"{folder / found[unknown[0]]} is a class that the training split does not have"
+        )
     number = {name: label for label, name in enumerate(classes)}
     known = [name for name in found if name in number]
     names = [f"{found[name]}/{file}" for name in known for file in listed[name]]
@@ -112,7 +145,9 @@ def class_folders(folder: Path | Inside, superclasses: bool = False) -> dict[str
     return {name: name for name in names}
 
 
-def by_list(root: Path | Inside, names: list[str], labels: list[int], classes: tuple[str, ...], said: str) -> Listing:
+def by_list(
+    root: Path | Inside, names: list[str], labels: list[int], classes: tuple[str, ...], said: str
+) -> Listing:
     """Images that a file of the data set names. FileNotFoundError when some of them are not there."""
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
@@ -126,7 +161,9 @@ def by_list(root: Path | Inside, names: list[str], labels: list[int], classes: t
 def _no_empty_class(folder: Path | Inside, listed: dict[str, list[str]]) -> None:
     empty = [name for name, files in listed.items() if not files]
     if empty:
-        raise ValueError(f"class folder {folder / empty[0]} holds no images ({len(empty)} of {len(listed)} are empty)")
+        raise ValueError(
+            f"class folder {folder / empty[0]} holds no images ({len(empty)} of {len(listed)} are empty)"
+        )
 
 
 def split_by_class(root: Path | Inside, split: str, superclasses: bool = False) -> Listing:
@@ -135,8 +172,12 @@ def split_by_class(root: Path | Inside, split: str, superclasses: bool = False) 
         return by_class(root / "train", None, superclasses)
     folder = evaluation_folder(root)
     if folder is None:
-        raise FileNotFoundError(f"{root} has no {', '.join(EVALUATION[:-1])} or {EVALUATION[-1]} folder with classes")
-    return by_class(folder, tuple(class_folders(root / "train", superclasses)) or None, superclasses)
+        raise FileNotFoundError(
+            f"{root} has no {', '.join(EVALUATION[:-1])} or {EVALUATION[-1]} folder with classes"
+        )
+    return by_class(
+        folder, tuple(class_folders(root / "train", superclasses)) or None, superclasses
+    )
 
 
 def evaluation_folder(root: Path | Inside) -> Path | Inside | None:
@@ -168,16 +209,25 @@ def image_set(
         return ImageSet(pixels, labels, listing.classes, *(constants or statistics(pixels)))
     cached = decoded(listing.root, listing.names, source_size, listing.part)
     labels = None if labels is None else labels[cached.kept]
-    return ImageSet(cached.pixels, labels, listing.classes, *(constants or (cached.mean, cached.std)))
+    return ImageSet(
+        cached.pixels, labels, listing.classes, *(constants or (cached.mean, cached.std))
+    )
 
 
-def _streamed(listing: Listing, labels: torch.Tensor | None, source_size: int, workers: int | None) -> Streamed:
+def _streamed(
+    listing: Listing, labels: torch.Tensor | None, source_size: int, workers: int | None
+) -> Streamed:
     with places(listing.root.resolve(), listing.names, None) as found:
-        return Streamed(found, listing.names, labels, common_side(found, source_size) or source_size, workers)
+        return Streamed(
+            found, listing.names, labels, common_side(found, source_size) or source_size, workers
+        )
 
 
 def _too_large(listing: Listing, source_size: int) -> bool:
-    size, memory = len(listing.names) * 3 * source_size**2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size, memory = (
+        len(listing.names) * 3 * source_size**2,
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     if size <= RESIDENT * memory:
         return False
     print(

@@ -17,7 +17,11 @@ from ._decode import Place
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER = 16  # bytes of a page before its nodes, or before the value that it begins
 BRANCH, LEAF, META = 1, 2, 8  # flags of pages
-BIG, SUB, DUPLICATES = 1, 2, 4  # flags of nodes: the value has pages of its own; it is a database; it is many values
+BIG, SUB, DUPLICATES = (
+    1,
+    2,
+    4,
+)  # flags of nodes: the value has pages of its own; it is a database; it is many values
 Span = tuple[int, int]  # offset and length in the file
 
 
@@ -34,8 +38,14 @@ class Database:
             with open(file, "rb") as opened:
                 self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             self.spans: dict[bytes, Span] = dict(_entries(self.bytes))
-        except (struct.error, OverflowError, ValueError) as error:  # an empty file cannot be mapped: ValueError
-            raise ValueError(f"{file} is damaged or no LMDB file ({error}): copy or build it again") from None
+        except (
+            struct.error,
+            OverflowError,
+            ValueError,
+        ) as error:  # an empty file cannot be mapped: ValueError
+            raise ValueError(
+                f"{file} is damaged or no LMDB file ({error}): copy or build it again"
+            ) from None
 
     def read(self, key: bytes) -> bytes | None:
         offset, length = self.spans.get(key, (0, 0))

@@ -34,7 +34,9 @@ def pack(listing: Listing, file: Path, form: str) -> int:
             size = _needed(found, len(listing.names))
             free = shutil.disk_usage(file.parent).free
             if size > free:
-                raise OSError(f"{file} needs {size / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room")
+                raise OSError(
+                    f"{file} needs {size / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room"
+                )
             _write(found, listing, work, size, form)
         os.replace(work, file)
     finally:
@@ -44,7 +46,9 @@ def pack(listing: Listing, file: Path, form: str) -> int:
 
 def _needed(found: list, count: int) -> int:
     """More than the database takes: values are rounded up to pages, and the tree has some."""
-    sizes = (os.stat(place).st_size if isinstance(place, str) else max(place[2:4]) for place in found)
+    sizes = (
+        os.stat(place).st_size if isinstance(place, str) else max(place[2:4]) for place in found
+    )
     return sum(sizes) + count * (PAGE + 512) + (1 << 22)
 
 
@@ -52,12 +56,20 @@ def _write(found: list, listing: Listing, file: Path, size: int, form: str) -> N
     database = _lmdb().open(str(file), subdir=False, map_size=2 * size, lock=False, meminit=False)
     kept = []
     try:
-        for start in tqdm(range(0, len(found), COMMIT), f"packing {listing.root}", unit="k images", file=sys.stderr):
+        for start in tqdm(
+            range(0, len(found), COMMIT),
+            f"packing {listing.root}",
+            unit="k images",
+            file=sys.stderr,
+        ):
             with database.begin(write=True) as transaction:
                 for index in range(start, min(start + COMMIT, len(found))):
                     content = _content(found[index])
                     if content is None:
-                        tqdm.write(f"left out, not an image or damaged: {listing.names[index]}", file=sys.stderr)
+                        tqdm.write(
+                            f"left out, not an image or damaged: {listing.names[index]}",
+                            file=sys.stderr,
+                        )
                         continue
                     transaction.put(b"%08d" % len(kept), content, append=True)
                     kept.append(index)
@@ -75,7 +87,9 @@ def _write(found: list, listing: Listing, file: Path, size: int, form: str) -> N
 def _content(place) -> bytes | None:
     """The bytes of an image's file, None where they do not begin as an image does."""
     try:
-        content = Path(place).read_bytes() if isinstance(place, str) else _decode.source(place).getvalue()
+        content = (
+            Path(place).read_bytes() if isinstance(place, str) else _decode.source(place).getvalue()
+        )
         Image.open(io.BytesIO(content)).close()
     except _decode.UNREADABLE:
         return None
@@ -86,5 +100,7 @@ def _lmdb():
     try:
         import lmdb
     except ModuleNotFoundError:
-        raise ValueError("packing needs the package lmdb (reading does not): pip install lmdb") from None
+        raise ValueError(
+            "packing needs the package lmdb (reading does not): pip install lmdb"
+        ) from None
     return lmdb

@@ -17,7 +17,10 @@ def stamp(root: Root, names: list[str]) -> bytes:
     if not isinstance(root, Path):
         return root.stamp(names)
     stats = (os.stat(root / name) for name in names)
-    lines = (b"%s\0%d\0%d\n" % (os.fsencode(n), s.st_size, s.st_mtime_ns) for n, s in zip(names, stats, strict=True))
+    lines = (
+        b"%s\0%d\0%d\n" % (os.fsencode(n), s.st_size, s.st_mtime_ns)
+        for n, s in zip(names, stats, strict=True)
+    )
     return b"".join(lines)
 
 

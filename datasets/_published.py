@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from ._archive import Inside
-from ._folders import Listing, class_folders, class_names, existing_folder, image_set, split_by_class
+from ._folders import (
+    Listing,
+    class_folders,
+    class_names,
+    existing_folder,
+    image_set,
+    split_by_class,
+)
 from ._images import ImageSet, check_split
 
 Read = Callable[[Path, str, bool], tuple[np.ndarray, list[int], tuple[str, ...]]]
@@ -59,7 +66,9 @@ def listing_of(data: Published, root: str | Path, split: str) -> Listing | None:
         raise FileNotFoundError(missing)
     place = _binary(data, existing_folder(root), split)
     if isinstance(place, Inside):
-        raise ValueError(f"{place.file} holds the binary files of {data.title}: unpack it and give the folder")
+        raise ValueError(
+            f"{place.file} holds the binary files of {data.title}: unpack it and give the folder"
+        )
     if place is not None:
         return None
     places = _places(data, existing_folder(root))
@@ -73,18 +82,24 @@ def recognised(data: Published, root: Path | Inside, classes: set[str]) -> bool:
     """Whether root has the binary files, or class folders some of which are called so."""
     if _binary(data, root, "train") is not None:
         return True
-    return any(classes <= set(class_folders(place / "train", True)) for place in _places(data, root))
+    return any(
+        classes <= set(class_folders(place / "train", True)) for place in _places(data, root)
+    )
 
 
 def _binary(data: Published, root: Path | Inside, split: str) -> Path | Inside | None:
-    return next((place for place in _places(data, root) if (place / data.binary[split]).exists()), None)
+    return next(
+        (place for place in _places(data, root) if (place / data.binary[split]).exists()), None
+    )
 
 
 def _places(data: Published, root: Path | Inside) -> list[Path | Inside]:
     """root, the folder above when root is the inner folder itself, sub-folders called like the set."""
     inner = Path(data.binary["train"]).parent.name
     plain = re.sub(r"\W", "", data.title).lower()
-    named = [root / name for name in class_names(root) if re.sub(r"[\W_]", "", name).lower() == plain]
+    named = [
+        root / name for name in class_names(root) if re.sub(r"[\W_]", "", name).lower() == plain
+    ]
     return [root, *([root.parent] if root.name == inner else []), *named]
 
 
@@ -95,16 +110,24 @@ def _read(data: Published, place: Path, split: str, download: bool = False) -> I
         if download:
             raise
         hint = "delete them and pass --download"
-        raise ValueError(f"the {data.title} files in {place} are incomplete or damaged; {hint}") from error
+        raise ValueError(
+            f"the {data.title} files in {place} are incomplete or damaged; {hint}"
+        ) from error
     pixels = torch.from_numpy(np.ascontiguousarray(pixels))
-    return ImageSet(pixels, torch.as_tensor(labels, dtype=torch.int64), classes, data.mean, data.std)
+    return ImageSet(
+        pixels, torch.as_tensor(labels, dtype=torch.int64), classes, data.mean, data.std
+    )
 
 
 def _download(data: Published, root: Path, split: str) -> ImageSet:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / ".download.lock"):  # one process downloads, the others find the files
+        with filelock.FileLock(
+            root / ".download.lock"
+        ):  # one process downloads, the others find the files
             return _read(data, root, split, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise OSError(f"could not download {data.title} to {root}: {reason}; check the network and the disk") from error
+        raise OSError(
+            f"could not download {data.title} to {root}: {reason}; check the network and the disk"
+        ) from error

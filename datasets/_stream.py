@@ -26,7 +26,14 @@ class Streamed:
     device = torch.device("cpu")
     ndim = 4
 
-    def __init__(self, places: list[Place], names: list[str], labels: Tensor | None, side: int, workers: int | None):
+    def __init__(
+        self,
+        places: list[Place],
+        names: list[str],
+        labels: Tensor | None,
+        side: int,
+        workers: int | None,
+    ):
         self._places, self._names, self._labels = places, names, labels
         self.shape = torch.Size((len(places), 3, side, side))
         self.nbytes = self.shape.numel()
@@ -40,7 +47,9 @@ class Streamed:
 
     def __getitem__(self, index) -> Tensor:
         """uint8 (..., 3, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
-        wanted, rows = self._numbers[index].unique(return_inverse=True)  # a repeated image is decoded once
+        wanted, rows = self._numbers[index].unique(
+            return_inverse=True
+        )  # a repeated image is decoded once
         return torch.from_numpy(self._decoded(wanted.tolist()))[rows]
 
     def _decoded(self, wanted: list[int]):
@@ -59,7 +68,9 @@ class Streamed:
         while number in self._instead:
             number = self._instead[number]
             if number == first:
-                raise ValueError(f"none of the images of the class of {self._names[first]} is readable")
+                raise ValueError(
+                    f"none of the images of the class of {self._names[first]} is readable"
+                )
         return number
 
     def _skip(self, number: int, reason: str) -> None:
@@ -89,4 +100,6 @@ def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
         sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
     count = len(chosen) * pixels.shape[2] * pixels.shape[3]
     mean = sums / count / 255
-    return tuple(mean.tolist()), tuple((squares / count / 255**2 - mean**2).clamp(min=0).sqrt().tolist())
+    return tuple(mean.tolist()), tuple(
+        (squares / count / 255**2 - mean**2).clamp(min=0).sqrt().tolist()
+    )

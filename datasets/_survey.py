@@ -20,8 +20,14 @@ NAMED = 20  # unreadable images that are named
 
 def survey(listing: Listing, decode: bool = True, workers: int | None = None) -> dict:
     """Counts, and sizes in pixels (smallest, median, largest); with decode=False only headers are read."""
-    with TemporaryDirectory() as work, places(listing.root.resolve(), listing.names, Path(work)) as found:
-        sizes = [size(place) for place in tqdm(found, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)]
+    with (
+        TemporaryDirectory() as work,
+        places(listing.root.resolve(), listing.names, Path(work)) as found,
+    ):
+        sizes = [
+            size(place)
+            for place in tqdm(found, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)
+        ]
         bad = [(i, "no image header") for i, known in enumerate(sizes) if known is None]
         if decode:
             bad = _undecodable(found, workers or processors())
@@ -36,7 +42,9 @@ def survey(listing: Listing, decode: bool = True, workers: int | None = None) ->
 
 def _undecodable(found: list, workers: int) -> list[tuple[int, str]]:
     decoders, bad = Decoders(workers, SIDE), []
-    with tqdm(total=len(found), desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5) as bar:
+    with tqdm(
+        total=len(found), desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
+    ) as bar:
         for start in range(0, len(found), ORDER):
             part = found[start : start + ORDER]
             bad += [(start + row, reason) for row, reason in decoders.decode(part)[1]]
@@ -51,7 +59,10 @@ def _spread(sizes: list[tuple[int, int]]) -> dict:
         name: [min(values), int(statistics.median(values)), max(values)]
         for name, values in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
     }
-    return spread | {"short_side": int(statistics.median(map(min, sizes))), "square": all(w == h for w, h in sizes)}
+    return spread | {
+        "short_side": int(statistics.median(map(min, sizes))),
+        "square": all(w == h for w, h in sizes),
+    }
 
 
 def _balance(listing: Listing) -> dict:
@@ -60,4 +71,9 @@ def _balance(listing: Listing) -> dict:
         return {"classes": 0}
     counts = Counter(listing.labels)
     each = {name: counts[label] for label, name in enumerate(listing.classes)}
-    return {"classes": len(each), "fewest": min(each.values()), "most": max(each.values()), "per_class": each}
+    return {
+        "classes": len(each),
+        "fewest": min(each.values()),
+        "most": max(each.values()),
+        "per_class": each,
+    }

@@ -68,8 +68,14 @@ class Decoders:
         pixels = np.empty((len(places), 3, self.side, self.side), np.uint8)
         size = min(CHUNK, max(1, -(-len(places) // (2 * self.count))))
         starts = range(0, len(places), size)
-        parts = self._threads.map(lambda s: self._decode(places[s : s + size], pixels[s : s + size]), starts)
-        return pixels, [(start + row, reason) for start, bad in zip(starts, parts, strict=True) for row, reason in bad]
+        parts = self._threads.map(
+            lambda s: self._decode(places[s : s + size], pixels[s : s + size]), starts
+        )
+        return pixels, [
+            (start + row, reason)
+            for start, bad in zip(starts, parts, strict=True)
+            for row, reason in bad
+        ]
 
     def _decode(self, places: list[_decode.Place], rows: np.ndarray) -> list:
         worker = self._take()
@@ -77,7 +83,9 @@ class Decoders:
             bad = worker.ask(places)["bad"]
             worker.fill(rows)
         except BrokenPipeError as error:
-            raise ChildProcessError("an image-decoding process was ended; was memory short?") from error
+            raise ChildProcessError(
+                "an image-decoding process was ended; was memory short?"
+            ) from error
         self._idle.put(worker)
         return bad
 

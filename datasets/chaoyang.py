@@ -52,7 +52,9 @@ def listing(root: str | Path, split: str) -> Listing:
             f"there is no {file}, the list of Chaoyang's {split} images; it comes with them: {HOME}"
         )
     pairs = _pairs(file)
-    return by_list(place, [name for name, _ in pairs], [label for _, label in pairs], CLASSES, str(file))
+    return by_list(
+        place, [name for name, _ in pairs], [label for _, label in pairs], CLASSES, str(file)
+    )
 
 
 def _pairs(file) -> list[tuple[str, int]]:
@@ -60,6 +62,8 @@ def _pairs(file) -> list[tuple[str, int]]:
         pairs = [(row["name"], row["label"]) for row in json.loads(file.read_text())]
     except (ValueError, KeyError, TypeError):
         pairs = None
-    if not pairs or not all(isinstance(n, str) and type(k) is int and k in range(len(CLASSES)) for n, k in pairs):
+    if not pairs or not all(
+        isinstance(n, str) and type(k) is int and k in range(len(CLASSES)) for n, k in pairs
+    ):
         raise ValueError(f'{file} is not a list of {{"name": file, "label": 0..3}}: fetch it again')
     return pairs

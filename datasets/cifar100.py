@@ -35,7 +35,11 @@ def listing(root: str | Path, split: str) -> Listing | None:
 
 
 def recognise(root: Path | Inside) -> str | None:
-    return "cifar100" if recognised(CIFAR100, root, {"aquarium_fish", "pickup_truck", "worm"}) else None
+    return (
+        "cifar100"
+        if recognised(CIFAR100, root, {"aquarium_fish", "pickup_truck", "worm"})
+        else None
+    )
 
 
 def _read(root: Path, split: str, download: bool):

@@ -36,9 +36,13 @@ def listing(root: str | Path, split: str) -> Listing:
     try:
         place = above_train(existing_folder(root))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; CINIC-10 is to be fetched by hand from {ARCHIVE}") from None
+        raise FileNotFoundError(
+            f"{error}; CINIC-10 is to be fetched by hand from {ARCHIVE}"
+        ) from None
     if not (place / "train").is_dir():
-        raise FileNotFoundError(f"there is no CINIC-10 in {place}: looked for train/<class>/; get it from {ARCHIVE}")
+        raise FileNotFoundError(
+            f"there is no CINIC-10 in {place}: looked for train/<class>/; get it from {ARCHIVE}"
+        )
     return split_by_class(place, split)
 
 

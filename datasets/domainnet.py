@@ -21,7 +21,9 @@ from ._folders import (
 from ._images import ImageSet, check_split
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
-VARIANTS = {prefix + domain: {"domain": domain} for domain in DOMAINS for prefix in ("", "domainnet:")}
+VARIANTS = {
+    prefix + domain: {"domain": domain} for domain in DOMAINS for prefix in ("", "domainnet:")
+}
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the published recipe
 STD = (0.229, 0.224, 0.225)
 HOME = "http://ai.bu.edu/M3SDA/"
@@ -47,7 +49,11 @@ def load(
 
 def recognise(root: Path | Inside) -> str | None:
     """By a domain's list, or by the name of the folder."""
-    known = [name for name in DOMAINS if (root / f"{name}_train.txt").exists() or class_names(root / name / "train")]
+    known = [
+        name
+        for name in DOMAINS
+        if (root / f"{name}_train.txt").exists() or class_names(root / name / "train")
+    ]
     known += [root.name] if root.name in DOMAINS and class_names(root / "train") else []
     return f"domainnet:{known[0]}" if known else None
 
@@ -71,13 +77,17 @@ def listing(root: str | Path, split: str, domain: str | None = None) -> Listing:
 
 def _only(root: Path | Inside) -> str:
     """The one domain in root."""
-    here = [name for name in DOMAINS if (root / f"{name}_train.txt").exists() or (root / name).is_dir()]
+    here = [
+        name for name in DOMAINS if (root / f"{name}_train.txt").exists() or (root / name).is_dir()
+    ]
     if root.name in DOMAINS:
         here = [root.name]
     if len(here) == 1:
         return here[0]
     found = f"holds {', '.join(here)}" if here else "holds none that is known by its name"
-    raise ValueError(f"{root} {found}: say which domain of DomainNet, e.g. --dataset domainnet:{(here or DOMAINS)[0]}")
+    raise ValueError(
+        f"{root} {found}: say which domain of DomainNet, e.g. --dataset domainnet:{(here or DOMAINS)[0]}"
+    )
 
 
 def _listed(place: Path | Inside, domain: str, split: str) -> Listing:
@@ -99,7 +109,9 @@ def _lines(file: Path | Inside) -> tuple[list[str], list[int]]:
         if not line.strip():
             continue
         if not label.isdecimal() or len(label) > 4 or "/" not in name:
-            raise ValueError(f"{file}, line {number}: {line[:60]!r} is not '<domain>/<class>/<file> <label>'")
+            raise ValueError(
+                f"{file}, line {number}: {line[:60]!r} is not '<domain>/<class>/<file> <label>'"
+            )
         names.append(name)
         labels.append(int(label))
     if not names:

@@ -33,7 +33,13 @@ VARIANTS = {
 }
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the published recipes
 STD = (0.229, 0.224, 0.225)
-FOLDERS = ("", "flowers-102", "flowers", "flower_data", "dataset")  # torchvision's, published ones', Kaggle's
+FOLDERS = (
+    "",
+    "flowers-102",
+    "flowers",
+    "flower_data",
+    "dataset",
+)  # torchvision's, published ones', Kaggle's
 KAGGLE = "https://www.kaggle.com/c/oxford-102-flower-pytorch"
 
 
@@ -65,18 +71,31 @@ def recognise(root: Path | Inside) -> str | None:
 
 
 def listing(
-    root: str | Path, split: str, layout: str | None = None, lists: tuple[str, ...] = ("trnid", "valid")
+    root: str | Path,
+    split: str,
+    layout: str | None = None,
+    lists: tuple[str, ...] = ("trnid", "valid"),
 ) -> Listing:
     """The images of a split, not read yet."""
     check_split(split)
     found = _found(root, layout)
     if not found:
-        wanted = "" if layout == "kaggle" else "jpg/ with imagelabels.mat and setid.mat (--download fetches them)"
+        wanted = (
+            ""
+            if layout == "kaggle"
+            else "jpg/ with imagelabels.mat and setid.mat (--download fetches them)"
+        )
         other = "" if layout == "official" else f"train/<1..102>/ and valid/ (from {KAGGLE})"
         looked = " or ".join(filter(None, (wanted, other)))
-        raise FileNotFoundError(f"there is no Flowers-102 in {existing_folder(root)}: looked for {looked}")
+        raise FileNotFoundError(
+            f"there is no Flowers-102 in {existing_folder(root)}: looked for {looked}"
+        )
     kind, place = found
-    return _kaggle(place, split) if kind == "kaggle" else _official(place, lists if split == "train" else ("tstid",))
+    return (
+        _kaggle(place, split)
+        if kind == "kaggle"
+        else _official(place, lists if split == "train" else ("tstid",))
+    )
 
 
 def _found(root: str | Path, layout: str | None) -> tuple[str, Path | Inside] | None:
@@ -94,7 +113,9 @@ def _found(root: str | Path, layout: str | None) -> tuple[str, Path | Inside] | 
 
 def _numbered(place: Path | Inside) -> bool:
     classes = class_names(place / "train")
-    return len(classes) > 10 and all(name.isdigit() for name in classes)  # ten are digits, not flowers
+    return len(classes) > 10 and all(
+        name.isdigit() for name in classes
+    )  # ten are digits, not flowers
 
 
 def _official(place: Path | Inside, lists: tuple[str, ...]) -> Listing:
@@ -103,18 +124,31 @@ def _official(place: Path | Inside, lists: tuple[str, ...]) -> Listing:
     images = [int(i) for name in lists for i in _matrix(place / "setid.mat", name)]
     labels = [int(label) for label in _matrix(place / "imagelabels.mat", "labels")]
     if not 1 <= min(images) <= max(images) <= len(labels):
-        raise ValueError(f"{place / 'setid.mat'} names images that imagelabels.mat has no label for: fetch both again")
+        raise ValueError(
+            f"{place / 'setid.mat'} names images that imagelabels.mat has no label for: fetch both again"
+        )
     classes = tuple(str(label) for label in range(1, max(labels) + 1))
     names = [f"jpg/image_{image:05d}.jpg" for image in images]
-    return by_list(place, names, [labels[image - 1] - 1 for image in images], classes, f"{place / 'setid.mat'}")
+    return by_list(
+        place, names, [labels[image - 1] - 1 for image in images], classes, f"{place / 'setid.mat'}"
+    )
 
 
 def _matrix(file: Path, name: str):
     if not file.is_file():
-        raise FileNotFoundError(f"there is no {file}, which belongs to Flowers-102's official layout")
+        raise FileNotFoundError(
+            f"there is no {file}, which belongs to Flowers-102's official layout"
+        )
     try:
         return scipy.io.loadmat(file)[name].ravel()
-    except (scipy.io.matlab.MatReadError, KeyError, ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (
+        scipy.io.matlab.MatReadError,
+        KeyError,
+        ValueError,
+        TypeError,
+        OSError,
+        NotImplementedError,
+    ) as error:
         raise ValueError(f"{file} is damaged, it gives no {name!r}: fetch it again") from error
 
 
@@ -137,4 +171,6 @@ def _download(root: Path) -> None:
                 torchvision.datasets.Flowers102(root, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise OSError(f"could not download Flowers-102 to {root}: {reason}; check the network and the disk") from error
+        raise OSError(
+            f"could not download Flowers-102 to {root}: {reason}; check the network and the disk"
+        ) from error

@@ -20,7 +20,7 @@ from ._folders import (
     split_by_class,
 )
 from ._images import ImageSet, check_split
-from ._survey import survey as survey  # multicrop.data looks at every listing with it
+from ._survey import survey as survey
 
 
 def load(
@@ -69,13 +69,19 @@ def _tenth(whole: Listing) -> dict[str, Listing]:
     """Split each class by a hash of its file names: a tenth, and at least one of two images, is the test split."""
     test = {index for label in range(len(whole.classes)) for index in _held_out(whole, label)}
     if not test:
-        raise ValueError(f"{whole.root} has one image per class; a test split needs at least two of some class")
-    _say(f"{whole.root} has no test folder: {len(test)} of {len(whole.names)} images are held out as the test split")
+        raise ValueError(
+            f"{whole.root} has one image per class; a test split needs at least two of some class"
+        )
+    _say(
+        f"{whole.root} has no test folder: {len(test)} of {len(whole.names)} images are held out as the test split"
+    )
     return {
         split: replace(
             whole,
             names=[name for i, name in enumerate(whole.names) if (i in test) == (split == "test")],
-            labels=[label for i, label in enumerate(whole.labels) if (i in test) == (split == "test")],
+            labels=[
+                label for i, label in enumerate(whole.labels) if (i in test) == (split == "test")
+            ],
             part=split,
         )
         for split in ("train", "test")
@@ -84,7 +90,9 @@ def _tenth(whole: Listing) -> dict[str, Listing]:
 
 def _held_out(whole: Listing, label: int) -> list[int]:
     of_class = [index for index, other in enumerate(whole.labels) if other == label]
-    of_class.sort(key=lambda index: (zlib.crc32(os.fsencode(whole.names[index])), whole.names[index]))
+    of_class.sort(
+        key=lambda index: (zlib.crc32(os.fsencode(whole.names[index])), whole.names[index])
+    )
     return of_class[: max(len(of_class) // 10, int(len(of_class) > 1))]
 
 

@@ -7,7 +7,15 @@ import re
 from pathlib import Path
 
 from ._archive import Inside
-from ._folders import Listing, above_train, class_names, evaluation_folder, existing_folder, image_set, split_by_class
+from ._folders import (
+    Listing,
+    above_train,
+    class_names,
+    evaluation_folder,
+    existing_folder,
+    image_set,
+    split_by_class,
+)
 from ._images import ImageSet, check_split
 
 ALIASES = ("imnet", "imagenet1k", "ilsvrc2012")
@@ -32,7 +40,11 @@ def load(
 
 def recognise(root: Path | Inside) -> str | None:
     classes = class_names(_place(root) / "train")
-    return "imagenet" if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes) else None
+    return (
+        "imagenet"
+        if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes)
+        else None
+    )
 
 
 def _place(root: str | Path | Inside) -> Path | Inside:
@@ -45,7 +57,11 @@ def listing(root: str | Path, split: str) -> Listing:
     check_split(split)
     place = _place(root)
     if not class_names(place / "train"):
-        raise FileNotFoundError(f"there is no ImageNet in {place}: looked for train/<id>/ and val/<id>/")
+        raise FileNotFoundError(
+            f"there is no ImageNet in {place}: looked for train/<id>/ and val/<id>/"
+        )
     if split == "test" and evaluation_folder(place) is None and (place / "val").is_dir():
-        raise ValueError(f"{place / 'val'} has no class folders: sort its images into val/<id>/ first")
+        raise ValueError(
+            f"{place / 'val'} has no class folders: sort its images into val/<id>/ first"
+        )
     return split_by_class(place, split)

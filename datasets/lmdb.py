@@ -1,6 +1,6 @@
 """Images in LMDB files train.lmdb and val.lmdb (or test.lmdb): two formats, neither of them unpickled.
 
-Ours (python -m multicrop.data pack): keys 00000000, 00000001, ... hold the files' bytes, "labels" int32 little-endian
+Ours (multicrop pack): keys 00000000, 00000001, ... hold the files' bytes, "labels" int32 little-endian
 numbers, "about" JSON with the classes. That of the DHVT code: keys 0, 1, ... hold pyarrow-serialised (bytes, label);
 there are no class names.
 """
@@ -55,7 +55,10 @@ def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None
 
 def pack(listings: dict[str, Listing], folder: Path) -> dict[str, int]:
     """Write {split: listing} as folder/<split>.lmdb; the bytes of each."""
-    return {split: pack_one(found, folder / f"{split}.lmdb", FORMAT) for split, found in listings.items()}
+    return {
+        split: pack_one(found, folder / f"{split}.lmdb", FORMAT)
+        for split, found in listings.items()
+    }
 
 
 def recognise(root: Path | Inside) -> str | None:
@@ -72,26 +75,42 @@ def _file(root: Path, split: str) -> Path:
         raise FileNotFoundError(f"there is no folder {folder}")
     names = ("train",) if split == "train" else EVALUATION
     for name in names:
-        for path in (folder / f"{name}.lmdb", folder / f"{name}.lmdb" / "data.mdb", folder / name / "data.mdb"):
+        for path in (
+            folder / f"{name}.lmdb",
+            folder / f"{name}.lmdb" / "data.mdb",
+            folder / name / "data.mdb",
+        ):
             if path.is_file():
                 return path
     if root.is_file():
-        raise ValueError(f"{root} is a file, and not {names[0]}.lmdb: give the folder of train.lmdb and val.lmdb")
-    raise FileNotFoundError(f"there is no {' or '.join(f'{name}.lmdb' for name in names)} in {folder}")
+        raise ValueError(
+            f"{root} is a file, and not {names[0]}.lmdb: give the folder of train.lmdb and val.lmdb"
+        )
+    raise FileNotFoundError(
+        f"there is no {' or '.join(f'{name}.lmdb' for name in names)} in {folder}"
+    )
 
 
 def _ours(database: Database) -> Listing:
     try:
         about = json.loads(database.read(b"about"))
-        labels = np.frombuffer(database.read(b"labels"), "<i4").tolist() if b"labels" in database.spans else None
+        labels = (
+            np.frombuffer(database.read(b"labels"), "<i4").tolist()
+            if b"labels" in database.spans
+            else None
+        )
         if about["format"] != FORMAT:
             raise ValueError
         count, classes = about["images"], tuple(about["classes"])
         spans = {f"{i:08d}": database.spans[b"%08d" % i] for i in range(count)}
-        if labels is not None and (len(labels) != count or not all(0 <= k < len(classes) for k in labels)):
+        if labels is not None and (
+            len(labels) != count or not all(0 <= k < len(classes) for k in labels)
+        ):
             raise ValueError
     except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{database.file} is damaged, or of another version: pack it again") from None
+        raise ValueError(
+            f"{database.file} is damaged, or of another version: pack it again"
+        ) from None
     return Listing(Records(database.file, spans), [*spans], labels, classes)
 
 
@@ -104,13 +123,23 @@ def _published(database: Database, classes: tuple[str, ...] | None) -> Listing:
             spans[str(number)] = (offset, length)
             labels.append(label)
     except (ValueError, KeyError) as error:
-        why = f"image {error.args[0].decode()} is missing" if isinstance(error, KeyError) else str(error)
-        hint = "build it again from the image files: python -m multicrop.data pack"
-        raise ValueError(f"{database.file} is no database of images that can be read safely ({why}): {hint}") from None
+        why = (
+            f"image {error.args[0].decode()} is missing"
+            if isinstance(error, KeyError)
+            else str(error)
+        )
+        hint = "build it again from the image files: multicrop pack"
+        raise ValueError(
+            f"{database.file} is no database of images that can be read safely ({why}): {hint}"
+        ) from None
     if not labels or min(labels) < 0 or max(labels) >= MOST_CLASSES:
-        raise ValueError(f"{database.file} holds no images with labels from 0 to {MOST_CLASSES - 1}")
+        raise ValueError(
+            f"{database.file} holds no images with labels from 0 to {MOST_CLASSES - 1}"
+        )
     if classes is None:
         classes = tuple(str(label) for label in range(max(labels) + 1))
     if max(labels) >= len(classes):
-        raise ValueError(f"{database.file} has label {max(labels)}, and there are {len(classes)} classes")
+        raise ValueError(
+            f"{database.file} has label {max(labels)}, and there are {len(classes)} classes"
+        )
     return Listing(Records(database.file, spans), [*spans], labels, classes)

@@ -23,7 +23,10 @@ RADIUS = (0.75, 1.00)  # of a shape's circumscribed circle, in half sides of its
 OFF_CENTRE = 0.50  # largest shift of a shape along each axis, in half sides of its cell
 TILT = 0.3  # largest rotation to either side, in radians; less of it is easier, also for raw pixels
 STRETCH = 0.15  # largest relative stretch along one axis (and shrink along the other)
-PAINTS = ((0.46, 0.40, 0.32), (-0.38, -0.40, -0.44))  # differences to the background, in turn over an image's shapes
+PAINTS = (
+    (0.46, 0.40, 0.32),
+    (-0.38, -0.40, -0.44),
+)  # differences to the background, in turn over an image's shapes
 CONTRAST = (0.9, 1.1)  # factor of the paints
 MIDDLE = 0.02  # how far the background's lightness is from 1/2
 HUES = 0.02  # how far the background and the paints are from their colour
@@ -56,12 +59,16 @@ def load(
     check_split(split)
     count = train_images if split == "train" else test_images
     if count < 1 or image_size < 8:
-        raise ValueError(f"shapes needs at least 1 image of at least 8 px, not {count} of {image_size}")
+        raise ValueError(
+            f"shapes needs at least 1 image of at least 8 px, not {count} of {image_size}"
+        )
     chunks = []
     for start in range(0, count, CHUNK):
         random = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
         chunks.append(_draw(random, image_size, min(CHUNK, count - start)))
-    pixels, labels = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True))
+    pixels, labels = (
+        torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)
+    )
     return ImageSet(pixels, labels, CLASSES, MEAN, STD)
 
 
@@ -79,7 +86,9 @@ def _draw(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarra
     order = stream.permuted(np.tile(np.arange(GRID**2) % len(PAINTS), (CHUNK, 1)), axis=1)
     for cell, (column, row) in enumerate(np.ndindex(GRID, GRID)):
         paint = lightness + _paint(stream, order[:, cell]) + _texture(stream, x, y)
-        cover = _shape(stream, labels, GRID * (x + 1) - 2 * column - 1, GRID * (y + 1) - 2 * row - 1)
+        cover = _shape(
+            stream, labels, GRID * (x + 1) - 2 * column - 1, GRID * (y + 1) - 2 * row - 1
+        )
         image = _over(image, paint, cover)
     image += stream.normal(0, NOISE, image.shape).astype(np.float32)
     return (image[:count].clip(0, 1) * 255 + 0.5).astype(np.uint8), labels[:count]
@@ -91,7 +100,9 @@ def _over(image: np.ndarray, paint: np.ndarray, cover: np.ndarray) -> np.ndarray
 
 def _paint(stream: np.random.Generator, which: np.ndarray) -> np.ndarray:
     """One of the paints per image, slightly varied: (CHUNK, 3, 1, 1)."""
-    return np.array(PAINTS, np.float32)[which, :, None, None] * _between(stream, *CONTRAST) + _hue(stream)
+    return np.array(PAINTS, np.float32)[which, :, None, None] * _between(stream, *CONTRAST) + _hue(
+        stream
+    )
 
 
 def _hue(stream: np.random.Generator) -> np.ndarray:
@@ -116,7 +127,9 @@ def _texture(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nd
     checks = stripes * np.sin(frequency[:, 0] * v)
     blotches = _field(stream, x.shape[-1], 1, 1.5)[:, 0]
     kind = stream.integers(3, size=(CHUNK, 1, 1))
-    return (np.choose(kind, (stripes, checks, blotches)) * _between(stream, 0, TEXTURE)[:, 0])[:, None]
+    return (np.choose(kind, (stripes, checks, blotches)) * _between(stream, 0, TEXTURE)[:, 0])[
+        :, None
+    ]
 
 
 def _clutter(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -125,10 +138,14 @@ def _clutter(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nd
     u, v = _turned(dx, dy, _between(stream, 0, math.pi)[:, 0])
     length = (_between(stream, -0.4, 0.6).clip(0))[:, 0]  # 0 is a disc
     along = u - u.clip(-length, length)
-    return _cover(np.hypot(along, v) - _between(stream, *CLUTTER_RADIUS)[:, 0], 2 / x.shape[-1])[:, None]
+    return _cover(np.hypot(along, v) - _between(stream, *CLUTTER_RADIUS)[:, 0], 2 / x.shape[-1])[
+        :, None
+    ]
 
 
-def _shape(stream: np.random.Generator, labels: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _shape(
+    stream: np.random.Generator, labels: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
     """Coverage of a shape of each image's class, in a pose of its own, (CHUNK, 1, S, S). x, y: -1..1 in its cell."""
     radius, stretch = _between(stream, *RADIUS)[:, 0], 1 + _between(stream, -STRETCH, STRETCH)[:, 0]
     dx, dy = (part - _between(stream, -OFF_CENTRE, OFF_CENTRE)[:, 0] for part in (x, y))
@@ -179,7 +196,11 @@ def _at(radius: float, turn: float) -> tuple[float, float]:
 
 
 def _plus(half: float, reach: float) -> list[tuple[float, float]]:
-    quarter = [(half, -half), (reach, -half), (reach, half)]  # then turned by 90 degrees three times
+    quarter = [
+        (half, -half),
+        (reach, -half),
+        (reach, half),
+    ]  # then turned by 90 degrees three times
     return [((x, y), (-y, x), (-x, -y), (y, -x))[turn] for turn in range(4) for x, y in quarter]
 
 
@@ -201,8 +222,12 @@ def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 OUTLINES = {  # signed distances, about the same centre
-    "arrow": _polygon([(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]),
-    "corner": _polygon([(-0.6, -0.9), (-0.2, -0.9), (-0.2, 0.2), (0.9, 0.2), (0.9, 0.6), (-0.6, 0.6)]),
+    "arrow": _polygon(
+        [(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]
+    ),
+    "corner": _polygon(
+        [(-0.6, -0.9), (-0.2, -0.9), (-0.2, 0.2), (0.9, 0.2), (0.9, 0.6), (-0.6, 0.6)]
+    ),
     "crescent": _crescent,
     "cross": _polygon(_plus(0.2, 0.95)),
     "disc": _disc,

@@ -6,7 +6,15 @@ The test split is `val`; the shipped `test` folder has no labels. Labels count t
 from pathlib import Path
 
 from ._archive import Inside
-from ._folders import Listing, above_train, by_class, class_names, existing_folder, image_names, image_set
+from ._folders import (
+    Listing,
+    above_train,
+    by_class,
+    class_names,
+    existing_folder,
+    image_names,
+    image_set,
+)
 from ._images import ImageSet, check_split
 
 ALIASES = ("tiny-imagenet-200",)
@@ -49,17 +57,23 @@ def _place(root: str | Path) -> Path:
     try:
         root = above_train(existing_folder(root))
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; Tiny-ImageNet is to be fetched by hand from {ARCHIVE}") from None
+        raise FileNotFoundError(
+            f"{error}; Tiny-ImageNet is to be fetched by hand from {ARCHIVE}"
+        ) from None
     for place in (root, root / "tiny-imagenet-200"):
         if (place / "train").is_dir() or (place / "val").is_dir():
             return place
-    raise FileNotFoundError(f"there is no Tiny-ImageNet in {root}: looked for train/<id>/; get it from {ARCHIVE}")
+    raise FileNotFoundError(
+        f"there is no Tiny-ImageNet in {root}: looked for train/<id>/; get it from {ARCHIVE}"
+    )
 
 
 def _ids(place: Path) -> tuple[str, ...]:
     """The classes when there is no training split."""
     if not (place / "wnids.txt").is_file():
-        raise FileNotFoundError(f"{place} has neither train/<id>/ folders nor wnids.txt, so the classes are unknown")
+        raise FileNotFoundError(
+            f"{place} has neither train/<id>/ folders nor wnids.txt, so the classes are unknown"
+        )
     return tuple(sorted((place / "wnids.txt").read_text().split()))
 
 
@@ -69,11 +83,15 @@ def _validation(folder: Path, classes: tuple[str, ...]) -> Listing:
         return by_class(folder, classes)
     notes = folder / "val_annotations.txt"
     if not notes.is_file():
-        raise FileNotFoundError(f"{folder} has neither <id>/ folders of the training classes nor val_annotations.txt")
+        raise FileNotFoundError(
+            f"{folder} has neither <id>/ folders of the training classes nor val_annotations.txt"
+        )
     ids = dict(line.split("\t")[:2] for line in notes.read_text().splitlines() if "\t" in line)
     index = {name: label for label, name in enumerate(classes)}
     names = [f"images/{name}" for name in image_names(folder / "images")]
     unknown = [name for name in names if ids.get(Path(name).name) not in index]
     if unknown:
-        raise ValueError(f"{notes} gives no known class for {len(unknown)} images, e.g. {unknown[0]}")
+        raise ValueError(
+            f"{notes} gives no known class for {len(unknown)} images, e.g. {unknown[0]}"
+        )
     return Listing(folder, names, [index[ids[Path(name).name]] for name in names], classes)

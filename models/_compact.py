@@ -25,7 +25,13 @@ class SelfAttention(nn.Module):
     """Softmax attention, without biases on q, k and v unless asked: tokens (B, N, D) of any grid -> (B, N, D)."""
 
     def __init__(
-        self, dim: int, num_heads: int, *, qkv_bias: bool = False, attn_drop_rate: float = 0.1, drop_rate: float = 0.0
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = False,
+        attn_drop_rate: float = 0.1,
+        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads, self.attn_drop_rate = num_heads, attn_drop_rate
@@ -63,7 +69,9 @@ class Layer(nn.Module):
         self.linear1, self.linear2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.drop = nn.Dropout(drop_rate)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else nn.Identity()
-        self.mixes_images = any(isinstance(module, nn.BatchNorm2d) for module in attention.modules())
+        self.mixes_images = any(
+            isinstance(module, nn.BatchNorm2d) for module in attention.modules()
+        )
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.attend(x, grid)
@@ -110,16 +118,22 @@ class Transformer(nn.Module):
         self.drop = nn.Dropout(drop_rate)
         rates = [drop_path_rate * index / max(num_layers - 1, 1) for index in range(num_layers)]
         layer = {"mlp_ratio": mlp_ratio, "drop_rate": drop_rate, "pre_norm": pre_norm}
-        self.blocks = nn.ModuleList(Layer(dim, attention(), drop_path_rate=rate, **layer) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Layer(dim, attention(), drop_path_rate=rate, **layer) for rate in rates
+        )
         self.norm = nn.LayerNorm(dim)
         self.apply(initialise)
 
     def _add_positions(self, kind: str, count: int) -> None:
         if kind not in ("learnable", "sine", "none"):
-            raise ValueError(f"positional_embedding is {kind!r}; it must be learnable, sine or none")
+            raise ValueError(
+                f"positional_embedding is {kind!r}; it must be learnable, sine or none"
+            )
         self.positional_embedding, self.positional_emb = kind, None
         if kind == "learnable":
-            self.positional_emb = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, count, self.dim), std=0.2))
+            self.positional_emb = nn.Parameter(
+                nn.init.trunc_normal_(torch.empty(1, count, self.dim), std=0.2)
+            )
         elif kind == "sine":
             self.register_buffer("sine", sinusoid(count, self.dim), persistent=False)
 
@@ -153,8 +167,14 @@ class Transformer(nn.Module):
             return torch.cat([first, resample(table, grid, "bilinear")], dim=1)
         if self.positional_embedding == "none":
             return None
-        count = self.num_tokens + grid[0] * grid[1]  # a shorter table is the first rows of a longer one
-        return self.sine[:, :count] if count <= self.sine.shape[1] else sinusoid(count, self.dim).to(self.sine)
+        count = (
+            self.num_tokens + grid[0] * grid[1]
+        )  # a shorter table is the first rows of a longer one
+        return (
+            self.sine[:, :count]
+            if count <= self.sine.shape[1]
+            else sinusoid(count, self.dim).to(self.sine)
+        )
 
     def pool(self, x: Tensor) -> Tensor:
         """The last block's tokens -> features (B, D): the normalised class token, or all of them pooled."""
@@ -170,7 +190,10 @@ class Compact(nn.Module):
         super().__init__()
         self.tokenizer, self.transformer = tokenizer, transformer
         self.dim = transformer.dim
-        self.maps = {f"blocks.{index}": Map(self.dim, tokenizer.stride) for index in range(len(transformer.blocks))}
+        self.maps = {
+            f"blocks.{index}": Map(self.dim, tokenizer.stride)
+            for index in range(len(transformer.blocks))
+        }
         self.stages = tuple(self.maps)[-1:]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,10 @@ class DAFF(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(width, hidden, 1), nn.BatchNorm2d(hidden)
-        self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden), nn.BatchNorm2d(hidden)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden),
+            nn.BatchNorm2d(hidden),
+        )
         self.conv3, self.bn3 = nn.Conv2d(hidden, width, 1), nn.BatchNorm2d(width)
         self.compress = nn.Linear(width, width // 4)
         self.excitation = nn.Linear(width // 4, width)

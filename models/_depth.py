@@ -7,7 +7,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 
-def residual(x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module, rows: int | None = None) -> Tensor:
+def residual(
+    x: Tensor, branch: Callable[[Tensor], Tensor], drop: nn.Module, rows: int | None = None
+) -> Tensor:
     """x[:, :rows] + drop(branch(x)) for tokens (B, N, D), drop being timm's DropPath or Identity; same draws, same sum.
 
     On a CPU the branch is computed for the images that keep it only: a rate of 0.1, linear over the blocks, saves a

@@ -86,7 +86,9 @@ class _LeftVectors(torch.autograd.Function):
         power = s.square()
         gap = power[..., None, :] - power[..., :, None]
         floor = CLOSE * power.amax(-1).square()[..., None, None]
-        mixed = u @ ((u.transpose(-2, -1) @ grad) * _damped_inverse(gap, floor)) @ u.transpose(-2, -1)
+        mixed = (
+            u @ ((u.transpose(-2, -1) @ grad) * _damped_inverse(gap, floor)) @ u.transpose(-2, -1)
+        )
         return (mixed + mixed.transpose(-2, -1)) @ x
 
 

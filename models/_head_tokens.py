@@ -20,7 +20,9 @@ class HeadTokenAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.ht_proj = nn.Linear(width // heads, width)
-        self.ht_norm = nn.LayerNorm(width // heads, eps=1e-5)  # unlike DHVT's other norms, which have 1e-6
+        self.ht_norm = nn.LayerNorm(
+            width // heads, eps=1e-5
+        )  # unlike DHVT's other norms, which have 1e-6
         self.pos_embed = nn.Parameter(torch.zeros(1, heads, width))
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)

@@ -51,7 +51,9 @@ class LocalityFeedForward(nn.Module):
         super().__init__()
         check_act(act)
         if depthwise not in DEPTHWISE:
-            raise ValueError(f"the depth-wise convolution goes {', '.join(DEPTHWISE)}, not {depthwise!r}")
+            raise ValueError(
+                f"the depth-wise convolution goes {', '.join(DEPTHWISE)}, not {depthwise!r}"
+            )
         hidden = int(width * ratio)
         if hidden < 1:
             raise ValueError(f"an MLP ratio of {ratio} leaves none of {width} channels")
@@ -81,9 +83,13 @@ class SE(nn.Module):
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         if reduction < 1 or channels // reduction < 1:
-            raise ValueError(f"an SE reduction of {reduction} leaves none of {channels} hidden channels; take less")
+            raise ValueError(
+                f"an SE reduction of {reduction} leaves none of {channels} hidden channels; take less"
+            )
         hidden = channels // reduction
-        self.fc = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Hardsigmoid())
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels), nn.Hardsigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.fc(x.mean((2, 3)))[:, :, None, None]
@@ -117,7 +123,9 @@ def initialise(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _convolution(channels: int, width: int, kernel: int, groups: int = 1) -> tuple[nn.Module, nn.Module]:
+def _convolution(
+    channels: int, width: int, kernel: int, groups: int = 1
+) -> tuple[nn.Module, nn.Module]:
     convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2, groups=groups, bias=False)
     return convolution, nn.BatchNorm2d(width)
 

@@ -14,7 +14,15 @@ import torch.nn as nn
 from torch import Tensor
 
 from ._attention import merge_heads, split_heads
-from ._manifolds import at_least_float32, covariance_gap, euclidean, grassmann, log_covariance_gap, projection, spd
+from ._manifolds import (
+    at_least_float32,
+    covariance_gap,
+    euclidean,
+    grassmann,
+    log_covariance_gap,
+    projection,
+    spd,
+)
 from ._map_norm import MapNorm
 
 
@@ -25,10 +33,18 @@ class Fusion(NamedTuple):
     norm: str | None
 
 
-MAPS = {"scale": euclidean, "riem_scale": spd, "grassman_scale": grassmann}  # by the names of their learned scales
+MAPS = {
+    "scale": euclidean,
+    "riem_scale": spd,
+    "grassman_scale": grassmann,
+}  # by the names of their learned scales
 E, S, G = MAPS
 FUSIONS = {
-    "f1": {"riem": Fusion((E, S), "layer"), "all": Fusion((E, S, G), "batch"), "riemgrass": Fusion((G, G), "batch")},
+    "f1": {
+        "riem": Fusion((E, S), "layer"),
+        "all": Fusion((E, S, G), "batch"),
+        "riemgrass": Fusion((G, G), "batch"),
+    },
     "f2": {
         "spd": Fusion((E, S), None),
         "all": Fusion((E, S, G), "layer"),
@@ -84,7 +100,10 @@ class FusedAttention(_Attention):
         for name in dict.fromkeys(fusion.maps):
             self.register_parameter(name, nn.Parameter(torch.tensor((dim // num_heads) ** -0.5)))
         channels = len(fusion.maps) * num_heads
-        norms = {"layer": lambda: MapNorm(channels, side, prefix), "batch": lambda: nn.BatchNorm2d(channels)}
+        norms = {
+            "layer": lambda: MapNorm(channels, side, prefix),
+            "batch": lambda: nn.BatchNorm2d(channels),
+        }
         norm = [norms[fusion.norm]()] if fusion.norm else []
         self.conv_attn = nn.Sequential(*norm, nn.Conv2d(channels, num_heads, 1))
 
@@ -116,7 +135,9 @@ class GrassmannAttention(_Attention):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__(dim, num_heads, attn_drop_rate, drop_rate)
-        self.scale = nn.Parameter(torch.tensor((dim // num_heads) ** -0.5)) if revision == "f1" else None
+        self.scale = (
+            nn.Parameter(torch.tensor((dim // num_heads) ** -0.5)) if revision == "f1" else None
+        )
         self.norm = MapNorm(num_heads, side, prefix)
 
     def queries_keys_values(self, x: Tensor) -> list[Tensor]:
@@ -154,7 +175,13 @@ class RiemannianAttention(_Attention):
 
 
 def maker(
-    kind: str, revision: str | None, attention_type: str | None, ln_attention: bool, dim: int, num_heads: int, **sizes
+    kind: str,
+    revision: str | None,
+    attention_type: str | None,
+    ln_attention: bool,
+    dim: int,
+    num_heads: int,
+    **sizes,
 ) -> Callable[[], nn.Module]:
     """What makes one layer's attention: kind "manifold" (of several), "grassmann" or "riemann". ValueError if unknown.
 
@@ -163,14 +190,25 @@ def maker(
     check_revision(revision)
     if kind == "manifold":
         fusion = _fusion(revision, attention_type or "all")
-        fusion = fusion._replace(norm=None) if fusion.norm == "layer" and not ln_attention else fusion
+        fusion = (
+            fusion._replace(norm=None) if fusion.norm == "layer" and not ln_attention else fusion
+        )
         return partial(FusedAttention, dim, num_heads, fusion, **sizes)
     types = {"grassmann": (None,), "riemann": (None, "log")}[kind]
     if attention_type not in types or not ln_attention:
-        raise ValueError(f"attention_type {attention_type!r} and ln_attention=False are for manifold_* networks")
+        raise ValueError(
+            f"attention_type {attention_type!r} and ln_attention=False are for manifold_* networks"
+        )
     if kind == "grassmann":
         return partial(GrassmannAttention, dim, num_heads, revision or "f2", **sizes)
-    return partial(RiemannianAttention, dim, num_heads, revision or "f2", logarithm=attention_type == "log", **sizes)
+    return partial(
+        RiemannianAttention,
+        dim,
+        num_heads,
+        revision or "f2",
+        logarithm=attention_type == "log",
+        **sizes,
+    )
 
 
 def check_revision(revision: str | None) -> None:
@@ -183,5 +221,9 @@ def _fusion(revision: str | None, attention_type: str) -> Fusion:
     for known in (revision,) if revision else reversed(FUSIONS):
         if attention_type in FUSIONS[known]:
             return FUSIONS[known][attention_type]
-    known = "; ".join(f"{', '.join(types)} ({name})" for name, types in FUSIONS.items() if revision in (None, name))
+    known = "; ".join(
+        f"{', '.join(types)} ({name})"
+        for name, types in FUSIONS.items()
+        if revision in (None, name)
+    )
     raise ValueError(f"attention_type {attention_type!r} is unknown; there are {known}")

@@ -44,7 +44,9 @@ def stretch(table: Tensor, spread: Tensor) -> Tensor:
 def spreading(old: tuple[int, int], new: tuple[int, int], prefix: int, like: Tensor) -> Tensor:
     """The matrix (prefix + h' w', prefix + h w) that takes values on grid `old` to grid `new`, prefix tokens as is."""
     rows, columns = (_axis(a, b, like) for a, b in zip(old, new, strict=True))
-    return torch.block_diag(torch.eye(prefix, dtype=like.dtype, device=like.device), torch.kron(rows, columns))
+    return torch.block_diag(
+        torch.eye(prefix, dtype=like.dtype, device=like.device), torch.kron(rows, columns)
+    )
 
 
 def _axis(old: int, new: int, like: Tensor) -> Tensor:
@@ -55,7 +57,11 @@ def _axis(old: int, new: int, like: Tensor) -> Tensor:
 def fit_norm(table: Tensor, like: Tensor, prefix: int) -> Tensor:
     """A saved table of another square grid in the shape of `like`; untouched when they cannot correspond."""
     old, new = (math.isqrt(max(tensor.shape[-1] - prefix, 0)) for tensor in (table, like))
-    fits = table.ndim == like.ndim and table.shape[:-2] == like.shape[:-2] and prefix + old * old == table.shape[-1]
+    fits = (
+        table.ndim == like.ndim
+        and table.shape[:-2] == like.shape[:-2]
+        and prefix + old * old == table.shape[-1]
+    )
     if not fits or table.shape == like.shape or not old:
         return table
     return stretch(table, spreading((old, old), (new, new), prefix, table))

@@ -18,7 +18,9 @@ def resample(table: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Ten
     side = math.isqrt(table.shape[1])
     if grid == (side, side):
         return table
-    with torch.autocast(table.device.type, enabled=False):  # the table is small: keep it in full precision
+    with torch.autocast(
+        table.device.type, enabled=False
+    ):  # the table is small: keep it in full precision
         rows, columns = (_weights(side, size, table, mode) for size in grid)
         square = table.unflatten(1, (side, side))
         return torch.einsum("hr,wc,brcd->bhwd", rows, columns, square).flatten(1, 2)
@@ -36,7 +38,12 @@ def _weights(side: int, size: int, like: Tensor, mode: str) -> Tensor:
 def fit_table(table: Tensor, like: Tensor, prefix: int = 0, mode: str = "bicubic") -> Tensor:
     """A saved table (1, prefix + g * g, D) resampled to the length of `like`; untouched when they cannot correspond."""
     old, new = table.shape[1] - prefix, like.shape[1] - prefix
-    if table.ndim != 3 or old == new or table.shape[2] != like.shape[2] or math.isqrt(old) ** 2 != old:
+    if (
+        table.ndim != 3
+        or old == new
+        or table.shape[2] != like.shape[2]
+        or math.isqrt(old) ** 2 != old
+    ):
         return table
     side = math.isqrt(new)
     return torch.cat([table[:, :prefix], resample(table[:, prefix:], (side, side), mode)], dim=1)

@@ -38,7 +38,9 @@ def stage_sizes(
     widths = tuple(embed_dim * factor for factor in GROWTH) if widths is None else tuple(widths)
     for name, values in (("widths", widths), ("depths", depths)):
         if len(values) != len(GROWTH):
-            raise ValueError(f"{name} {tuple(values)}: a pyramid transformer has {len(GROWTH)} stages")
+            raise ValueError(
+                f"{name} {tuple(values)}: a pyramid transformer has {len(GROWTH)} stages"
+            )
     heads = [num_heads * factor for factor in GROWTH]
     for width, count, depth in zip(widths, heads, depths, strict=True):
         check_heads(width, count)
@@ -46,7 +48,9 @@ def stage_sizes(
     ratios = [mlp_ratio * factor for factor in MLP_GROWTH]
     rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(tuple(depths))
     rates = [tuple(part.tolist()) for part in rates]
-    return [StageSizes(*sizes) for sizes in zip(widths, heads, ratios, REDUCTIONS, rates, strict=True)]
+    return [
+        StageSizes(*sizes) for sizes in zip(widths, heads, ratios, REDUCTIONS, rates, strict=True)
+    ]
 
 
 def block_maps(sizes: list[StageSizes], patch_size: int) -> tuple[dict[str, Map], tuple[str, ...]]:
@@ -54,6 +58,9 @@ def block_maps(sizes: list[StageSizes], patch_size: int) -> tuple[dict[str, Map]
     maps, ends = {}, []
     for stage, size in enumerate(sizes):
         stride = patch_size * LATER_STRIDE**stage
-        maps |= {f"blocks.{len(maps) + index}": Map(size.width, stride) for index in range(len(size.rates))}
+        maps |= {
+            f"blocks.{len(maps) + index}": Map(size.width, stride)
+            for index in range(len(size.rates))
+        }
         ends.append(f"blocks.{len(maps) - 1}")
     return maps, tuple(ends)

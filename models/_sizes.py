@@ -12,12 +12,14 @@ def default_patch(image_size: int, at_most: int) -> int:
 def check_patch(image_size: int, patch_size: int) -> None:
     """ValueError unless square patches of `patch_size` px tile a square image of `image_size` px."""
     if image_size < 1 or patch_size < 1:
-        raise ValueError(f"image size {image_size} and patch size {patch_size} must be at least 1 px")
+        raise ValueError(
+            f"image size {image_size} and patch size {patch_size} must be at least 1 px"
+        )
     if image_size % patch_size:
         divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
-        near = [size for size in divisors if size < patch_size][-1:] + [size for size in divisors if size > patch_size][
-            :1
-        ]
+        near = [size for size in divisors if size < patch_size][-1:] + [
+            size for size in divisors if size > patch_size
+        ][:1]
         raise ValueError(
             f"patch size {patch_size} does not divide image size {image_size}; the nearest that do: {_list(near)}"
         )
@@ -26,7 +28,9 @@ def check_patch(image_size: int, patch_size: int) -> None:
 def check_images(x: Tensor, channels: int, patch_size: int) -> None:
     """ValueError unless x is (B, channels, h, w) and patches of `patch_size` px tile each image."""
     if x.ndim != 4 or x.shape[1] != channels:
-        raise ValueError(f"this network takes images (batch, {channels}, height, width), not {tuple(x.shape)}")
+        raise ValueError(
+            f"this network takes images (batch, {channels}, height, width), not {tuple(x.shape)}"
+        )
     for side in x.shape[-2:]:
         if side % patch_size or side == 0:
             below = side // patch_size * patch_size
@@ -39,7 +43,9 @@ def check_images(x: Tensor, channels: int, patch_size: int) -> None:
 def check_heads(embed_dim: int, num_heads: int) -> None:
     """ValueError unless every head gets the same whole number of channels."""
     if embed_dim < 1 or num_heads < 1:
-        raise ValueError(f"embedding width {embed_dim} and number of heads {num_heads} must be at least 1")
+        raise ValueError(
+            f"embedding width {embed_dim} and number of heads {num_heads} must be at least 1"
+        )
     if embed_dim % num_heads:
         low, high = (embed_dim // num_heads) * num_heads, (embed_dim // num_heads + 1) * num_heads
         near = [width for width in (low, high) if width]

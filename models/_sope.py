@@ -22,7 +22,9 @@ class SOPE(nn.Module):
     def __init__(self, in_channels: int, width: int, patch_size: int) -> None:
         super().__init__()
         if patch_size not in PATCHES:
-            raise ValueError(f"patch size {patch_size} does not fit a stem of halvings; those that do: {PATCHES}")
+            raise ValueError(
+                f"patch size {patch_size} does not fit a stem of halvings; those that do: {PATCHES}"
+            )
         stages = patch_size.bit_length() - 1
         widths = [in_channels, *(width >> left for left in reversed(range(stages)))]
         layers = [layer for sizes in pairwise(widths) for layer in (_stage(*sizes), nn.GELU())]
@@ -47,4 +49,6 @@ class Affine(nn.Module):
 
 
 def _stage(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width))
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
+    )

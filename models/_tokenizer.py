@@ -35,7 +35,9 @@ class Tokenizer(nn.Module):
         self.conv_layers = nn.Sequential(*(self._stage(i, o, pool) for i, o in stages))
 
     def _stage(self, inputs: int, outputs: int, pool: bool) -> nn.Sequential:
-        convolution = nn.Conv2d(inputs, outputs, self.kernel_size, self.strides[0], self.padding, bias=not pool)
+        convolution = nn.Conv2d(
+            inputs, outputs, self.kernel_size, self.strides[0], self.padding, bias=not pool
+        )
         nn.init.kaiming_normal_(convolution.weight)
         return nn.Sequential(convolution, *([nn.ReLU(), nn.MaxPool2d(3, 2, 1)] if pool else []))
 
@@ -60,7 +62,9 @@ class Tokenizer(nn.Module):
         patches = len(self.strides) == 1
         check_images(x, self.in_channels, self.kernel_size if patches else 1)
         if not (self.side(x.shape[-2]) and self.side(x.shape[-1])):
-            raise ValueError(f"an image of {x.shape[-2]} x {x.shape[-1]} px is too small for these convolutions")
+            raise ValueError(
+                f"an image of {x.shape[-2]} x {x.shape[-1]} px is too small for these convolutions"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)

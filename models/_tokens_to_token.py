@@ -23,22 +23,38 @@ class TokensToToken(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, token_width: int, dim: int, patch_size: int, stage: Callable[[int, int], nn.Module]
+        self,
+        in_channels: int,
+        token_width: int,
+        dim: int,
+        patch_size: int,
+        stage: Callable[[int, int], nn.Module],
     ) -> None:
         super().__init__()
         if patch_size not in PATCHES:
-            raise ValueError(f"patch size {patch_size}: tokens-to-token takes {', '.join(map(str, PATCHES))} px")
-        self.in_channels, self.patch_size, self.strides = in_channels, patch_size, (patch_size // 4, 2, 2)
+            raise ValueError(
+                f"patch size {patch_size}: tokens-to-token takes {', '.join(map(str, PATCHES))} px"
+            )
+        self.in_channels, self.patch_size, self.strides = (
+            in_channels,
+            patch_size,
+            (patch_size // 4, 2, 2),
+        )
         first, second, third = WINDOWS
         self.stages = nn.ModuleList(
-            [stage(in_channels * first**2, token_width), stage(token_width * second**2, token_width)]
+            [
+                stage(in_channels * first**2, token_width),
+                stage(token_width * second**2, token_width),
+            ]
         )
         self.project = nn.Linear(token_width * third**2, dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         check_images(x, self.in_channels, 1)
         if min(x.shape[-2:]) < SMALLEST:
-            raise ValueError(f"images of {x.shape[-2]} x {x.shape[-1]} px are too small; {SMALLEST} px is the least")
+            raise ValueError(
+                f"images of {x.shape[-2]} x {x.shape[-1]} px are too small; {SMALLEST} px is the least"
+            )
         for window, stride, stage in zip(WINDOWS, self.strides, self.stages, strict=False):
             tokens, grid = soft_split(x, window, stride)
             x = to_map(stage(tokens, grid), grid)

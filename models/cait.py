@@ -36,7 +36,11 @@ def build(
     truncate_positions: smaller images take the first rows of the position table, as the reference does, instead of a
     resampled table. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 4 if image_size <= 32 else 8) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 4 if image_size <= 32 else 8)
+        if patch_size is None
+        else patch_size
+    )
     sizes = timm_sizes(
         image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
         drop_path_rate,
@@ -50,12 +54,16 @@ class CaiT(timm_cait.Cait):
     def __init__(self, truncate_positions: bool, **sizes) -> None:
         norm = partial(nn.LayerNorm, eps=1e-6)
         patches = partial(PatchEmbed, strict_img_size=False)
-        super().__init__(num_classes=0, init_values=1e-5, norm_layer=norm, patch_layer=patches, **sizes)
+        super().__init__(
+            num_classes=0, init_values=1e-5, norm_layer=norm, patch_layer=patches, **sizes
+        )
         nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.02)
         nn.init.zeros_(self.patch_embed.proj.bias)
         self.truncate_positions = truncate_positions
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
-        self.maps = {f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))}
+        self.maps = {
+            f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))
+        }
         self.stages = tuple(self.maps)[-1:]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,12 +108,16 @@ def adapt(state: dict[str, Tensor], model: CaiT) -> dict[str, Tensor]:
 
     The reference's patch embedding `patch_embed.1` is a Linear layer over pixels in the order (row, column, channel).
     """
-    state = {key.replace("patch_embed.1.", "patch_embed.proj."): value for key, value in state.items()}
+    state = {
+        key.replace("patch_embed.1.", "patch_embed.proj."): value for key, value in state.items()
+    }
     convolution = model.patch_embed.proj.weight
     linear = state.get("patch_embed.proj.weight")
     if linear is not None and linear.ndim == 2 and linear.numel() == convolution.numel():
         width, channels, patch, _ = convolution.shape
-        state["patch_embed.proj.weight"] = linear.view(width, patch, patch, channels).permute(0, 3, 1, 2).contiguous()
+        state["patch_embed.proj.weight"] = (
+            linear.view(width, patch, patch, channels).permute(0, 3, 1, 2).contiguous()
+        )
     if "pos_embed" in state:
         state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed)
     return state

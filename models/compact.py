@@ -22,7 +22,11 @@ from ._sizes import check_heads, check_layers, check_patch
 from ._tokenizer import Tokenizer
 
 # Layers: width, heads, MLP ratio.
-WIDTHS = dict.fromkeys((2, 4), (128, 2, 1.0)) | dict.fromkeys((6, 7, 8), (256, 4, 2.0)) | {14: (384, 6, 3.0)}
+WIDTHS = (
+    dict.fromkeys((2, 4), (128, 2, 1.0))
+    | dict.fromkeys((6, 7, 8), (256, 4, 2.0))
+    | {14: (384, 6, 3.0)}
+)
 NAME = re.compile(
     r"(?P<family>vit|cvt|cct)_(?P<layers>\d+)"
     r"(?:_(?P<kernel>\d+)(?:x(?P<convolutions>\d+))?(?:_(?P<size>\d+))?)?"
@@ -31,7 +35,15 @@ NAME = re.compile(
 RELEASED = (
     *("vit_2_4_32", "vit_4_4_32", "vit_6_4_32", "vit_7_4_32"),
     *("cvt_2_4_32", "cvt_4_4_32", "cvt_6_4_32", "cvt_7_4_32"),
-    *("cct_2_3x2_32", "cct_4_3x2_32", "cct_6_3x1_32", "cct_6_3x2_32", "cct_7_3x1_32", "cct_7_3x2_32", "cct_7_7x2_224"),
+    *(
+        "cct_2_3x2_32",
+        "cct_4_3x2_32",
+        "cct_6_3x1_32",
+        "cct_6_3x2_32",
+        "cct_7_3x1_32",
+        "cct_7_3x2_32",
+        "cct_7_7x2_224",
+    ),
 )
 ONLY_LEARNED = ("cct_14_7x2_224", "cct_14_7x2_384", "cct_14_7x2_384_fl")
 CLASSES = ("cct_7_3x1_32_c100", "cct_7_3x1_32_sine_c100")  # other classifiers, the same backbone
@@ -50,7 +62,10 @@ def published(name: str) -> dict:
             "or cct, layers, kernel x convolutions as in cct_7_3x1, then _sine or _none unless positions are learned"
         )
     width, heads, ratio = WIDTHS[layers]
-    convolutions = {"kernel_size": int(match["kernel"] or 3), "conv_layers": int(match["convolutions"] or 1)}
+    convolutions = {
+        "kernel_size": int(match["kernel"] or 3),
+        "conv_layers": int(match["convolutions"] or 1),
+    }
     return {
         "image_size": int(match["size"]) if match["size"] else None,
         "positional_embedding": match["positions"] or "learnable",
@@ -66,7 +81,10 @@ def published(name: str) -> dict:
 def _variants() -> dict[str, dict]:
     names = (*RELEASED, *(f"{name}_sine" for name in RELEASED), *ONLY_LEARNED, *CLASSES)
     sized = {name: {"name": name, "image_size": published(name)["image_size"]} for name in names}
-    return sized | {name: {"name": name, "image_size": 32} for name in ("cct_2", "cct_4", "cct_6", "cct_7", "cct_14")}
+    return sized | {
+        name: {"name": name, "image_size": 32}
+        for name in ("cct_2", "cct_4", "cct_6", "cct_7", "cct_14")
+    }
 
 
 VARIANTS = _variants() | {
@@ -110,9 +128,19 @@ def build(
     class_token: features from a class token, or pooled over the tokens. pre_norm: see _compact.py. ValueError on
     sizes that clash.
     """
-    sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
+    sizes = {
+        "embed_dim": embed_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "vit_mlp_ratio": vit_mlp_ratio,
+    }
     kinds = {"positional_embedding": positional_embedding, "class_token": class_token}
-    convolutions = {"kernel_size": kernel_size, "conv_layers": conv_layers, "stride": stride, "padding": padding}
+    convolutions = {
+        "kernel_size": kernel_size,
+        "conv_layers": conv_layers,
+        "stride": stride,
+        "padding": padding,
+    }
     kinds |= {"patch_size": patch_size, "in_planes": in_planes}
     options = settle(name, **sizes, **kinds, **convolutions)
     tokenizer = make_tokenizer(name, image_size, in_channels, options)
@@ -123,7 +151,9 @@ def build(
         return SelfAttention(width, heads, qkv_bias=qkv_bias, **drops)
 
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "pre_norm": pre_norm}
-    return Compact(tokenizer, make_transformer(tokenizer.side(image_size), options, attention, **rates))
+    return Compact(
+        tokenizer, make_transformer(tokenizer.side(image_size), options, attention, **rates)
+    )
 
 
 def settle(name: str, **given) -> dict:
@@ -147,7 +177,9 @@ def make_tokenizer(name: str, image_size: int, in_channels: int, options: dict) 
 def _patches(image_size: int, in_channels: int, options: dict) -> Tokenizer:
     patch = options["patch_size"]
     check_patch(image_size, patch)
-    return Tokenizer(in_channels, options["embed_dim"], kernel_size=patch, stride=patch, padding=0, pool=False)
+    return Tokenizer(
+        in_channels, options["embed_dim"], kernel_size=patch, stride=patch, padding=0, pool=False
+    )
 
 
 def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer:
@@ -163,7 +195,9 @@ def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer
     return tokenizer
 
 
-def make_transformer(side: int, options: dict, attention: Callable[[], nn.Module], **rates) -> Transformer:
+def make_transformer(
+    side: int, options: dict, attention: Callable[[], nn.Module], **rates
+) -> Transformer:
     """A transformer of the settled options for a square grid, with layers of what `attention` makes."""
     return Transformer(
         side,
@@ -187,7 +221,9 @@ def adapt(state: dict[str, Tensor], model: Compact) -> dict[str, Tensor]:
     return fit_positions(state, "transformer.positional_emb", model.transformer)
 
 
-def fit_positions(state: dict[str, Tensor], key: str, transformer: Transformer) -> dict[str, Tensor]:
+def fit_positions(
+    state: dict[str, Tensor], key: str, transformer: Transformer
+) -> dict[str, Tensor]:
     """The state with the table under `key`, where there is one, made to fit the transformer; see `adapt`."""
     table = state.get(key)
     if table is not None and transformer.positional_emb is not None:

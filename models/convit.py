@@ -45,18 +45,25 @@ def build(
     The first `local_layers` blocks (all but two unless given) have gated positional attention; the class token joins
     after them. locality_strength: how sharply each head starts on its own neighbour. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    )
     local_layers = max(num_layers - 2, 0) if local_layers is None else local_layers
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     check_layers(num_layers)
     if not 0 <= local_layers < num_layers:
-        raise ValueError(f"{local_layers} of {num_layers} blocks cannot be local; give 0 to {num_layers - 1}")
+        raise ValueError(
+            f"{local_layers} of {num_layers} blocks cannot be local; give 0 to {num_layers - 1}"
+        )
     parts = {"mlp_ratio": vit_mlp_ratio, "qkv_bias": qkv_bias, "proj_drop": drop_rate}
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
-    local = [LocalBlock(embed_dim, num_heads, drop_path=rate, **parts) for rate in rates[:local_layers]]
+    local = [
+        LocalBlock(embed_dim, num_heads, drop_path=rate, **parts) for rate in rates[:local_layers]
+    ]
     others = [
-        Block(embed_dim, num_heads, drop_path=rate, norm_layer=LayerNorm, **parts) for rate in rates[local_layers:]
+        Block(embed_dim, num_heads, drop_path=rate, norm_layer=LayerNorm, **parts)
+        for rate in rates[local_layers:]
     ]
     model = ConViT(image_size, patch_size, in_channels, embed_dim, drop_rate, local, others)
     for block in local:
@@ -130,7 +137,14 @@ class LocalBlock(nn.Module):
     """Gated positional attention, then an MLP, each with a pre-norm, a residual and stochastic depth."""
 
     def __init__(
-        self, width: int, heads: int, *, mlp_ratio: float, qkv_bias: bool, proj_drop: float, drop_path: float
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        proj_drop: float,
+        drop_path: float,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
@@ -160,7 +174,9 @@ class GatedPositionalAttention(nn.Module):
 
     def forward(self, x: Tensor, relative: Tensor) -> Tensor:
         """Normalised patch tokens (B, N, D) and their relative places (N, N, 3) -> (B, N, D)."""
-        q, k, v = (split_heads(part, self.heads) for part in (*self.qk(x).chunk(2, dim=-1), self.v(x)))
+        q, k, v = (
+            split_heads(part, self.heads) for part in (*self.qk(x).chunk(2, dim=-1), self.v(x))
+        )
         gate = self.gating_param.sigmoid()[:, None, None]
         weights = (1 - gate) * attention_weights(q, k) + gate * self.by_position(relative)
         weights = weights / weights.sum(-1, keepdim=True)

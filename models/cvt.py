@@ -41,7 +41,11 @@ def build(
     three times as many, the third six times. drop_path_rate is reached in the last stage, the only one with
     stochastic depth, as published. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 2 if image_size <= 32 else 4) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 2 if image_size <= 32 else 4)
+        if patch_size is None
+        else patch_size
+    )
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     if len(depths) != len(GROWTH):
@@ -78,9 +82,15 @@ class CvT(nn.Module):
         )
         self.norm = LayerNorm(widths[-1])
         self.dim, self.patch_size = widths[-1], patch_size
-        sizes = [Map(widths[stage], patch_size << stage) for stage, depth in enumerate(depths) for _ in range(depth)]
+        sizes = [
+            Map(widths[stage], patch_size << stage)
+            for stage, depth in enumerate(depths)
+            for _ in range(depth)
+        ]
         self.maps = {f"blocks.{index}": size for index, size in enumerate(sizes)}
-        self.stages = tuple(f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths)))
+        self.stages = tuple(
+            f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths))
+        )
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -100,13 +110,17 @@ class CvT(nn.Module):
 class Stage(nn.Module):
     """A convolution that makes tokens of one resolution, then blocks; with a class token in the last stage."""
 
-    def __init__(self, embed: "ConvEmbed", heads: int, rates: list[float], with_class_token: bool, **parts) -> None:
+    def __init__(
+        self, embed: "ConvEmbed", heads: int, rates: list[float], with_class_token: bool, **parts
+    ) -> None:
         super().__init__()
         width = embed.proj.out_channels
         self.patch_embed = embed
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if with_class_token else None
         self.pos_drop = nn.Dropout(parts["drop"])
-        self.blocks = nn.ModuleList(Block(width, heads, rate, int(with_class_token), **parts) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, rate, int(with_class_token), **parts) for rate in rates
+        )
         if with_class_token:
             trunc_normal_(self.cls_token, std=0.02)
 
@@ -142,7 +156,15 @@ class Block(nn.Module):
     """Convolutional attention, then an MLP, each with a pre-norm, a residual and stochastic depth."""
 
     def __init__(
-        self, width: int, heads: int, drop_path: float, prefix: int, *, mlp_ratio: float, qkv_bias: bool, drop: float
+        self,
+        width: int,
+        heads: int,
+        drop_path: float,
+        prefix: int,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
     ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
@@ -163,11 +185,17 @@ class ConvAttention(nn.Module):
     The first `prefix` tokens, no part of the map, skip the convolutions.
     """
 
-    def __init__(self, width: int, heads: int, prefix: int, qkv_bias: bool, drop_rate: float) -> None:
+    def __init__(
+        self, width: int, heads: int, prefix: int, qkv_bias: bool, drop_rate: float
+    ) -> None:
         super().__init__()
         self.heads, self.prefix = heads, prefix
-        self.conv_proj_q, self.conv_proj_k, self.conv_proj_v = (ConvProjection(width, stride) for stride in (1, 2, 2))
-        self.proj_q, self.proj_k, self.proj_v = (nn.Linear(width, width, bias=qkv_bias) for _ in range(3))
+        self.conv_proj_q, self.conv_proj_k, self.conv_proj_v = (
+            ConvProjection(width, stride) for stride in (1, 2, 2)
+        )
+        self.proj_q, self.proj_k, self.proj_v = (
+            nn.Linear(width, width, bias=qkv_bias) for _ in range(3)
+        )
         self.proj = nn.Linear(width, width)
         self.proj_drop = nn.Dropout(drop_rate)
 
@@ -178,7 +206,9 @@ class ConvAttention(nn.Module):
         k = self.proj_k(torch.cat([prefix, self.conv_proj_k(x)], dim=1))
         v = self.proj_v(torch.cat([prefix, self.conv_proj_v(x)], dim=1))
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        mixed = attend(q * self.heads**-0.5, k, v)  # with attend's own scale of a head's width: width ** -0.5
+        mixed = attend(
+            q * self.heads**-0.5, k, v
+        )  # with attend's own scale of a head's width: width ** -0.5
         return self.proj_drop(self.proj(merge_heads(mixed)))
 
 

@@ -14,7 +14,10 @@ from ._positions import fit_table, resample
 from ._sizes import default_patch, timm_sizes
 from .vit import ViT
 
-VARIANTS = {"deit_tiny": {"image_size": 224}, "deit_tiny_distilled": {"image_size": 224, "distilled": True}}
+VARIANTS = {
+    "deit_tiny": {"image_size": 224},
+    "deit_tiny_distilled": {"image_size": 224, "distilled": True},
+}
 
 
 def build(
@@ -35,7 +38,9 @@ def build(
 
     distilled: with a distillation token beside the class token. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    )
     sizes = timm_sizes(
         image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
         drop_path_rate,
@@ -84,7 +89,9 @@ class DistilledDeiT(ViT):
             maps[name] = to_map(x, grid, prefix=2)
         return self.norm(x[:, :2]).unbind(dim=1), maps
 
-    def _pos_embed(self, x: Tensor) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)
+    def _pos_embed(
+        self, x: Tensor
+    ) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)
         grid = (x.shape[1], x.shape[2])
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1) + self.pos_embed[:, :2]
         x = x.flatten(1, 2) + resample(self.pos_embed[:, 2:], grid)

@@ -5,7 +5,7 @@ ArieSeirack/DHVT, Apache-2.0). There are no position tables: the zero padding of
 images of any size, square or not, run on the same weights; (h, w) of the patches is carried along.
 
 Every batch norm here is a plain one. The published stem has SyncBatchNorm and its DAFF plain ones; under torchrun on
-CUDA multicrop/ranks.py turns all batch norms of a network into synchronised ones, DAFF's too.
+CUDA engine/ranks.py turns all batch norms of a network into synchronised ones, DAFF's too.
 """
 
 from functools import partial
@@ -62,9 +62,21 @@ def build(
     check_heads(embed_dim, num_heads)
     check_layers(num_layers)
     if embed_dim < 8:
-        raise ValueError(f"embedding width {embed_dim} is too small for the stem's halvings; take at least 8")
+        raise ValueError(
+            f"embedding width {embed_dim} is too small for the stem's halvings; take at least 8"
+        )
     hidden = int(embed_dim * vit_mlp_ratio)
-    return DHVT(in_channels, patch_size, embed_dim, hidden, num_layers, num_heads, qkv_bias, drop_rate, drop_path_rate)
+    return DHVT(
+        in_channels,
+        patch_size,
+        embed_dim,
+        hidden,
+        num_layers,
+        num_heads,
+        qkv_bias,
+        drop_rate,
+        drop_path_rate,
+    )
 
 
 class DHVT(ClassToken):
@@ -87,7 +99,9 @@ class DHVT(ClassToken):
         self.patch_embed = SOPE(in_channels, width, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         rates = [drop_path_rate * index / max(1, layers - 1) for index in range(layers)]
-        self.blocks = nn.ModuleList(Block(width, hidden, heads, qkv_bias, drop_rate, rate) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(width, hidden, heads, qkv_bias, drop_rate, rate) for rate in rates
+        )
         self.norm = LayerNorm(width)
         self.maps = {f"blocks.{index}": Map(width, patch_size) for index in range(layers)}
         self.stages = (f"blocks.{layers - 1}",)
@@ -105,7 +119,9 @@ class DHVT(ClassToken):
 class Block(nn.Module):
     """Head-token attention, then DAFF, each with a pre-norm, a residual and stochastic depth per image."""
 
-    def __init__(self, width: int, hidden: int, heads: int, qkv_bias: bool, drop: float, drop_path: float) -> None:
+    def __init__(
+        self, width: int, hidden: int, heads: int, qkv_bias: bool, drop: float, drop_path: float
+    ) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
         self.attn = HeadTokenAttention(width, heads, qkv_bias, drop)

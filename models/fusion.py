@@ -24,12 +24,17 @@ from ._tokenizer import Tokenizer
 from .compact import RELEASED, fit_positions, make_tokenizer, make_transformer, published, settle
 from .manifold import fit_norms, rename, settle_descriptor
 
-NAME = re.compile(r"(?P<branches>early_fusion__?|(?:(?:img|gm|riem)_)+)(?P<base>vit_.+?)(?:_(?P<revision>f1|f2))?")
+NAME = re.compile(
+    r"(?P<branches>early_fusion__?|(?:(?:img|gm|riem)_)+)(?P<base>vit_.+?)(?:_(?P<revision>f1|f2))?"
+)
 EARLY = "early_fusion_"
 LATE = ("img_gm", "img_riem", "gm_riem", "img_gm_riem")
 KINDS = {"gm": "grassmann", "riem": "riemann"}
 VARIANTS = {
-    f"{branches}_{name}{end}": {"name": f"{branches}_{name}{end}", "image_size": published(name)["image_size"]}
+    f"{branches}_{name}{end}": {
+        "name": f"{branches}_{name}{end}",
+        "image_size": published(name)["image_size"],
+    }
     for branches in (EARLY, *LATE)
     for name in RELEASED
     for end in ("", "_sine")
@@ -89,8 +94,15 @@ def build(
     branches, base, said = parse(name)
     revision = revision or said or "f2"
     check_revision(revision)
-    sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
-    options = settle(base, patch_size=patch_size, positional_embedding=positional_embedding, **sizes)
+    sizes = {
+        "embed_dim": embed_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "vit_mlp_ratio": vit_mlp_ratio,
+    }
+    options = settle(
+        base, patch_size=patch_size, positional_embedding=positional_embedding, **sizes
+    )
     tokenizer = make_tokenizer(base, image_size, in_channels, options)
     side, width, heads = tokenizer.side(image_size), options["embed_dim"], options["num_heads"]
     drops = {"attn_drop_rate": attn_drop_rate, "drop_rate": drop_rate}
@@ -98,7 +110,9 @@ def build(
 
     def branch(kind: str) -> Transformer:
         if kind in KINDS:
-            attention = maker(KINDS[kind], revision, None, True, width, heads, side=side, prefix=1, **drops)
+            attention = maker(
+                KINDS[kind], revision, None, True, width, heads, side=side, prefix=1, **drops
+            )
         else:
             attention = partial(SelfAttention, width, heads, **drops)
         return make_transformer(side, options, attention, **rates)
@@ -116,7 +130,9 @@ def build(
 class EarlyFusion(Compact):
     """Tokens and their descriptors side by side, projected to the tokens' width: images (B, C, h, w) -> (B, dim)."""
 
-    def __init__(self, tokenizer: Tokenizer, descriptor: Descriptor, transformer: Transformer) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, descriptor: Descriptor, transformer: Transformer
+    ) -> None:
         super().__init__(tokenizer, transformer)
         self.descriptor, self.project = descriptor, nn.Linear(2 * self.dim, self.dim)
         self.descriptor.apply(initialise)
@@ -131,10 +147,18 @@ class LateFusion(nn.Module):
     """Transformers over one tokenizer, their features side by side: images (B, C, h, w) -> (B, dim)."""
 
     def __init__(
-        self, tokenizer: Tokenizer, descriptor: Descriptor | None, branches: dict[str, Transformer], norm: bool
+        self,
+        tokenizer: Tokenizer,
+        descriptor: Descriptor | None,
+        branches: dict[str, Transformer],
+        norm: bool,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.descriptor, self.branches = tokenizer, descriptor, nn.ModuleDict(branches)
+        self.tokenizer, self.descriptor, self.branches = (
+            tokenizer,
+            descriptor,
+            nn.ModuleDict(branches),
+        )
         if descriptor is not None:
             descriptor.apply(initialise)
         widths = [branch.dim for branch in branches.values()]
@@ -152,7 +176,9 @@ class LateFusion(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and, for each depth, the branches' maps side by side (B, dim, h, w)."""
         tokens, grid = self.tokens(x)
-        results = [branch.forward_blocks(tokens[kind], grid) for kind, branch in self.branches.items()]
+        results = [
+            branch.forward_blocks(tokens[kind], grid) for kind, branch in self.branches.items()
+        ]
         features = self.norm(torch.cat([result[0] for result in results], dim=-1))
         depths = zip(*(result[1] for result in results), strict=True)
         maps = [to_map(torch.cat(outputs, dim=-1), grid, prefix=1) for outputs in depths]
@@ -170,9 +196,14 @@ class LateFusion(nn.Module):
 def adapt(state: dict[str, Tensor], model: EarlyFusion | LateFusion) -> dict[str, Tensor]:
     """A backbone's state dict, the published code's or ours at another image size, under this model's names."""
     late = isinstance(model, LateFusion)
-    layers = {"om_layer.0.": "descriptor.norm.", f"om_layer.{2 if late else 1}.": "descriptor.proj."}
+    layers = {
+        "om_layer.0.": "descriptor.norm.",
+        f"om_layer.{2 if late else 1}.": "descriptor.proj.",
+    }
     state = fit_norms(rename(state, PREFIXES | layers), model)
-    transformers = {f"branches.{kind}": branch for kind, branch in model.branches.items()} if late else {}
+    transformers = (
+        {f"branches.{kind}": branch for kind, branch in model.branches.items()} if late else {}
+    )
     for name, transformer in (transformers or {"transformer": model.transformer}).items():
         state = fit_positions(state, f"{name}.positional_emb", transformer)
     return state

@@ -58,7 +58,15 @@ def build(
     reduction = embed_dim if reduction is None else reduction
     locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": reduction}
     blocks = [
-        Block(embed_dim, num_heads, qkv_bias, drop_rate, rate, locality_drop_path=locality_drop_path, **locality)
+        Block(
+            embed_dim,
+            num_heads,
+            qkv_bias,
+            drop_rate,
+            rate,
+            locality_drop_path=locality_drop_path,
+            **locality,
+        )
         for rate in rates
     ]
     return LocalViT(image_size // patch_size, patch_size, in_channels, blocks, drop_rate)
@@ -67,11 +75,15 @@ def build(
 class LocalViT(ClassToken):
     """Images (B, C, h, w) -> the normalised class token (B, dim); h and w any multiples of the patch size."""
 
-    def __init__(self, side: int, patch_size: int, in_channels: int, blocks: list["Block"], drop_rate: float) -> None:
+    def __init__(
+        self, side: int, patch_size: int, in_channels: int, blocks: list["Block"], drop_rate: float
+    ) -> None:
         super().__init__()
         width = blocks[0].norm1.normalized_shape[0]
         self.dim, self.patch_size, self.in_channels = width, patch_size, in_channels
-        self.patch_embed = PatchEmbed(None, patch_size, in_channels, width, flatten=False, strict_img_size=False)
+        self.patch_embed = PatchEmbed(
+            None, patch_size, in_channels, width, flatten=False, strict_img_size=False
+        )
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + side * side, width))
         self.pos_drop = nn.Dropout(drop_rate)
@@ -112,7 +124,9 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = Attention(width, heads, qkv_bias, drop)
         self.drop_path = DropPath(drop_path)
-        self.conv = LocalityFeedForward(width, drop_path=drop_path if locality_drop_path else 0.0, **locality)
+        self.conv = LocalityFeedForward(
+            width, drop_path=drop_path if locality_drop_path else 0.0, **locality
+        )
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:
         """Tokens (B, prefix + h * w, D) for grid = (h, w) -> the same shape; prefix counts class and like tokens."""
@@ -126,7 +140,9 @@ class Attention(nn.Module):
     No published network reduces them.
     """
 
-    def __init__(self, width: int, heads: int, qkv_bias: bool, drop: float, qk_reduce: int = 1) -> None:
+    def __init__(
+        self, width: int, heads: int, qkv_bias: bool, drop: float, qk_reduce: int = 1
+    ) -> None:
         super().__init__()
         self.heads, self.qk_reduce = heads, qk_reduce
         self.widths = [width // qk_reduce, width // qk_reduce, width]
@@ -143,7 +159,10 @@ class Attention(nn.Module):
 
 def adapt(state: dict[str, Tensor], model: LocalViT) -> dict[str, Tensor]:
     """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
-    return {key: _fit(value, model.pos_embed) if key == "pos_embed" else value for key, value in state.items()}
+    return {
+        key: _fit(value, model.pos_embed) if key == "pos_embed" else value
+        for key, value in state.items()
+    }
 
 
 def _fit(table: Tensor, like: Tensor) -> Tensor:
@@ -152,7 +171,12 @@ def _fit(table: Tensor, like: Tensor) -> Tensor:
     Untouched where the tables cannot correspond.
     """
     old, new = (round((tensor.shape[1] - 1) ** 0.5) for tensor in (table, like))
-    if table.ndim != 3 or old == new or old**2 != table.shape[1] - 1 or table.shape[2] != like.shape[2]:
+    if (
+        table.ndim != 3
+        or old == new
+        or old**2 != table.shape[1] - 1
+        or table.shape[2] != like.shape[2]
+    ):
         return table
     square = to_map(table, (old, old), prefix=1)
     square = F.interpolate(square, (new, new), mode="bicubic", align_corners=False)

@@ -41,16 +41,29 @@ def build(
     embed_dim and num_heads are the first stage's, vit_mlp_ratio the last's; `widths` gives all four widths instead of
     those that grow from embed_dim. act: one of _locality.ACTS. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 2 if image_size <= 32 else 4) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 2 if image_size <= 32 else 4)
+        if patch_size is None
+        else patch_size
+    )
     check_patch(image_size, patch_size)
     sizes = stage_sizes(embed_dim, widths, depths, num_heads, vit_mlp_ratio, drop_path_rate)
-    block = {"qkv_bias": qkv_bias, "drop": drop_rate, "act": act, "locality_drop_path": locality_drop_path}
+    block = {
+        "qkv_bias": qkv_bias,
+        "drop": drop_rate,
+        "act": act,
+        "locality_drop_path": locality_drop_path,
+    }
     return network(image_size, patch_size, in_channels, sizes, **block)
 
 
-def network(image_size: int, patch_size: int, in_channels: int, sizes: list[StageSizes], **block) -> pvt.PVT:
+def network(
+    image_size: int, patch_size: int, in_channels: int, sizes: list[StageSizes], **block
+) -> pvt.PVT:
     """The network for stages of any sizes; `block` are options of Block."""
-    return pvt.PVT(image_size, patch_size, in_channels, sizes, partial(Block, **block), block["drop"], EPS)
+    return pvt.PVT(
+        image_size, patch_size, in_channels, sizes, partial(Block, **block), block["drop"], EPS
+    )
 
 
 class Block(nn.Module):
@@ -74,7 +87,9 @@ class Block(nn.Module):
         self.attn = pvt.ReducedAttention(width, heads, reduction, qkv_bias, drop, eps=EPS)
         self.drop_path = DropPath(drop_path)
         locality_rate = drop_path if locality_drop_path else 0.0
-        self.conv = LocalityFeedForward(width, mlp_ratio, act, reduction=width, drop_path=locality_rate)
+        self.conv = LocalityFeedForward(
+            width, mlp_ratio, act, reduction=width, drop_path=locality_rate
+        )
 
     def forward(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
         """Tokens (B, prefix + h * w, D) on grid = (h, w) -> the same shape."""

@@ -13,7 +13,9 @@ from ._locality import LocalityFeedForward
 from ._sizes import check_heads, check_layers, check_patch, default_patch
 
 EPS = 1e-5
-VARIANTS = {"localvit_swin_tiny_patch4_window7_224": {"image_size": 224, "patch_size": 4, "window_size": 7}}
+VARIANTS = {
+    "localvit_swin_tiny_patch4_window7_224": {"image_size": 224, "patch_size": 4, "window_size": 7}
+}
 
 
 def build(
@@ -37,7 +39,11 @@ def build(
     embed_dim and num_heads are the first stage's; both double with every further stage. window_size: patches a side (7
     where the first map is a multiple of that, else 4). act: one of _locality.ACTS. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 2 if image_size <= 32 else 4) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 2 if image_size <= 32 else 4)
+        if patch_size is None
+        else patch_size
+    )
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     for depth in depths:

@@ -54,7 +54,9 @@ def build(
     check_heads(token_dim, 2)  # half as many random features
     check_layers(num_layers)
     if tokens_type not in ATTENTIONS:
-        raise ValueError(f"no tokens_type is called {tokens_type!r}; known: {', '.join(ATTENTIONS)}")
+        raise ValueError(
+            f"no tokens_type is called {tokens_type!r}; known: {', '.join(ATTENTIONS)}"
+        )
     stage = partial(TokenStage, ATTENTIONS[tokens_type])
     tokens = TokensToToken(in_channels, token_dim, embed_dim, patch_size, stage)
     locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": max(embed_dim // 2, 1)}
@@ -107,7 +109,10 @@ class SoftmaxAttention(nn.Module):
         return (v + self.proj(attend(q * self.scale, k, v)))[:, 0]
 
 
-ATTENTIONS = {"performer": partial(PerformerAttention, drop=TOKEN_DROP), "transformer": SoftmaxAttention}
+ATTENTIONS = {
+    "performer": partial(PerformerAttention, drop=TOKEN_DROP),
+    "transformer": SoftmaxAttention,
+}
 
 
 def adapt(state: dict[str, Tensor], model: LocalT2T) -> dict[str, Tensor]:

@@ -19,11 +19,15 @@ from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch
 
-STRIDE, INNER_RATIO = 4, 4  # px per step of the inner stream; hidden channels per channel of the inner MLP
+STRIDE, INNER_RATIO = (
+    4,
+    4,
+)  # px per step of the inner stream; hidden channels per channel of the inner MLP
 TINY = {"image_size": 224, "patch_size": 16}
 VARIANTS = {
     "localvit_tnt_t_patch16_224": TINY,
-    "localvit_tnt_s_patch16_224": TINY | {"embed_dim": 384, "num_heads": 6, "inner_dim": 24, "inner_heads": 4},
+    "localvit_tnt_s_patch16_224": TINY
+    | {"embed_dim": 384, "num_heads": 6, "inner_dim": 24, "inner_heads": 4},
 }
 
 
@@ -52,11 +56,17 @@ def build(
     patch_size = default_patch(image_size) if patch_size is None else patch_size
     check_patch(image_size, patch_size)
     if patch_size % STRIDE:
-        raise ValueError(f"patch size {patch_size}: TNT divides patches into steps of {STRIDE} px; take a multiple")
+        raise ValueError(
+            f"patch size {patch_size}: TNT divides patches into steps of {STRIDE} px; take a multiple"
+        )
     check_heads(embed_dim, num_heads)
     check_heads(inner_dim, inner_heads)
     check_layers(num_layers)
-    sizes = {"inner_dim": inner_dim, "inner_heads": inner_heads, "pixels": (patch_size // STRIDE) ** 2}
+    sizes = {
+        "inner_dim": inner_dim,
+        "inner_heads": inner_heads,
+        "pixels": (patch_size // STRIDE) ** 2,
+    }
     locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": embed_dim}
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     blocks = [
@@ -127,7 +137,9 @@ class TNT(nn.Module):
         grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
         pixels = self.pixel_embed(x, self.pixel_pos)
         flat = pixels.flatten(1).unflatten(0, (len(x), -1))
-        patches = self.norm2_proj(self.proj(self.norm1_proj(flat))) + resample(self.patch_pos[:, 1:], grid)
+        patches = self.norm2_proj(self.proj(self.norm1_proj(flat))) + resample(
+            self.patch_pos[:, 1:], grid
+        )
         cls = (self.cls_token + self.patch_pos[:, :1]).expand(len(x), -1, -1)
         return pixels, self.pos_drop(torch.cat([cls.to(patches.dtype), patches], dim=1)), grid
 
@@ -174,9 +186,13 @@ class Block(nn.Module):
         self.norm_out = nn.LayerNorm(width)
         self.attn_out = Attention(width, width, heads, qkv_bias, proj_drop=drop)
         self.drop_path = DropPath(drop_path)
-        self.conv = LocalityFeedForward(width, drop_path=drop_path if locality_drop_path else 0.0, **locality)
+        self.conv = LocalityFeedForward(
+            width, drop_path=drop_path if locality_drop_path else 0.0, **locality
+        )
 
-    def forward(self, pixels: Tensor, patches: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, pixels: Tensor, patches: Tensor, grid: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Pixels (B * N, n, d) and tokens (B, 1 + N, D) for grid = (h, w), N = h * w -> the same shapes."""
         pixels = residual(pixels, lambda kept: self.attn_in(self.norm_in(kept)), self.drop_path)
         pixels = residual(pixels, lambda kept: self.mlp_in(self.norm_mlp_in(kept)), self.drop_path)
@@ -188,4 +204,7 @@ class Block(nn.Module):
 
 def adapt(state: dict[str, Tensor], model: TNT) -> dict[str, Tensor]:
     """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
-    return {key: fit_table(value, model.patch_pos, 1) if key == "patch_pos" else value for key, value in state.items()}
+    return {
+        key: fit_table(value, model.patch_pos, 1) if key == "patch_pos" else value
+        for key, value in state.items()
+    }

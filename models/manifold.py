@@ -22,29 +22,52 @@ from ._descriptor import Descriptor, exact_tokens
 from ._manifold_attention import maker
 from ._map_norm import MapNorm, fit_norm
 from ._tokenizer import Tokenizer
-from .compact import CLASSES, ONLY_LEARNED, RELEASED, fit_positions, make_tokenizer, make_transformer, published, settle
+from .compact import (
+    CLASSES,
+    ONLY_LEARNED,
+    RELEASED,
+    fit_positions,
+    make_tokenizer,
+    make_transformer,
+    published,
+    settle,
+)
 
 NAME = re.compile(
     r"(?P<kind>manifold|grassmann?ian|riemm?ann?ian)_(?P<base>.+?)"
     r"(?:_(?P<revision>f1|f2))?(?:_(?P<type>riem|spd|all|gm|riemgrass|log))?"
 )
 KINDS = {"m": "manifold", "g": "grassmann", "r": "riemann"}
-UNUSED = re.compile(r"\.self_attn\.(attn_matrix|scale|riem_scale|grassman_scale)$")  # of the published code, at times
+UNUSED = re.compile(
+    r"\.self_attn\.(attn_matrix|scale|riem_scale|grassman_scale)$"
+)  # of the published code, at times
 
 
 def _variants() -> dict[str, dict]:
     sined = [name + end for name in RELEASED for end in ("", "_sine")]
     vits, cvts = ([name for name in sined if name.startswith(family)] for family in ("vit", "cvt"))
     ccts = [name for name in (*sined, *ONLY_LEARNED, *CLASSES) if name.startswith("cct")]
-    names = [f"{kind}_{name}" for kind in ("manifold", "grassmanian", "riemmanian") for name in vits]
-    names += [f"manifold_{name}" for name in (*cvts, *ccts)] + [f"grassmanian_{name}" for name in ccts]
+    names = [
+        f"{kind}_{name}" for kind in ("manifold", "grassmanian", "riemmanian") for name in vits
+    ]
+    names += [f"manifold_{name}" for name in (*cvts, *ccts)] + [
+        f"grassmanian_{name}" for name in ccts
+    ]
     calm = {"attn_drop_rate": 0.0, "drop_path_rate": 0.0}  # the published rates of manifold_cct_*
     variants = {}
     for name in names:
         size = published(name.partition("_")[2])["image_size"]
-        variants[name] = {"name": name, "image_size": size} | (calm if name.startswith("manifold_cct") else {})
+        variants[name] = {"name": name, "image_size": size} | (
+            calm if name.startswith("manifold_cct") else {}
+        )
     for size, width, heads in (("nano", 128, 4), ("tiny", 192, 4), ("small", 384, 8)):
-        sizes = {"image_size": 224, "embed_dim": width, "num_layers": 12, "num_heads": heads, "vit_mlp_ratio": 4.0}
+        sizes = {
+            "image_size": 224,
+            "embed_dim": width,
+            "num_layers": 12,
+            "num_heads": heads,
+            "vit_mlp_ratio": 4.0,
+        }
         variants[f"manifold_vit_{size}_12_p16"] = {"name": "manifold_vit_7_16"} | sizes
         if size != "small":
             variants[f"manifold_cct_{size}"] = {"name": "manifold_cct_7_7x2"} | sizes | calm
@@ -104,9 +127,23 @@ def build(
     where tokens are narrower than 64. The rest is as in compact.py.
     """
     kind, base, *said = parse(name)
-    sizes = {"embed_dim": embed_dim, "num_layers": num_layers, "num_heads": num_heads, "vit_mlp_ratio": vit_mlp_ratio}
-    kinds = {"positional_embedding": positional_embedding, "class_token": class_token, "patch_size": patch_size}
-    convolutions = {"kernel_size": kernel_size, "conv_layers": conv_layers, "stride": stride, "padding": padding}
+    sizes = {
+        "embed_dim": embed_dim,
+        "num_layers": num_layers,
+        "num_heads": num_heads,
+        "vit_mlp_ratio": vit_mlp_ratio,
+    }
+    kinds = {
+        "positional_embedding": positional_embedding,
+        "class_token": class_token,
+        "patch_size": patch_size,
+    }
+    convolutions = {
+        "kernel_size": kernel_size,
+        "conv_layers": conv_layers,
+        "stride": stride,
+        "padding": padding,
+    }
     options = settle(base, **sizes, **kinds, **convolutions)
     tokenizer = make_tokenizer(base, image_size, in_channels, options)
     attention = maker(
@@ -125,12 +162,16 @@ def build(
     transformer = make_transformer(tokenizer.side(image_size), options, attention, **rates)
     if kind != "grassmann":
         return (AttentiveManifold if options["class_token"] else Manifold)(tokenizer, transformer)
-    order, terms = settle_descriptor(options["embed_dim"], lds_order, lds_terms, newer=not base.startswith("cct"))
+    order, terms = settle_descriptor(
+        options["embed_dim"], lds_order, lds_terms, newer=not base.startswith("cct")
+    )
     descriptor = Descriptor(options["embed_dim"], order, terms)
     return Manifold(tokenizer, transformer, descriptor)
 
 
-def settle_descriptor(width: int, order: int | None, terms: int | None, newer: bool) -> tuple[int, int]:
+def settle_descriptor(
+    width: int, order: int | None, terms: int | None, newer: bool
+) -> tuple[int, int]:
     """Order and terms of descriptors: 8 and 3 or, also for tokens too narrow for that, 4 and 4, unless given."""
     wide = newer and width >= 64 and width % 8 == 0
     return order or (8 if wide else 4), terms or (3 if wide else 4)
@@ -139,7 +180,9 @@ def settle_descriptor(width: int, order: int | None, terms: int | None, newer: b
 class Manifold(Compact):
     """A compact transformer, its tokens perhaps replaced by their descriptors: images (B, C, h, w) -> (B, dim)."""
 
-    def __init__(self, tokenizer: Tokenizer, transformer: Transformer, descriptor: Descriptor | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, transformer: Transformer, descriptor: Descriptor | None = None
+    ) -> None:
         super().__init__(tokenizer, transformer)
         self.descriptor = descriptor
         if descriptor is not None:
@@ -171,7 +214,11 @@ def adapt(state: dict[str, Tensor], model: Compact) -> dict[str, Tensor]:
     Learned positions and the tables of norms of maps are resampled bilinearly to this model's grid. Parameters that
     the published code stores and never uses are left out.
     """
-    renamed = {"classifier.": "transformer.", "om_layer.0.": "descriptor.norm.", "om_layer.2.": "descriptor.proj."}
+    renamed = {
+        "classifier.": "transformer.",
+        "om_layer.0.": "descriptor.norm.",
+        "om_layer.2.": "descriptor.proj.",
+    }
     state = fit_norms(rename(state, renamed), model)
     return fit_positions(state, "transformer.positional_emb", model.transformer)
 
@@ -192,5 +239,9 @@ def fit_norms(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, MapNorm):
             tables = {f"{name}.{end}": getattr(module, end) for end in ("weight", "bias")}
-            fitted |= {k: fit_norm(fitted[k], table, module.prefix) for k, table in tables.items() if k in fitted}
+            fitted |= {
+                k: fit_norm(fitted[k], table, module.prefix)
+                for k, table in tables.items()
+                if k in fitted
+            }
     return fitted

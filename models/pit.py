@@ -35,14 +35,18 @@ def build(
     Patches overlap: the next one starts after `stride` px, half a patch unless given. embed_dim and num_heads are the
     first stage's; both double with every further stage. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
+    )
     stride = max(1, patch_size // 2) if stride is None else stride
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     for depth in depths:
         check_layers(depth)
     if stride < 1 or patch_size % stride:
-        raise ValueError(f"stride {stride} does not divide patch size {patch_size}; leave it out for half a patch")
+        raise ValueError(
+            f"stride {stride} does not divide patch size {patch_size}; leave it out for half a patch"
+        )
     return PiT(
         drop_path_rate,
         img_size=image_size,
@@ -65,12 +69,18 @@ class PiT(timm_pit.PoolingVisionTransformer):
         super().__init__(num_classes=0, **sizes)
         blocks = [block for stage in self.transformers for block in stage.blocks]
         for index, block in enumerate(blocks):
-            block.drop_path1, block.drop_path2 = (DropPath(drop_path_rate * index / len(blocks)) for _ in range(2))
+            block.drop_path1, block.drop_path2 = (
+                DropPath(drop_path_rate * index / len(blocks)) for _ in range(2)
+            )
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
         widths = [Map(info["num_chs"], info["reduction"]) for info in self.feature_info]
-        maps = [size for size, depth in zip(widths, sizes["depth"], strict=True) for _ in range(depth)]
+        maps = [
+            size for size, depth in zip(widths, sizes["depth"], strict=True) for _ in range(depth)
+        ]
         self.maps = {f"blocks.{index}": size for index, size in enumerate(maps)}
-        self.stages = tuple(f"blocks.{sum(sizes['depth'][: stage + 1]) - 1}" for stage in range(len(widths)))
+        self.stages = tuple(
+            f"blocks.{sum(sizes['depth'][: stage + 1]) - 1}" for stage in range(len(widths))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_maps(x)[0]
@@ -110,7 +120,11 @@ def adapt(state: dict[str, Tensor], model: PiT) -> dict[str, Tensor]:
 
 def _fit(table: Tensor, like: Tensor) -> Tensor:
     """A saved position map of another size, resampled; untouched when the maps cannot correspond."""
-    if table.shape == like.shape or table.shape[:2] != like.shape[:2] or len(set(table.shape[2:])) != 1:
+    if (
+        table.shape == like.shape
+        or table.shape[:2] != like.shape[:2]
+        or len(set(table.shape[2:])) != 1
+    ):
         return table
     return resample_map(table, tuple(like.shape[2:])).contiguous()
 
@@ -120,4 +134,6 @@ def _rename(key: str) -> str:
     if key.startswith("pools."):
         _, stage, rest = key.split(".", 2)
         return f"transformers.{int(stage) + 1}.pool.{rest}"
-    return key.replace(".attn.qkv_transform.", ".attn.qkv.").replace(".attn.projection.", ".attn.proj.")
+    return key.replace(".attn.qkv_transform.", ".attn.qkv.").replace(
+        ".attn.projection.", ".attn.proj."
+    )

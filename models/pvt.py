@@ -43,7 +43,11 @@ def build(
     embed_dim and num_heads are the first stage's, vit_mlp_ratio the last's; `widths` gives all four widths instead of
     those that grow from embed_dim. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 2 if image_size <= 32 else 4) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 2 if image_size <= 32 else 4)
+        if patch_size is None
+        else patch_size
+    )
     check_patch(image_size, patch_size)
     sizes = stage_sizes(embed_dim, widths, depths, num_heads, vit_mlp_ratio, drop_path_rate)
     block = partial(Block, qkv_bias=qkv_bias, drop=drop_rate)
@@ -100,7 +104,12 @@ class Stage(nn.Module):
     """Patches of the map before, their positions, and the blocks of one resolution; prefix 1 adds a class token."""
 
     def __init__(
-        self, patch_embed: "PatchEmbed", side: int, blocks: list[nn.Module], prefix: int, drop_rate: float
+        self,
+        patch_embed: "PatchEmbed",
+        side: int,
+        blocks: list[nn.Module],
+        prefix: int,
+        drop_rate: float,
     ) -> None:
         super().__init__()
         width = patch_embed.norm.normalized_shape[0]
@@ -145,7 +154,9 @@ class Shrink(nn.Conv2d):
     """A convolution whose windows do not overlap; a map smaller than one window is padded to it with zeros."""
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = (max(size - side, 0) for size, side in zip(self.kernel_size, x.shape[-2:], strict=True))
+        height, width = (
+            max(size - side, 0) for size, side in zip(self.kernel_size, x.shape[-2:], strict=True)
+        )
         return super().forward(F.pad(x, (0, width, 0, height)) if height or width else x)
 
 

@@ -42,7 +42,9 @@ def build(
     """
     patch_size = (2 if image_size <= 32 else 4) if patch_size is None else patch_size
     if not 1 <= patch_size < WINDOW:
-        raise ValueError(f"patch size {patch_size}: patches of {WINDOW} px overlap at steps of 1 to {WINDOW - 1} px")
+        raise ValueError(
+            f"patch size {patch_size}: patches of {WINDOW} px overlap at steps of 1 to {WINDOW - 1} px"
+        )
     sizes = stage_sizes(embed_dim, widths, depths, num_heads, vit_mlp_ratio, drop_path_rate)
     return PVTv2(patch_size, in_channels, sizes, qkv_bias, drop_rate)
 
@@ -51,20 +53,31 @@ class PVTv2(nn.Module):
     """Images (B, C, h, w) of any size -> the mean of the normalised tokens (B, dim)."""
 
     def __init__(
-        self, patch_size: int, in_channels: int, sizes: list[StageSizes], qkv_bias: bool, drop_rate: float
+        self,
+        patch_size: int,
+        in_channels: int,
+        sizes: list[StageSizes],
+        qkv_bias: bool,
+        drop_rate: float,
     ) -> None:
         super().__init__()
-        self.patch_embed = timm_pvt.OverlapPatchEmbed(WINDOW, patch_size, in_channels, sizes[0].width)
+        self.patch_embed = timm_pvt.OverlapPatchEmbed(
+            WINDOW, patch_size, in_channels, sizes[0].width
+        )
         self.layers, before = nn.ModuleList(), sizes[0].width
         for index, size in enumerate(sizes):
-            self.layers.append(_stage(before, size, index > 0, qkv_bias=qkv_bias, proj_drop=drop_rate))
+            self.layers.append(
+                _stage(before, size, index > 0, qkv_bias=qkv_bias, proj_drop=drop_rate)
+            )
             before = size.width
         self.dim, self.patch_size, self.in_channels = before, patch_size, in_channels
         self.maps, self.stages = block_maps(sizes, patch_size)
         self.apply(_initialise)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):
-                module.eps = 1e-6  # timm's patch embeddings and reductions take no other than PyTorch's
+                module.eps = (
+                    1e-6  # timm's patch embeddings and reductions take no other than PyTorch's
+                )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_maps(x)[0]

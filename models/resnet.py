@@ -19,7 +19,8 @@ IMAGENET = {  # depth: block, and how many of them in each stage
 }
 
 VARIANTS = {f"resnet{depth}": {"image_size": 32, "depth": depth} for depth in (8, 20, 56)} | {
-    f"resnet{depth}": {"image_size": 224, "depth": depth, "layout": "imagenet"} for depth in IMAGENET
+    f"resnet{depth}": {"image_size": 224, "depth": depth, "layout": "imagenet"}
+    for depth in IMAGENET
 }
 
 
@@ -42,11 +43,15 @@ def build(
     if layout == "cifar":
         if depth < 8 or depth % 6 != 2:
             near = max(8, (depth - 2) // 6 * 6 + 2)
-            raise ValueError(f"depth {depth} is not 6n + 2 with n at least 1; the nearest are {near} and {near + 6}")
+            raise ValueError(
+                f"depth {depth} is not 6n + 2 with n at least 1; the nearest are {near} and {near + 6}"
+            )
         return ResNet(in_channels, BasicBlock, ((depth - 2) // 6,) * 3, width=16)
     if layout == "imagenet":
         if depth not in IMAGENET:
-            raise ValueError(f"depth {depth} of layout imagenet is not one of {', '.join(map(str, IMAGENET))}")
+            raise ValueError(
+                f"depth {depth} of layout imagenet is not one of {', '.join(map(str, IMAGENET))}"
+            )
         return ResNet(in_channels, *IMAGENET[depth], width=64, large=True)
     raise ValueError(f"layout {layout!r} is neither 'cifar' nor 'imagenet'")
 
@@ -58,7 +63,12 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, block: type[nn.Module], depths: tuple[int, ...], width: int, large: bool = False
+        self,
+        in_channels: int,
+        block: type[nn.Module],
+        depths: tuple[int, ...],
+        width: int,
+        large: bool = False,
     ) -> None:
         super().__init__()
         window, stride = (7, 2) if large else (3, 1)
@@ -89,12 +99,16 @@ class ResNet(nn.Module):
         return x.mean(dim=(2, 3)), maps
 
 
-def _stage(block: type[nn.Module], before: int, width: int, depth: int, stride: int) -> nn.Sequential:
+def _stage(
+    block: type[nn.Module], before: int, width: int, depth: int, stride: int
+) -> nn.Sequential:
     """`depth` blocks; the first has the stride, and a 1 x 1 convolution in its shortcut where the shape changes."""
     out, shortcut = width * block.expansion, None
     if stride != 1 or before != out:
         shortcut = nn.Sequential(nn.Conv2d(before, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-    return nn.Sequential(block(before, width, stride, shortcut), *(block(out, width) for _ in range(depth - 1)))
+    return nn.Sequential(
+        block(before, width, stride, shortcut), *(block(out, width) for _ in range(depth - 1))
+    )
 
 
 def _initialise(module: nn.Module) -> None:
@@ -107,7 +121,13 @@ def adapt(state: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:
     return {_rename(key): value for key, value in state.items()}
 
 
-LAYERS = {"proj": "downsample.0", "bn": "downsample.1", "f.a": "conv1", "f.b": "conv2", "f.c": "conv3"}
+LAYERS = {
+    "proj": "downsample.0",
+    "bn": "downsample.1",
+    "f.a": "conv1",
+    "f.b": "conv2",
+    "f.c": "conv3",
+}
 LAYERS |= {"f.a_bn": "bn1", "f.b_bn": "bn2", "f.c_bn": "bn3"}
 
 

@@ -39,14 +39,25 @@ def build(
 
     embed_dim and num_heads are the first stage's; both double with every further stage. ValueError on sizes that clash.
     """
-    patch_size = default_patch(image_size, 2 if image_size <= 32 else 4) if patch_size is None else patch_size
+    patch_size = (
+        default_patch(image_size, 2 if image_size <= 32 else 4)
+        if patch_size is None
+        else patch_size
+    )
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     for depth in depths:
         check_layers(depth)
     parts = {"mlp_ratio": vit_mlp_ratio, "qkv_bias": qkv_bias, "drop": drop_rate}
     return Swin(
-        image_size // patch_size, patch_size, in_channels, embed_dim, depths, num_heads, drop_path_rate, **parts
+        image_size // patch_size,
+        patch_size,
+        in_channels,
+        embed_dim,
+        depths,
+        num_heads,
+        drop_path_rate,
+        **parts,
     )
 
 
@@ -71,12 +82,20 @@ class Swin(nn.Module):
         self.layers = nn.ModuleList()
         for stage, stage_rates in enumerate(rates):
             merge = stage < len(depths) - 1
-            self.layers.append(Stage(side, width << stage, heads << stage, stage_rates.tolist(), merge, **parts))
+            self.layers.append(
+                Stage(side, width << stage, heads << stage, stage_rates.tolist(), merge, **parts)
+            )
             side = (side + 1) // 2
         self.dim, self.patch_size = width << len(depths) - 1, patch_size
-        sizes = [Map(width << stage, patch_size << stage) for stage, depth in enumerate(depths) for _ in range(depth)]
+        sizes = [
+            Map(width << stage, patch_size << stage)
+            for stage, depth in enumerate(depths)
+            for _ in range(depth)
+        ]
         self.maps = {f"blocks.{index}": size for index, size in enumerate(sizes)}
-        self.stages = tuple(f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths)))
+        self.stages = tuple(
+            f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths))
+        )
         self.norm = LayerNorm(self.dim)
         self.apply(_initialise)
 
@@ -128,12 +147,18 @@ class Stage(nn.Module):
         self.window = min(window, side)
         self.shift = 0 if side <= window else window // 2
         block = Block if block is None else block
-        self.blocks = nn.ModuleList(block(width, heads, self.window, rate, **parts) for rate in rates)
+        self.blocks = nn.ModuleList(
+            block(width, heads, self.window, rate, **parts) for rate in rates
+        )
         self.downsample = PatchMerging(width) if merge else nn.Identity()
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """A map (B, H, W, C) -> every block's output (B, H, W, C), not yet merged."""
-        mask = shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x.device) if self.shift else None
+        mask = (
+            shift_mask(x.shape[1], x.shape[2], self.window, self.shift, x.device)
+            if self.shift
+            else None
+        )
         outputs = []
         for index, block in enumerate(self.blocks):
             x = block(x, self.shift, mask) if index % 2 else block(x)
@@ -145,7 +170,15 @@ class Block(nn.Module):
     """Attention within windows, then an MLP, each with a pre-norm, a residual and stochastic depth."""
 
     def __init__(
-        self, width: int, heads: int, window: int, drop_path: float, *, mlp_ratio: float, qkv_bias: bool, drop: float
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        drop_path: float,
+        *,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop: float,
     ) -> None:
         super().__init__()
         self.window = window
@@ -178,7 +211,9 @@ class WindowAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
+        self.register_buffer(
+            "relative_position_index", relative_positions(window), persistent=False
+        )
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
         self.proj_drop = nn.Dropout(drop)
@@ -187,7 +222,9 @@ class WindowAttention(nn.Module):
         """Windows (B, windows, N, C) -> the same shape; mask (windows, 1, N, N) is added to the logits."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         bias = bias if mask is None else bias + mask
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(x.flatten(0, 1)).chunk(3, dim=-1))
+        q, k, v = (
+            split_heads(part, self.heads) for part in self.qkv(x.flatten(0, 1)).chunk(3, dim=-1)
+        )
         logits = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
         weights = (logits.unflatten(0, x.shape[:2]) + bias).softmax(-1).flatten(0, 1)
         return self.proj_drop(self.proj(merge_heads(weights @ v))).view_as(x)
@@ -209,13 +246,17 @@ class PatchMerging(nn.Module):
 
 def split_windows(x: Tensor, window: int) -> Tensor:
     """A map (B, H, W, C) -> its windows in raster order (B, windows, window * window, C)."""
-    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))  # (B, rows, window, columns, window, C)
+    x = x.unflatten(2, (-1, window)).unflatten(
+        1, (-1, window)
+    )  # (B, rows, window, columns, window, C)
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def join_windows(x: Tensor, shape: torch.Size, window: int) -> Tensor:
     """The inverse of split_windows for a map of `shape`."""
-    x = x.unflatten(2, (window, window)).unflatten(1, (-1, shape[2] // window))  # (B, rows, columns, window, window, C)
+    x = x.unflatten(2, (window, window)).unflatten(
+        1, (-1, shape[2] // window)
+    )  # (B, rows, columns, window, window, C)
     return x.transpose(2, 3).reshape(shape)
 
 
@@ -253,9 +294,15 @@ def _initialise(module: nn.Module) -> None:
 def adapt(state: dict[str, Tensor], model: Swin) -> dict[str, Tensor]:
     """A backbone's state dict, the reference's or ours at another image size, for this model's windows."""
     own = dict(model.named_parameters())
-    kept = {key: value for key, value in state.items() if not key.endswith(("relative_position_index", "attn_mask"))}
+    kept = {
+        key: value
+        for key, value in state.items()
+        if not key.endswith(("relative_position_index", "attn_mask"))
+    }
     tables = {key for key in kept if key.endswith("relative_position_bias_table") and key in own}
-    return {key: _fit_bias(value, own[key]) if key in tables else value for key, value in kept.items()}
+    return {
+        key: _fit_bias(value, own[key]) if key in tables else value for key, value in kept.items()
+    }
 
 
 def _fit_bias(table: Tensor, like: Tensor) -> Tensor:
@@ -264,4 +311,8 @@ def _fit_bias(table: Tensor, like: Tensor) -> Tensor:
     if old == new or old**2 != len(table) or table.shape[1:] != like.shape[1:]:
         return table
     maps = table.T.unflatten(1, (old, old))[None]
-    return F.interpolate(maps, (new, new), mode="bicubic", align_corners=True)[0].flatten(1).T.contiguous()
+    return (
+        F.interpolate(maps, (new, new), mode="bicubic", align_corners=True)[0]
+        .flatten(1)
+        .T.contiguous()
+    )

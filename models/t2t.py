@@ -22,7 +22,13 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 VARIANTS = {
     "t2t_vit_7": {"image_size": 224},
-    "t2t_vit_14": {"image_size": 224, "embed_dim": 384, "num_layers": 14, "num_heads": 6, "vit_mlp_ratio": 3.0},
+    "t2t_vit_14": {
+        "image_size": 224,
+        "embed_dim": 384,
+        "num_layers": 14,
+        "num_heads": 6,
+        "vit_mlp_ratio": 3.0,
+    },
 }
 
 
@@ -50,7 +56,13 @@ def build(
     check_layers(num_layers)
     tokens = TokensToToken(in_channels, token_dim, embed_dim, patch_size, TokenStage)
     block = partial(
-        Block, embed_dim, num_heads, vit_mlp_ratio, qkv_bias=qkv_bias, proj_drop=drop_rate, norm_layer=LayerNorm
+        Block,
+        embed_dim,
+        num_heads,
+        vit_mlp_ratio,
+        qkv_bias=qkv_bias,
+        proj_drop=drop_rate,
+        norm_layer=LayerNorm,
     )
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     return T2T(image_size, tokens, [block(drop_path=rate) for rate in rates], drop_rate)
@@ -63,7 +75,9 @@ class T2T(nn.Module):
     number alone, so that smaller grids take the first rows and larger ones compute theirs.
     """
 
-    def __init__(self, image_size: int, tokens: TokensToToken, blocks: list[nn.Module], drop_rate: float) -> None:
+    def __init__(
+        self, image_size: int, tokens: TokensToToken, blocks: list[nn.Module], drop_rate: float
+    ) -> None:
         super().__init__()
         self.dim, self.patch_size = tokens.project.out_features, tokens.patch_size
         self.tokens_to_token, self.blocks = tokens, nn.ModuleList(blocks)
@@ -72,7 +86,9 @@ class T2T(nn.Module):
         self.register_buffer("pos_embed", sinusoid(1 + side * side, self.dim))
         self.pos_drop = nn.Dropout(drop_rate)
         self.norm = LayerNorm(self.dim)
-        self.maps = {f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(blocks))}
+        self.maps = {
+            f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(blocks))
+        }
         self.stages = tuple(self.maps)[-1:]
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)

@@ -56,7 +56,9 @@ def _maps(model: nn.Module) -> dict[str, Map]:
 def _forward_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The features of `forward` and all maps (B, width, h, w). ValueError for a model without feature maps."""
     if not model.maps:
-        raise ValueError(f"timm's {type(model).__name__} gives no feature maps (it has no forward_intermediates)")
+        raise ValueError(
+            f"timm's {type(model).__name__} gives no feature maps (it has no forward_intermediates)"
+        )
     x, maps = model.forward_intermediates(x, output_fmt="NCHW")
     return model.forward_head(x), dict(zip(model.maps, maps, strict=True))
 
@@ -69,7 +71,9 @@ def check(name: str | None) -> None:
         known = timm.list_models()
         longer = [model for model in known if model.startswith(name)]
         near = (longer or difflib.get_close_matches(name, known, n=3, cutoff=0))[:3]
-        raise ValueError(f"timm {timm.__version__} has no model {name!r}; the nearest: {', '.join(near)}")
+        raise ValueError(
+            f"timm {timm.__version__} has no model {name!r}; the nearest: {', '.join(near)}"
+        )
 
 
 def _create(name: str, asked: dict, optional: dict) -> nn.Module:
@@ -78,9 +82,15 @@ def _create(name: str, asked: dict, optional: dict) -> nn.Module:
         try:
             return timm.create_model(name, pretrained=False, num_classes=0, **asked, **optional)
         except TypeError as error:
-            refused = set(re.findall(r"'(\w+)'", str(error))) if "unexpected keyword argument" in str(error) else set()
+            refused = (
+                set(re.findall(r"'(\w+)'", str(error)))
+                if "unexpected keyword argument" in str(error)
+                else set()
+            )
             if refused & set(asked):
-                raise ValueError(f"timm:{name} has no option {', '.join(sorted(refused & set(asked)))}") from error
+                raise ValueError(
+                    f"timm:{name} has no option {', '.join(sorted(refused & set(asked)))}"
+                ) from error
             if not refused & set(optional):
                 raise
             optional = {key: value for key, value in optional.items() if key not in refused}

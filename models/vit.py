@@ -48,10 +48,14 @@ class ViT(timm_vit.VisionTransformer):
 
     def __init__(self, **sizes) -> None:
         norm = partial(nn.LayerNorm, eps=1e-6)
-        super().__init__(num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes)
+        super().__init__(
+            num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes
+        )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
-        self.maps = {f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))}
+        self.maps = {
+            f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))
+        }
         self.stages = tuple(self.maps)[-1:]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,7 +79,9 @@ class ViT(timm_vit.VisionTransformer):
         check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.patch_size[0])
         return self._pos_embed(self.patch_embed(x))
 
-    def _pos_embed(self, x: Tensor) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)
+    def _pos_embed(
+        self, x: Tensor
+    ) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)
         grid = (x.shape[1], x.shape[2])
         cls = self.cls_token + self.pos_embed[:, :1]
         x = x.flatten(1, 2) + resample(self.pos_embed[:, 1:], grid)
@@ -130,4 +136,7 @@ class Block(timm_vit.Block):
 
 def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
     """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
-    return {key: fit_table(value, model.pos_embed, 1) if key == "pos_embed" else value for key, value in state.items()}
+    return {
+        key: fit_table(value, model.pos_embed, 1) if key == "pos_embed" else value
+        for key, value in state.items()
+    }

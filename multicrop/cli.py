@@ -17,17 +17,25 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import tyro
 import yaml
 
-from . import ranks
-from .allocator import keep_memory
-from .find import nearest
-from .interrupt import RESUME_ME
+from .engine.allocator import keep_memory
+from .engine.interrupt import RESUME_ME
+from .registry import nearest
 
 R = TypeVar("R")
 HELP = (
     "--recipe FILE.yaml gives values to these flags, and the command line wins. Exit codes: 0 done, 75 stopped and "
     "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
 )
-WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+WORDS = {
+    "true": True,
+    "on": True,
+    "yes": True,
+    "1": True,
+    "false": False,
+    "off": False,
+    "no": False,
+    "0": False,
+}
 
 
 def _switch(words: list[str]) -> bool:
@@ -41,7 +49,9 @@ REGISTRY = tyro.constructors.ConstructorRegistry()
 
 
 @REGISTRY.primitive_rule
-def _switch_rule(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+def _switch_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
     """Booleans take a word: true or false (also on/off, yes/no, 1/0), as the published commands have them."""
     if info.type is not bool:
         return None
@@ -61,16 +71,22 @@ class UsageError(ValueError):
 def parse(recipe_type: type[R], argv: list[str]) -> R:
     """The recipe that a command line gives: defaults, then --recipe FILE.yaml, then flags (with - or _)."""
     names = [field.name for field in dataclasses.fields(recipe_type)]
-    argv = [token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)]  # what old launchers add
+    argv = [
+        token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)
+    ]  # what old launchers add
     file, rest = _take_recipe(argv)
     rest = _complete_switches(recipe_type, rest)
     try:
         parsed, unknown = _tyro(recipe_type, (_from_yaml(file, names) if file else []) + rest)
     except UsageError as error:
-        raise (UsageError(f"recipe {file}: {error}") if file and _parses(recipe_type, rest) else error) from None
+        raise (
+            UsageError(f"recipe {file}: {error}") if file and _parses(recipe_type, rest) else error
+        ) from None
     if unknown:
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise UsageError(f"unknown flag {unknown[0]}{nearest(flag, names, show=False)}; --help lists all")
+        raise UsageError(
+            f"unknown flag {unknown[0]}{nearest(flag, names, show=False)}; --help lists all"
+        )
     return parsed
 
 
@@ -81,14 +97,28 @@ def main(recipe_type: type[R], work: Callable[[R], dict], argv: list[str] | None
     """
     keep_memory()
     try:
-        result = work(parse(recipe_type, sys.argv[1:] if argv is None else argv))
-    except (ValueError, OSError, FloatingPointError) as error:
+        recipe = parse(recipe_type, sys.argv[1:] if argv is None else argv)
+    except (ValueError, OSError) as error:
         _report(error)
-        sys.exit(2 if isinstance(error, (ValueError, OSError)) else 1)
+        sys.exit(2)
+    from .engine import ranks  # imports torch, which --help and a wrong flag need not wait for
+
+    try:
+        result = work(recipe)
+    except (ValueError, OSError) as error:
+        _report(error)
+        sys.exit(2)
+    except FloatingPointError as error:
+        _report(error)
+        sys.exit(1)
     except RuntimeError as error:
         if ranks.world() == 1 or "closed by peer" not in str(error):
             raise
-        print(f"rank {ranks.rank()}: another rank failed, its message says why", file=sys.stderr, flush=True)
+        print(
+            f"rank {ranks.rank()}: another rank failed, its message says why",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(1)
     finally:
         ranks.stop()
@@ -106,7 +136,7 @@ def _report(error: Exception) -> None:
     )
     if not ours_raised or os.environ.get("MULTICROP_TRACEBACK"):
         traceback.print_exception(error)
-    which = f" (rank {ranks.rank()})" if "RANK" in os.environ else ""
+    which = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
     print(f"error{which}: {error}", file=sys.stderr, flush=True)
 
 
@@ -128,13 +158,23 @@ def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
 def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
     """A bare switch gets its word: `--eval` is `--eval true`. A switch takes no other word from what follows it."""
     hints = get_type_hints(recipe_type, include_extras=True)
-    switches = {name for name, hint in hints.items() if hint is bool or set(get_args(hint)) == {bool, type(None)}}
-    positional = any(tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values())
+    switches = {
+        name
+        for name, hint in hints.items()
+        if hint is bool or set(get_args(hint)) == {bool, type(None)}
+    }
+    positional = any(
+        tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values()
+    )
     words = []
     for word, following in zip_longest(argv, argv[1:], fillvalue="--"):
         words.append(word)
         bare = word.startswith("--") and word[2:].replace("-", "_") in switches
-        if bare and following.lower() not in (*WORDS, "none") and (positional or following.startswith("--")):
+        if (
+            bare
+            and following.lower() not in (*WORDS, "none")
+            and (positional or following.startswith("--"))
+        ):
             words.append("true")
     return words
 
@@ -152,7 +192,9 @@ def _from_yaml(file: str, names: list[str]) -> list[str]:
     for key in values:
         if key not in names:
             hint = nearest(str(key), names, show=False)
-            raise UsageError(f"unknown key {key!r}{hint}; or is it another script's recipe? --help lists all")
+            raise UsageError(
+                f"unknown key {key!r}{hint}; or is it another script's recipe? --help lists all"
+            )
     return [word for key, value in values.items() for word in _flag(key, value)]
 
 
@@ -198,7 +240,14 @@ def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
             raise
         lines = [line.strip("│ ") for line in boxed.getvalue().splitlines()]
         body = [line for line in lines if line and line[0] not in "╭╰─"]
-        cut = next((i for i, line in enumerate(body) if line.startswith(("Argument helptext", "For full"))), len(body))
+        cut = next(
+            (
+                i
+                for i, line in enumerate(body)
+                if line.startswith(("Argument helptext", "For full"))
+            ),
+            len(body),
+        )
         # What a recipe's own check says names the flags itself, and the recipe's class means nothing to a user.
         said = " ".join(body[:cut]).removeprefix(f"Error parsing {recipe_type.__name__}: ")
         raise UsageError(f"{said}; see --help") from None

@@ -20,7 +20,9 @@ def heat_maps(attention: Tensor, image_size: int | tuple[int, int]) -> Tensor:
 def mass_masks(attention: Tensor, image_size: int | tuple[int, int], mass: float = 0.6) -> Tensor:
     """bool (B, heads, H, W): the strongest patches of each head that together hold the fraction `mass` of it."""
     if not 0 < mass <= 1:
-        raise ValueError(f"the fraction of attention to keep must be above 0 and at most 1, not {mass}")
+        raise ValueError(
+            f"the fraction of attention to keep must be above 0 and at most 1, not {mass}"
+        )
     grid = _on_grid(attention, image_size)
     weakest, order = grid.flatten(2).sort(dim=-1)
     running = (weakest / weakest.sum(-1, keepdim=True)).cumsum(-1)
@@ -33,7 +35,12 @@ def _on_grid(attention: Tensor, image_size: int | tuple[int, int]) -> Tensor:
     height, width = _sides(image_size)
     patches = attention.shape[-1] - 1
     patch = math.isqrt(height * width // patches) if patches > 0 else 0
-    if not patch or height % patch or width % patch or (height // patch) * (width // patch) != patches:
+    if (
+        not patch
+        or height % patch
+        or width % patch
+        or (height // patch) * (width // patch) != patches
+    ):
         raise ValueError(
             f"{attention.shape[-1]} tokens are not a class token and a grid of square patches "
             f"of a {height} x {width} image"

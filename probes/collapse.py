@@ -70,7 +70,9 @@ class Watch:
     never left ln K.
     """
 
-    def __init__(self, prototypes: int, early: float = 0.0, warm: float = 0.0, late: float = math.inf):
+    def __init__(
+        self, prototypes: int, early: float = 0.0, warm: float = 0.0, late: float = math.inf
+    ):
         self.prototypes, self.early, self.warm, self.late = prototypes, early, warm, late
         self.best_rank, self.lowest = 0.0, math.inf
         self._last: tuple[float, dict[str, float]] | None = None
@@ -93,7 +95,9 @@ class Watch:
         if self._last is None or epoch < self.early:
             return None
         lowest = self.lowest if epoch >= self.late else None
-        words = diagnosis(*self._last, self.prototypes, self.best_rank, early=epoch < self.warm, lowest=lowest)
+        words = diagnosis(
+            *self._last, self.prototypes, self.best_rank, early=epoch < self.warm, lowest=lowest
+        )
         kind = (words or "").split(":")[0].split(".")[0]
         if not words or kind in self._said:
             return None
@@ -104,7 +108,9 @@ class Watch:
         self.lowest, self.best_rank = min(self.lowest, loss), max(self.best_rank, rank)
 
 
-def _signs(loss: float, s: dict[str, float], uniform: float, best_rank: float | None) -> list[tuple[bool, str]]:
+def _signs(
+    loss: float, s: dict[str, float], uniform: float, best_rank: float | None
+) -> list[tuple[bool, str]]:
     """(does it hold, what to say), the most serious first; the loss in units of ln K."""
     return [
         *_target_signs(s, uniform),

@@ -31,7 +31,9 @@ def features(
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             batch = images[part if chosen is None else chosen[part]]
-            parts.append(network(transform(batch.to(device, non_blocking=device.type == "cuda"))).float())
+            parts.append(
+                network(transform(batch.to(device, non_blocking=device.type == "cuda"))).float()
+            )
     return torch.cat(parts) if parts else torch.empty(0, network.dim, device=device)
 
 

@@ -42,7 +42,9 @@ def knn(
     _check(test_features, test_labels, "test")
     similarity, index = search(train_features, test_features, max(ks), backend)
     votes = train_labels[index]
-    return {n: _accuracy(similarity[:, :n], votes[:, :n], test_labels, temperature, classes) for n in ks}
+    return {
+        n: _accuracy(similarity[:, :n], votes[:, :n], test_labels, temperature, classes) for n in ks
+    }
 
 
 def usable(k: Sequence[int], train_images: int) -> list[int]:
@@ -52,7 +54,9 @@ def usable(k: Sequence[int], train_images: int) -> list[int]:
     return sorted({min(n, train_images) for n in k})
 
 
-def search(train_features: Tensor, test_features: Tensor, k: int, backend: str = "auto") -> tuple[Tensor, Tensor]:
+def search(
+    train_features: Tensor, test_features: Tensor, k: int, backend: str = "auto"
+) -> tuple[Tensor, Tensor]:
     """The k most similar training images: cosine similarities (n, k), largest first, and indices (n, k), on the CPU."""
     train = F.normalize(train_features.detach().float(), dim=1)
     test = F.normalize(test_features.detach().float(), dim=1)
@@ -71,7 +75,9 @@ def choose(backend: str, device: torch.device) -> str:
         raise ValueError(f"no k-NN backend is called {backend!r}; known: {', '.join(BACKENDS)}")
     installed = importlib.util.find_spec("faiss") is not None
     if backend == "faiss" and not installed:
-        raise ValueError("k-NN backend 'faiss' is not installed; pip install faiss-cpu, or use the backend 'torch'")
+        raise ValueError(
+            "k-NN backend 'faiss' is not installed; pip install faiss-cpu, or use the backend 'torch'"
+        )
     if backend != "auto":
         return backend
     return "faiss" if installed and device.type == "cpu" and sys.platform != "darwin" else "torch"
@@ -86,7 +92,9 @@ def votes(similarity: Tensor, neighbours: Tensor, temperature: float, classes: i
     return weights.new_zeros(len(weights), classes).scatter_add_(1, neighbours, weights)
 
 
-def _accuracy(similarity: Tensor, neighbours: Tensor, labels: Tensor, temperature: float, classes: int):
+def _accuracy(
+    similarity: Tensor, neighbours: Tensor, labels: Tensor, temperature: float, classes: int
+):
     """Top-1 and top-5 in percent."""
     top = min(5, similarity.shape[1], classes)
     hits = torch.zeros(2, dtype=torch.long)
@@ -134,7 +142,9 @@ def _classes(train_labels: Tensor, test_labels: Tensor, classes: int | None) -> 
     labels = torch.cat([train_labels, test_labels])
     classes = int(labels.max()) + 1 if classes is None else classes
     if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"k-NN labels must lie in 0..{classes - 1}; found {labels.min()} to {labels.max()}")
+        raise ValueError(
+            f"k-NN labels must lie in 0..{classes - 1}; found {labels.min()} to {labels.max()}"
+        )
     return classes
 
 
@@ -142,4 +152,6 @@ def _check(features: Tensor, labels: Tensor, which: str) -> None:
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} {which} features for {len(labels)} labels")
     if not features.isfinite().all():
-        raise ValueError(f"the {which} features are not finite: the network's weights are damaged or it has diverged")
+        raise ValueError(
+            f"the {which} features are not finite: the network's weights are damaged or it has diverged"
+        )

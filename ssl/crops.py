@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from multicrop.augment import blur, colour, resample
-from multicrop.augment.boxes import random_boxes
-from multicrop.augment.device import send
+from ..augment import blur, colour, resample
+from ..augment.boxes import random_boxes
+from ..augment.device import send
 
 ORDERS = tuple(permutations(range(4)))
 CPU_CHUNK = 128  # images at a time on a CPU, so that what is worked on stays in its cache: 512 at once cost 1.3 times
@@ -85,33 +85,69 @@ class MultiCrop:
     saturation: float = 0.2
     hue: float = 0.1  # shift uniform in +- this, turns
     grayscale: float = 0.2  # probability
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)  # probability in the first global, the second, a local crop
-    sigma: tuple[float, float] = (0.1, 2.0)  # standard deviation of the blur, px of the crop, whatever its size
+    blur: tuple[float, float, float] = (
+        1.0,
+        0.1,
+        0.5,
+    )  # probability in the first global, the second, a local crop
+    sigma: tuple[float, float] = (
+        0.1,
+        2.0,
+    )  # standard deviation of the blur, px of the crop, whatever its size
     solarise: float = 0.2  # probability in the second global crop
 
     def __post_init__(self):
         """Raises ValueError for numbers out of range."""
         for name in ("global_scale", "local_scale"):
             low, high = getattr(self, name)
-            _require(0 < low <= high <= 1, f"{name} must be two shares 0 < low <= high <= 1, not {low} {high}")
+            _require(
+                0 < low <= high <= 1,
+                f"{name} must be two shares 0 < low <= high <= 1, not {low} {high}",
+            )
         for name in ("image_size", "local_size"):
-            _require(getattr(self, name) >= 2, f"{name} must be at least 2 px, not {getattr(self, name)}")
-        for name in ("flip", "jitter", "brightness", "contrast", "saturation", "grayscale", "solarise"):
-            _require(0 <= getattr(self, name) <= 1, f"{name} must be within 0..1, not {getattr(self, name)}")
-        _require(all(0 <= p <= 1 for p in self.blur), f"blur must be three probabilities, not {self.blur}")
-        _require(0 <= self.sigma[0] <= self.sigma[1], f"sigma must be 0 <= low <= high px, not {self.sigma}")
+            _require(
+                getattr(self, name) >= 2, f"{name} must be at least 2 px, not {getattr(self, name)}"
+            )
+        for name in (
+            "flip",
+            "jitter",
+            "brightness",
+            "contrast",
+            "saturation",
+            "grayscale",
+            "solarise",
+        ):
+            _require(
+                0 <= getattr(self, name) <= 1,
+                f"{name} must be within 0..1, not {getattr(self, name)}",
+            )
+        _require(
+            all(0 <= p <= 1 for p in self.blur),
+            f"blur must be three probabilities, not {self.blur}",
+        )
+        _require(
+            0 <= self.sigma[0] <= self.sigma[1],
+            f"sigma must be 0 <= low <= high px, not {self.sigma}",
+        )
         _require(0 <= self.hue <= 0.5, f"hue must be within 0..0.5 turns, not {self.hue}")
         _require(self.local_crops >= 0, f"local_crops must not be negative, not {self.local_crops}")
-        _require(len(self.mean) == len(self.std), f"mean and std differ in length: {self.mean} and {self.std}")
+        _require(
+            len(self.mean) == len(self.std),
+            f"mean and std differ in length: {self.mean} and {self.std}",
+        )
 
-    def draw(self, batch: int, height: int, width: int, generator: torch.Generator | None = None) -> Parameters:
+    def draw(
+        self, batch: int, height: int, width: int, generator: torch.Generator | None = None
+    ) -> Parameters:
         """Parameters on the CPU for `batch` images of height x width px, from a generator of the CPU."""
         first, second, local = self.blur
         L = self.local_crops
         views = self._draw_views(
             batch,
             (height, width),
-            scale=torch.tensor([self.global_scale] * 2 + [self.local_scale] * L, dtype=torch.float64),
+            scale=torch.tensor(
+                [self.global_scale] * 2 + [self.local_scale] * L, dtype=torch.float64
+            ),
             blur=torch.tensor([first, second] + [local] * L),
             solarise=torch.tensor([0, self.solarise] + [0] * L),
             generator=generator,
@@ -122,7 +158,9 @@ class MultiCrop:
         """scale (V,2), blur and solarise (V,): what differs between views."""
         V = len(blur)
         box = random_boxes(scale.repeat_interleave(batch, 0), *source, generator=generator)
-        flip, jitter, order, grayscale, blurred, sigma, solarised = torch.rand(7, V, batch, generator=generator)
+        flip, jitter, order, grayscale, blurred, sigma, solarised = torch.rand(
+            7, V, batch, generator=generator
+        )
         spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
         identity = torch.tensor(colour.IDENTITY)
         factors = identity + spread * (2 * torch.rand(V, batch, 4, generator=generator) - 1)
@@ -144,8 +182,15 @@ class MultiCrop:
         self._check(images, parameters)
         samples = max(1, len(images))
         chunk = CPU_CHUNK if images.device.type == "cpu" else samples
-        parts = [self._crop(images[i : i + chunk], parameters[i : i + chunk]) for i in range(0, samples, chunk)]
-        return parts[0] if len(parts) == 1 else Crops(*(torch.cat(group, 1) for group in zip(*parts, strict=True)))
+        parts = [
+            self._crop(images[i : i + chunk], parameters[i : i + chunk])
+            for i in range(0, samples, chunk)
+        ]
+        return (
+            parts[0]
+            if len(parts) == 1
+            else Crops(*(torch.cat(group, 1) for group in zip(*parts, strict=True)))
+        )
 
     def _crop(self, images: Tensor, parameters: Parameters) -> Crops:
         parameters = parameters.to(images.device)
@@ -158,14 +203,21 @@ class MultiCrop:
 
     def _check(self, images: Tensor, parameters: Parameters) -> None:
         _require(
-            images.dtype == torch.uint8 and images.ndim == 4, f"images must be uint8 (B,C,H,W), not {images.dtype}"
+            images.dtype == torch.uint8 and images.ndim == 4,
+            f"images must be uint8 (B,C,H,W), not {images.dtype}",
         )
         B, C, *source = images.shape
         channels, drawn = len(self.mean), parameters.source
         _require(C in (1, 3), f"images must have 1 or 3 channels, not {C}")
         _require(channels == C, f"images have {C} channels, but mean and std have {channels}")
-        _require(len(parameters) == B, f"parameters are for {len(parameters)} images, but {B} images were given")
-        _require(drawn == tuple(source), f"parameters were drawn for {drawn} px, but the images have {source} px")
+        _require(
+            len(parameters) == B,
+            f"parameters are for {len(parameters)} images, but {B} images were given",
+        )
+        _require(
+            drawn == tuple(source),
+            f"parameters were drawn for {drawn} px, but the images have {source} px",
+        )
 
     def _views(self, levels: Tensor, views: Views, size: int) -> Tensor:
         """levels (B,C,H,W) -> (V,B,C,size,size)."""

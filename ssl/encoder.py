@@ -28,9 +28,19 @@ def check_sizes(backbone: nn.Module, channels: int, *sizes: int) -> None:
     for size in sizes:
         problem = _problem(backbone, channels, size)
         if problem:
-            works = [s for s in range(4, 2 * max(sizes) + 1, 4) if _problem(backbone, channels, s) is None]
-            remedy = f"it takes {', '.join(map(str, works))}" if works else "no size up to twice that works either"
-            raise ValueError(f"the backbone cannot take crops of {size} px ({problem}); {remedy} (px)")
+            works = [
+                s
+                for s in range(4, 2 * max(sizes) + 1, 4)
+                if _problem(backbone, channels, s) is None
+            ]
+            remedy = (
+                f"it takes {', '.join(map(str, works))}"
+                if works
+                else "no size up to twice that works either"
+            )
+            raise ValueError(
+                f"the backbone cannot take crops of {size} px ({problem}); {remedy} (px)"
+            )
 
 
 @torch.no_grad()

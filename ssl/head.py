@@ -54,7 +54,11 @@ def _mlp(dim: int, hidden: int, bottleneck: int, layers: int, batch_norm: bool) 
     widths = [dim] + [hidden] * (layers - 1)
     parts: list[nn.Module] = []
     for before, after in pairwise(widths):
-        parts += [_linear(before, after), *([nn.BatchNorm1d(after)] if batch_norm else []), nn.GELU()]
+        parts += [
+            _linear(before, after),
+            *([nn.BatchNorm1d(after)] if batch_norm else []),
+            nn.GELU(),
+        ]
     return nn.Sequential(*parts, _linear(hidden, bottleneck))
 
 

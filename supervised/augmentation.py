@@ -56,10 +56,17 @@ class TrainTransform(EvalTransform):
         self.color_jitter, self.erase, self.fill = color_jitter, erase, fill
 
     def draw(
-        self, batch: int, generator: torch.Generator, source: tuple[int, int] | torch.Size | None = None
+        self,
+        batch: int,
+        generator: torch.Generator,
+        source: tuple[int, int] | torch.Size | None = None,
     ) -> TrainDraws:
         """The random numbers of the global batch, on the CPU. source: height, width of the images, `size` if None."""
-        cut = self.cut.draw(batch, *(source or (self.size, self.size)), generator) if self.cut else None
+        cut = (
+            self.cut.draw(batch, *(source or (self.size, self.size)), generator)
+            if self.cut
+            else None
+        )
         shifts = None if self.cut else shift.draw(batch, self.padding, self.flip, generator)
         operations = self.policy.draw(batch, generator) if self.policy else None
         boxes = self.erase.draw(batch, self.size, self.size, generator) if self.erase else None
@@ -89,7 +96,9 @@ class TrainTransform(EvalTransform):
         return erasing.apply_noise(images, draws.boxes, draws.noise)
 
 
-def read_policy(policy: str, mean: tuple[float, ...] = (0.5,)) -> autoaugment.AutoAugment | randaugment.RandAugment:
+def read_policy(
+    policy: str, mean: tuple[float, ...] = (0.5,)
+) -> autoaugment.AutoAugment | randaugment.RandAugment:
     """AutoAugment's policy, or RandAugment, which shows `mean` (0..1) where no image is. ValueError for others."""
     if policy.startswith("rand"):
         return randaugment.read(policy, tuple(min(255, round(255 * value)) for value in mean))

@@ -15,7 +15,9 @@ class Classifier(nn.Module):
 
     frozen = False
 
-    def __init__(self, backbone: nn.Module, classes: int, head_init: Literal["normal", "zero"] = "normal"):
+    def __init__(
+        self, backbone: nn.Module, classes: int, head_init: Literal["normal", "zero"] = "normal"
+    ):
         super().__init__()
         self.backbone, self.head = backbone, _head(backbone.dim, classes, head_init)
         second = hasattr(backbone, "forward_tokens")
@@ -25,13 +27,19 @@ class Classifier(nn.Module):
         own, distilled, _ = self.outputs(images)
         return joined(own, distilled)
 
-    def outputs(self, images: Tensor, maps: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def outputs(
+        self, images: Tensor, maps: bool = False
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The logits of the head and of the distillation token's, the same tensor where there is none; all maps."""
         if self.distill_head is None:
-            features, found = self.backbone.forward_maps(images) if maps else (self.backbone(images), {})
+            features, found = (
+                self.backbone.forward_maps(images) if maps else (self.backbone(images), {})
+            )
             logits = self.head(features)
             return logits, logits, found
-        tokens, found = self.backbone.token_maps(images) if maps else (self.backbone.forward_tokens(images), {})
+        tokens, found = (
+            self.backbone.token_maps(images) if maps else (self.backbone.forward_tokens(images), {})
+        )
         return self.head(tokens[0]), self.distill_head(tokens[1]), found
 
     def load_heads(self, head: dict[str, Tensor], second: dict[str, Tensor]) -> None:

@@ -33,7 +33,9 @@ class LogitDistillation(nn.Module):
     ) -> None:
         super().__init__()
         if kind not in ("soft", "hard", "decoupled"):
-            raise ValueError(f"no logit distillation is called {kind!r}; take soft, hard or decoupled")
+            raise ValueError(
+                f"no logit distillation is called {kind!r}; take soft, hard or decoupled"
+            )
         if temperature <= 0:
             raise ValueError(f"the temperature is {temperature:g}; it must be above 0")
         self.kind, self.temperature, self.weight = kind, temperature, weight
@@ -67,7 +69,9 @@ def standardise(logits: Tensor, floor: float = 0.1) -> Tensor:
     bounds the factor by 10. Two classes are always +-0.71, without a gradient; four leave little to learn.
     """
     if logits.shape[-1] < 2:
-        raise ValueError("logits of one class cannot be standardised: distillation needs at least two, better more")
+        raise ValueError(
+            "logits of one class cannot be standardised: distillation needs at least two, better more"
+        )
     deviation = logits.std(-1, keepdim=True).clamp_min(floor)
     return (logits - logits.mean(-1, keepdim=True)) / (deviation + EPSILON)
 
@@ -90,15 +94,21 @@ def decoupled(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float, beta: float
 ) -> Tensor:
     """T^2 (alpha KL of label against rest + beta KL among the rest) in nats; logits (B, classes), labels (B,)."""
-    (own, rest), (teacher_own, teacher_rest) = (split(logits / temperature, labels) for logits in (student, teacher))
-    return temperature**2 * (alpha * soft(own, teacher_own, 1.0) + beta * soft(rest, teacher_rest, 1.0))
+    (own, rest), (teacher_own, teacher_rest) = (
+        split(logits / temperature, labels) for logits in (student, teacher)
+    )
+    return temperature**2 * (
+        alpha * soft(own, teacher_own, 1.0) + beta * soft(rest, teacher_rest, 1.0)
+    )
 
 
 def split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, classes) -> of label and of all the rest together (B, 2), and of each of the rest (B, classes - 1)."""
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
     rest = logits.gather(1, others + (others >= labels[:, None]))
-    return torch.cat([logits.gather(1, labels[:, None]), rest.logsumexp(1, keepdim=True)], dim=1), rest
+    return torch.cat(
+        [logits.gather(1, labels[:, None]), rest.logsumexp(1, keepdim=True)], dim=1
+    ), rest
 
 
 def check_classes(student: Tensor, teacher: Tensor) -> None:

@@ -18,11 +18,23 @@ class Ema:
     counts.
     """
 
-    def __init__(self, model: nn.Module, decay: float, *, warmup: bool = False, start: int = 0, every: int = 1):
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float,
+        *,
+        warmup: bool = False,
+        start: int = 0,
+        every: int = 1,
+    ):
         if not 0 <= decay <= 1:
-            raise ValueError(f"the decay of the averaged weights is {decay}; it must be between 0 and 1")
+            raise ValueError(
+                f"the decay of the averaged weights is {decay}; it must be between 0 and 1"
+            )
         if every < 1:
-            raise ValueError(f"the averaged weights follow every {every} steps; it must be at least 1")
+            raise ValueError(
+                f"the averaged weights follow every {every} steps; it must be at least 1"
+            )
         self.average = ModelEmaV3(model, decay=decay, use_warmup=warmup).requires_grad_(False)
         self.warmup, self.start, self.every = warmup, start, every
 

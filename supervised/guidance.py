@@ -44,7 +44,9 @@ class Guidance(nn.Module):
         """The loss of each pair of maps; gradients reach the student and the projections only."""
         check_pairs(student, teacher)
         if self.projections:
-            student = [project(maps) for project, maps in zip(self.projections, student, strict=True)]
+            student = [
+                project(maps) for project, maps in zip(self.projections, student, strict=True)
+            ]
         return [self.pair(own, other.detach()) for own, other in zip(student, teacher, strict=True)]
 
     def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -89,4 +91,6 @@ TRANSFORMS = {"linear": lambda maps: maps, "attention": attention, "similarity":
 def check_pairs(student: Sequence, teacher: Sequence) -> None:
     """ValueError unless every map of the student has one of the teacher beside it."""
     if len(student) != len(teacher) or not student:
-        raise ValueError(f"{len(student)} maps of the student and {len(teacher)} of the teacher do not make pairs")
+        raise ValueError(
+            f"{len(student)} maps of the student and {len(teacher)} of the teacher do not make pairs"
+        )

@@ -6,8 +6,8 @@ import torch.nn as nn
 from torch import Tensor
 
 from .distillation import LogitDistillation
-from .learner import Answer
 from .mixing import Mixed
+from .train_module import Answer
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,14 @@ class Loss:
     ce_weight: float = 1.0
     guide_weight: float = 2.5
 
-    def __call__(self, answer: Answer, mixed: Mixed, teacher_logits: Tensor | None = None) -> tuple[Tensor, dict]:
+    def __call__(
+        self, answer: Answer, mixed: Mixed, teacher_logits: Tensor | None = None
+    ) -> tuple[Tensor, dict]:
         """The sum, and its parts by name as they are added: ce, guidance, kd, in nats but guidance."""
-        parts = {"ce": self.ce_weight * self.objective(answer.logits, mixed.labels, mixed.partners, mixed.share)}
+        parts = {
+            "ce": self.ce_weight
+            * self.objective(answer.logits, mixed.labels, mixed.partners, mixed.share)
+        }
         if answer.guidance is not None:
             parts["guidance"] = self.guide_weight * answer.guidance
         if self.distillation is not None:

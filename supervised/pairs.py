@@ -35,9 +35,15 @@ def spread(network, count: int) -> tuple[str, ...]:
     split = by_stage(network)
     names = [name for stage in split for name in stage]
     begins = accumulate((len(stage) for stage in split), initial=0)
-    begins = {begin for begin, stage in zip(begins, split, strict=False) if begin and len(stage) > 1}
+    begins = {
+        begin for begin, stage in zip(begins, split, strict=False) if begin and len(stage) > 1
+    }
     last = len(names) - 1
-    places = [min(last, place * len(names) // (count - 1)) for place in range(count)] if count > 1 else [last]
+    places = (
+        [min(last, place * len(names) // (count - 1)) for place in range(count)]
+        if count > 1
+        else [last]
+    )
     return tuple(names[place - (place in begins)] for place in places)
 
 
@@ -70,5 +76,7 @@ def named(network, names: Sequence[str], flag: str) -> tuple[str, ...]:
     for name in names:
         if name not in (getattr(network, "maps", None) or {}):
             known = ", ".join(getattr(network, "maps", None) or ()) or "none"
-            raise ValueError(f"{flag} {name}: {type(network).__name__} has no map of this name; it has {known}")
+            raise ValueError(
+                f"{flag} {name}: {type(network).__name__} has no map of this name; it has {known}"
+            )
     return tuple(names)

@@ -22,7 +22,7 @@ def groups(
     backbone: nn.Module | None = None,
     example: Tensor | None = None,
 ) -> list[dict]:
-    """Groups for multicrop/optim.py: `decays` says whether a group's weights decay, `lr_scale` multiplies its rate.
+    """Groups for engine/optim.py: `decays` says whether a group's weights decay, `lr_scale` multiplies its rate.
 
     Vectors and biases never decay, nor do parameters whose name matches a pattern of `exempt`: "cls_token" is that name
     alone, "*pos_embed*" all that contain it. Inside the backbone names are those of the bare backbone.
@@ -32,14 +32,22 @@ def groups(
     """
     backbone = getattr(model, "backbone", None) if backbone is None else backbone
     if backbone is None and layer_decay != 1:
-        raise ValueError(f"{type(model).__name__} has no backbone whose layers could learn at different rates")
-    inside = {} if backbone is None else {parameter: name for name, parameter in backbone.named_parameters()}
+        raise ValueError(
+            f"{type(model).__name__} has no backbone whose layers could learn at different rates"
+        )
+    inside = (
+        {}
+        if backbone is None
+        else {parameter: name for name, parameter in backbone.named_parameters()}
+    )
     scales = {} if layer_decay == 1 else _scales(backbone, layer_decay, example)
     found: dict[tuple[float, bool], list] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = inside.get(parameter, name)
-            decays = parameter.ndim > 1 and not name.endswith(".bias") and not _matches(name, exempt)
+            decays = (
+                parameter.ndim > 1 and not name.endswith(".bias") and not _matches(name, exempt)
+            )
             scale = scales.get(name, 1.0) if parameter in inside else 1.0
             found.setdefault((scale, decays), []).append(parameter)
     ordered = sorted(found.items(), key=lambda item: item[0], reverse=True)
@@ -47,12 +55,19 @@ def groups(
 
 
 def chosen(
-    learner: nn.Module, backbone: nn.Module, decay: str, no_decay: Sequence[str], layer_decay: float, example: Tensor
+    learner: nn.Module,
+    backbone: nn.Module,
+    decay: str,
+    no_decay: Sequence[str],
+    layer_decay: float,
+    example: Tensor,
 ) -> list[dict]:
     """The groups that the flags ask for: with decay "all" every parameter decays, as published for two stages."""
     if decay == "all" and layer_decay == 1:
         return [{"params": [p for p in learner.parameters() if p.requires_grad], "decays": True}]
-    found = groups(learner, backbone=backbone, exempt=no_decay, layer_decay=layer_decay, example=example)
+    found = groups(
+        learner, backbone=backbone, exempt=no_decay, layer_decay=layer_decay, example=example
+    )
     return [group | {"decays": group["decays"] or decay == "all"} for group in found]
 
 
@@ -67,7 +82,9 @@ def _group(parameters: list[nn.Parameter], scale: float, decays: bool) -> dict:
 
 def _scales(backbone: nn.Module, layer_decay: float, example: Tensor | None) -> dict[str, float]:
     if not 0 < layer_decay <= 1:
-        raise ValueError(f"the layers' decay of the learning rate is {layer_decay}; it must be above 0 and at most 1")
+        raise ValueError(
+            f"the layers' decay of the learning rate is {layer_decay}; it must be above 0 and at most 1"
+        )
     found = layers(backbone, example)
     last = max(found.values())
     return {name: layer_decay ** (last + 1 - layer) for name, layer in found.items()}
@@ -81,14 +98,18 @@ def layers(backbone: nn.Module, example: Tensor | None = None) -> dict[str, int]
     if hasattr(backbone, "group_matcher"):
         return group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
     if not getattr(backbone, "maps", None) or example is None:
-        raise ValueError(f"the layers of {type(backbone).__name__} are found by its feature maps on example images")
+        raise ValueError(
+            f"the layers of {type(backbone).__name__} are found by its feature maps on example images"
+        )
     names = {parameter: name for name, parameter in backbone.named_parameters()}
     found = {
         names[parameter]: layer
         for layer, parameters in enumerate(_by_map(backbone, example), start=1)
         for parameter in parameters
     }
-    return found | dict.fromkeys(_stem([name for name, layer in found.items() if layer == 1], names.values()), 0)
+    return found | dict.fromkeys(
+        _stem([name for name, layer in found.items() if layer == 1], names.values()), 0
+    )
 
 
 def _by_map(backbone: nn.Module, example: Tensor) -> Iterator[list[nn.Parameter]]:

@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .classifier import Classifier, joined
 from .guidance import teacher_images
 
-Colours = tuple[Sequence[float], Sequence[float]]  # mean and deviation of each channel, in units of 0..1
+Colours = tuple[
+    Sequence[float], Sequence[float]
+]  # mean and deviation of each channel, in units of 0..1
 
 
 class Taught(NamedTuple):
@@ -64,7 +66,9 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Taught:
         images = teacher_images(images, self.size)
         if self.recolouring:
-            factor, offset = (images.new_tensor(values).view(-1, 1, 1) for values in self.recolouring)
+            factor, offset = (
+                images.new_tensor(values).view(-1, 1, 1) for values in self.recolouring
+            )
             images = images * factor + offset
         logits, maps = self._answer(images)
         return Taught(logits, [maps[name] for name in self.names])
@@ -82,5 +86,7 @@ def recolouring(student: Colours, teacher: Colours) -> Colours | None:
     if (*mean, *std) == (*other_mean, *other_std):
         return None
     factor = [own / other for own, other in zip(std, other_std, strict=True)]
-    offset = [(own - other) / by for own, other, by in zip(mean, other_mean, other_std, strict=True)]
+    offset = [
+        (own - other) / by for own, other, by in zip(mean, other_mean, other_std, strict=True)
+    ]
     return factor, offset

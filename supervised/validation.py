@@ -3,7 +3,9 @@
 import torch
 
 
-def split(labels: torch.Tensor, fraction: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def split(
+    labels: torch.Tensor, fraction: float, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels (N,) -> indices of the training and of the validation images, both ascending.
 
     From each class `fraction` of its images, rounded, is drawn for validation; at least one image of every class stays.

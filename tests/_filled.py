@@ -37,7 +37,13 @@ def state(shapes: dict[str, list[int]], fixed: tuple[str, ...] = ()) -> dict[str
 def _value(name: str, shape: list[int], u: np.ndarray) -> np.ndarray:
     *path, last = name.split(".")
     if last in (
-        scales := {"running_mean": 0.1, "bias": 0.05, "positional_emb": 0.3, "class_emb": 0.5, "attn_matrix": 0.1}
+        scales := {
+            "running_mean": 0.1,
+            "bias": 0.05,
+            "positional_emb": 0.3,
+            "class_emb": 0.5,
+            "attn_matrix": 0.1,
+        }
     ):
         return scales[last] * u
     if last == "running_var":

@@ -13,7 +13,9 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in a background job it is ignored, for our children too
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # in a background job it is ignored, for our children too
 torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
 
 
@@ -38,14 +40,30 @@ def recordings(request) -> Path:
     return GOLDEN if request.param == "committed" else request.getfixturevalue("shared_golden")
 
 
-def launch(script: str, *flags, ranks: int = 1, timeout: float = 300, **environment) -> subprocess.CompletedProcess:
-    """Run a root script as a user would, on the CPU; .stdout ends with its JSON line."""
-    start = [sys.executable, str(ROOT / script)]
+def launch(
+    script: str, *flags, ranks: int = 1, timeout: float = 300, **environment
+) -> subprocess.CompletedProcess:
+    """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line."""
+    program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "multicrop", script]
+    start = [sys.executable, *program]
     if ranks > 1:
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--standalone"]
-        start = [*torchrun, str(ROOT / script)]
+        start = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(ranks),
+            "--standalone",
+            *program,
+        ]
     words = [*start, *map(str, flags), "--device", "cpu"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    env = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": str(ROOT),
+        **environment,
+    }
     return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
 
 

@@ -12,7 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from multicrop import find, pretrained
+from multicrop import registry
+from multicrop.weights import pretrained
 
 COMMITTED = GOLDEN / "locality_guidance"
 SHARED = "locality_guidance"
@@ -24,7 +25,8 @@ def recorded(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     with np.load(path) as file:
         return {
-            name: str(file[name]) if file[name].dtype.kind == "U" else torch.from_numpy(file[name]) for name in file
+            name: str(file[name]) if file[name].dtype.kind == "U" else torch.from_numpy(file[name])
+            for name in file
         }
 
 
@@ -49,14 +51,20 @@ def training_pieces(recordings: Path) -> dict[str, Tensor]:
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
 
 
-def classifier(arch: str, state: dict[str, Tensor], folder: Path, **options) -> tuple[nn.Module, nn.Linear]:
+def classifier(
+    arch: str, state: dict[str, Tensor], folder: Path, **options
+) -> tuple[nn.Module, nn.Linear]:
     """Backbone and classifier read from a file of the published form by the users' own route; all must be filled."""
     saved = {
         "epoch": 299,
@@ -68,7 +76,7 @@ def classifier(arch: str, state: dict[str, Tensor], folder: Path, **options) -> 
     }
     torch.save(saved, folder / "model.pyth")
     file = pretrained.read(folder / "model.pyth")
-    backbone = find.backbone(arch, **options).eval()
+    backbone = registry.backbone(arch, **options).eval()
     pretrained.fill(backbone, file, arch, whole=True)
     head = nn.Linear(backbone.dim, len(file.head["bias"]))
     head.load_state_dict(file.head)
@@ -89,7 +97,11 @@ def check_small(tensors: dict[str, Tensor], backbone: nn.Module, head: nn.Linear
 
 
 def check_full_size(
-    family: str, arch: str, folder: Path, file: str = "full_size_pit_convit_cvt.npz", constant: str = ""
+    family: str,
+    arch: str,
+    folder: Path,
+    file: str = "full_size_pit_convit_cvt.npz",
+    constant: str = "",
 ) -> None:
     """Logits and corners of the guided maps of a published size at 224 px, its weights filled by the rule.
 

@@ -5,7 +5,7 @@ import pytest
 
 FAULTS = """
 import resource, sys, torch
-from multicrop.allocator import keep_memory
+from multicrop.engine.allocator import keep_memory
 
 torch.set_num_threads(1)
 print(keep_memory())
@@ -20,7 +20,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(**environment) -> tuple[bool, int]:
     """Whether memory is kept, and the page faults of ten times 32 MB of tensors, in a process of its own."""
-    run = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment)
+    run = subprocess.run(
+        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment
+    )
     kept, count = run.stdout.split()
     return kept == "True", int(count)
 
@@ -28,7 +30,9 @@ def faults(**environment) -> tuple[bool, int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
 def test_freed_memory_serves_the_next_tensor():
     kept, count = faults()
-    assert kept and count < 20_000  # pages of 4 kB: 80,000 if all of it were new; a busy system may take some back
+    assert (
+        kept and count < 20_000
+    )  # pages of 4 kB: 80,000 if all of it were new; a busy system may take some back
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")

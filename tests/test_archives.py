@@ -11,9 +11,17 @@ from PIL import Image
 
 from multicrop.datasets import _decode
 from multicrop.datasets._cache import cache_folder
-from multicrop.find import source
+from multicrop.registry import source
 
-KINDS = ("stored.zip", "deflated.zip", "plain.tar", "packed.tar.gz", "packed.tgz", "packed.tar.xz", "packed.tar.bz2")
+KINDS = (
+    "stored.zip",
+    "deflated.zip",
+    "plain.tar",
+    "packed.tar.gz",
+    "packed.tgz",
+    "packed.tar.xz",
+    "packed.tar.bz2",
+)
 COMPRESSED = KINDS[3:]
 
 
@@ -44,7 +52,14 @@ def packed(folder, file, inside=""):
             for path, name in members:
                 archive.write(path, name)
     else:
-        kind = next((k for ending, k in (("gz", "gz"), ("bz2", "bz2"), ("xz", "xz")) if file.name.endswith(ending)), "")
+        kind = next(
+            (
+                k
+                for ending, k in (("gz", "gz"), ("bz2", "bz2"), ("xz", "xz"))
+                if file.name.endswith(ending)
+            ),
+            "",
+        )
         with tarfile.open(file, f"w:{kind}") as archive:
             for path, name in members:
                 archive.add(path, name)
@@ -73,7 +88,10 @@ def test_an_archive_is_streamed_in_place(photos, tmp_path, kind):
 
 
 def test_a_compressed_tar_cannot_be_streamed_and_says_so(photos, tmp_path):
-    with pytest.raises(ValueError, match=r"compressed as a whole, so it cannot be streamed: pack it as \.zip or \.tar"):
+    with pytest.raises(
+        ValueError,
+        match=r"compressed as a whole, so it cannot be streamed: pack it as \.zip or \.tar",
+    ):
         load(packed(photos, tmp_path / "a.tar.gz"), stream=True)
 
 
@@ -133,7 +151,9 @@ def test_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "a.rar").write_text("hello")
     with pytest.raises(ValueError, match=r"a\.zip cannot be read as an archive"):
         load(tmp_path / "a.zip")
-    with pytest.raises(ValueError, match=r"a\.rar is a file; a folder of images is expected, or a \.zip or \.tar"):
+    with pytest.raises(
+        ValueError, match=r"a\.rar is a file; a folder of images is expected, or a \.zip or \.tar"
+    ):
         load(tmp_path / "a.rar")
 
 
@@ -169,7 +189,9 @@ def test_cifar10_png_folders(tmp_path, names, archive):
     root = tmp_path / "cifar10"
     write_cifar(root, names)
     found = load(packed(root, tmp_path / "cifar10.zip") if archive else root, "train", "cifar10")
-    assert found.classes == CIFAR and found.labels.tolist() == [c for c in range(10) for _ in range(2)]
+    assert found.classes == CIFAR and found.labels.tolist() == [
+        c for c in range(10) for _ in range(2)
+    ]
     assert found.pixels[:, 0, 0, 0].tolist() == [10 * c + i for c in range(10) for i in (1, 2)]
 
 

@@ -24,7 +24,9 @@ def test_masks_are_the_published_ones(recorded, mass):
     found = mass_masks(torch.from_numpy(recorded["attention"]), 32, mass)
     assert found.dtype == torch.bool and len(found) == len(recorded["attention"])
     for image, masks in enumerate(found):
-        np.testing.assert_array_equal(masks.numpy(), recorded[f"mask_{image}_th{mass}"].astype(bool))
+        np.testing.assert_array_equal(
+            masks.numpy(), recorded[f"mask_{image}_th{mass}"].astype(bool)
+        )
 
 
 def test_a_mask_keeps_the_fewest_patches_that_hold_the_mass():

@@ -12,7 +12,9 @@ SIGMAS = (0.1, 0.25, 0.5, 1.0, 1.5, 2.0)
 
 def pillow(image, sigma):
     """image (C,h,w) uint8"""
-    blurred = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
+    blurred = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(
+        ImageFilter.GaussianBlur(sigma)
+    )
     return torch.from_numpy(np.array(blurred)).permute(2, 0, 1)
 
 
@@ -25,7 +27,9 @@ def test_recorded_images(golden, size):
     blur_(planes, torch.tensor(SIGMAS), largest=2.0)
     for i, sigma in enumerate(SIGMAS):
         expected = torch.from_numpy(stored[f"blur{size}_r{sigma}"]).permute(2, 0, 1).float()
-        assert (planes[:, i] - expected).abs().max() <= 3 and (planes[:, i] - expected).abs().mean() < 1, sigma
+        assert (planes[:, i] - expected).abs().max() <= 3 and (
+            planes[:, i] - expected
+        ).abs().mean() < 1, sigma
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (16, 16), (20, 9), (5, 40)])
@@ -35,7 +39,9 @@ def test_random_deviations_against_pillow(shape):
     sigma = torch.rand(40, generator=generator) * 4
     planes = blur_(images.transpose(0, 1).float().contiguous(), sigma, largest=4.0)
     for i in range(40):
-        assert (planes[:, i] - pillow(images[i], sigma[i].item()).float()).abs().max() <= 3, sigma[i]
+        assert (planes[:, i] - pillow(images[i], sigma[i].item()).float()).abs().max() <= 3, sigma[
+            i
+        ]
 
 
 def test_no_deviation_changes_nothing():

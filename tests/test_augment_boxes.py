@@ -37,11 +37,15 @@ def test_area_and_aspect_have_the_stated_ranges_and_laws():
     assert aspect.var() == pytest.approx(1 / 3, rel=0.03)  # uniform in the logarithm
 
 
-@pytest.mark.parametrize("low,high,height,width", [(0.7, 1.0, 32, 32), (0.2, 0.5, 32, 32), (0.5, 1.0, 24, 40)])
+@pytest.mark.parametrize(
+    "low,high,height,width", [(0.7, 1.0, 32, 32), (0.2, 0.5, 32, 32), (0.5, 1.0, 24, 40)]
+)
 def test_same_law_as_torchvision(low, high, height, width):
     image = torch.empty(3, height, width)
     torch.manual_seed(0)
-    theirs = torch.tensor([RandomResizedCrop.get_params(image, (low, high), (3 / 4, 4 / 3)) for _ in range(6000)])
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(image, (low, high), (3 / 4, 4 / 3)) for _ in range(6000)]
+    )
     ours = draw(low, high, height, width)
     torch.testing.assert_close(ours.double().mean(0), theirs.double().mean(0), atol=0.25, rtol=0)
     torch.testing.assert_close(ours.double().std(0), theirs.double().std(0), atol=0.25, rtol=0)

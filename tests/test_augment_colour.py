@@ -17,7 +17,9 @@ SHIFTS = torch.tensor([-0.5, -0.31, -0.1, -0.03, 0.0, 0.07, 0.1, 0.2, 0.45, 0.5]
 def images(count, channels=3, size=16):
     """uint8 (count, channels, size, size): noise, with flat gray, black, white and saturated parts."""
     generator = torch.Generator().manual_seed(0)
-    batch = torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+    batch = torch.randint(
+        0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator
+    )
     batch[:, :, 0], batch[:, :, 1], batch[:, :, 2] = 90, 0, 255
     batch[:, 0, 3], batch[:, -1, 4] = 255, 0
     return batch
@@ -41,13 +43,17 @@ def largest_difference(planes, expected):
     return max((planes[:, i] - image).abs().max().item() for i, image in enumerate(expected))
 
 
-@pytest.mark.parametrize("name,tolerance", [("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.5)])
+@pytest.mark.parametrize(
+    "name,tolerance", [("brightness", 1.0), ("contrast", 1.0), ("saturation", 1.5)]
+)
 @pytest.mark.parametrize("channels", [3, 1])
 def test_blends_against_pillow(name, tolerance, channels):
     """Pillow cuts off the fraction: up to 1 level, and half a level of the rounded luma."""
     batch = images(len(FACTORS), channels)
     theirs = getattr(tv, f"adjust_{name}")
-    expected = [from_pil(theirs(to_pil(image), f.item())) for image, f in zip(batch, FACTORS, strict=True)]
+    expected = [
+        from_pil(theirs(to_pil(image), f.item())) for image, f in zip(batch, FACTORS, strict=True)
+    ]
     ours = getattr(colour, f"{name}_")(planes_of(batch), FACTORS)
     assert largest_difference(ours, expected) <= tolerance
 
@@ -56,7 +62,9 @@ def test_blends_against_pillow(name, tolerance, channels):
 def test_blends_against_torchvision_floats(name):
     batch = images(len(FACTORS))
     theirs = getattr(tv, f"adjust_{name}")
-    expected = [255 * theirs(image.float() / 255, f.item()) for image, f in zip(batch, FACTORS, strict=True)]
+    expected = [
+        255 * theirs(image.float() / 255, f.item()) for image, f in zip(batch, FACTORS, strict=True)
+    ]
     ours = getattr(colour, f"{name}_")(planes_of(batch), FACTORS)
     # torchvision's luma weights are rounded to four digits (0.2989)
     assert largest_difference(ours, expected) <= 0.05
@@ -64,7 +72,10 @@ def test_blends_against_torchvision_floats(name):
 
 def test_hue_against_torchvision_floats():
     batch = images(len(SHIFTS))
-    expected = [255 * tv.adjust_hue(image.float() / 255, s.item()) for image, s in zip(batch, SHIFTS, strict=True)]
+    expected = [
+        255 * tv.adjust_hue(image.float() / 255, s.item())
+        for image, s in zip(batch, SHIFTS, strict=True)
+    ]
     assert largest_difference(colour.hue_(planes_of(batch), SHIFTS), expected) <= 0.01
 
 
@@ -72,7 +83,10 @@ def test_hue_against_pillow():
     """Pillow's HSV has 256 hues and cuts fractions off; a step of the hue is 6 levels of a channel."""
     batch = images(len(SHIFTS))
     ours = colour.hue_(planes_of(batch), SHIFTS)
-    expected = [from_pil(tv.adjust_hue(to_pil(image), s.item())) for image, s in zip(batch, SHIFTS, strict=True)]
+    expected = [
+        from_pil(tv.adjust_hue(to_pil(image), s.item()))
+        for image, s in zip(batch, SHIFTS, strict=True)
+    ]
     difference = (ours - torch.stack(expected, 1)).abs()
     assert difference.max() <= 15 and difference.mean() <= 2
 
@@ -89,7 +103,9 @@ def test_grayscale_and_solarise_where_chosen(golden):
     batch = torch.from_numpy(stored["image32"]).permute(2, 0, 1).repeat(2, 1, 1, 1)
     chosen = torch.tensor([True, False])
     solarised = colour.solarise_(planes_of(batch), chosen)
-    assert torch.equal(solarised[:, 0], torch.from_numpy(stored["solarize32"]).permute(2, 0, 1).float())
+    assert torch.equal(
+        solarised[:, 0], torch.from_numpy(stored["solarize32"]).permute(2, 0, 1).float()
+    )
     assert torch.equal(solarised[:, 1], batch[1].float())
     gray = colour.grayscale_(planes_of(batch), chosen)
     assert (gray[:, 0] - from_pil(ImageOps.grayscale(to_pil(batch[0])))).abs().max() <= 0.51

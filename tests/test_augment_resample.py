@@ -10,7 +10,9 @@ from multicrop.augment.resample import resize, weights
 
 
 def noise(*shape):
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def pillow(image, box, flip, size, steps=1):
@@ -36,7 +38,9 @@ CASES = [  # source, size, scale
 
 
 @pytest.mark.parametrize("source,size,scale", CASES)
-@pytest.mark.parametrize("contrast,steps", [(1.0, 2), (0.5, 1)])  # half of the contrast: nothing overshoots and is cut
+@pytest.mark.parametrize(
+    "contrast,steps", [(1.0, 2), (0.5, 1)]
+)  # half of the contrast: nothing overshoots and is cut
 def test_within_one_level_of_pillow(source, size, scale, contrast, steps):
     V, B = 3, 8
     images = (64 * (contrast < 1) + contrast * noise(B, 3, *source)).byte()
@@ -47,7 +51,10 @@ def test_within_one_level_of_pillow(source, size, scale, contrast, steps):
     assert ours.shape == (3, V, B, *size) and flip.any() and not flip.all()
     for v in range(V):
         for b in range(B):
-            difference = ours[:, v, b].round() - pillow(images[b], boxes[v, b], flip[v, b], size, steps).float()
+            difference = (
+                ours[:, v, b].round()
+                - pillow(images[b], boxes[v, b], flip[v, b], size, steps).float()
+            )
             assert difference.abs().max() <= 1 and difference.abs().mean() < 0.35
 
 
@@ -83,4 +90,6 @@ def test_one_channel():
     box, flip = torch.tensor([[[3, 4, 20, 25]] * 2]), torch.tensor([[False, True]])
     crops = resize(images, box, flip, (16, 16))
     for b in range(2):
-        assert (crops[:, 0, b].round() - pillow(images[b], box[0, b], flip[0, b], (16, 16), 2).float()).abs().max() <= 1
+        assert (
+            crops[:, 0, b].round() - pillow(images[b], box[0, b], flip[0, b], (16, 16), 2).float()
+        ).abs().max() <= 1

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import finetune
-from multicrop import checkpoint
-from multicrop.supervised.augmentation_flags import IMAGENET
-from multicrop.supervised.recipe import Recipe
+from multicrop.commands import finetune
+from multicrop.config.augmentation import IMAGENET
+from multicrop.config.finetune import Recipe
+from multicrop.engine import checkpoint
 
 PUBLISHED = {
     "crop_scale": (0.08, 1.0), "crop_pct": 0.875, "aa_policy": "rand-m9-mstd0.5-inc1", "re_mode": "pixel",
@@ -35,7 +35,9 @@ def run(images, folder, **values) -> dict:
         "batch_size": 16, "epochs": 2, "warmup": 0, "lr": 0.01, "val_fraction": 0.0, "source_size": 20,
     }  # fmt: skip
     start = {} if "eval" in values else {"scratch": True}
-    return finetune.finetune(Recipe(datapath=str(images), output_dir=str(folder), **small | start | values))
+    return finetune.run(
+        Recipe(datapath=str(images), output_dir=str(folder), **small | start | values)
+    )
 
 
 def test_a_run_with_the_published_augmentation(stripes, tmp_path, monkeypatch):
@@ -43,29 +45,44 @@ def test_a_run_with_the_published_augmentation(stripes, tmp_path, monkeypatch):
     seen, probabilities = [], []
     draw, mixing = finetune.TrainTransform.draw, Recipe.mixing
     monkeypatch.setattr(
-        finetune.TrainTransform, "draw", lambda self, *given: seen.append(draw(self, *given)) or seen[-1]
+        finetune.TrainTransform,
+        "draw",
+        lambda self, *given: seen.append(draw(self, *given)) or seen[-1],
     )
     monkeypatch.setattr(
         Recipe,
         "mixing",
-        lambda self, *a, **b: probabilities.append(mixing(self, *a, **b).probability) or mixing(self, *a, **b),
+        lambda self, *a, **b: (
+            probabilities.append(mixing(self, *a, **b).probability) or mixing(self, *a, **b)
+        ),
     )
     result = run(stripes, tmp_path / "run", **PUBLISHED)
     assert result["status"] == "finished" and result["test_top1"] >= 50
     draws = seen[-1]
     assert draws.shifts is None and (draws.boxes[:, 2] > 0).all() and len(draws.noise) == 16
-    assert (draws.crops.box[:, :2] + draws.crops.box[:, 2:]).max() > 16  # of the images as stored, 20 px
-    assert set(probabilities) == {0.0, 1.0} and probabilities[-1] == 0  # mixed in the first epoch only
+    assert (
+        draws.crops.box[:, :2] + draws.crops.box[:, 2:]
+    ).max() > 16  # of the images as stored, 20 px
+    assert (
+        set(probabilities) == {0.0, 1.0} and probabilities[-1] == 0
+    )  # mixed in the first epoch only
     about = checkpoint.load(tmp_path / "run" / "checkpoint.pt")["data"]
     assert (tuple(about["mean"]), tuple(about["std"]), about["crop_pct"]) == (*IMAGENET, 0.875)
     again = run(stripes, tmp_path / "run", eval=True)
-    assert again["test_top1"] == result["test_top1"] and again["test_loss"] == pytest.approx(result["test_loss"])
+    assert again["test_top1"] == result["test_top1"] and again["test_loss"] == pytest.approx(
+        result["test_loss"]
+    )
 
 
 def test_the_default_is_the_published_two_stage_augmentation(stripes, tmp_path, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
     transform = Recipe(scratch=True).augmentation("cifar10", 32, (0.5,) * 3, (0.2,) * 3)
-    assert (transform.padding, transform.cut, transform.color_jitter, transform.fill) == (4, None, 0.0, 0.0)
+    assert (transform.padding, transform.cut, transform.color_jitter, transform.fill) == (
+        4,
+        None,
+        0.0,
+        0.0,
+    )
     assert transform.policy.probability.shape == (25, 2) and not transform.erase.log_aspect
     run(stripes, tmp_path / "run", epochs=1, ra=1)
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["data"]["crop_pct"] is None

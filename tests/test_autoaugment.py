@@ -12,8 +12,15 @@ from multicrop.augment import autoaugment
 from multicrop.augment.autoaugment import ENHANCING, NAMES, POLICIES, SIGNED, AutoAugment
 
 GOLDEN = Path(__file__).parent / "golden" / "two_stage_ssl"
-THEIRS = {"colour": "color", "posterise": "posterize", "solarise": "solarize", "equalise": "equalize"}
-THEIRS |= {f"{kind}_{axis}": kind + axis.upper() for kind in ("shear", "translate") for axis in "xy"}
+THEIRS = {
+    "colour": "color",
+    "posterise": "posterize",
+    "solarise": "solarize",
+    "equalise": "equalize",
+}
+THEIRS |= {
+    f"{kind}_{axis}": kind + axis.upper() for kind in ("shear", "translate") for axis in "xy"
+}
 RANGES = {
     "shear": (-0.3, 0.3),
     "translate": (-0.5, 0.5),
@@ -25,7 +32,11 @@ RANGES = {
 
 def run_one(name, image, amount):
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    return autoaugment.run(name, pixels, torch.tensor([amount], dtype=torch.float64))[0].permute(1, 2, 0).numpy()
+    return (
+        autoaugment.run(name, pixels, torch.tensor([amount], dtype=torch.float64))[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 def largest_difference(a, b):
@@ -47,7 +58,9 @@ def test_operations_give_the_recorded_images(name, level, sign):
 
 def pillow(name, image, amount):
     def transform(matrix, how):
-        return image.transform(image.size, Image.Transform.AFFINE, matrix, how, fillcolor=(128, 128, 128))
+        return image.transform(
+            image.size, Image.Transform.AFFINE, matrix, how, fillcolor=(128, 128, 128)
+        )
 
     width, height = image.size
     nearest, bicubic = Image.Resampling.NEAREST, Image.Resampling.BICUBIC
@@ -75,7 +88,9 @@ def pillow(name, image, amount):
 def test_operations_equal_pillow(name, shape):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (24, *shape, 3), dtype=np.uint8)
-    images[8:16] = np.linspace(20, 200, shape[1], dtype=np.uint8)[:, None] + random.integers(0, 9, (8, *shape, 3))
+    images[8:16] = np.linspace(20, 200, shape[1], dtype=np.uint8)[:, None] + random.integers(
+        0, 9, (8, *shape, 3)
+    )
     images[16] = 7
     images[17, :, :, 1] = 0
     images[18] = images[18] // 100 * 100
@@ -84,7 +99,10 @@ def test_operations_equal_pillow(name, shape):
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     ours = autoaugment.run(name, pixels, torch.from_numpy(amounts)).permute(0, 2, 3, 1).numpy()
     theirs = np.stack(
-        [pillow(name, Image.fromarray(image), float(a)) for image, a in zip(images, amounts, strict=True)]
+        [
+            pillow(name, Image.fromarray(image), float(a))
+            for image, a in zip(images, amounts, strict=True)
+        ]
     )
     assert largest_difference(ours, theirs) <= 1
     assert (ours != theirs).mean() < 0.001  # Pillow's builds differ in the last bit of a few pixels
@@ -93,13 +111,22 @@ def test_operations_equal_pillow(name, shape):
 def test_policies_are_the_published_ones():
     published = json.loads((GOLDEN / "autoaugment_policies.json").read_text())
     names = {THEIRS.get(name, name).lower(): name for name in NAMES}
-    for ours, theirs in (("cifar10", "CIFAR10Policy"), ("svhn", "SVHNPolicy"), ("imagenet", "ImageNetPolicy")):
-        rows = [[p, names[a.lower()], x, q, names[b.lower()], y] for p, a, x, q, b, y in published[theirs]]
+    for ours, theirs in (
+        ("cifar10", "CIFAR10Policy"),
+        ("svhn", "SVHNPolicy"),
+        ("imagenet", "ImageNetPolicy"),
+    ):
+        rows = [
+            [p, names[a.lower()], x, q, names[b.lower()], y]
+            for p, a, x, q, b, y in published[theirs]
+        ]
         assert POLICIES[ours] == rows
 
 
 def test_unknown_policy_is_named():
-    with pytest.raises(ValueError, match="no AutoAugment policy 'mnist'; known: imagenet, cifar10, svhn"):
+    with pytest.raises(
+        ValueError, match="no AutoAugment policy 'mnist'; known: imagenet, cifar10, svhn"
+    ):
         AutoAugment("mnist")
 
 
@@ -116,7 +143,9 @@ def test_draws_follow_the_policy():
 
 
 def test_signs_are_random_except_for_rotation():
-    drawn = [AutoAugment(policy).draw(50_000, torch.Generator().manual_seed(1)) for policy in POLICIES]
+    drawn = [
+        AutoAugment(policy).draw(50_000, torch.Generator().manual_seed(1)) for policy in POLICIES
+    ]
     operation = torch.cat([draws.operation for draws in drawn])
     amount = torch.cat([draws.amount for draws in drawn])
     for name in (*SIGNED, *ENHANCING):
@@ -127,7 +156,9 @@ def test_signs_are_random_except_for_rotation():
 
 
 def test_a_batch_is_the_images_one_by_one():
-    images = torch.randint(256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(
+        256, (64, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     draws = AutoAugment("imagenet").draw(64, torch.Generator().manual_seed(2))
     batch = autoaugment.apply(images, draws)
     for i in range(64):
@@ -141,7 +172,9 @@ def test_a_batch_is_the_images_one_by_one():
 def test_the_given_images_are_left_alone():
     images = torch.randint(256, (32, 3, 8, 8), dtype=torch.uint8)
     before = images.clone()
-    changed = autoaugment.apply(images, AutoAugment("cifar10").draw(32, torch.Generator().manual_seed(0)))
+    changed = autoaugment.apply(
+        images, AutoAugment("cifar10").draw(32, torch.Generator().manual_seed(0))
+    )
     assert torch.equal(images, before) and not torch.equal(changed, before)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models._positions import resample
 
 GOLDEN = Path(__file__).parent / "golden" / "two_stage_ssl"
@@ -32,15 +32,22 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def golden(recordings):
-    return {arch: load_file(recordings / "two_stage_ssl" / f"{arch}_small.safetensors") for arch in SMALL}
+    return {
+        arch: load_file(recordings / "two_stage_ssl" / f"{arch}_small.safetensors")
+        for arch in SMALL
+    }
 
 
 def backbone(arch: str, tensors: dict, **options) -> torch.nn.Module:
     """The small network of a fixture with its weights, which must all find their place."""
-    model = find.backbone(arch, 32, **SMALL[arch] | options).eval()
-    state = {key.removeprefix("param."): value for key, value in tensors.items() if key.startswith("param.")}
+    model = registry.backbone(arch, 32, **SMALL[arch] | options).eval()
+    state = {
+        key.removeprefix("param."): value
+        for key, value in tensors.items()
+        if key.startswith("param.")
+    }
     state = {key: value for key, value in state.items() if not key.startswith("head.")}
-    model.load_state_dict(find.find("models", arch).adapt(state, model))
+    model.load_state_dict(registry.find("models", arch).adapt(state, model))
     return model
 
 
@@ -55,13 +62,20 @@ def test_features(golden, arch, side, training):
     with torch.set_grad_enabled(training):
         features = model(tensors[f"input_{side}"])
     close(features, tensors[f"features_{side}"])
-    close(F.linear(features, tensors["param.head.weight"], tensors["param.head.bias"]), tensors[f"logits_{side}"])
+    close(
+        F.linear(features, tensors["param.head.weight"], tensors["param.head.bias"]),
+        tensors[f"logits_{side}"],
+    )
 
 
 def test_vit_attention_and_intermediate_outputs(golden):
     """At 32 and 16 px, in the full set at every recorded size."""
     model, tensors = backbone("vit", golden["vit"]), golden["vit"]
-    sides = {name.removeprefix("last_attention_") for name in tensors if name.startswith("last_attention_")}
+    sides = {
+        name.removeprefix("last_attention_")
+        for name in tensors
+        if name.startswith("last_attention_")
+    }
     assert sides >= {"32", "16"}
     for side in sides:
         close(model.attention(tensors[f"input_{side}"]), tensors[f"last_attention_{side}"])
@@ -75,11 +89,16 @@ def test_the_published_linear_probe_sees_the_last_blocks_class_tokens(golden, bl
     recorded = np.load(GOLDEN / "linear_features.npz")
     model, x = backbone("vit", golden["vit"]), golden["vit"]["input_32"]
     outputs = model.intermediate(x, blocks)
-    close(torch.cat([tokens[:, 0] for tokens in outputs], dim=1), torch.from_numpy(recorded[f"n{blocks}_avg0"]))
+    close(
+        torch.cat([tokens[:, 0] for tokens in outputs], dim=1),
+        torch.from_numpy(recorded[f"n{blocks}_avg0"]),
+    )
     if blocks == 1:
         close(model(x), torch.from_numpy(recorded["n1_avg0"]))
         cls, patches = outputs[0][:, 0], outputs[0][:, 1:].mean(1)
-        close(torch.stack([cls, patches], dim=2).flatten(1), torch.from_numpy(recorded["n1_avg1"]))  # interleaved
+        close(
+            torch.stack([cls, patches], dim=2).flatten(1), torch.from_numpy(recorded["n1_avg1"])
+        )  # interleaved
 
 
 @pytest.mark.parametrize("side", [32, 16, 24, 20, 40])
@@ -89,7 +108,10 @@ def test_vit_positions(golden, side):
 
 
 def test_cait_resamples_positions_unless_told_to_truncate(golden):
-    published, ours = backbone("cait", golden["cait"]), backbone("cait", golden["cait"], truncate_positions=False)
+    published, ours = (
+        backbone("cait", golden["cait"]),
+        backbone("cait", golden["cait"], truncate_positions=False),
+    )
     close(ours(golden["cait"]["input_32"]), golden["cait"]["features_32"])
     assert torch.equal(ours.positions((4, 4)), resample(ours.pos_embed, (4, 4)))
     assert torch.equal(published.positions((4, 4)), published.pos_embed[:, :16])
@@ -99,14 +121,20 @@ def test_cait_resamples_positions_unless_told_to_truncate(golden):
 
 @pytest.mark.parametrize(("arch", "image_size"), PARAMETERS)
 def test_names_shapes_and_numbers_of_parameters(arch, image_size):
-    layout = json.loads((GOLDEN / "state_dict_layout.json").read_text())[f"{arch}_{image_size}"]["entries"]
+    layout = json.loads((GOLDEN / "state_dict_layout.json").read_text())[f"{arch}_{image_size}"][
+        "entries"
+    ]
     with torch.device("meta"):
         published = {
-            key.removeprefix("backbone."): torch.empty(shape) for key, shape, _ in layout if "backbone." in key
+            key.removeprefix("backbone."): torch.empty(shape)
+            for key, shape, _ in layout
+            if "backbone." in key
         }
-    model = find.backbone(arch, image_size)
-    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[arch, image_size]
-    adapted = find.find("models", arch).adapt(published, model)
+    model = registry.backbone(arch, image_size)
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[arch, image_size]
+    )
+    adapted = registry.find("models", arch).adapt(published, model)
     assert {key: value.shape for key, value in adapted.items()} == {
         key: value.shape for key, value in model.state_dict().items()
     }
@@ -115,7 +143,7 @@ def test_names_shapes_and_numbers_of_parameters(arch, image_size):
 @pytest.mark.parametrize("arch", ["vit", "swin", "cait"])
 def test_initial_values_are_the_published_ones(arch):
     torch.manual_seed(0)
-    for name, tensor in find.backbone(arch, 32).named_parameters():
+    for name, tensor in registry.backbone(arch, 32).named_parameters():
         if name.startswith("patch_embed.proj") and arch != "cait":
             assert tensor.std() > 0.05  # PyTorch's own values for a convolution
         elif "gamma" in name:
@@ -129,7 +157,11 @@ def test_initial_values_are_the_published_ones(arch):
 def test_stochastic_depth_rates_are_the_published_ones():
     rates = {}
     for arch in SMALL:
-        drops = [module for module in find.backbone(arch, 32).modules() if hasattr(module, "drop_prob")]
+        drops = [
+            module
+            for module in registry.backbone(arch, 32).modules()
+            if hasattr(module, "drop_prob")
+        ]
         rates[arch] = sorted({round(module.drop_prob, 6) for module in drops} - {0.0})
     assert rates["cait"] == [0.1]
     assert rates["vit"] == [round(0.1 * block / 8, 6) for block in range(1, 9)]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from multicrop.batches import Batches
+from multicrop.engine.batches import Batches
 
 CPU = torch.device("cpu")
 
@@ -17,7 +17,15 @@ def step_images(size, accumulate, world, step, images=48, **options) -> list[int
     found = torch.full((total,), -1)
     for rank in range(world):
         batches = Batches(
-            numbered(images), None, size, seed=3, device=CPU, accumulate=accumulate, rank=rank, world=world, **options
+            numbered(images),
+            None,
+            size,
+            seed=3,
+            device=CPU,
+            accumulate=accumulate,
+            rank=rank,
+            world=world,
+            **options,
         )
         for batch in batches.step(step):
             found[batch.place] = batch.images[:, 0, 0, 0].long()
@@ -28,11 +36,18 @@ def step_images(size, accumulate, world, step, images=48, **options) -> list[int
 @pytest.mark.parametrize("step", [0, 2, 5, 11])
 def test_a_global_batch_is_the_same_however_it_is_spread(step):
     alone = step_images(8, 1, 1, step)
-    assert alone == step_images(4, 1, 2, step) == step_images(2, 4, 1, step) == step_images(2, 2, 2, step)
+    assert (
+        alone
+        == step_images(4, 1, 2, step)
+        == step_images(2, 4, 1, step)
+        == step_images(2, 2, 2, step)
+    )
 
 
 def test_an_epoch_visits_each_image_once_and_epochs_differ():
-    epochs = [[image for s in range(6) for image in step_images(8, 1, 1, 6 * e + s)] for e in range(2)]
+    epochs = [
+        [image for s in range(6) for image in step_images(8, 1, 1, 6 * e + s)] for e in range(2)
+    ]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(48))
     assert epochs[0] != epochs[1]
 
@@ -46,7 +61,9 @@ def test_passes_chain_shuffles():
     batches = Batches(numbered(10), None, 8, seed=0, device=CPU, passes=3)
     assert batches.steps_per_epoch == 3
     order = batches.order(0)
-    assert len(order) == 30 and all(sorted(order[i : i + 10].tolist()) == list(range(10)) for i in (0, 10, 20))
+    assert len(order) == 30 and all(
+        sorted(order[i : i + 10].tolist()) == list(range(10)) for i in (0, 10, 20)
+    )
 
 
 def test_an_order_of_ones_own_decides_the_images_and_the_length_of_an_epoch():
@@ -61,7 +78,9 @@ def test_an_order_of_ones_own_decides_the_images_and_the_length_of_an_epoch():
         order=lambda epoch: torch.tensor([0, 0, 1, 3, 2, epoch]),
     )
     assert batches.steps_per_epoch == 2
-    read = [[batch.images[:, 0, 0, 0].tolist() for batch in batches.step(step)] for step in range(4)]
+    read = [
+        [batch.images[:, 0, 0, 0].tolist() for batch in batches.step(step)] for step in range(4)
+    ]
     assert read == [[[5, 5, 6]], [[8, 7, 5]], [[5, 5, 6]], [[8, 7, 6]]]
 
 
@@ -73,9 +92,11 @@ def test_labels_follow_their_images():
 
 def test_prefetched_batches_are_the_resident_ones(monkeypatch):
     resident = [step_images(2, 2, 1, step) for step in range(8)]
-    monkeypatch.setattr("multicrop.batches._fits", lambda *_: False)
+    monkeypatch.setattr("multicrop.engine.batches._fits", lambda *_: False)
     batches = Batches(numbered(48), None, 2, seed=3, device=CPU, accumulate=2)
-    read = [[int(image[0, 0, 0]) for b in batches.step(step) for image in b.images] for step in range(8)]
+    read = [
+        [int(image[0, 0, 0]) for b in batches.step(step) for image in b.images] for step in range(8)
+    ]
     assert read == resident
 
 

@@ -30,7 +30,9 @@ def test_weights_are_counted_and_written_between_the_marks_of_a_page(tmp_path, p
 
 def test_a_second_run_measures_only_what_is_missing(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(backbones, "rate", lambda name, _: asked.append(name) or {"images_per_second": 1.0})
+    monkeypatch.setattr(
+        backbones, "rate", lambda name, _: asked.append(name) or {"images_per_second": 1.0}
+    )
     monkeypatch.setattr(backbones.find, "names", lambda kind: ["resnet", "timm", "vit"])
     monkeypatch.setattr(backbones.find, "variants", dict)
     out = str(tmp_path / "out.json")

@@ -2,26 +2,32 @@
 
 import torch
 
-import train_ssl
 from benchmarks._plain import PlainStep
+from multicrop.commands import pretrain
+from multicrop.config.pretrain import Recipe
 from multicrop.ssl.crops import Crops
-from multicrop.ssl.recipe import Recipe
 
 
 def test_the_straightforward_step_is_ours():
     """On global crops alone: timm resizes position tables for local ones in its own way."""
-    r = Recipe(embed_dim=24, num_layers=2, num_heads=2, vit_mlp_ratio=2.0, out_dim=32, drop_path_rate=0.0)
-    nets = train_ssl.build(r, 3, torch.device("cpu"))
+    r = Recipe(
+        embed_dim=24, num_layers=2, num_heads=2, vit_mlp_ratio=2.0, out_dim=32, drop_path_rate=0.0
+    )
+    nets = pretrain.build(r, 3, torch.device("cpu"))
     plain = PlainStep(r, nets.student.backbone, torch.device("cpu"))
     plain.backbone.load_state_dict(nets.student.backbone.state_dict())
     plain.head.load_state_dict(nets.student.head.state_dict())
     plain.teacher[0].load_state_dict(nets.student.backbone.state_dict())
     plain.teacher[1].load_state_dict(nets.student.head.state_dict())
     crops = Crops(torch.randn(2, 4, 3, 32, 32), torch.empty(0, 4, 3, 16, 16))
-    rates = train_ssl.Rates(1e-4, 0.04, 0.996, 0.04, False)
+    rates = pretrain.Rates(1e-4, 0.04, 0.996, 0.04, False)
     for step in range(2):
-        seen = train_ssl.update(nets, [crops], rates, r.clip_grad, 1, None, (0, step))
-        torch.testing.assert_close(seen.loss.item(), plain(crops.globals, crops.locals), atol=1e-5, rtol=0)
+        seen = pretrain.update(nets, [crops], rates, r.clip_grad, 1, None, (0, step))
+        torch.testing.assert_close(
+            seen.loss.item(), plain(crops.globals, crops.locals), atol=1e-5, rtol=0
+        )
     torch.testing.assert_close(nets.objective.centre, plain.centre[0], atol=1e-5, rtol=0)
     for name, value in plain.teacher[0].state_dict().items():
-        torch.testing.assert_close(nets.teacher.backbone.state_dict()[name], value, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            nets.teacher.backbone.state_dict()[name], value, atol=1e-5, rtol=0
+        )

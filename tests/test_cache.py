@@ -55,7 +55,9 @@ def test_square_images_are_stored_as_they_are(tmp_path, count):
 @pytest.mark.parametrize("count", [5, 300], ids=["in this process", "in workers"])
 def test_one_image_of_another_size_resizes_all(tmp_path, count):
     names = write(tmp_path / "a", count)
-    Image.fromarray(noise(9, 12)).save(tmp_path / "a" / names[-2])  # not in the sample of headers when there are 300
+    Image.fromarray(noise(9, 12)).save(
+        tmp_path / "a" / names[-2]
+    )  # not in the sample of headers when there are 300
     assert decoded(tmp_path / "a", names, 16).pixels.shape == (count, 3, 16, 16)
 
 
@@ -94,7 +96,9 @@ def test_modes_become_rgb(tmp_path):
     found = dict(zip(files, decoded(tmp_path, [*files], 64).pixels.numpy(), strict=True))
     for name in ("L.png", "I16.png", "P.png", "CMYK.tif", "F.tif"):
         assert np.array_equal(found[name], np.stack([grey] * 3)), name
-    assert (found["RGBA.png"][:, :4] == 255).all() and np.array_equal(found["RGBA.png"][0, 4:], grey[4:])
+    assert (found["RGBA.png"][:, :4] == 255).all() and np.array_equal(
+        found["RGBA.png"][0, 4:], grey[4:]
+    )
 
 
 def test_exif_orientation_is_respected(tmp_path):
@@ -115,9 +119,13 @@ def test_unreadable_images_are_left_out_and_named(tmp_path, capsys, count):
         found = decoded(tmp_path, names, 64)
         kept = [i for i in range(count) if i not in (0, 3, 4)]
         assert found.kept.tolist() == kept
-        assert np.array_equal(found.pixels.numpy(), np.stack([noise(8, 8, seed=i).transpose(2, 0, 1) for i in kept]))
+        assert np.array_equal(
+            found.pixels.numpy(), np.stack([noise(8, 8, seed=i).transpose(2, 0, 1) for i in kept])
+        )
         error = capsys.readouterr().err.splitlines()[-1]
-        assert f"3 unreadable images of {count}" in error and all(names[i] in error for i in (0, 3, 4))
+        assert f"3 unreadable images of {count}" in error and all(
+            names[i] in error for i in (0, 3, 4)
+        )
     np.testing.assert_allclose(found.mean, found.pixels.double().mean((0, 2, 3)) / 255, atol=1e-9)
 
 
@@ -211,7 +219,9 @@ print(decoded(root, sorted(p.name for p in root.iterdir()), 64).pixels.sum().ite
 def test_two_processes_at_once_build_once(tmp_path, cache):
     names = write(tmp_path / "a", 400)
     command = [sys.executable, "-c", BUILD, str(tmp_path / "a")]
-    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     outputs = [process.communicate(timeout=120)[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     total = sum(int(noise(8, 8, seed=i).sum(dtype=np.int64)) for i in range(len(names)))
@@ -268,5 +278,7 @@ def test_dead_worker_is_an_error(tmp_path, monkeypatch):
 
 def test_the_worker_imports_neither_torch_nor_this_package():
     code = f"import runpy, sys; runpy.run_path({_decode.__file__!r}); print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/").stdout.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/"
+    ).stdout.split()
     assert "PIL" in modules and not {"torch", "torchvision", "multicrop"} & set(modules)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multicrop.find import source
+from multicrop.registry import source
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,9 @@ def slides(tmp_path):
         (root / split).mkdir(parents=True)
         rows = []
         for i, label in enumerate(labels):
-            Image.fromarray(np.full((8, 8, 3), 10 * label + i, np.uint8)).save(root / split / f"{i}.JPG", "PNG")
+            Image.fromarray(np.full((8, 8, 3), 10 * label + i, np.uint8)).save(
+                root / split / f"{i}.JPG", "PNG"
+            )
             rows.append({"name": f"{split}/{i}.JPG", "label": label})
         (root / f"{split}.json").write_text(json.dumps(rows))
     return root
@@ -34,7 +36,13 @@ def load(root, split="train"):
 @pytest.mark.parametrize("place", [".", "..", "train"])
 def test_lists(slides, place):
     train, test = load(slides / place), load(slides / place, "test")
-    assert train.labels.tolist() == [3, 0, 1, 2, 0] and train.pixels[:, 0, 0, 0].tolist() == [30, 1, 12, 23, 4]
+    assert train.labels.tolist() == [3, 0, 1, 2, 0] and train.pixels[:, 0, 0, 0].tolist() == [
+        30,
+        1,
+        12,
+        23,
+        4,
+    ]
     assert test.labels.tolist() == [2, 3] and test.classes == train.classes == (
         "normal", "serrated", "adenocarcinoma", "adenoma",
     )  # fmt: skip
@@ -43,7 +51,9 @@ def test_lists(slides, place):
 def test_a_list_is_missing(slides):
     (slides / "test.json").unlink()
     assert len(load(slides)) == 5
-    with pytest.raises(FileNotFoundError, match=r"there is no .*test\.json, the list of Chaoyang's test images"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no .*test\.json, the list of Chaoyang's test images"
+    ):
         load(slides, "test")
 
 
@@ -61,5 +71,7 @@ def test_a_damaged_list(slides, content):
 
 def test_a_list_that_names_missing_images(slides):
     (slides / "train" / "2.JPG").unlink()
-    with pytest.raises(FileNotFoundError, match=r"train\.json names 1 images of 5 that are not in .* train/2\.JPG"):
+    with pytest.raises(
+        FileNotFoundError, match=r"train\.json names 1 images of 5 that are not in .* train/2\.JPG"
+    ):
         load(slides)

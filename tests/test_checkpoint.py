@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from multicrop import checkpoint
+from multicrop.engine import checkpoint
 
 
 def state(step: int) -> dict:
@@ -30,7 +30,12 @@ def test_a_cut_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, k
     said = []
     found, used = checkpoint.newest(tmp_path, said.append)
     assert (found["step"], used.name) == (1, "checkpoint_previous.pt")
-    assert len(said) == 1 and "checkpoint.pt" in said[0] and "damaged" in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and "checkpoint.pt" in said[0]
+        and "damaged" in said[0]
+        and "\n" not in said[0]
+    )
 
 
 def test_flipped_bytes_are_noticed(tmp_path):
@@ -67,7 +72,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_saved_file(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"cannot write .*/checkpoint\.pt: No space left on device; what was saved"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*/checkpoint\.pt: No space left on device; what was saved"
+    ):
         checkpoint.save_newest(state(2), tmp_path)
     assert checkpoint.newest(tmp_path)[0]["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]

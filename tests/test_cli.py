@@ -47,7 +47,9 @@ def test_flags_take_dashes_or_underscores():
     assert parse("--k", "1", "2", "3").k == (1, 2, 3)
 
 
-@pytest.mark.parametrize(("word", "value"), [("true", True), ("on", True), ("1", True), ("False", False), ("0", False)])
+@pytest.mark.parametrize(
+    ("word", "value"), [("true", True), ("on", True), ("1", True), ("False", False), ("0", False)]
+)
 def test_switches_take_the_published_words(word, value):
     assert parse("--aa", word).aa is value
     assert parse("--aa", word, "--rate", "1").aa is value
@@ -77,13 +79,19 @@ def test_a_switch_takes_no_word_that_is_not_its_own(words, expected):
 
 
 def test_the_flag_of_old_launchers_is_ignored():
-    assert parse("--local_rank=1", "--rate", "3") == parse("--local-rank=0", "--rate", "3") == Recipe(rate=3.0)
+    assert (
+        parse("--local_rank=1", "--rate", "3")
+        == parse("--local-rank=0", "--rate", "3")
+        == Recipe(rate=3.0)
+    )
 
 
 def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text("rate: 3\nk: [1, 2]\npatch_size: null\naa: false\ncrops_scale: [0.1, 0.2]\n")
-    assert parse("--recipe", str(file)) == Recipe(3.0, (0.1, 0.2), None, (1, 2), "auto", False, False, None)
+    assert parse("--recipe", str(file)) == Recipe(
+        3.0, (0.1, 0.2), None, (1, 2), "auto", False, False, None
+    )
     assert parse("--rate", "9", f"--recipe={file}").rate == 9.0
 
 
@@ -105,7 +113,11 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
 def test_bad_words_are_one_line(words, expected):
     with pytest.raises(cli.UsageError) as error:
         parse(*words)
-    assert expected in str(error.value) and "\n" not in str(error.value) and "Recipe" not in str(error.value)
+    assert (
+        expected in str(error.value)
+        and "\n" not in str(error.value)
+        and "Recipe" not in str(error.value)
+    )
 
 
 @pytest.mark.parametrize(
@@ -142,7 +154,9 @@ def test_a_recipe_may_stand_on_another(tmp_path):
     with pytest.raises(cli.UsageError, match="is its own base"):
         cli.parse(Recipe, ["--recipe", str(tmp_path / "top.yaml")])
     (tmp_path / "low.yaml").unlink()
-    with pytest.raises(cli.UsageError, match=r"top\.yaml: there is no such file as its base .*low\.yaml"):
+    with pytest.raises(
+        cli.UsageError, match=r"top\.yaml: there is no such file as its base .*low\.yaml"
+    ):
         cli.parse(Recipe, ["--recipe", str(tmp_path / "top.yaml")])
 
 

@@ -23,9 +23,11 @@ def make(targets="own", features="spread"):
         "sharp": torch.nn.functional.one_hot(torch.arange(B) % K, K).float().expand(2, B, K),
     }[targets]
     vectors = torch.randn(B, D, generator=random)
-    vectors = {"spread": vectors, "point": torch.ones(B, D) + 1e-3 * vectors, "few": vectors * (torch.arange(D) < 3)}[
-        features
-    ]
+    vectors = {
+        "spread": vectors,
+        "point": torch.ones(B, D) + 1e-3 * vectors,
+        "few": vectors * (torch.arange(D) < 3),
+    }[features]
     return statistics(probabilities, vectors)
 
 
@@ -37,7 +39,9 @@ def test_entropies_of_known_targets():
     assert sharp["target_entropy"] == 0.0
     assert sharp["mean_entropy"] == sharp["target_gap"] == pytest.approx(LN_K, abs=1e-5)
     half = torch.tensor([0.5, 0.5, 0.0, 0.0]).expand(1, 3, 4)
-    assert statistics(half, torch.randn(3, 2))["target_entropy"] == pytest.approx(math.log(2), abs=1e-6)
+    assert statistics(half, torch.randn(3, 2))["target_entropy"] == pytest.approx(
+        math.log(2), abs=1e-6
+    )
 
 
 def test_feature_rank_is_rankme():
@@ -47,11 +51,17 @@ def test_feature_rank_is_rankme():
         p = torch.linalg.svdvals(x.double())
         p = p / p.sum()
         expected = math.exp(-(p * p.log()).sum().item())
-        assert statistics(torch.ones(1, 1, 1), x)["feature_rank"] == pytest.approx(expected, rel=1e-5)
-    assert statistics(torch.ones(1, 1, 1), torch.eye(8)[torch.arange(64) % 8])["feature_rank"] == pytest.approx(8)
+        assert statistics(torch.ones(1, 1, 1), x)["feature_rank"] == pytest.approx(
+            expected, rel=1e-5
+        )
+    assert statistics(torch.ones(1, 1, 1), torch.eye(8)[torch.arange(64) % 8])[
+        "feature_rank"
+    ] == pytest.approx(8)
     assert make(features="point")["feature_rank"] < 1.05
     assert make(features="few")["feature_rank"] <= 3 + 1e-6
-    assert math.isnan(statistics(torch.ones(1, 1, 1), torch.full((4, 3), float("nan")))["feature_rank"])
+    assert math.isnan(
+        statistics(torch.ones(1, 1, 1), torch.full((4, 3), float("nan")))["feature_rank"]
+    )
 
 
 def test_feature_spread_is_one_on_the_whole_sphere_and_zero_on_a_point():
@@ -60,8 +70,15 @@ def test_feature_spread_is_one_on_the_whole_sphere_and_zero_on_a_point():
 
 
 def test_a_healthy_run_gets_no_advice():
-    flat_start = {**make(), "target_entropy": 0.982 * LN_K, "mean_entropy": 0.9993 * LN_K, "target_gap": 0.072}
-    assert diagnosis(0.993 * LN_K, flat_start, K) is None  # measured in a run whose feature rank rose
+    flat_start = {
+        **make(),
+        "target_entropy": 0.982 * LN_K,
+        "mean_entropy": 0.9993 * LN_K,
+        "target_gap": 0.072,
+    }
+    assert (
+        diagnosis(0.993 * LN_K, flat_start, K) is None
+    )  # measured in a run whose feature rank rose
     assert diagnosis(3.0, make(), K) is None
     assert diagnosis(3.0, make(), K, best_rank=make()["feature_rank"]) is None
 
@@ -80,7 +97,13 @@ def test_a_healthy_run_gets_no_advice():
         (2.0, {"targets": "same"}, None, "hardly differ between images", "--use_bn_in_head"),
         (3.0, {"features": "point"}, None, "Feature rank near 1", "lower --lr"),
         (3.0, {"features": "few"}, 12.0, "fallen below half", "--weight_decay_end"),
-        (0.01, {"targets": "sharp"}, None, "almost 0 although targets differ", "--local_crops_scale"),
+        (
+            0.01,
+            {"targets": "sharp"},
+            None,
+            "almost 0 although targets differ",
+            "--local_crops_scale",
+        ),
     ],
 )
 def test_each_collapse_is_named_with_what_to_try(loss, case, best_rank, names, advice):
@@ -138,4 +161,6 @@ def test_it_is_cheap_enough_for_every_logging_interval():
     start = time.perf_counter()
     for _ in range(3):
         statistics(targets, features)
-    assert (time.perf_counter() - start) / 3 < 0.5  # measured 0.03 s on one core; room for a busy machine
+    assert (
+        time.perf_counter() - start
+    ) / 3 < 0.5  # measured 0.03 s on one core; room for a busy machine

@@ -11,19 +11,35 @@ from safetensors import safe_open
 from timm.layers import DropPath
 from torch import Tensor
 
-from multicrop import find, pretrained, weights
+from multicrop import registry
 from multicrop.models import compact
 from multicrop.models._compact import Layer, SelfAttention, Transformer
 from multicrop.models._maps import to_tokens
 from multicrop.models._positions import fit_table
 from multicrop.models._sinusoid import sinusoid
 from multicrop.models._tokenizer import Tokenizer
+from multicrop.weights import loading, pretrained
 
 COMMITTED = GOLDEN / "compact_transformers"
 COUNTS = json.loads((COMMITTED / "param_counts.json").read_text())["main"]
-CLASSES = {"c100": 100, "fl": 102, "14_7x2_224": 1000, "14_7x2_384": 1000, "224": 102, "224_sine": 102}
-MODELS = [f"{family}_{kind}" for family in ("vit", "cvt", "cct3x1", "cct3x2") for kind in ("learnable", "sine", "none")]
-LOGITS = [name for name in COUNTS if name == "vit_7_4_32_sine" or not ("sine" in name or name.endswith("_fl"))]
+CLASSES = {
+    "c100": 100,
+    "fl": 102,
+    "14_7x2_224": 1000,
+    "14_7x2_384": 1000,
+    "224": 102,
+    "224_sine": 102,
+}
+MODELS = [
+    f"{family}_{kind}"
+    for family in ("vit", "cvt", "cct3x1", "cct3x2")
+    for kind in ("learnable", "sine", "none")
+]
+LOGITS = [
+    name
+    for name in COUNTS
+    if name == "vit_7_4_32_sine" or not ("sine" in name or name.endswith("_fl"))
+]
 
 
 class Recorded:
@@ -44,7 +60,11 @@ class Recorded:
         return self.tensors[name]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        return {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): value
+            for key, value in self.tensors.items()
+            if key.startswith(prefix)
+        }
 
 
 @pytest.fixture
@@ -53,27 +73,38 @@ def recorded(request):
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * max(1.0, theirs.abs().max().item()))
+    torch.testing.assert_close(
+        ours, theirs, rtol=0, atol=1e-5 * max(1.0, theirs.abs().max().item())
+    )
 
 
 def small(options: dict) -> torch.nn.Module:
     """The network of a recorded file, from the words of the released code."""
     patches = options.get("n_conv_layers") is None
-    kernel = {"patch_size": options["kernel_size"]} if patches else {"kernel_size": options["kernel_size"]}
+    kernel = (
+        {"patch_size": options["kernel_size"]}
+        if patches
+        else {"kernel_size": options["kernel_size"]}
+    )
     convolutions = {} if patches else {"conv_layers": options["n_conv_layers"]}
     convolutions |= {key: options[key] for key in ("stride", "padding") if not patches}
     sizes = {key: options[key] for key in ("embedding_dim", "num_layers", "num_heads", "mlp_ratio")}
     words = {"embedding_dim": "embed_dim", "mlp_ratio": "vit_mlp_ratio"}
     sizes = {words.get(key, key): value for key, value in sizes.items()}
-    kinds = {"positional_embedding": options["positional_embedding"], "class_token": options["class_token"]}
+    kinds = {
+        "positional_embedding": options["positional_embedding"],
+        "class_token": options["class_token"],
+    }
     name = "vit_7" if patches else "cct_7"
-    return compact.build(options["img_size"], name=name, **kernel, **convolutions, **sizes, **kinds).eval()
+    return compact.build(
+        options["img_size"], name=name, **kernel, **convolutions, **sizes, **kinds
+    ).eval()
 
 
 def load(model: torch.nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Load a published state dict, all of it; returns the classifier's weight and bias."""
     head = [state.pop(f"classifier.fc.{name}") for name in ("weight", "bias")]
-    report = weights.load(model, state, compact.adapt)
+    report = loading.load(model, state, compact.adapt)
     assert not (report.missing or report.unused or report.misshapen)
     return head
 
@@ -93,7 +124,11 @@ def test_tokenizer(recorded, name):
     options = file.about["kwargs"]
     sizes = {key: options[key] for key in ("kernel_size", "stride", "padding", "in_planes")}
     model = Tokenizer(
-        3, options["n_output_channels"], conv_layers=options["n_conv_layers"], pool=options["max_pool"], **sizes
+        3,
+        options["n_output_channels"],
+        conv_layers=options["n_conv_layers"],
+        pool=options["max_pool"],
+        **sizes,
     )
     model.load_state_dict(file.part("sd/"))
     maps = model(file["input"])
@@ -129,11 +164,19 @@ def test_positions_norm_and_pooling(recorded, name):
     file = recorded(name)
     state = file.part("sd/")
     head = [state.pop("fc.weight"), state.pop("fc.bias")]
-    model = Transformer(0, 16, num_layers=0, attention=None, mlp_ratio=2, class_token=name == "clstoken").eval()
-    model.positional_emb.data = torch.zeros_like(state["positional_emb"])  # recorded for 10 tokens, which is no square
+    model = Transformer(
+        0, 16, num_layers=0, attention=None, mlp_ratio=2, class_token=name == "clstoken"
+    ).eval()
+    model.positional_emb.data = torch.zeros_like(
+        state["positional_emb"]
+    )  # recorded for 10 tokens, which is no square
     model.load_state_dict(state)
     tokens = file["mid/tokens_with_pe"]
-    own = file["input"] if name == "seqpool" else torch.cat([state["class_emb"].expand(3, -1, -1), file["input"]], 1)
+    own = (
+        file["input"]
+        if name == "seqpool"
+        else torch.cat([state["class_emb"].expand(3, -1, -1), file["input"]], 1)
+    )
     close(own + model.positional_emb, tokens)
     close(model.norm(tokens), file["mid/norm_out"])
     close(model.pool(tokens), file["mid/pooled"])
@@ -153,7 +196,9 @@ def test_stochastic_depth_keeps_or_drops_whole_samples(recorded):
 
 
 def test_rates_of_stochastic_depth_rise_linearly():
-    drops = [getattr(block.drop_path, "drop_prob", 0.0) for block in compact.build(32).transformer.blocks]
+    drops = [
+        getattr(block.drop_path, "drop_prob", 0.0) for block in compact.build(32).transformer.blocks
+    ]
     assert drops == pytest.approx([0.1 * index / 6 for index in range(7)])
 
 
@@ -216,11 +261,13 @@ def test_a_published_file_of_another_size_and_number_of_classes(recorded, tmp_pa
     """The full recording holds every parameter after loading, the copy here the table alone."""
     source, file = recorded("vit_learnable"), recorded("load_interp_vit", full)
     path = tmp_path / "vit.pth"
-    torch.save({"state_dict": {f"module.{key}": value for key, value in source.part("sd/").items()}}, path)
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in source.part("sd/").items()}}, path
+    )
     found = pretrained.read(path)
     assert found.head["weight"].shape == (10, 32)
     model = small(file.about["kwargs"] | {"class_token": True})
-    report = weights.load(model, found.backbone, compact.adapt)
+    report = loading.load(model, found.backbone, compact.adapt)
     assert not (report.missing or report.unused or report.misshapen)
     theirs = compact.adapt(file.part("sd/"), model)
     for name, value in model.state_dict().items():
@@ -242,7 +289,7 @@ def test_another_crop_size_has_the_positions_that_a_loaded_file_would_have():
     torch.manual_seed(0)
     for name in ("vit_2_4", "cvt_2_4", "cct_2_3x2"):
         large, little = compact.build(32, name=name).eval(), compact.build(16, name=name).eval()
-        weights.load(little, large.state_dict(), compact.adapt)
+        loading.load(little, large.state_dict(), compact.adapt)
         x = torch.randn(2, 3, 16, 16)
         close(large(x), little(x))
 
@@ -251,7 +298,9 @@ def entry_shapes(request, name: str) -> dict[str, list[int]]:
     keys = json.loads((COMMITTED / "state_dict_keys.json").read_text())
     if f"main/{name}" not in keys:
         keys = json.loads(
-            (request.getfixturevalue("shared_golden") / COMMITTED.name / "state_dict_keys.json").read_text()
+            (
+                request.getfixturevalue("shared_golden") / COMMITTED.name / "state_dict_keys.json"
+            ).read_text()
         )
     return keys[f"main/{name}"]
 
@@ -261,7 +310,7 @@ def filled_logits(request, name: str) -> Tensor:
     fixed = ("classifier.positional_emb",) if "sine" in name else ()
     state = _filled.state(entry_shapes(request, name), fixed)
     size = compact.VARIANTS[name]["image_size"]
-    model = find.backbone(name).eval()
+    model = registry.backbone(name).eval()
     head = load(model, state)
     with torch.no_grad():
         return F.linear(model(_filled.images(2 if size == 32 else 1, size)), *head)
@@ -271,11 +320,18 @@ def filled_logits(request, name: str) -> Tensor:
 def test_registered_networks(request, recorded, name):
     file = recorded("registered_logits")
     if f"main/{name}" not in file.tensors:
-        path = request.getfixturevalue("shared_golden") / COMMITTED.name / "registered_logits.safetensors"
-        file.tensors = weights.content(path)
+        path = (
+            request.getfixturevalue("shared_golden")
+            / COMMITTED.name
+            / "registered_logits.safetensors"
+        )
+        file.tensors = loading.content(path)
     theirs = file[f"main/{name}"]
     torch.testing.assert_close(
-        filled_logits(request, name), theirs, rtol=0, atol=2e-5 * max(1.0, theirs.abs().max().item())
+        filled_logits(request, name),
+        theirs,
+        rtol=0,
+        atol=2e-5 * max(1.0, theirs.abs().max().item()),
     )
 
 
@@ -285,10 +341,12 @@ def test_registered_networks(request, recorded, name):
 @pytest.mark.parametrize("name", COUNTS)
 def test_number_of_parameters(name):
     with torch.device("meta"):
-        model = find.backbone(name)
+        model = registry.backbone(name)
     classes = next((count for end, count in CLASSES.items() if name.endswith(end)), 10)
     total = sum(parameter.numel() for parameter in model.parameters()) + classes * (model.dim + 1)
-    positions = model.transformer.sine.numel() if "sine" in name else 0  # theirs are a parameter, or even learned
+    positions = (
+        model.transformer.sine.numel() if "sine" in name else 0
+    )  # theirs are a parameter, or even learned
     assert total + positions == COUNTS[name]["params"]
     if name.startswith("vit"):
         assert total == COUNTS[name]["trainable"]
@@ -299,13 +357,15 @@ def test_every_registered_name_is_there():
     assert len(COUNTS) == 35
 
 
-@pytest.mark.parametrize("spelling", ["cct_7_3x1_32", "CCT-7-3x1-32", "cct7_3x1_32", "CCT_7_3X1_32"])
+@pytest.mark.parametrize(
+    "spelling", ["cct_7_3x1_32", "CCT-7-3x1-32", "cct7_3x1_32", "CCT_7_3X1_32"]
+)
 def test_spellings_of_a_name(spelling):
-    assert find.architecture(spelling).options["name"] == "cct_7_3x1_32"
+    assert registry.architecture(spelling).options["name"] == "cct_7_3x1_32"
 
 
 def test_no_two_names_read_the_same():
-    names = [*find.names("models"), *find.variants()]
+    names = [*registry.names("models"), *registry.variants()]
     plain = [name.replace("_", "").replace("-", "") for name in names]
     assert len(set(plain)) == len(plain)
 
@@ -313,16 +373,16 @@ def test_no_two_names_read_the_same():
 @pytest.mark.parametrize("name", [name for name in compact.VARIANTS if "sine" in name])
 def test_sine_names_have_sine_positions(name):
     with torch.device("meta"):
-        model = find.backbone(name)
+        model = registry.backbone(name)
     assert model.transformer.positional_embedding == "sine"
     assert not any("positional" in key for key in model.state_dict())
 
 
 def test_custom_route():
-    model = find.backbone("cct_14", 224, kernel_size=5, conv_layers=3)
+    model = registry.backbone("cct_14", 224, kernel_size=5, conv_layers=3)
     assert model.tokenizer.side(224) == 28
     assert sum(parameter.numel() for parameter in model.parameters()) + 385 * 1000 == 22_101_033
-    by_name = find.backbone("compact:cct_14_5x3", 224)
+    by_name = registry.backbone("compact:cct_14_5x3", 224)
     assert {key: value.shape for key, value in by_name.state_dict().items()} == {
         key: value.shape for key, value in model.state_dict().items()
     }
@@ -341,7 +401,7 @@ def test_custom_route():
 @pytest.mark.parametrize("positions", ["learnable", "sine", "none"])
 def test_options(arch, options, side, positions):
     small = {"num_layers": 2, "embed_dim": 32, "num_heads": 2}
-    model = find.backbone(arch, 32, **small, **options, positional_embedding=positions).eval()
+    model = registry.backbone(arch, 32, **small, **options, positional_embedding=positions).eval()
     assert model.tokens(torch.zeros(1, 3, 32, 32))[1] == (side, side)
     for height, width in ((32, 32), (16, 32), (48, 48)):
         assert model(torch.randn(2, 3, height, width)).shape == (2, 32)
@@ -366,11 +426,13 @@ def test_sine_positions_of_larger_grids_are_computed():
 
 def test_a_learned_table_under_a_sine_name_is_reported_not_ignored():
     learned, sine = compact.build(16, name="cct_2_3x1"), compact.build(16, name="cct_2_3x1_sine")
-    report = weights.load(sine, learned.state_dict(), compact.adapt)
+    report = loading.load(sine, learned.state_dict(), compact.adapt)
     assert report.unused == ["transformer.positional_emb"]
     state = sine.state_dict() | {"transformer.positional_emb": sinusoid(256, 128)}
-    assert weights.load(sine, state, compact.adapt).unused == []
-    assert weights.load(learned, state, compact.adapt).missing == []  # as the released code runs such a file
+    assert loading.load(sine, state, compact.adapt).unused == []
+    assert (
+        loading.load(learned, state, compact.adapt).missing == []
+    )  # as the released code runs such a file
 
 
 def test_attention_dropout_acts_in_training_only():
@@ -408,12 +470,18 @@ def test_initial_values():
         ({"name": "vit_7_3x1"}, "no compact transformer is called 'vit_7_3x1'"),
         ({"name": "cct_7_3"}, "no compact transformer is called 'cct_7_3'"),
         ({"patch_size": 4}, "cct_7_3x1 has no option patch_size: its tokenizer takes kernel_size"),
-        ({"name": "cvt_7_4", "kernel_size": 3}, "cvt_7_4 has no option kernel_size: its tokenizer takes patch_size"),
+        (
+            {"name": "cvt_7_4", "kernel_size": 3},
+            "cvt_7_4 has no option kernel_size: its tokenizer takes patch_size",
+        ),
         ({"name": "cvt_7_5"}, "patch size 5 does not divide image size 32"),
         ({"kernel_size": 0}, "kernel_size is 0; it must be at least 1"),
         ({"padding": -1}, "padding is -1; it must be at least 0"),
         ({"kernel_size": 40, "padding": 1}, "images of 32 px are too small for these convolutions"),
-        ({"positional_embedding": "cosine"}, "positional_embedding is 'cosine'; it must be learnable, sine or none"),
+        (
+            {"positional_embedding": "cosine"},
+            "positional_embedding is 'cosine'; it must be learnable, sine or none",
+        ),
     ],
 )
 def test_options_that_clash_are_one_line_errors(options, message):
@@ -425,7 +493,9 @@ def test_options_that_clash_are_one_line_errors(options, message):
 def test_images_that_do_not_fit_are_one_line_errors():
     with pytest.raises(ValueError, match="15 px is no whole number of 4 px patches"):
         compact.build(32, name="vit_2_4")(torch.zeros(1, 3, 15, 15))
-    with pytest.raises(ValueError, match=r"images \(batch, 3, height, width\), not \(1, 1, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"images \(batch, 3, height, width\), not \(1, 1, 32, 32\)"
+    ):
         compact.build(32)(torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="4 x 4 px is too small"):
         compact.build(32, kernel_size=7, padding=1)(torch.zeros(1, 3, 4, 4))

@@ -3,7 +3,7 @@ import json
 import torch
 from PIL import Image
 
-from multicrop.supervised.confusion import Confusion
+from multicrop.probes.confusion import Confusion
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -24,7 +24,9 @@ def test_accuracy_of_each_class():
 def test_both_files(tmp_path):
     found = json.loads(example().save(tmp_path).read_text())
     assert (
-        found["classes"] == list(CLASSES) and found["counts"][0] == [2, 1, 0] and found["per_class_top1"]["owl"] is None
+        found["classes"] == list(CLASSES)
+        and found["counts"][0] == [2, 1, 0]
+        and found["per_class_top1"]["owl"] is None
     )
     with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.size[0] > 200

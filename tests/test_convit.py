@@ -2,13 +2,28 @@
 
 import pytest
 import torch
-from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import (
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+)
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import convit
 from multicrop.models._positions import resample
 
-SMALL = {"image_size": 32, "patch_size": 8, "embed_dim": 48, "num_layers": 3, "num_heads": 4, "local_layers": 2}
+SMALL = {
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 48,
+    "num_layers": 3,
+    "num_heads": 4,
+    "local_layers": 2,
+}
 
 
 def images(height: int, width: int) -> torch.Tensor:
@@ -28,10 +43,12 @@ def test_published_size(tmp_path):
 
 def test_number_of_parameters():
     with torch.device("meta"):
-        model = find.backbone("convit_tiny")
+        model = registry.backbone("convit_tiny")
     assert sum(parameter.numel() for parameter in model.parameters()) + 193 * 100 == 5_536_812
     assert model.local_layers == 10 and model.patch_size == 16
-    assert list(model.maps) == [f"blocks.{index}" for index in range(12)] and model.stages == ("blocks.11",)
+    assert list(model.maps) == [f"blocks.{index}" for index in range(12)] and model.stages == (
+        "blocks.11",
+    )
 
 
 def test_relative_positions_of_a_grid_that_is_not_square():
@@ -47,17 +64,28 @@ def test_heads_start_on_their_own_neighbours():
     torch.manual_seed(0)
     attention = convit.build(**SMALL, locality_strength=8.0).blocks[0].attn
     close(attention.v.weight.detach(), torch.eye(48), 0)
-    assert attention.gating_param.tolist() == [1.0] * 4 and attention.pos_proj.bias.tolist() == [0.0] * 4
+    assert (
+        attention.gating_param.tolist() == [1.0] * 4
+        and attention.pos_proj.bias.tolist() == [0.0] * 4
+    )
     expected = [[2 * right, 2 * down, -1] for right in (-0.5, 0.5) for down in (-0.5, 0.5)]
     close(attention.pos_proj.weight.detach(), 8 * torch.tensor(expected), 0)
-    weights = attention.by_position(convit.relative_positions((3, 3), torch.device("cpu")))[:, 4].view(4, 3, 3)
-    for head, (columns, rows) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):  # each half a patch away on either axis
+    weights = attention.by_position(convit.relative_positions((3, 3), torch.device("cpu")))[
+        :, 4
+    ].view(4, 3, 3)
+    for head, (columns, rows) in enumerate(
+        [(0, 0), (0, 1), (1, 0), (1, 1)]
+    ):  # each half a patch away on either axis
         assert weights[head, rows : rows + 2, columns : columns + 2].sum() > 0.99
 
 
 def test_heads_beyond_a_square_start_at_random():
     torch.manual_seed(0)
-    weight = convit.build(32, embed_dim=30, num_heads=10, num_layers=2, local_layers=1).blocks[0].attn.pos_proj.weight
+    weight = (
+        convit.build(32, embed_dim=30, num_heads=10, num_layers=2, local_layers=1)
+        .blocks[0]
+        .attn.pos_proj.weight
+    )
     assert weight[8].tolist() == [2.0, 2.0, -1.0] and weight[0].tolist() == [-2.0, -2.0, -1.0]
     assert 0 < weight[9].abs().max() < 0.1
 
@@ -65,7 +93,11 @@ def test_heads_beyond_a_square_start_at_random():
 def test_initial_spread():
     torch.manual_seed(0)
     model = convit.build(32)
-    for weight in (model.blocks[0].attn.qk.weight, model.blocks[11].attn.qkv.weight, model.blocks[3].mlp.fc1.weight):
+    for weight in (
+        model.blocks[0].attn.qk.weight,
+        model.blocks[11].attn.qkv.weight,
+        model.blocks[3].mlp.fc1.weight,
+    ):
         assert abs(weight.std().item() - 0.02) < 0.001
     assert abs(model.pos_embed.std().item() - 0.02) < 0.002
 
@@ -112,5 +144,7 @@ def test_default_patches_are_an_eighth_of_small_images(size, patch):
 
 @pytest.mark.parametrize("local_layers", [-1, 3])
 def test_some_block_must_have_the_class_token(local_layers):
-    with pytest.raises(ValueError, match=f"{local_layers} of 3 blocks cannot be local; give 0 to 2"):
+    with pytest.raises(
+        ValueError, match=f"{local_layers} of 3 blocks cannot be local; give 0 to 2"
+    ):
         convit.build(**SMALL | {"local_layers": local_layers})

@@ -23,14 +23,18 @@ def generator(seed=0):
 def scenes(B, height=32, width=32, channels=3):
     """Smooth uint8 images with some noise: what Pillow's roundings are measured on."""
     coarse = torch.rand(B, channels, 5, 5, generator=generator(1)) * 255
-    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    fine = torch.nn.functional.interpolate(
+        coarse, (height, width), mode="bicubic", align_corners=True
+    )
     return (fine + 8 * torch.randn(fine.shape, generator=generator(2))).clamp(0, 255).byte()
 
 
 def pillow(image, views, v, b, size):
     """One crop by Pillow and torchvision alone -> levels (C,h,w)."""
     top, left, height, width = views.box[v, b].tolist()
-    out = Image.fromarray(image.permute(1, 2, 0).numpy()).crop((left, top, left + width, top + height))
+    out = Image.fromarray(image.permute(1, 2, 0).numpy()).crop(
+        (left, top, left + width, top + height)
+    )
     out = out.resize((size, size), Image.Resampling.BICUBIC)
     out = ImageOps.mirror(out) if views.flip[v, b] else out
     change = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
@@ -39,7 +43,11 @@ def pillow(image, views, v, b, size):
         for operation in views.order[v, b].tolist():
             out = change[operation](out, factors[operation])
     out = tv.to_grayscale(out, 3) if views.grayscale[v, b] else out
-    out = out.filter(ImageFilter.GaussianBlur(views.sigma[v, b].item())) if views.sigma[v, b] > 0 else out
+    out = (
+        out.filter(ImageFilter.GaussianBlur(views.sigma[v, b].item()))
+        if views.sigma[v, b] > 0
+        else out
+    )
     out = ImageOps.solarize(out) if views.solarise[v, b] else out
     return torch.from_numpy(np.array(out)).permute(2, 0, 1).float()
 
@@ -56,9 +64,15 @@ def test_the_pipeline_is_that_of_pillow(height, width):
     crops = RECIPE(images, parameters)
     assert crops.globals.shape == (2, 12, 3, 32, 32) and crops.locals.shape == (8, 12, 3, 16, 16)
     assert crops.globals.dtype == torch.float32
-    for ours, views, size in ((crops.globals, parameters.globals, 32), (crops.locals, parameters.locals, 16)):
+    for ours, views, size in (
+        (crops.globals, parameters.globals, 32),
+        (crops.locals, parameters.locals, 16),
+    ):
         theirs = torch.stack(
-            [torch.stack([pillow(images[b], views, v, b, size) for b in range(12)]) for v in range(len(ours))]
+            [
+                torch.stack([pillow(images[b], views, v, b, size) for b in range(12)])
+                for v in range(len(ours))
+            ]
         )
         difference = (levels(ours) - theirs).abs()
         assert difference.mean() < 1.6
@@ -116,8 +130,12 @@ def test_slices_of_a_draw_are_what_one_process_makes():
     assert len(parameters) == 10 and len(parameters[2:5]) == 3
     for bounds in ((0, 5, 10), (0, 3, 4, 10)):
         parts = [RECIPE(images[a:b], parameters[a:b]) for a, b in itertools.pairwise(bounds)]
-        torch.testing.assert_close(torch.cat([p.globals for p in parts], 1), whole.globals, atol=1e-4, rtol=0)
-        torch.testing.assert_close(torch.cat([p.locals for p in parts], 1), whole.locals, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            torch.cat([p.globals for p in parts], 1), whole.globals, atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(
+            torch.cat([p.locals for p in parts], 1), whole.locals, atol=1e-4, rtol=0
+        )
 
 
 def test_a_large_batch_is_worked_on_in_chunks():
@@ -160,11 +178,26 @@ def test_one_channel():
 
 
 def test_plain_crops_are_only_normalised_images():
-    recipe = MultiCrop(32, 16, 1, (1, 1), (1, 1), MEAN, STD, flip=0, jitter=0, grayscale=0, blur=(0, 0, 0), solarise=0)
+    recipe = MultiCrop(
+        32,
+        16,
+        1,
+        (1, 1),
+        (1, 1),
+        MEAN,
+        STD,
+        flip=0,
+        jitter=0,
+        grayscale=0,
+        blur=(0, 0, 0),
+        solarise=0,
+    )
     images = scenes(4)
     parameters = recipe.draw(4, 32, 32, generator())
     parameters.globals.box[:] = torch.tensor([0, 0, 32, 32])
-    expected = (images.float() / 255 - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+    expected = (images.float() / 255 - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(
+        -1, 1, 1
+    )
     torch.testing.assert_close(
         recipe(images, parameters).globals, expected.expand(2, -1, -1, -1, -1), atol=1e-4, rtol=0
     )

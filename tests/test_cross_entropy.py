@@ -28,4 +28,6 @@ def test_half_precision_logits_are_scored_in_full():
     logits = LOGITS.bfloat16().requires_grad_()
     loss = Objective()(logits, OWN)
     loss.backward()
-    assert loss.dtype == torch.float32 and torch.isclose(loss, Objective()(LOGITS.bfloat16().float(), OWN))
+    assert loss.dtype == torch.float32 and torch.isclose(
+        loss, Objective()(LOGITS.bfloat16().float(), OWN)
+    )

@@ -2,13 +2,28 @@
 
 import pytest
 import torch
-from locality_guidance import COMMITTED, SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import (
+    COMMITTED,
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+)
 from timm.layers import DropPath
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import cvt
 
-SMALL = {"image_size": 64, "embed_dim": 8, "depths": (1, 1, 2), "num_heads": 1, "drop_path_rate": 0.0}
+SMALL = {
+    "image_size": 64,
+    "embed_dim": 8,
+    "depths": (1, 1, 2),
+    "num_heads": 1,
+    "drop_path_rate": 0.0,
+}
 
 
 def images(height: int, width: int, batch: int = 2) -> torch.Tensor:
@@ -42,14 +57,14 @@ def test_published_size(tmp_path):
 
 def test_number_of_parameters():
     with torch.device("meta"):
-        model = find.backbone("cvt_13")
+        model = registry.backbone("cvt_13")
     assert sum(parameter.numel() for parameter in model.parameters()) + 385 * 100 == 19_650_980
     assert sum(buffer.numel() for buffer in model.buffers()) == 25_767
 
 
 def test_maps_and_stages_of_the_published_size():
     with torch.device("meta"):
-        model = find.backbone("cvt_13")
+        model = registry.backbone("cvt_13")
         _, maps = model.forward_maps(torch.empty(1, 3, 224, 224))
     guided = [tuple(maps[name].shape[1:]) for name in ("blocks.0", "blocks.6", "blocks.11")]
     assert guided == [(64, 56, 56), (384, 14, 14), (384, 14, 14)]
@@ -83,19 +98,26 @@ def test_attention_is_scaled_by_the_whole_width():
     )
     assert q.shape[1] == 13 and k.shape[1] == 1 + 2 * 2
     weights = (torch.einsum("bnhd,bmhd->bhnm", q, k) / 12**0.5).softmax(-1)
-    close(attention(x, (4, 3)), attention.proj(torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2)))
+    close(
+        attention(x, (4, 3)), attention.proj(torch.einsum("bhnm,bmhd->bnhd", weights, v).flatten(2))
+    )
 
 
 def test_initial_values():
     torch.manual_seed(0)
     model = cvt.build(32)
     attention = model.stage2.blocks[0].attn
-    assert abs(attention.proj_q.weight.std().item() - 0.02) < 0.001 and attention.proj_q.bias.abs().max() == 0
+    assert (
+        abs(attention.proj_q.weight.std().item() - 0.02) < 0.001
+        and attention.proj_q.bias.abs().max() == 0
+    )
     assert abs(model.stage2.cls_token.std().item() - 0.02) < 0.004
     assert model.stage0.cls_token is None and model.stage1.cls_token is None
 
 
-@pytest.mark.parametrize(("size", "patch", "kernel"), [(32, 2, 3), (64, 4, 7), (224, 4, 7), (28, 2, 3), (7, 1, 1)])
+@pytest.mark.parametrize(
+    ("size", "patch", "kernel"), [(32, 2, 3), (64, 4, 7), (224, 4, 7), (28, 2, 3), (7, 1, 1)]
+)
 def test_first_convolution(size, patch, kernel):
     model = cvt.build(size, depths=(1, 1, 1))
     convolution = model.stage0.patch_embed.proj

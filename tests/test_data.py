@@ -1,4 +1,4 @@
-"""python -m multicrop.data: what a path holds, packing; and what is said before or instead of a long decoding."""
+"""multicrop check and pack: what a path holds, packing; and what is said before or instead of a long decoding."""
 
 import json
 import shutil
@@ -13,9 +13,14 @@ import torchvision
 from conftest import GOLDEN, ROOT
 from PIL import Image
 
-from multicrop import data, images
+from multicrop.__main__ import main
+from multicrop.commands import _images
+from multicrop.commands import check as checking
+from multicrop.commands import pack as packing
+from multicrop.config.check import Recipe
+from multicrop.config.pack import Recipe as Pack
 from multicrop.datasets import _cache, _decode
-from multicrop.find import source
+from multicrop.registry import source
 
 
 @pytest.fixture(autouse=True)
@@ -39,44 +44,58 @@ def photos(tmp_path):
 
 
 def check(path, **options):
-    return data.check(data.Check(str(path), **options))
+    return checking.run(Recipe(str(path), **options))
 
 
 def test_a_folder_of_class_folders(photos, capsys):
-    (photos / "train" / "dog" / "4.png").write_bytes((photos / "train" / "dog" / "4.png").read_bytes()[:900])
+    (photos / "train" / "dog" / "4.png").write_bytes(
+        (photos / "train" / "dog" / "4.png").read_bytes()[:900]
+    )
     (photos / "train" / "cat" / "3.png").write_bytes(b"no image")
     found = check(photos, workers=1)
     train, test = found["train"], found["test"]
     assert found["dataset"] == "image_folder" and (train["images"], test["images"]) == (9, 5)
-    assert train["per_class"] == {"cat": 4, "dog": 5} and (train["fewest"], train["most"], train["classes"]) == (
+    assert train["per_class"] == {"cat": 4, "dog": 5} and (
+        train["fewest"],
+        train["most"],
+        train["classes"],
+    ) == (
         4,
         5,
         2,
     )
-    assert train["width"] == [40, 41, 44] and train["height"] == [70, 70, 70] and not train["square"]
+    assert (
+        train["width"] == [40, 41, 44] and train["height"] == [70, 70, 70] and not train["square"]
+    )
     assert train["unreadable"] == 2 and test["unreadable"] == 0
     assert [line.split(":")[0] for line in train["unreadable_images"]] == ["cat/3.png", "dog/4.png"]
     said = capsys.readouterr().err
-    assert "train: 9 images, 2 classes of 4 to 5; 40..44 (median 41) x 70..70 (median 70) px; 2 unreadable" in said
+    assert (
+        "train: 9 images, 2 classes of 4 to 5; 40..44 (median 41) x 70..70 (median 70) px; 2 unreadable"
+        in said
+    )
     assert f"python train_ssl.py --dataset image_folder --datapath {photos} --image_size 32" in said
 
 
 def test_headers_alone_do_not_find_a_cut_image(photos):
-    (photos / "train" / "dog" / "4.png").write_bytes((photos / "train" / "dog" / "4.png").read_bytes()[:900])
+    (photos / "train" / "dog" / "4.png").write_bytes(
+        (photos / "train" / "dog" / "4.png").read_bytes()[:900]
+    )
     (photos / "train" / "cat" / "3.png").write_bytes(b"no image")
     assert check(photos, decode=False)["train"]["unreadable"] == 1
 
 
 def test_the_commands_are_understood_by_the_scripts(photos):
-    import eval_knn  # noqa: F401  the three scripts can be imported together
     from multicrop import cli
-    from multicrop.ssl.recipe import Recipe as Pretraining
-    from multicrop.supervised.recipe import Recipe as Finetuning
+    from multicrop.config.finetune import Recipe as Finetuning
+    from multicrop.config.pretrain import Recipe as Pretraining
 
     first, second = check(photos, decode=False)["commands"]
     r, f = cli.parse(Pretraining, first.split()[2:]), cli.parse(Finetuning, second.split()[2:])
     assert (
-        r.dataset == f.dataset == "image_folder" and r.datapath == str(photos) and f.pretrained_weights == r.output_dir
+        r.dataset == f.dataset == "image_folder"
+        and r.datapath == str(photos)
+        and f.pretrained_weights == r.output_dir
     )
 
 
@@ -84,9 +103,15 @@ def test_images_without_labels_have_the_first_command_only(tmp_path):
     for i in range(3):
         write(tmp_path / "photos" / f"{i}.jpg", 64, 64)
     found = check(tmp_path / "photos")
-    assert found["dataset"] == "images" and found["train"]["classes"] == 0 and "no labels" in found["test"]["error"]
+    assert (
+        found["dataset"] == "images"
+        and found["train"]["classes"] == 0
+        and "no labels" in found["test"]["error"]
+    )
     (command,) = found["commands"]
-    assert command.startswith("python train_ssl.py --dataset images ") and "--image_size 64" in command
+    assert (
+        command.startswith("python train_ssl.py --dataset images ") and "--image_size 64" in command
+    )
 
 
 def test_a_test_split_that_is_missing_is_said(tmp_path):
@@ -114,7 +139,10 @@ def published(root):
     for i in range(1, 103):
         write(root / "flowers102:kaggle" / "train" / str(i) / "0.png", 4, 4)
     (root / "flowers102:official" / "jpg").mkdir(parents=True)
-    for name, values in (("setid", {"trnid": [1], "valid": [1], "tstid": [1]}), ("imagelabels", {"labels": [1]})):
+    for name, values in (
+        ("setid", {"trnid": [1], "valid": [1], "tstid": [1]}),
+        ("imagelabels", {"labels": [1]}),
+    ):
         scipy.io.savemat(root / "flowers102:official" / f"{name}.mat", values)
     write(root / "flowers102:official" / "jpg" / "image_00001.jpg")
     write(root / "domainnet:real" / "real" / "axe" / "a.jpg")
@@ -125,14 +153,17 @@ def published(root):
     (root / "tiny_imagenet" / "wnids.txt").write_text("n01\n")
     for i in range(1000):
         (root / "imagenet" / "train" / f"n{i:08d}").mkdir(parents=True)
-        shutil.copy(root / "svhn" / "train" / "0" / "0.png", root / "imagenet" / "train" / f"n{i:08d}" / "a.JPEG")
+        shutil.copy(
+            root / "svhn" / "train" / "0" / "0.png",
+            root / "imagenet" / "train" / f"n{i:08d}" / "a.JPEG",
+        )
     shutil.copytree(GOLDEN / "dhvt_lmdb", root / "lmdb")
 
 
 def test_published_layouts_are_recognised(tmp_path):
     published(tmp_path)
     wanted = {path: path.name.removesuffix(".png") for path in tmp_path.iterdir()}
-    assert {path: data.recognised(str(path), None)[1] for path in wanted} == wanted
+    assert {path: checking.recognised(str(path), None)[1] for path in wanted} == wanted
     for path, name in wanted.items():
         listing = source(name).listing(str(path), "train")
         assert listing.names and listing.labels is not None, path
@@ -143,21 +174,33 @@ def test_binary_files_are_read_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", listed)
     for split in listed:
         pixels = np.zeros((32, 32, 3, 2), np.uint8)
-        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[10], [3]], np.uint8)})
+        scipy.io.savemat(
+            tmp_path / f"{split}_32x32.mat", {"X": pixels, "y": np.array([[10], [3]], np.uint8)}
+        )
     found = check(tmp_path)
-    assert found["dataset"] == "svhn" and found["train"]["images"] == 2 and found["train"]["per_class"]["3"] == 1
+    assert (
+        found["dataset"] == "svhn"
+        and found["train"]["images"] == 2
+        and found["train"]["per_class"]["3"] == 1
+    )
     assert "--image_size 32" in found["commands"][0]
     with pytest.raises(ValueError, match="nothing to pack"):
-        data.pack(data.Pack(str(tmp_path), out=str(tmp_path / "out")))
+        packing.run(Pack(str(tmp_path), out=str(tmp_path / "out")))
 
 
 def test_an_archive_is_checked_and_packed(photos, tmp_path):
     pytest.importorskip("lmdb")
     file = shutil.make_archive(str(tmp_path / "photos file"), "gztar", photos)
     found = check(file, workers=1)
-    assert found["dataset"] == "image_folder" and found["train"]["images"] == 9 and f"'{file}'" in found["commands"][0]
-    packed = data.pack(data.Pack(file, out=str(tmp_path / "packed")))
-    assert packed["commands"][0].startswith(f"python train_ssl.py --dataset lmdb --datapath {tmp_path}/packed")
+    assert (
+        found["dataset"] == "image_folder"
+        and found["train"]["images"] == 9
+        and f"'{file}'" in found["commands"][0]
+    )
+    packed = packing.run(Pack(file, out=str(tmp_path / "packed")))
+    assert packed["commands"][0].startswith(
+        f"python train_ssl.py --dataset lmdb --datapath {tmp_path}/packed"
+    )
     assert packed["images"] == {"train": 9, "test": 5} and set(packed["bytes"]) == {"train", "test"}
     again = check(tmp_path / "packed", workers=1)
     assert again["dataset"] == "lmdb" and again["train"]["per_class"] == {"cat": 4, "dog": 5}
@@ -166,7 +209,7 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
 def test_a_damaged_image_is_left_out_of_a_pack_and_named(photos, tmp_path, capsys):
     pytest.importorskip("lmdb")
     (photos / "train" / "cat" / "1.png").write_bytes(b"no image")
-    packed = data.pack(data.Pack(str(photos), out=str(tmp_path / "packed")))
+    packed = packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
     assert packed["images"] == {"train": 8, "test": 5}
     assert "left out, not an image or damaged: cat/1.png" in capsys.readouterr().err
     again = check(tmp_path / "packed", workers=1)["train"]
@@ -178,12 +221,12 @@ def test_a_pack_of_nothing_but_damaged_images_is_refused(photos, tmp_path):
     for file in photos.rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(ValueError, match="none of the 9 images"):
-        data.pack(data.Pack(str(photos), out=str(tmp_path / "packed")))
+        packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
     assert not [*(tmp_path / "packed").iterdir()]
 
 
 def test_the_command_line(photos):
-    words = [sys.executable, "-m", "multicrop.data", "check", str(photos), "--workers", "1"]
+    words = [sys.executable, "-m", "multicrop", "check", str(photos), "--workers", "1"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["train"]["images"] == 9
 
@@ -195,15 +238,14 @@ def test_the_command_line(photos):
         (("check", "empty"), "holds no images"),
         (("check", "photos", "--dataset", "clipar"), "did you mean 'clipart'"),
         (("check", "photos", "--decod", "false"), "unknown flag --decod; did you mean 'decode'"),
-        (("look", "photos"), "error: look is neither check nor pack"),
-        ((), "error: say check or pack"),
+        (("chekc", "photos"), "error: no command is called 'chekc'; did you mean 'check'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(photos, capsys, monkeypatch, words, said):
     monkeypatch.chdir(photos.parent)
     (photos.parent / "empty").mkdir()
     with pytest.raises(SystemExit) as stop:
-        data.main([*words])
+        main([*words])
     assert stop.value.code == 2 and said in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -214,12 +256,14 @@ def test_an_unlabelled_folder_is_refused_before_it_is_decoded(tmp_path, monkeypa
     write(tmp_path / "a.png")
     monkeypatch.setattr(_decode, "decode", None)
     with pytest.raises(ValueError, match=r"--dataset images has no labels.*--dataset image_folder"):
-        images.labelled("images", str(tmp_path), 32, False)
+        _images.labelled("images", str(tmp_path), 32, False)
 
 
 def test_no_room_for_the_cache_says_how_much_and_what_to_do(photos, monkeypatch):
     monkeypatch.setattr(_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(OSError, match=r"0\.00 GB are needed and 0\.00 GB are free; make room .* --stream true"):
+    with pytest.raises(
+        OSError, match=r"0\.00 GB are needed and 0\.00 GB are free; make room .* --stream true"
+    ):
         source("image_folder").load(photos, "train")
     assert len(source("image_folder").load(photos, "train", stream=True, workers=1).pixels[:]) == 9
 

@@ -12,7 +12,7 @@ import torchvision
 from PIL import Image
 
 from multicrop.datasets._images import ImageSet
-from multicrop.find import find, names
+from multicrop.registry import find, names
 
 CIFAR_META = {"filename": "batches.meta", "key": "label_names", "md5": None}
 FOLDER_SETS = ("cifar10", "cifar100", "svhn", "cinic10", "tiny_imagenet", "image_folder")
@@ -108,7 +108,9 @@ def test_class_folder_layout(name, tmp_path):
     train, test = load(name, tmp_path, "train"), load(name, tmp_path, "test")
     assert train.pixels.shape == (4, 3, 8, 8) and train.pixels.dtype == torch.uint8
     assert train.labels.tolist() == [0, 0, 1, 1] and train.labels.dtype == torch.int64
-    assert all(is_noise(image, seed) for image, seed in zip(train.pixels, (0, 1, 100, 101), strict=True))
+    assert all(
+        is_noise(image, seed) for image, seed in zip(train.pixels, (0, 1, 100, 101), strict=True)
+    )
     assert test.labels.tolist() == [0, 1] and is_noise(test.pixels[1], 150)
     assert train.classes == test.classes == ("cat", "dog") and len(test) == 2
     assert train.mean == test.mean and train.std == test.std
@@ -158,7 +160,9 @@ def test_published_spellings(spelling, entry):
 @pytest.fixture
 def cifar10(tmp_path, monkeypatch):
     batches = [f"data_batch_{i}" for i in range(1, 6)]
-    monkeypatch.setattr(torchvision.datasets.CIFAR10, "train_list", [[name, None] for name in batches])
+    monkeypatch.setattr(
+        torchvision.datasets.CIFAR10, "train_list", [[name, None] for name in batches]
+    )
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "test_list", [["test_batch", None]])
     monkeypatch.setattr(torchvision.datasets.CIFAR10, "meta", CIFAR_META)
     folder = tmp_path / "cifar-10-batches-py"
@@ -166,14 +170,19 @@ def cifar10(tmp_path, monkeypatch):
     for i, name in enumerate([*batches, "test_batch"]):
         rows = noise(i, 32).transpose(2, 0, 1).reshape(1, -1).repeat(2, 0)
         (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [i, 9 - i]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
+    )
     return tmp_path
 
 
 def test_cifar10_binaries(cifar10):
     train, test = load("cifar10", cifar10, "train"), load("cifar10", cifar10, "test")
     assert train.pixels.shape == (10, 3, 32, 32) and test.pixels.shape == (2, 3, 32, 32)
-    assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and test.labels.tolist() == [5, 4]
+    assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and test.labels.tolist() == [
+        5,
+        4,
+    ]
     assert is_noise(train.pixels[2], 1) and is_noise(test.pixels[0], 5)
     assert train.classes[3] == "class3" and len(train.classes) == 10
     assert train.mean == (0.4914, 0.4822, 0.4465) and train.std == (0.2470, 0.2435, 0.2616)
@@ -182,7 +191,9 @@ def test_cifar10_binaries(cifar10):
 def test_cifar10_inner_folder_or_a_folder_of_its_name(cifar10, tmp_path):
     assert len(load("cifar10", cifar10 / "cifar-10-batches-py", "train")) == 10
     (tmp_path / "data").mkdir()
-    shutil.move(cifar10 / "cifar-10-batches-py", tmp_path / "data" / "CIFAR_10" / "cifar-10-batches-py")
+    shutil.move(
+        cifar10 / "cifar-10-batches-py", tmp_path / "data" / "CIFAR_10" / "cifar-10-batches-py"
+    )
     assert len(load("cifar10", tmp_path / "data", "train")) == 10
 
 
@@ -201,10 +212,16 @@ def test_cifar100_binaries(tmp_path, monkeypatch):
     folder.mkdir()
     for i, name in enumerate(("train", "test")):
         rows = noise(i, 32).transpose(2, 0, 1).reshape(1, -1)
-        (folder / name).write_bytes(pickle.dumps({"data": rows, "fine_labels": [97 + i], "coarse_labels": [3]}))
-    (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": [f"class{i}" for i in range(100)]}))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": rows, "fine_labels": [97 + i], "coarse_labels": [3]})
+        )
+    (folder / "meta").write_bytes(
+        pickle.dumps({"fine_label_names": [f"class{i}" for i in range(100)]})
+    )
     train, test = load("cifar100", tmp_path, "train"), load("cifar100", tmp_path, "test")
-    assert train.labels.tolist() == [97] and test.labels.tolist() == [98] and len(train.classes) == 100
+    assert (
+        train.labels.tolist() == [97] and test.labels.tolist() == [98] and len(train.classes) == 100
+    )
     assert is_noise(test.pixels[0], 1)
     assert train.mean == (0.5070, 0.4865, 0.4409) and train.std == (0.2673, 0.2564, 0.2762)
 
@@ -214,9 +231,14 @@ def test_svhn_binaries(tmp_path, monkeypatch):
     monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", listed)
     for i, split in enumerate(listed):
         images = np.stack([noise(2 * i, 32), noise(2 * i + 1, 32)], 3)
-        scipy.io.savemat(tmp_path / f"{split}_32x32.mat", {"X": images, "y": np.array([[10], [3 + i]], np.uint8)})
+        scipy.io.savemat(
+            tmp_path / f"{split}_32x32.mat", {"X": images, "y": np.array([[10], [3 + i]], np.uint8)}
+        )
     train, test = load("svhn", tmp_path, "train"), load("svhn", tmp_path, "test")
-    assert train.labels.tolist() == [0, 3] and test.labels.tolist() == [0, 4]  # digit 0 is stored as 10
+    assert train.labels.tolist() == [0, 3] and test.labels.tolist() == [
+        0,
+        4,
+    ]  # digit 0 is stored as 10
     assert is_noise(train.pixels[1], 1) and is_noise(test.pixels[1], 3)
     assert train.classes == tuple("0123456789")
     assert train.mean == (0.4377, 0.4438, 0.4728) and train.std == (0.1980, 0.2010, 0.1970)
@@ -262,7 +284,9 @@ def test_cinic10_prefers_test_and_takes_valid_without_it(tmp_path):
     assert is_noise(load("cinic10", tmp_path, "test").pixels[0], 50)
     write_classes(tmp_path / "test", each=1, seed=70)
     assert is_noise(load("cinic10", tmp_path, "test").pixels[0], 70)
-    assert len(load("cinic10", tmp_path / "train", "train")) == 4  # as the published commands give it
+    assert (
+        len(load("cinic10", tmp_path / "train", "train")) == 4
+    )  # as the published commands give it
     assert is_noise(load("cinic10", tmp_path / "train", "test").pixels[0], 70)
     assert load("cinic10", tmp_path, "train").mean == (0.47889522, 0.47227842, 0.43047404)
 
@@ -344,7 +368,10 @@ def test_image_folder_with_splits(tmp_path, evaluation):
 def test_image_folder_without_splits_holds_out_a_tenth_of_each_class(tmp_path, capsys, below):
     write_classes(tmp_path / below, each=20)
     train, test = load("image_folder", tmp_path, "train"), load("image_folder", tmp_path, "test")
-    assert train.labels.bincount().tolist() == [18, 18] and test.labels.bincount().tolist() == [2, 2]
+    assert train.labels.bincount().tolist() == [18, 18] and test.labels.bincount().tolist() == [
+        2,
+        2,
+    ]
     seen = {image.numpy().tobytes() for image in [*train.pixels, *test.pixels]}
     assert len(seen) == 40
     assert capsys.readouterr().err.count("4 of 40 images are held out") == 1
@@ -365,7 +392,11 @@ def test_image_folder_finds_nested_images_and_ignores_hidden_ones(tmp_path):
     write(tmp_path / "train" / "dog" / "b.png", 4)
     (tmp_path / "train" / "dog" / "notes.txt").write_text("")
     train = load("image_folder", tmp_path, "train")
-    assert train.labels.tolist() == [0, 1] and is_noise(train.pixels[0], 1) and train.classes == ("cat", "dog")
+    assert (
+        train.labels.tolist() == [0, 1]
+        and is_noise(train.pixels[0], 1)
+        and train.classes == ("cat", "dog")
+    )
 
 
 def test_image_folder_with_an_evaluation_folder_only(tmp_path):
@@ -410,4 +441,10 @@ def test_all_unreadable(tmp_path):
 
 def test_labels_must_match_the_images():
     with pytest.raises(ValueError, match="2 images have 3 labels"):
-        ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64), (), (), ())
+        ImageSet(
+            torch.zeros(2, 3, 4, 4, dtype=torch.uint8),
+            torch.zeros(3, dtype=torch.int64),
+            (),
+            (),
+            (),
+        )

@@ -3,9 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded, recording
+from locality_guidance import (
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+    recording,
+)
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import deit
 from multicrop.models._positions import resample
 
@@ -57,12 +66,15 @@ def test_published_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arch", "heads", "parameters"), [("deit_tiny", 1, 5_543_716), ("deit_tiny_distilled", 2, 5_563_400)]
+    ("arch", "heads", "parameters"),
+    [("deit_tiny", 1, 5_543_716), ("deit_tiny_distilled", 2, 5_563_400)],
 )
 def test_number_of_parameters(arch, heads, parameters):
     with torch.device("meta"):
-        model = find.backbone(arch)
-    assert sum(parameter.numel() for parameter in model.parameters()) + heads * 193 * 100 == parameters
+        model = registry.backbone(arch)
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) + heads * 193 * 100 == parameters
+    )
     assert model.maps["blocks.11"] == (192, 16) and model.stages == ("blocks.11",)
 
 
@@ -85,10 +97,15 @@ def test_weights_of_another_image_size_give_the_features_of_the_resampled_table(
 def test_timm_names_are_ours():
     import timm
 
-    published = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, num_classes=0).eval()
+    published = timm.create_model(
+        "deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, num_classes=0
+    ).eval()
     ours = deit.build(32, patch_size=8, distilled=True).eval()
     ours.load_state_dict(published.state_dict())
-    close(ours(images(32, 32)), published.forward_head(published.forward_features(images(32, 32)), pre_logits=True))
+    close(
+        ours(images(32, 32)),
+        published.forward_head(published.forward_features(images(32, 32)), pre_logits=True),
+    )
 
 
 def test_initial_values_of_the_distillation_token_and_the_table():

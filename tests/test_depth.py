@@ -21,11 +21,15 @@ def both(drop: nn.Module, rows: int | None = None, batch: int = 16):
         y = sum_(x)
         return y, *torch.autograd.grad((y * weight).sum(), (x, *layer.parameters()))
 
-    return run(lambda x: residual(x, branch, drop, rows)), run(lambda x: x[:, :rows] + drop(branch(x)))
+    return run(lambda x: residual(x, branch, drop, rows)), run(
+        lambda x: x[:, :rows] + drop(branch(x))
+    )
 
 
 @pytest.mark.parametrize("rows", [None, 1])
-@pytest.mark.parametrize("drop", [DropPath(0.5), DropPath(0.2), DropPath(0.4, scale_by_keep=False), nn.Identity()])
+@pytest.mark.parametrize(
+    "drop", [DropPath(0.5), DropPath(0.2), DropPath(0.4, scale_by_keep=False), nn.Identity()]
+)
 def test_computing_survivors_only_is_the_same_sum(drop, rows):
     for ours, plain in zip(*both(drop.train(), rows), strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-6)

@@ -5,19 +5,20 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-import finetune
-import train_ssl
 from multicrop.augment.device import channels, send
-from multicrop.batches import Batches
+from multicrop.commands import finetune, pretrain
 from multicrop.datasets._images import ImageSet
-from multicrop.pretrained import File
+from multicrop.engine.batches import Batches
 from multicrop.ssl.crops import MultiCrop
+from multicrop.weights.pretrained import File
 
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "image_size": 32}
 RGB = (0.4, 0.5, 0.6)
-PIXELS = torch.randint(256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+PIXELS = torch.randint(
+    256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 LABELS = torch.arange(64) % 10
-STAGE_ONE = train_ssl.Recipe(**SMALL, out_dim=64, local_crops_number=2)
+STAGE_ONE = pretrain.Recipe(**SMALL, out_dim=64, local_crops_number=2)
 STAGE_TWO = finetune.Recipe(**SMALL, scratch=True, mix_prob=1.0, re=1.0, accumulate=2)
 
 
@@ -25,7 +26,7 @@ def stage_one(device: torch.device):
     """The batches, and a function from a step to its crops."""
     batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=2)
     crop = MultiCrop(**STAGE_ONE.crop_options(), mean=RGB, std=RGB)
-    return batches, lambda step: train_ssl.views(batches, crop, 0, step)
+    return batches, lambda step: pretrain.views(batches, crop, 0, step)
 
 
 def stage_two(device: torch.device, size: int = 32):
@@ -44,7 +45,9 @@ def test_what_is_sent_arrives_and_what_is_there_stays():
 @pytest.mark.parametrize(("kind", "size"), [("one", 32), ("two", 32), ("two", 24)])
 def test_augmentation_reads_nothing_back(kind, size, monkeypatch):
     """Tensors of the meta device have no values: asking for one, or for a shape that depends on one, raises."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know that device
+    monkeypatch.setattr(
+        torch, "autocast", lambda *_, **__: nullcontext()
+    )  # it does not know that device
     meta = torch.device("meta")
     _, parts = stage_one(meta) if kind == "one" else stage_two(meta, size)
     for step in range(8):
@@ -58,9 +61,11 @@ def cuda_step(kind: str):
     device = torch.device("cuda", 0)
     if kind == "one":
         batches, parts = stage_one(device)
-        nets = train_ssl.build(STAGE_ONE, 3, device)
-        rates = train_ssl.rates_at(STAGE_ONE, 5, 100, 10, batches.total)
-        return lambda step: train_ssl.update(nets, parts(step), rates, 3.0, 2, torch.bfloat16, (0, step))
+        nets = pretrain.build(STAGE_ONE, 3, device)
+        rates = pretrain.rates_at(STAGE_ONE, 5, 100, 10, batches.total)
+        return lambda step: pretrain.update(
+            nets, parts(step), rates, 3.0, 2, torch.bfloat16, (0, step)
+        )
     batches, parts = stage_two(device)
     images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)
     data = finetune.Data("cifar10", images, images, LABELS, LABELS, STAGE_TWO.backbone({}, 32, 3))

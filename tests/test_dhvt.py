@@ -11,17 +11,39 @@ import torch.nn.functional as F
 from conftest import GOLDEN
 from torch import Tensor
 
-from multicrop import find, pretrained
+from multicrop import registry
 from multicrop.models import dhvt
 from multicrop.models._daff import DAFF
 from multicrop.models._head_tokens import HeadTokenAttention
 from multicrop.models._maps import to_map, to_tokens
 from multicrop.models._sope import SOPE, Affine
+from multicrop.weights import pretrained
 
 COMMITTED = GOLDEN / "dhvt"
-BLOCKS = ("sope_p2", "sope_p16", "sope_p4_smallvar", "daff_smallvar", "hi_mhsa_smallscale", "hi_mhsa_h8_nobias")
-REST = ("sope_p2", "sope_p4", "sope_p16", "daff", "hi_mhsa_h4", "dhvt_block", "dhvt_block_smallscale")
-MODELS = ("model_p4_32_h4", "model_p2_32_h4", "model_p16_64_h3", "model_p16_224_h6", "model_p4_32_h8_d3_noqkvbias")
+BLOCKS = (
+    "sope_p2",
+    "sope_p16",
+    "sope_p4_smallvar",
+    "daff_smallvar",
+    "hi_mhsa_smallscale",
+    "hi_mhsa_h8_nobias",
+)
+REST = (
+    "sope_p2",
+    "sope_p4",
+    "sope_p16",
+    "daff",
+    "hi_mhsa_h4",
+    "dhvt_block",
+    "dhvt_block_smallscale",
+)
+MODELS = (
+    "model_p4_32_h4",
+    "model_p2_32_h4",
+    "model_p16_64_h3",
+    "model_p16_224_h6",
+    "model_p4_32_h8_d3_noqkvbias",
+)
 COUNTS = {  # with the classifier: its classes and the number of parameters
     "dhvt_tiny_cifar_patch4": (100, 6_008_650),
     "dhvt_small_cifar_patch4": (100, 23_425_450),
@@ -46,7 +68,11 @@ class Recorded:
         return torch.from_numpy(self.file[name])
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): self[name] for name in self.file.files if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): self[name]
+            for name in self.file.files
+            if name.startswith(prefix)
+        }
 
 
 def close(ours: Tensor, recorded: Tensor) -> None:
@@ -73,7 +99,9 @@ def block_of(recorded: Recorded) -> tuple[nn.Module, tuple]:
             return HeadTokenAttention(options["dim"], options["num_heads"], options["qkv_bias"]), ()
         case "DHVT_Block":
             width, hidden = options["dim"], int(options["dim"] * options["mlp_ratio"])
-            return dhvt.Block(width, hidden, options["num_heads"], options["qkv_bias"], 0.0, 0.0), (grid,)
+            return dhvt.Block(width, hidden, options["num_heads"], options["qkv_bias"], 0.0, 0.0), (
+                grid,
+            )
 
 
 def check_block(path: Path) -> None:
@@ -89,7 +117,9 @@ def check_block(path: Path) -> None:
 
 def close_statistics(module: nn.Module, recorded: Recorded) -> None:
     own, statistics = module.state_dict(), recorded.part("post/")
-    assert statistics and all(".running_" in name or name.endswith("tracked") for name in statistics)
+    assert statistics and all(
+        ".running_" in name or name.endswith("tracked") for name in statistics
+    )
     for name, value in statistics.items():
         close(own[name], value)
 
@@ -148,7 +178,11 @@ def test_maps_are_the_recorded_tokens(shared_golden):
     body = Classified(recorded).eval().body
     features, maps = body.forward_maps(recorded["in/x"])
     close(features, recorded["out/features"])
-    assert list(maps) == list(body.maps) == ["blocks.0", "blocks.1", "blocks.2"] and body.stages == ("blocks.2",)
+    assert list(maps) == list(body.maps) == [
+        "blocks.0",
+        "blocks.1",
+        "blocks.2",
+    ] and body.stages == ("blocks.2",)
     for index, found in enumerate(maps.values()):
         close(found, to_map(recorded[f"mid/block{index}"], (8, 8), prefix=1))
 
@@ -161,7 +195,9 @@ def test_a_training_step():
     loss = F.cross_entropy(logits, recorded["in/target"])
     close(loss, recorded["out/loss"])
     loss.backward()
-    gradients = {name.removeprefix("body."): parameter.grad for name, parameter in model.named_parameters()}
+    gradients = {
+        name.removeprefix("body."): parameter.grad for name, parameter in model.named_parameters()
+    }
     expected = recorded.part("grad/")
     assert gradients.keys() == expected.keys()
     for name, value in expected.items():
@@ -175,7 +211,7 @@ def test_a_published_checkpoint_file_loads(tmp_path):
     torch.save({"model": state, "optimizer": {}, "epoch": 299}, tmp_path / "checkpoint.pth")
     file = pretrained.read(tmp_path / "checkpoint.pth")
     sizes = {"embed_dim": 48, "num_layers": 2}
-    body = find.backbone("dhvt_tiny_cifar_patch4", image_size=48, **sizes).eval()
+    body = registry.backbone("dhvt_tiny_cifar_patch4", image_size=48, **sizes).eval()
     pretrained.fill(body, file, "dhvt_tiny_cifar_patch4", whole=True)
     logits = F.linear(body(recorded["in/x"]), file.head["weight"], file.head["bias"])
     close(logits, recorded["out/logits"])
@@ -184,20 +220,30 @@ def test_a_published_checkpoint_file_loads(tmp_path):
 @pytest.mark.parametrize("name", COUNTS)
 def test_numbers_of_parameters(name):
     with torch.device("meta"):
-        model = find.backbone(name)
+        model = registry.backbone(name)
     classes, count = COUNTS[name]
     assert sum(p.numel() for p in model.parameters()) + (model.dim + 1) * classes == count
 
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_names_and_shapes(shared_golden, name):
-    layout = json.loads((shared_golden / "dhvt" / "state_dict_shapes.json").read_text())["variants"][name]
-    assert find.architecture(name).options["image_size"] == layout["img_size"]
+    layout = json.loads((shared_golden / "dhvt" / "state_dict_shapes.json").read_text())[
+        "variants"
+    ][name]
+    assert registry.architecture(name).options["image_size"] == layout["img_size"]
     with torch.device("meta"):
-        own = {key: list(value.shape) for key, value in find.backbone(name).state_dict().items()}
+        own = {
+            key: list(value.shape) for key, value in registry.backbone(name).state_dict().items()
+        }
     assert len(own) + 2 == layout["n_keys"]
-    first = {key: shape for key, shape in own.items() if not key.startswith("blocks.") or key.startswith("blocks.0.")}
-    assert first == {key: shape for key, shape in layout["keys"].items() if not key.startswith("head.")}
+    first = {
+        key: shape
+        for key, shape in own.items()
+        if not key.startswith("blocks.") or key.startswith("blocks.0.")
+    }
+    assert first == {
+        key: shape for key, shape in layout["keys"].items() if not key.startswith("head.")
+    }
 
 
 def small(**options) -> dhvt.DHVT:
@@ -213,7 +259,9 @@ def test_initial_values():
             tables.append(module.weight)
             assert (module.bias == 0).all()
         elif isinstance(module, nn.Conv2d):  # PyTorch's own: uniform with variance 1 / (3 * fan in)
-            assert module.weight.var().item() == pytest.approx(1 / (3 * module.weight[0].numel()), rel=0.1)
+            assert module.weight.var().item() == pytest.approx(
+                1 / (3 * module.weight[0].numel()), rel=0.1
+            )
         elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
         elif isinstance(module, Affine):
@@ -225,7 +273,9 @@ def test_initial_values():
 
 def test_stochastic_depth_and_dropout_sit_where_published():
     model = small(num_layers=5, drop_rate=0.3, drop_path_rate=0.1)
-    assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx([0, 0.025, 0.05, 0.075, 0.1])
+    assert [block.drop_path.drop_prob for block in model.blocks] == pytest.approx(
+        [0, 0.025, 0.05, 0.075, 0.1]
+    )
     dropouts = {name: m.p for name, m in model.named_modules() if isinstance(m, nn.Dropout)}
     assert dropouts == {f"blocks.{index}.attn.proj_drop": 0.3 for index in range(5)}
 
@@ -249,10 +299,14 @@ def test_stem_halves_and_rounds_up(patch, stages):
     stem = SOPE(1, 32, patch)
     assert stem(torch.zeros(2, 1, 33, 30)).shape == (2, 32, -(-33 // patch), -(-30 // patch))
     convolutions = [m for m in stem.modules() if isinstance(m, nn.Conv2d)]
-    assert [c.out_channels for c in convolutions] == [32 >> left for left in reversed(range(stages))]
+    assert [c.out_channels for c in convolutions] == [
+        32 >> left for left in reversed(range(stages))
+    ]
 
 
-@pytest.mark.parametrize(("image_size", "patch"), [(16, 2), (28, 2), (32, 4), (64, 8), (96, 8), (224, 16)])
+@pytest.mark.parametrize(
+    ("image_size", "patch"), [(16, 2), (28, 2), (32, 4), (64, 8), (96, 8), (224, 16)]
+)
 def test_default_patch(image_size, patch):
     assert dhvt.build(image_size, embed_dim=8, num_heads=2, num_layers=1).patch_size == patch
 
@@ -272,7 +326,9 @@ def test_sizes_that_clash_are_one_line(options, message):
 
 
 def test_wrong_images_are_one_line():
-    with pytest.raises(ValueError, match=r"takes images \(batch, 1, height, width\), not \(2, 3, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"takes images \(batch, 1, height, width\), not \(2, 3, 32, 32\)"
+    ):
         small(in_channels=1)(torch.zeros(2, 3, 32, 32))
 
 

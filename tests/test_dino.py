@@ -15,10 +15,18 @@ def test_loss_gradient_and_centre_are_the_published_ones(golden, case):
     config = json.loads(str(recorded[f"{case}_config"]))
     objective = Objective(config["out_dim"], config["student_temp"], config["center_momentum"])
     for call in range(3):
-        student = torch.tensor(recorded[f"{case}_student_{call}"]).unflatten(0, (config["ncrops"], -1)).requires_grad_()
+        student = (
+            torch.tensor(recorded[f"{case}_student_{call}"])
+            .unflatten(0, (config["ncrops"], -1))
+            .requires_grad_()
+        )
         teacher = torch.tensor(recorded[f"{case}_teacher_{call}"]).unflatten(0, (2, -1))
-        torch.testing.assert_close(objective.centre, torch.tensor(recorded[f"{case}_center_before_{call}"][0]))
-        loss = objective(student, objective.targets(teacher, float(recorded[f"{case}_teacher_temp_{call}"])))
+        torch.testing.assert_close(
+            objective.centre, torch.tensor(recorded[f"{case}_center_before_{call}"][0])
+        )
+        loss = objective(
+            student, objective.targets(teacher, float(recorded[f"{case}_teacher_temp_{call}"]))
+        )
         loss.backward()
         objective.recentre(teacher.mean((0, 1)))
         for ours, theirs in (
@@ -36,7 +44,10 @@ def test_closed_form_is_the_double_loop():
     objective.centre.normal_()
     targets = objective.targets(teacher, 0.05)
     pairs = [
-        -(targets[g] * (student[v] / 0.1).log_softmax(-1)).sum(-1).mean() for g in range(3) for v in range(7) if v != g
+        -(targets[g] * (student[v] / 0.1).log_softmax(-1)).sum(-1).mean()
+        for g in range(3)
+        for v in range(7)
+        if v != g
     ]
     torch.testing.assert_close(objective(student, targets), torch.stack(pairs).mean())
 

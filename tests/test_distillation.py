@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from locality_guidance import COMMITTED, SHARED, close, part, recorded
 
-from multicrop.supervised.distillation import LogitDistillation, decoupled, hard, soft, split, standardise
+from multicrop.supervised.distillation import (
+    LogitDistillation,
+    decoupled,
+    hard,
+    soft,
+    split,
+    standardise,
+)
 
 TEMPERATURES = (1.0, 2.0, 3.0, 4.0)
 
@@ -30,10 +37,17 @@ def check_soft(tensors, temperature: float) -> None:
         group = f"{name}/T{temperature:g}"
         options = {"temperature": temperature, "standardised": standardised}
         one = LogitDistillation(weight=1.0, **options)
-        check(tensors, lambda s, one=one: one(s, tensors["teacher"]), f"{group}/loss_unit", f"{group}/grad_unit")
+        check(
+            tensors,
+            lambda s, one=one: one(s, tensors["teacher"]),
+            f"{group}/loss_unit",
+            f"{group}/grad_unit",
+        )
         for weight in (9, 10) if standardised else ():
             more = LogitDistillation(weight=weight, **options)
-            check(tensors, lambda s, more=more: more(s, tensors["teacher"]), f"{group}/loss_w{weight}")
+            check(
+                tensors, lambda s, more=more: more(s, tensors["teacher"]), f"{group}/loss_w{weight}"
+            )
 
 
 @pytest.mark.parametrize("temperature", TEMPERATURES)
@@ -52,7 +66,12 @@ def test_the_original_code_divides_by_the_number_of_classes_too(recordings, tens
     own = recordings / SHARED / "logit_kd_original.safetensors"
     found = recorded(own) if own.is_file() else part(tensors, "original/") | tensors
     group = f"soft/T{temperature}"
-    check(found, lambda s: soft(s, found["teacher"], temperature) / 100, f"{group}/loss", f"{group}/grad")
+    check(
+        found,
+        lambda s: soft(s, found["teacher"], temperature) / 100,
+        f"{group}/loss",
+        f"{group}/grad",
+    )
 
 
 def test_standardised_logits(tensors):
@@ -117,14 +136,18 @@ def collapsed(tensors, floor: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_student_of_zeros_has_the_published_gradients_without_a_floor(tensors):
     loss, gradient = collapsed(tensors, floor=0.0)
     close(loss, tensors["collapsed/loss"])
-    torch.testing.assert_close(gradient, tensors["collapsed/grad"], rtol=1e-4, atol=0.01)  # the largest is 9e4
+    torch.testing.assert_close(
+        gradient, tensors["collapsed/grad"], rtol=1e-4, atol=0.01
+    )  # the largest is 9e4
 
 
 def test_a_student_of_zeros_has_moderate_gradients_by_default(tensors):
     loss, gradient = collapsed(tensors, floor=0.1)
     close(loss, tensors["collapsed/loss"])
     assert gradient.isfinite().all() and 0 < gradient.abs().max() < 0.1
-    torch.testing.assert_close(gradient, 1e-6 * tensors["collapsed/grad"], rtol=1e-4, atol=1e-8)  # 1e-7 / 0.1
+    torch.testing.assert_close(
+        gradient, 1e-6 * tensors["collapsed/grad"], rtol=1e-4, atol=1e-8
+    )  # 1e-7 / 0.1
 
 
 def test_the_floor_acts_below_it_only():
@@ -140,7 +163,10 @@ def test_the_floor_acts_below_it_only():
 
 def test_shift_and_scale_of_a_student_do_not_matter(tensors):
     distillation = LogitDistillation(weight=1.0)
-    close(distillation(3.7 * tensors["student"] + 0.9, tensors["teacher"]), tensors["zscore/T2/loss_unit"])
+    close(
+        distillation(3.7 * tensors["student"] + 0.9, tensors["teacher"]),
+        tensors["zscore/T2/loss_unit"],
+    )
     close(tensors["invariance/loss_T2_rescaled_student"], tensors["zscore/T2/loss_unit"])
 
 
@@ -188,7 +214,9 @@ def test_wrong_options(options, message):
 
 
 def test_logits_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"\(2, 10\), the teacher's \(2, 100\).* a teacher of the same classes"):
+    with pytest.raises(
+        ValueError, match=r"\(2, 10\), the teacher's \(2, 100\).* a teacher of the same classes"
+    ):
         LogitDistillation()(torch.zeros(2, 10), torch.zeros(2, 100))
     with pytest.raises(ValueError, match="needs one label per image: turn mixing off"):
         LogitDistillation("decoupled")(torch.zeros(2, 10), torch.zeros(2, 10))

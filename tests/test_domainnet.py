@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multicrop.find import source
+from multicrop.registry import source
 
 CLASSES = ("axe", "bee", "cat")
 
@@ -26,8 +26,12 @@ def listed(tmp_path):
         lines = {"train": [], "test": []}
         for label, name in enumerate(CLASSES):
             for i in range(4):
-                write(tmp_path / domain / name / f"{domain}_{label}_{i}.jpg", 100 * d + 10 * label + i)
-                lines["test" if i == 3 else "train"].append(f"{domain}/{name}/{domain}_{label}_{i}.jpg {label}")
+                write(
+                    tmp_path / domain / name / f"{domain}_{label}_{i}.jpg", 100 * d + 10 * label + i
+                )
+                lines["test" if i == 3 else "train"].append(
+                    f"{domain}/{name}/{domain}_{label}_{i}.jpg {label}"
+                )
         for split, rows in lines.items():
             (tmp_path / f"{domain}_{split}.txt").write_text("\n".join(rows) + "\n")
     return tmp_path
@@ -45,7 +49,10 @@ def values(images):
 @pytest.mark.parametrize("place", [".", "clipart"])
 def test_official_lists(listed, name, place):
     train, test = load(listed / place, name=name), load(listed / place, "test", name)
-    assert values(train) == [0, 1, 2, 10, 11, 12, 20, 21, 22] and train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert (
+        values(train) == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+        and train.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
     assert values(test) == [3, 13, 23] and test.labels.tolist() == [0, 1, 2]
     assert train.classes == test.classes == CLASSES
 
@@ -53,7 +60,9 @@ def test_official_lists(listed, name, place):
 def test_each_domain_is_a_set_of_its_own(listed):
     assert values(load(listed, "test", "real")) == [103, 113, 123]
     for name in ("infograph", "painting", "quickdraw", "sketch"):
-        with pytest.raises(FileNotFoundError, match=rf"there is no {name} of DomainNet in .*{name}_train\.txt"):
+        with pytest.raises(
+            FileNotFoundError, match=rf"there is no {name} of DomainNet in .*{name}_train\.txt"
+        ):
             load(listed, name=name)
 
 
@@ -82,7 +91,9 @@ def test_a_list_that_names_missing_images(listed):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("line", ["clipart/axe/a.jpg", "clipart/axe/a.jpg x", "a.jpg 0", "clipart/axe/a.jpg 99999"])
+@pytest.mark.parametrize(
+    "line", ["clipart/axe/a.jpg", "clipart/axe/a.jpg x", "a.jpg 0", "clipart/axe/a.jpg 99999"]
+)
 def test_a_damaged_list_names_the_line(listed, line):
     with open(listed / "clipart_train.txt", "a") as file:
         file.write(f"\n{line}\n")
@@ -94,13 +105,18 @@ def test_a_damaged_list_names_the_line(listed, line):
 
 
 def test_which_domain_is_to_be_said(listed, tmp_path_factory):
-    with pytest.raises(ValueError, match=r"holds clipart, real: say which domain of DomainNet, .* domainnet:clipart"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds clipart, real: say which domain of DomainNet, .* domainnet:clipart",
+    ):
         load(listed, name="domainnet")
     with pytest.raises(ValueError, match="say which domain"):
         load(tmp_path_factory.mktemp("empty"), name="domainnet")
 
 
-@pytest.mark.parametrize("name, near", [("domainnet:clipar", "domainnet:clipart"), ("quickdrow", "quickdraw")])
+@pytest.mark.parametrize(
+    "name, near", [("domainnet:clipar", "domainnet:clipart"), ("quickdrow", "quickdraw")]
+)
 def test_an_unknown_domain(name, near):
     with pytest.raises(ValueError, match=f"did you mean '{near}'"):
         source(name)

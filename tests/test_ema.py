@@ -46,7 +46,9 @@ def test_the_published_update_of_locality_guidance(recordings):
     model.weight.data = recorded["ema/model_weight"]
     for done in (5, 6, 7, 8):
         ema.update(model, done)
-    torch.testing.assert_close(ema.model.weight.data, recorded["ema/ema_weight_after"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        ema.model.weight.data, recorded["ema/ema_weight_after"], rtol=0, atol=1e-6
+    )
 
 
 def test_decays():
@@ -55,7 +57,9 @@ def test_decays():
     assert [late.decay(done) for done in (1, 2, 3)] == [0, 0, 0.99996]
     warm = Ema(network(), 0.99, warmup=True)
     assert warm.decay(1) == 0
-    assert [warm.decay(done) for done in (2, 9, 28)] == pytest.approx([1 - n ** (-2 / 3) for n in (2, 9, 28)])
+    assert [warm.decay(done) for done in (2, 9, 28)] == pytest.approx(
+        [1 - n ** (-2 / 3) for n in (2, 9, 28)]
+    )
     assert warm.decay(10_000) == 0.99
 
 
@@ -84,7 +88,8 @@ def test_the_average_is_evaluated_and_never_trained():
 
 
 @pytest.mark.parametrize(
-    ("decay", "every", "message"), [(1.5, 1, "decay of the averaged weights is 1.5"), (0.9, 0, "every 0 steps")]
+    ("decay", "every", "message"),
+    [(1.5, 1, "decay of the averaged weights is 1.5"), (0.9, 0, "every 0 steps")],
 )
 def test_impossible_numbers_are_one_line(decay, every, message):
     with pytest.raises(ValueError, match=message):

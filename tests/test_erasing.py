@@ -44,13 +44,19 @@ def test_boxes_have_the_published_distribution(height, width):
     top, left, rows, columns = boxes[boxes[:, 2] > 0].unbind(1)
     assert abs(len(rows) / len(boxes) - 0.25) < 0.01
     assert (rows < height).all() and (columns < width).all() and (columns > 0).all()
-    assert (top + rows <= height).all() and (left + columns <= width).all() and (top.min(), left.min()) == (0, 0)
+    assert (
+        (top + rows <= height).all()
+        and (left + columns <= width).all()
+        and (top.min(), left.min()) == (0, 0)
+    )
     share = rows * columns / (height * width)
     assert 0.01 < share.min() < 0.03 and 0.37 < share.max() < 0.43
 
 
 def test_aspect_is_uniform_not_log_uniform():
-    boxes = Erasing(probability=1.0, max_area=0.1).draw(20_000, 256, 256, torch.Generator().manual_seed(0))
+    boxes = Erasing(probability=1.0, max_area=0.1).draw(
+        20_000, 256, 256, torch.Generator().manual_seed(0)
+    )
     aspect = boxes[:, 2] / boxes[:, 3]
     assert abs(aspect.mean() - (0.3 + 1 / 0.3) / 2) < 0.05
 
@@ -78,12 +84,21 @@ def test_log_uniform_boxes_are_timms():
         found.append((int((kept == 0).any(1).sum()), int((kept == 0).any(0).sum())))
     random.setstate(state)
     theirs = torch.tensor(found).double()
-    ours = Erasing(1.0, 1 / 3, log_aspect=True).draw(4000, 48, 48, torch.Generator().manual_seed(0))[:, 2:].double()
+    ours = (
+        Erasing(1.0, 1 / 3, log_aspect=True)
+        .draw(4000, 48, 48, torch.Generator().manual_seed(0))[:, 2:]
+        .double()
+    )
     theirs = theirs[theirs[:, 0] > 0]
-    for value in (lambda boxes: boxes.prod(1) / 48**2, lambda boxes: (boxes[:, 0] / boxes[:, 1]).log()):
+    for value in (
+        lambda boxes: boxes.prod(1) / 48**2,
+        lambda boxes: (boxes[:, 0] / boxes[:, 1]).log(),
+    ):
         at = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
         gap = value(theirs).quantile(at) - value(ours).quantile(at)
-        assert gap.abs().max() < 0.05 * (value(theirs).quantile(0.95) - value(theirs).quantile(0.05))
+        assert gap.abs().max() < 0.05 * (
+            value(theirs).quantile(0.95) - value(theirs).quantile(0.05)
+        )
 
 
 def test_noise_fills_the_boxes_and_nothing_else():
@@ -97,7 +112,9 @@ def test_noise_fills_the_boxes_and_nothing_else():
     values = filled[inside]
     assert abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
     parts = [slice(start, start + 8) for start in range(0, 400, 8)]
-    again = torch.cat([erasing.apply_noise(images[part], boxes[part], seeds[part]) for part in parts])
+    again = torch.cat(
+        [erasing.apply_noise(images[part], boxes[part], seeds[part]) for part in parts]
+    )
     assert torch.equal(filled, again)
     nothing = torch.zeros(400, 4, dtype=torch.int64)
     assert erasing.apply_noise(images, nothing, seeds) is images

@@ -12,17 +12,25 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import eval_knn
-from multicrop import checkpoint, cli, seeds
+from multicrop import cli
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands import knn as command
+from multicrop.config.knn import Recipe
 from multicrop.datasets import image_folder, shapes
-from multicrop.find import backbone
+from multicrop.engine import checkpoint, seeds
 from multicrop.probes.features import features
 from multicrop.probes.knn import knn
-from multicrop.probes.recipe import Recipe
+from multicrop.registry import backbone
 
 ROOT = Path(__file__).parent.parent
-TINY = {"arch": "vit", "image_size": 32, "patch_size": 8, "embed_dim": 24, "num_layers": 2, "num_heads": 2}
+TINY = {
+    "arch": "vit",
+    "image_size": 32,
+    "patch_size": 8,
+    "embed_dim": 24,
+    "num_layers": 2,
+    "num_heads": 2,
+}
 FLAGS = [word for name, value in TINY.items() for word in (f"--{name}", str(value))]
 FAST = ("--device", "cpu", "--max_train_images", "300", "--nb_knn", "5", "20")
 
@@ -37,9 +45,9 @@ def small_shapes(monkeypatch):
         return whole(root, split, **options, train_images=400, test_images=60)
 
     monkeypatch.setattr(shapes, "load", load)
-    eval_knn.load.cache_clear()
+    command.load.cache_clear()
     yield calls
-    eval_knn.load.cache_clear()
+    command.load.cache_clear()
 
 
 def network(seed: int) -> torch.nn.Module:
@@ -53,8 +61,17 @@ def state(seed: int, step: int, kind: str = "ssl") -> dict:
             "head.weight": torch.zeros(10, 24)
         }
 
-    nets = {"teacher": encoder(seed), "student": encoder(seed + 100)} if kind == "ssl" else {"model": encoder(seed)}
-    about = {"dataset": "shapes", "classes": [*shapes.CLASSES], "mean": [*shapes.MEAN], "std": [*shapes.STD]}
+    nets = (
+        {"teacher": encoder(seed), "student": encoder(seed + 100)}
+        if kind == "ssl"
+        else {"model": encoder(seed)}
+    )
+    about = {
+        "dataset": "shapes",
+        "classes": [*shapes.CLASSES],
+        "mean": [*shapes.MEAN],
+        "std": [*shapes.STD],
+    }
     options = {**TINY, "in_channels": 3, "drop_path_rate": 0.1}
     return {
         "kind": kind,
@@ -69,7 +86,11 @@ def state(seed: int, step: int, kind: str = "ssl") -> dict:
 
 def run_folder(folder: Path) -> Path:
     folder.mkdir()
-    for name, step in (("checkpoint0002.pt", 4), ("checkpoint0010.pt", 20), (checkpoint.NEWEST, 24)):
+    for name, step in (
+        ("checkpoint0002.pt", 4),
+        ("checkpoint0010.pt", 20),
+        (checkpoint.NEWEST, 24),
+    ):
         checkpoint.save(state(step, step), folder / name)
     return folder
 
@@ -77,7 +98,7 @@ def run_folder(folder: Path) -> Path:
 def probe(capsys, *words: object, code: int = 0, fast: tuple[str, ...] = FAST) -> tuple[dict, str]:
     """Run the script's main in this process: (the JSON of its last line, what it said to people)."""
     with pytest.raises(SystemExit) as end:
-        cli.main(Recipe, eval_knn.evaluate, [*map(str, words), *fast])
+        cli.main(Recipe, command.run, [*map(str, words), *fast])
     out, err = capsys.readouterr()
     assert end.value.code == code, err
     return json.loads(out.strip().splitlines()[-1]) if code == 0 else {}, err
@@ -96,7 +117,9 @@ def by_hand(seed: int) -> dict[int, tuple[float, float]]:
     train, test = (shapes.load(".", split) for split in ("train", "test"))
     chosen = torch.arange(300) * 400 // 300
     transform = EvalTransform(32, shapes.MEAN, shapes.STD)
-    banks = [features(network(seed), pixels, transform) for pixels in (train.pixels[chosen], test.pixels)]
+    banks = [
+        features(network(seed), pixels, transform) for pixels in (train.pixels[chosen], test.pixels)
+    ]
     return knn(banks[0], train.labels[chosen], banks[1], test.labels, k=(5, 20), classes=10)
 
 
@@ -106,8 +129,12 @@ def test_a_run_gives_the_curve_over_its_checkpoints(tmp_path, capsys, small_shap
     assert [row["step"] for row in found["results"]] == [4, 20, 24]
     for row in found["results"]:
         expected = by_hand(row["step"])
-        assert row["top1"] == pytest.approx({str(k): both[0] for k, both in expected.items()}, abs=1e-3)
-        assert row["top5"] == pytest.approx({str(k): both[1] for k, both in expected.items()}, abs=1e-3)
+        assert row["top1"] == pytest.approx(
+            {str(k): both[0] for k, both in expected.items()}, abs=1e-3
+        )
+        assert row["top5"] == pytest.approx(
+            {str(k): both[1] for k, both in expected.items()}, abs=1e-3
+        )
         assert row["checkpoint"] in table
     assert small_shapes[:2] == ["train", "test"]
     assert len(small_shapes) == 2 + 2 * 3  # once for the script, and for each check by hand
@@ -124,7 +151,9 @@ def test_the_newest_is_not_probed_twice_when_the_run_has_kept_it(tmp_path, capsy
 
 def test_random_weights_are_those_that_the_run_began_with(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
-    checkpoint.save(state(7, 8), folder / "checkpoint0004.pt")  # its weights are drawn from the recipe's seed
+    checkpoint.save(
+        state(7, 8), folder / "checkpoint0004.pt"
+    )  # its weights are drawn from the recipe's seed
     found, _ = probe(capsys, folder, "--random_weights")
     names = [row["checkpoint"] for row in found["results"]]
     assert names[0] == "random weights, seed 7" and len(names) == 5
@@ -135,7 +164,9 @@ def test_random_weights_are_those_that_the_run_began_with(tmp_path, capsys):
 
 def test_random_weights_need_no_checkpoint(capsys):
     found, _ = probe(capsys, "--random_weights", *FLAGS, "--seed", 4)
-    assert found["results"][0]["top1"] == pytest.approx({str(k): v[0] for k, v in by_hand(4).items()}, abs=1e-3)
+    assert found["results"][0]["top1"] == pytest.approx(
+        {str(k): v[0] for k, v in by_hand(4).items()}, abs=1e-3
+    )
 
 
 def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
@@ -144,28 +175,49 @@ def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
     both, _ = probe(capsys, tmp_path / "ssl.pt", tmp_path / "finetuned.pt")
     student, _ = probe(capsys, tmp_path / "ssl.pt", "--checkpoint_key", "student")
     assert both["results"][0]["top1"] == both["results"][1]["top1"]
-    assert student["results"][0]["top1"] == pytest.approx({str(k): v[0] for k, v in by_hand(101).items()}, abs=1e-3)
+    assert student["results"][0]["top1"] == pytest.approx(
+        {str(k): v[0] for k, v in by_hand(101).items()}, abs=1e-3
+    )
 
 
 def test_a_bare_state_dict_is_described_by_flags(tmp_path, capsys):
     torch.save(network(5).state_dict(), tmp_path / "bare.pth")
     found, _ = probe(capsys, tmp_path / "bare.pth", *FLAGS)
-    assert found["results"][0]["top1"] == pytest.approx({str(k): v[0] for k, v in by_hand(5).items()}, abs=1e-3)
-    assert "does not fit --arch vit" in refused(capsys, tmp_path / "bare.pth", *FLAGS, "--num_layers", 3)
+    assert found["results"][0]["top1"] == pytest.approx(
+        {str(k): v[0] for k, v in by_hand(5).items()}, abs=1e-3
+    )
+    assert "does not fit --arch vit" in refused(
+        capsys, tmp_path / "bare.pth", *FLAGS, "--num_layers", 3
+    )
 
 
 @pytest.mark.parametrize("name", ["new/f.safetensors", "f.pt"])
 def test_saved_features_give_the_same_accuracy(tmp_path, capsys, name):
     checkpoint.save(state(2, 2), tmp_path / "x.pt")
     found, _ = probe(capsys, tmp_path / "x.pt", "--save_features", tmp_path / name)
-    bank = load_file(tmp_path / name) if name.endswith("safetensors") else torch.load(tmp_path / name)
+    bank = (
+        load_file(tmp_path / name) if name.endswith("safetensors") else torch.load(tmp_path / name)
+    )
     assert bank["train_features"].shape == (300, 24) and bank["test_labels"].shape == (60,)
     again = knn(**bank, k=(20,), classes=10)[20]
-    assert again == pytest.approx((found["results"][0]["top1"]["20"], found["results"][0]["top5"]["20"]), abs=1e-3)
+    assert again == pytest.approx(
+        (found["results"][0]["top1"]["20"], found["results"][0]["top5"]["20"]), abs=1e-3
+    )
 
 
 def test_more_neighbours_than_images(capsys):
-    found, said = probe(capsys, "--random_weights", *FLAGS, "--nb_knn", 5, 100, 200, "--max_train_images", 12, fast=())
+    found, said = probe(
+        capsys,
+        "--random_weights",
+        *FLAGS,
+        "--nb_knn",
+        5,
+        100,
+        200,
+        "--max_train_images",
+        12,
+        fast=(),
+    )
     assert list(found["results"][0]["top1"]) == ["5", "12"]
     assert "limited by the number of training images: using 5, 12" in said
 
@@ -175,7 +227,9 @@ def class_folders(root: Path, **counts: tuple[int, int]) -> Path:
     for split, numbers in counts.items():
         for name, number in zip("ab", numbers, strict=True):
             for i in range(number):
-                pixels = np.random.default_rng([ord(name), i]).integers(255, size=(16, 16, 3), dtype=np.uint8)
+                pixels = np.random.default_rng([ord(name), i]).integers(
+                    255, size=(16, 16, 3), dtype=np.uint8
+                )
                 (root / split / name).mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(root / split / name / f"{split}{i}.png")
     return root
@@ -190,10 +244,14 @@ def test_another_data_set_and_a_single_test_image(tmp_path, capsys):
     assert "image_folder: 1 test images among 8 training images" in said
 
 
-def test_image_files_are_stored_as_the_checkpoints_own_script_stored_them(tmp_path, capsys, monkeypatch):
+def test_image_files_are_stored_as_the_checkpoints_own_script_stored_them(
+    tmp_path, capsys, monkeypatch
+):
     root, sides = class_folders(tmp_path / "data", train=(4, 4), test=(1, 1)), []
     whole = image_folder.load
-    monkeypatch.setattr(image_folder, "load", lambda *a, **o: (sides.append(o["source_size"]), whole(*a, **o))[1])
+    monkeypatch.setattr(
+        image_folder, "load", lambda *a, **o: (sides.append(o["source_size"]), whole(*a, **o))[1]
+    )
     for kind in ("ssl", "finetune"):
         checkpoint.save(state(3, 2, kind), tmp_path / f"{kind}.pt")
         probe(capsys, tmp_path / f"{kind}.pt", "--dataset", "image_folder", "--datapath", root)
@@ -212,7 +270,9 @@ def test_what_it_refuses(tmp_path, capsys):
     assert "has no labels" in refused(capsys, good, "--dataset", "images", "--datapath", folder)
     assert "--arch swin, but" in refused(capsys, good, "--arch", "swin")
     assert "must end in .safetensors or .pt" in refused(capsys, good, "--save_features", "x.npz")
-    assert "cannot write --save_features" in refused(capsys, good, "--save_features", good / "below_a_file.pt")
+    assert "cannot write --save_features" in refused(
+        capsys, good, "--save_features", good / "below_a_file.pt"
+    )
     assert "--temperature 0.0: must be positive" in refused(capsys, good, "--temperature", 0)
     assert "did you mean 'temperature'" in refused(capsys, good, "--temprature", 1)
     assert "'shapes'" in refused(capsys, good, "--dataset", "shape")
@@ -230,9 +290,13 @@ def test_a_damaged_checkpoint_is_one_line_and_does_not_stop_the_others(tmp_path,
 
 def test_weights_that_have_diverged_are_named(tmp_path, capsys):
     broken = state(1, 2)
-    broken["teacher"]["backbone.cls_token"] = torch.full_like(broken["teacher"]["backbone.cls_token"], float("nan"))
+    broken["teacher"]["backbone.cls_token"] = torch.full_like(
+        broken["teacher"]["backbone.cls_token"], float("nan")
+    )
     checkpoint.save(broken, tmp_path / "x.pt")
-    assert f"{tmp_path / 'x.pt'}: the training features are not finite" in refused(capsys, tmp_path / "x.pt")
+    assert f"{tmp_path / 'x.pt'}: the training features are not finite" in refused(
+        capsys, tmp_path / "x.pt"
+    )
 
 
 @pytest.mark.slow
@@ -246,7 +310,9 @@ def test_two_processes_measure_what_one_does(tmp_path):
         line = [sys.executable, *launch, *words[:3], str(target), *words[3:]]
         done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
-        results.append((json.loads(done.stdout.strip().splitlines()[-1])["results"], load_file(target)))
+        results.append(
+            (json.loads(done.stdout.strip().splitlines()[-1])["results"], load_file(target))
+        )
     (alone, bank), (spread, bank_spread) = results
     assert alone == spread
     for name, value in bank.items():

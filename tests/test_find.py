@@ -1,6 +1,6 @@
 import pytest
 
-from multicrop.find import backbone, find, names
+from multicrop.registry import backbone, find, names
 
 SPELLINGS = {
     "cifar10": ["CIFAR10", "cifar10", "CIFAR-10"],
@@ -19,7 +19,9 @@ def test_files_are_entries_and_parts_are_not():
     assert not any(name.startswith("_") for kind in ("models", "datasets") for name in names(kind))
 
 
-@pytest.mark.parametrize(("entry", "spelling"), [(e, s) for e, spellings in SPELLINGS.items() for s in spellings])
+@pytest.mark.parametrize(
+    ("entry", "spelling"), [(e, s) for e, spellings in SPELLINGS.items() for s in spellings]
+)
 def test_published_spellings(entry, spelling):
     assert find("datasets", spelling).__name__ == f"multicrop.datasets.{entry}"
 
@@ -46,11 +48,15 @@ def test_none_keeps_the_architectures_own_value():
 def test_a_variant_builds_its_own_options_at_any_size(monkeypatch):
     from multicrop.models import vit
 
-    monkeypatch.setattr(vit, "VARIANTS", {"vit_9_4_40": {"image_size": 40, "patch_size": 4, "embed_dim": 24}}, False)
+    monkeypatch.setattr(
+        vit, "VARIANTS", {"vit_9_4_40": {"image_size": 40, "patch_size": 4, "embed_dim": 24}}, False
+    )
     own = backbone("ViT-9-4-40", num_layers=1)
     assert (own.dim, own.patch_size, own.pos_embed.shape[1]) == (24, 4, 101)
     assert backbone("vit_9_4_40", 32, num_layers=1, patch_size=8).pos_embed.shape[1] == 17
-    with pytest.raises(ValueError, match="--arch vit_9_4_41: no such backbone; did you mean 'vit_9_4_40'"):
+    with pytest.raises(
+        ValueError, match="--arch vit_9_4_41: no such backbone; did you mean 'vit_9_4_40'"
+    ):
         backbone("vit_9_4_41", 32)
     with pytest.raises(ValueError, match="--arch vit has no image size of its own"):
         backbone("vit")

@@ -12,15 +12,24 @@ import torch
 from conftest import launch, result_of
 from PIL import Image
 
-import finetune
-from multicrop import checkpoint, cli, images
-from multicrop.schedule import cosine, epoch_cosine
+from multicrop import cli
+from multicrop.commands import _images, finetune
+from multicrop.config.finetune import Recipe
+from multicrop.engine import checkpoint
+from multicrop.engine.schedule import cosine, epoch_cosine
 from multicrop.supervised import validation
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.recipe import Recipe
 
 NETWORK = {"embed_dim": 16, "num_layers": 2, "num_heads": 2}
-SMALL = {**NETWORK, "dataset": "image_folder", "device": "cpu", "batch_size": 12, "epochs": 3, "ra": 1, "log_freq": 1}
+SMALL = {
+    **NETWORK,
+    "dataset": "image_folder",
+    "device": "cpu",
+    "batch_size": 12,
+    "epochs": 3,
+    "ra": 1,
+    "log_freq": 1,
+}
 PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0, "padding": 1}
 
 
@@ -46,7 +55,9 @@ def cache(tmp_path_factory, monkeypatch):
 def run(images, folder, **values) -> dict:
     """In this process; 54 training images are 4 steps an epoch."""
     start = {} if {"eval", "pretrained_weights"} & values.keys() else {"scratch": True}
-    return finetune.finetune(Recipe(datapath=str(images), output_dir=str(folder), **{**SMALL, **start, **values}))
+    return finetune.run(
+        Recipe(datapath=str(images), output_dir=str(folder), **{**SMALL, **start, **values})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,18 +93,31 @@ def test_it_learns_and_reports_both_accuracies(finished):
     assert result["test_top1"] > 80 and result["test_top5"] == 100
     validated = {row["epoch"]: row["val_top1"] for row in rows_of(folder) if "val_top1" in row}
     assert list(validated) == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert validated[result["selected_epoch"]] == result["selected_val_top1"] == max(validated.values())
+    assert (
+        validated[result["selected_epoch"]]
+        == result["selected_val_top1"]
+        == max(validated.values())
+    )
     best = checkpoint.load(folder / "best.pt")
     assert best["epoch"] == result["selected_epoch"] and "optimizer" not in best
     assert (folder / "recipe.yaml").exists() and list(folder.glob("events.*"))
     confusion = json.loads((folder / "confusion.json").read_text())
-    assert confusion["classes"] == ["blue", "green", "red"] and (folder / "confusion.png").stat().st_size > 1000
-    assert sum(confusion["per_class_top1"].values()) / 3 == pytest.approx(result["test_top1"], abs=0.01)
+    assert (
+        confusion["classes"] == ["blue", "green", "red"]
+        and (folder / "confusion.png").stat().st_size > 1000
+    )
+    assert sum(confusion["per_class_top1"].values()) / 3 == pytest.approx(
+        result["test_top1"], abs=0.01
+    )
 
 
 def test_a_checkpoint_describes_itself(finished):
     state = checkpoint.load(finished[0] / "checkpoint.pt")
-    assert (state["kind"], state["backbone"]["arch"], state["backbone"]["image_size"]) == ("finetune", "vit", 16)
+    assert (state["kind"], state["backbone"]["arch"], state["backbone"]["image_size"]) == (
+        "finetune",
+        "vit",
+        16,
+    )
     assert state["data"]["classes"] == ["blue", "green", "red"]
     assert state["model"]["head.weight"].shape == (3, 16)
 
@@ -103,20 +127,38 @@ def test_the_learning_rate_is_the_published_one(golden, colours, tmp_path):
     c = json.loads(str(recorded["finetune_config"]))
     per_epoch, steps = c["iters_per_epoch"], c["epochs"] * c["iters_per_epoch"]
     ours = [
-        cosine(step, steps, c["lr"], c["min_lr"], c["warmup"] * per_epoch, floor=c["min_lr"], plateau=False)
+        cosine(
+            step,
+            steps,
+            c["lr"],
+            c["min_lr"],
+            c["warmup"] * per_epoch,
+            floor=c["min_lr"],
+            plateau=False,
+        )
         for step in range(steps)
     ]
     np.testing.assert_allclose(ours, recorded["finetune_lr"], rtol=0, atol=1e-12)
     run(colours, tmp_path, warmup=1)
     rates = [row["lr"] for row in rows_of(tmp_path) if "lr" in row]
-    assert rates == [cosine(step, 12, 1e-3, 1e-6, 4, floor=1e-6, plateau=False) for step in range(12)]
+    assert rates == [
+        cosine(step, 12, 1e-3, 1e-6, 4, floor=1e-6, plateau=False) for step in range(12)
+    ]
 
 
 def test_the_published_schedules_by_epoch_and_the_scaling_by_batch(golden, colours, tmp_path):
-    options = {"schedule": "epoch", "schedule_lag": 1, "warmup": 1, "warmup_lr": 1e-4, "cooldown_epochs": 1}
+    options = {
+        "schedule": "epoch",
+        "schedule_lag": 1,
+        "warmup": 1,
+        "warmup_lr": 1e-4,
+        "cooldown_epochs": 1,
+    }
     run(colours, tmp_path, lr=0.01, lr_batch=24, min_lr=1e-3, **options)
     rates = [row["lr"] for row in rows_of(tmp_path) if "lr" in row]
-    expected = [epoch_cosine(epoch, 3, 0.005, 1e-3, 1, 1e-4) for epoch in (0, 0, 1, 2) for _ in range(4)]
+    expected = [
+        epoch_cosine(epoch, 3, 0.005, 1e-3, 1, 1e-4) for epoch in (0, 0, 1, 2) for _ in range(4)
+    ]
     assert rates == expected and len(set(rates)) == 3
 
 
@@ -125,7 +167,9 @@ def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
     whole = run(colours, tmp_path / "whole", **PLAIN, **options)
     run(colours, tmp_path / "parts", max_steps=5, **PLAIN, **options)
     parts = run(colours, tmp_path / "parts", **PLAIN, **options)
-    state, other = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
+    state, other = (
+        checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")
+    )
     same(state["average"], other["average"])
     assert not torch.equal(state["average"]["head.weight"], state["model"]["head.weight"])
     assert whole["ema_test_loss"] == parts["ema_test_loss"] != whole["test_loss"]
@@ -136,7 +180,12 @@ def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
     ends = [row for row in rows_of(tmp_path / "whole") if "ema_val_top1" in row]
     assert len(ends) == 3 and all("val_top1" in row for row in ends)
     assert whole["selected_val_top1"] == max(row["ema_val_top1"] for row in ends)
-    found = run(colours, tmp_path / "whole", eval=True, pretrained_weights=str(tmp_path / "whole" / "best.pt"))
+    found = run(
+        colours,
+        tmp_path / "whole",
+        eval=True,
+        pretrained_weights=str(tmp_path / "whole" / "best.pt"),
+    )
     assert found["test_loss"] == pytest.approx(whole["selected_test_loss"], rel=1e-5)
 
 
@@ -146,7 +195,14 @@ def test_a_linear_probe_of_random_weights_is_warned_of(colours, tmp_path, capsys
 
 
 def test_a_linear_probe_changes_the_head_alone(colours, finished, tmp_path):
-    result = run(colours, tmp_path, freeze_backbone=True, pretrained_weights=str(finished[0]), lr=0.01, **PLAIN)
+    result = run(
+        colours,
+        tmp_path,
+        freeze_backbone=True,
+        pretrained_weights=str(finished[0]),
+        lr=0.01,
+        **PLAIN,
+    )
     before = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
     after = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
     changed = {name for name in after if not torch.equal(before[name], after[name])}
@@ -162,7 +218,14 @@ def test_decay_exemptions_and_layer_decay_make_groups(colours, tmp_path):
 
 
 def test_sgd_repeats_and_a_cap_on_the_gradient(colours, tmp_path):
-    options = {"optimizer": "sgd", "clip_grad": 1e-3, "repeats": 3, "lr": 1.0, "warmup": 0, "weight_decay": 0.0}
+    options = {
+        "optimizer": "sgd",
+        "clip_grad": 1e-3,
+        "repeats": 3,
+        "lr": 1.0,
+        "warmup": 0,
+        "weight_decay": 0.0,
+    }
     run(colours, tmp_path / "a", epochs=1, max_steps=1, **options)
     run(colours, tmp_path / "b", epochs=1, max_steps=1, **options | {"lr": 0.0, "min_lr": 0.0})
     moved, start = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
@@ -172,12 +235,19 @@ def test_sgd_repeats_and_a_cap_on_the_gradient(colours, tmp_path):
 
 def test_steps_in_bf16_are_near_those_in_fp32(colours, tmp_path):
     options = {**PLAIN, "max_steps": 2, "lr": 0.01, "warmup": 0}
-    results = [run(colours, tmp_path / name, precision=name, **options) for name in ("fp32", "bf16")]
-    exact, rounded = (checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("fp32", "bf16"))
+    results = [
+        run(colours, tmp_path / name, precision=name, **options) for name in ("fp32", "bf16")
+    ]
+    exact, rounded = (
+        checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("fp32", "bf16")
+    )
     assert rounded["recipe"]["precision"] == "bf16"
     assert all(value.dtype == torch.float32 for value in rounded["model"].values())
     assert not torch.equal(exact["model"]["head.weight"], rounded["model"]["head.weight"])
-    losses = [[row["loss"] for row in rows_of(tmp_path / name) if "lr" in row] for name in ("fp32", "bf16")]
+    losses = [
+        [row["loss"] for row in rows_of(tmp_path / name) if "lr" in row]
+        for name in ("fp32", "bf16")
+    ]
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert results[1]["test_loss"] == pytest.approx(results[0]["test_loss"], rel=0.02)
 
@@ -218,7 +288,9 @@ def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp
     same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colours, tmp_path, monkeypatch):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    colours, tmp_path, monkeypatch
+):
     run(colours, tmp_path, max_steps=5)
     before = networks(tmp_path)
     update = finetune.update
@@ -233,7 +305,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colour
     same(before, networks(tmp_path))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(colours, tmp_path, monkeypatch):
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
+    colours, tmp_path, monkeypatch
+):
     run(colours, tmp_path, max_steps=5)
     before = networks(tmp_path)
     update = finetune.update
@@ -252,14 +326,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(co
 
 
 def test_a_signal_while_images_are_read_leaves_the_run_resumable(colours, tmp_path, monkeypatch):
-    labelled = images.labelled
+    labelled = _images.labelled
 
     def slow(*arguments, **options):
         signal.raise_signal(signal.SIGTERM)
         return labelled(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images, "labelled", slow)
+        patch.setattr(_images, "labelled", slow)
         result = run(colours, tmp_path, epochs=1)
     assert (result["status"], result["step"]) == ("interrupted", 0)
     assert run(colours, tmp_path, epochs=1)["status"] == "finished"
@@ -292,7 +366,9 @@ def test_two_ranks_train_as_one(colours, tmp_path):
     """Without drop path; the order in which gradients are summed is all that differs."""
     values = {**SMALL, "epochs": 1, "sd": 0, "datapath": colours}
     del values["device"]
-    two = launch("finetune.py", "--scratch", *words(values), "--output_dir", tmp_path / "two", ranks=2)
+    two = launch(
+        "finetune.py", "--scratch", *words(values), "--output_dir", tmp_path / "two", ranks=2
+    )
     found = result_of(two)
     assert len(two.stdout.strip().splitlines()) == 1
     one = run(colours, tmp_path / "one", epochs=1, sd=0.0)
@@ -314,7 +390,7 @@ def test_evaluation_finds_the_accuracies_of_the_run(colours, finished, tmp_path)
 
 def bare(folder, **values) -> dict:
     """A run that states neither data set nor network."""
-    return finetune.finetune(Recipe(output_dir=str(folder), device="cpu", **values))
+    return finetune.run(Recipe(output_dir=str(folder), device="cpu", **values))
 
 
 def test_a_checkpoint_says_which_images_it_is_for(finished, tmp_path):
@@ -322,7 +398,10 @@ def test_a_checkpoint_says_which_images_it_is_for(finished, tmp_path):
     assert bare(folder, eval=True)["test_loss"] == result["test_loss"]
     bare(tmp_path, pretrained_weights=str(folder), batch_size=12, ra=1, **STANDING_STILL)
     state = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert (state["data"]["dataset"], state["recipe"]["dataset"]) == ("image_folder", "image_folder")
+    assert (state["data"]["dataset"], state["recipe"]["dataset"]) == (
+        "image_folder",
+        "image_folder",
+    )
     assert bare(tmp_path / "new", scratch=True, max_steps=1, **NETWORK)["checkpoint"]
     assert checkpoint.load(tmp_path / "new" / "checkpoint.pt")["data"]["dataset"] == "shapes"
 
@@ -331,16 +410,22 @@ def test_evaluation_on_other_classes_is_refused(colours, finished, tmp_path):
     state = checkpoint.load(finished[0] / "best.pt")
     state["data"]["classes"] = ["blue", "red", "green"]
     checkpoint.save(state, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="trained on other classes: its 'red' is 'green' in image_folder"):
+    with pytest.raises(
+        ValueError, match="trained on other classes: its 'red' is 'green' in image_folder"
+    ):
         run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "other.pt"))
 
 
-def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(colours, finished, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
+    colours, finished, tmp_path, capsys
+):
     for name in ("checkpoint.pt", "checkpoint_previous.pt"):
         (tmp_path / name).write_bytes((finished[0] / name).read_bytes())
     newest = tmp_path / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:2000])
-    assert run(colours, tmp_path, eval=True)["checkpoint"] == str(tmp_path / "checkpoint_previous.pt")
+    assert run(colours, tmp_path, eval=True)["checkpoint"] == str(
+        tmp_path / "checkpoint_previous.pt"
+    )
     assert f"{newest} is damaged" in capsys.readouterr().err
     started_from(colours, tmp_path, tmp_path / "run")
     assert f"{tmp_path / 'checkpoint_previous.pt'}: " in capsys.readouterr().err
@@ -357,7 +442,11 @@ def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):
 
 def backbone_of(folder) -> dict:
     model = checkpoint.load(folder / "best.pt")["model"]
-    return {name.removeprefix("backbone."): value for name, value in model.items() if name.startswith("backbone.")}
+    return {
+        name.removeprefix("backbone."): value
+        for name, value in model.items()
+        if name.startswith("backbone.")
+    }
 
 
 STANDING_STILL = {"lr": 0.0, "min_lr": 0.0, "epochs": 1, "max_steps": 1}
@@ -367,26 +456,39 @@ def started_from(images, file, folder, **values) -> dict:
     """The backbone after a run of one step at learning rate 0."""
     run(images, folder, pretrained_weights=str(file), **STANDING_STILL, **values)
     model = checkpoint.load(folder / "checkpoint.pt")["model"]
-    return {name.removeprefix("backbone."): value for name, value in model.items() if name.startswith("backbone.")}
+    return {
+        name.removeprefix("backbone."): value
+        for name, value in model.items()
+        if name.startswith("backbone.")
+    }
 
 
-def test_published_stage_one_files_need_trust_and_then_fill_the_backbone(colours, finished, tmp_path, capsys):
+def test_published_stage_one_files_need_trust_and_then_fill_the_backbone(
+    colours, finished, tmp_path, capsys
+):
     source = backbone_of(finished[0])
     file, head = tmp_path / "published.pth", {"mlphead.mlp.0.weight": torch.zeros(2, 2)}
     teacher = {f"backbone.{name}": value for name, value in source.items()} | head
     student = {f"module.backbone.{name}": value + 1 for name, value in source.items()} | head
-    torch.save({"teacher": teacher, "student": student, "args": argparse.Namespace(arch="vit")}, file)
+    torch.save(
+        {"teacher": teacher, "student": student, "args": argparse.Namespace(arch="vit")}, file
+    )
     with pytest.raises(ValueError, match=r"can run code; .* add --trust_checkpoint"):
         run(colours, tmp_path / "a", pretrained_weights=str(file))
     same(started_from(colours, file, tmp_path / "a", trust_checkpoint=True), source)
     assert f"{len(source)} tensors loaded by name" in capsys.readouterr().err
-    shifted = started_from(colours, file, tmp_path / "b", trust_checkpoint=True, checkpoint_key="student")
+    shifted = started_from(
+        colours, file, tmp_path / "b", trust_checkpoint=True, checkpoint_key="student"
+    )
     same(shifted, {name: value + 1 for name, value in source.items()})
 
 
 def test_our_files_say_what_to_build(colours, finished, tmp_path):
     network = dict.fromkeys(NETWORK)
-    same(started_from(colours, finished[0] / "best.pt", tmp_path, **network), backbone_of(finished[0]))
+    same(
+        started_from(colours, finished[0] / "best.pt", tmp_path, **network),
+        backbone_of(finished[0]),
+    )
 
 
 def test_the_head_is_new_and_so_the_number_of_classes_is_free(colours, finished, tmp_path):
@@ -394,13 +496,22 @@ def test_the_head_is_new_and_so_the_number_of_classes_is_free(colours, finished,
     head = {"head.weight": torch.zeros(7, 16), "head.bias": torch.zeros(7)}
     torch.save({**state, "model": {**state["model"], **head}}, tmp_path / "seven.pt")
     same(started_from(colours, tmp_path / "seven.pt", tmp_path / "run"), backbone_of(finished[0]))
-    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["model"]["head.weight"].shape == (3, 16)
+    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["model"]["head.weight"].shape == (
+        3,
+        16,
+    )
     with pytest.raises(ValueError, match="tells 7 classes apart, but image_folder has 3"):
         run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "seven.pt"))
 
 
 def test_tensors_of_other_shapes_are_named(colours, finished, tmp_path, capsys):
-    run(colours, tmp_path, pretrained_weights=str(finished[0] / "best.pt"), patch_size=4, **STANDING_STILL)
+    run(
+        colours,
+        tmp_path,
+        pretrained_weights=str(finished[0] / "best.pt"),
+        patch_size=4,
+        **STANDING_STILL,
+    )
     said = capsys.readouterr().err
     assert "the shapes differ: patch_embed.proj.weight (16, 3, 2, 2) for (16, 3, 4, 4)" in said
 
@@ -411,7 +522,7 @@ def test_tensors_of_other_shapes_are_named(colours, finished, tmp_path, capsys):
 def refused(capsys, *argv) -> str:
     """The one line after which a command that the user can mend ends."""
     with pytest.raises(SystemExit) as stopped:
-        cli.main(Recipe, finetune.finetune, [*map(str, argv), "--device", "cpu"])
+        cli.main(Recipe, finetune.run, [*map(str, argv), "--device", "cpu"])
     said = capsys.readouterr()
     assert stopped.value.code == 2 and not said.out and "Traceback" not in said.err
     (line,) = (line for line in said.err.splitlines() if line.startswith("error: "))
@@ -444,7 +555,9 @@ def refused(capsys, *argv) -> str:
 )
 def test_wrong_flags_get_one_line(flags, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert says in refused(capsys, *flags.split(), *(["--dataset", "shapes"] if "objective" in flags else []))
+    assert says in refused(
+        capsys, *flags.split(), *(["--dataset", "shapes"] if "objective" in flags else [])
+    )
 
 
 @pytest.mark.parametrize(
@@ -462,7 +575,9 @@ def test_sizes_that_do_not_fit_get_one_line(colours, flags, says, capsys, tmp_pa
 
 
 def test_an_odd_share_of_a_mixed_batch_is_refused():
-    with pytest.raises(ValueError, match=r"is 3 images each, an odd number, and mixing takes them by pairs"):
+    with pytest.raises(
+        ValueError, match=r"is 3 images each, an odd number, and mixing takes them by pairs"
+    ):
         Recipe(batch_size=12, accumulate=2).share(2)
     assert Recipe(batch_size=12, accumulate=2, mix_prob=0.0).share(2) == 3
     assert Recipe(batch_size=12, accumulate=2, cm=False, mu=False).share(2) == 3
@@ -481,14 +596,18 @@ def test_an_odd_share_of_a_mixed_batch_is_refused():
 def test_it_is_said_before_images_are_decoded(flags, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(images, "labelled", None)
+    monkeypatch.setattr(_images, "labelled", None)
     assert says in refused(capsys, "--scratch", *flags.split())
 
 
-def test_weights_that_do_not_fit_are_refused_before_images_are_decoded(capsys, tmp_path, monkeypatch):
+def test_weights_that_do_not_fit_are_refused_before_images_are_decoded(
+    capsys, tmp_path, monkeypatch
+):
     torch.save({"unknown.weight": torch.zeros(3)}, tmp_path / "x.pt")
-    monkeypatch.setattr(images, "labelled", None)
-    assert "x.pt" in refused(capsys, "--pretrained_weights", tmp_path / "x.pt", "--image_size", "32")
+    monkeypatch.setattr(_images, "labelled", None)
+    assert "x.pt" in refused(
+        capsys, "--pretrained_weights", tmp_path / "x.pt", "--image_size", "32"
+    )
 
 
 def test_what_the_weights_fill_is_said_once(colours, finished, tmp_path, capsys):
@@ -496,7 +615,9 @@ def test_what_the_weights_fill_is_said_once(colours, finished, tmp_path, capsys)
     assert capsys.readouterr().err.count("tensors loaded by name") == 1
 
 
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="nothing is forbidden to this user")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 0)() == 0, reason="nothing is forbidden to this user"
+)
 def test_a_folder_that_cannot_be_written_is_refused(colours, capsys, tmp_path):
     tmp_path.chmod(0o500)
     data = ("--dataset", "image_folder", "--datapath", colours, "--output_dir", tmp_path)
@@ -510,10 +631,18 @@ def test_unlabelled_images_are_refused(colours, capsys, tmp_path):
 
 def test_weights_that_do_not_fit_are_refused(colours, finished, tmp_path):
     torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"nothing in the file fits this network: it has conv\.weight"):
+    with pytest.raises(
+        ValueError, match=r"nothing in the file fits this network: it has conv\.weight"
+    ):
         run(colours, tmp_path, pretrained_weights=str(tmp_path / "other.pt"))
     with pytest.raises(ValueError, match=r"does not fit --arch vit .* no values for blocks\.2"):
-        run(colours, tmp_path, eval=True, pretrained_weights=str(finished[0] / "best.pt"), num_layers=3)
+        run(
+            colours,
+            tmp_path,
+            eval=True,
+            pretrained_weights=str(finished[0] / "best.pt"),
+            num_layers=3,
+        )
     torch.save(backbone_of(finished[0]), tmp_path / "bare.pt")
     with pytest.raises(ValueError, match="has no classifier, it was not finetuned"):
         run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "bare.pt"))
@@ -521,7 +650,9 @@ def test_weights_that_do_not_fit_are_refused(colours, finished, tmp_path):
 
 def test_another_recipe_does_not_resume(colours, finished):
     options = {**PLAIN, "lr": 0.01, "epochs": 8, "warmup": 1}
-    with pytest.raises(ValueError, match=r"smoothing 0\.1 \(now 0\.2\); a global batch of 12 \(now 6\)"):
+    with pytest.raises(
+        ValueError, match=r"smoothing 0\.1 \(now 0\.2\); a global batch of 12 \(now 6\)"
+    ):
         run(colours, finished[0], **options, smoothing=0.2, batch_size=6)
 
 
@@ -547,9 +678,18 @@ def test_defaults_are_the_published_ones():
         "checkpoint_key": "teacher", "ls": True, "aa": True, "cm": True, "mu": True,
     }  # fmt: skip
     assert {name: getattr(r, name) for name in published} == published
-    entries = {"cifar100": "cifar10", "svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}
+    entries = {
+        "cifar100": "cifar10",
+        "svhn": "svhn",
+        "tiny_imagenet": "imagenet",
+        "cinic10": "imagenet",
+    }
     assert {entry: r.policy(entry) for entry in entries} == entries
-    assert (r.flips("svhn"), r.flips("cifar10"), Recipe(scratch=True, flip=0.5).flips("svhn")) == (0.0, 0.5, 0.5)
+    assert (r.flips("svhn"), r.flips("cifar10"), Recipe(scratch=True, flip=0.5).flips("svhn")) == (
+        0.0,
+        0.5,
+        0.5,
+    )
 
 
 def test_a_recipe_file_may_leave_the_start_to_the_command_line(tmp_path):
@@ -565,9 +705,21 @@ def test_switches_do_what_they_say(capsys):
 
 
 def test_backbone_options_come_from_flags_then_file_then_defaults():
-    described = {"arch": "vit", "image_size": 64, "patch_size": 8, "drop_path_rate": 0.3, "in_channels": 3}
+    described = {
+        "arch": "vit",
+        "image_size": 64,
+        "patch_size": 8,
+        "drop_path_rate": 0.3,
+        "in_channels": 3,
+    }
     options = Recipe(scratch=True, patch_size=4).backbone(described, 32, 1)
-    assert options == {"arch": "vit", "image_size": 64, "patch_size": 4, "drop_path_rate": 0.1, "in_channels": 1}
+    assert options == {
+        "arch": "vit",
+        "image_size": 64,
+        "patch_size": 4,
+        "drop_path_rate": 0.1,
+        "in_channels": 1,
+    }
     other = Recipe(scratch=True, arch="swin").backbone(described, 32, 3)
     assert other == {"arch": "swin", "image_size": 64, "drop_path_rate": 0.1, "in_channels": 3}
 

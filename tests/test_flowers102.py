@@ -8,7 +8,7 @@ import scipy.io
 import torchvision
 from PIL import Image
 
-from multicrop.find import source
+from multicrop.registry import source
 
 IMAGES = 24
 LABELS = [1 + i % 3 for i in range(IMAGES)]  # of images 1, 2, ...
@@ -29,7 +29,9 @@ def write_official(folder):
     for image in range(1, IMAGES + 1):
         write(folder / "jpg" / f"image_{image:05d}.jpg", image)
     scipy.io.savemat(folder / "imagelabels.mat", {"labels": np.array([LABELS])})
-    scipy.io.savemat(folder / "setid.mat", {name: np.array([images]) for name, images in LISTS.items()})
+    scipy.io.savemat(
+        folder / "setid.mat", {name: np.array([images]) for name, images in LISTS.items()}
+    )
 
 
 def write_kaggle(root):
@@ -48,7 +50,9 @@ def values(images):
     return images.pixels[:, 0, 0, 0].tolist()
 
 
-@pytest.mark.parametrize("folder", [".", "flowers-102", "flowers"], ids=["itself", "torchvision's", "the published"])
+@pytest.mark.parametrize(
+    "folder", [".", "flowers-102", "flowers"], ids=["itself", "torchvision's", "the published"]
+)
 def test_official_lists(tmp_path, folder):
     write_official(tmp_path / folder)
     train, test = load(tmp_path), load(tmp_path, "test")
@@ -69,7 +73,9 @@ def test_kaggle_folders_in_numerical_order(tmp_path, folder):
     train, test = load(tmp_path), load(tmp_path, "test")
     assert train.classes == test.classes == tuple(str(label) for label in range(1, 13))
     assert values(train) == [
-        v for label in sorted(map(str, range(1, 13))) for v in (10 * int(label), 10 * int(label) + 1)
+        v
+        for label in sorted(map(str, range(1, 13)))
+        for v in (10 * int(label), 10 * int(label) + 1)
     ]
     assert [v // 10 - 1 for v in values(train)] == train.labels.tolist()
     assert [v // 10 - 1 for v in values(test)] == test.labels.tolist() and len(test) == 12
@@ -92,7 +98,9 @@ def test_the_option_decides_where_both_are_there(tmp_path):
     ],
 )
 def test_nothing_there(tmp_path, name, looked):
-    (tmp_path / "digits" / "train" / "0").mkdir(parents=True)  # ten classes of digits are not flowers
+    (tmp_path / "digits" / "train" / "0").mkdir(
+        parents=True
+    )  # ten classes of digits are not flowers
     for root in (tmp_path, tmp_path / "digits"):
         with pytest.raises(FileNotFoundError, match=looked):
             load(root, name=name)
@@ -102,7 +110,10 @@ def test_missing_images_are_counted_and_named(tmp_path):
     write_official(tmp_path)
     for image in (2, 3):
         (tmp_path / "jpg" / f"image_{image:05d}.jpg").unlink()
-    with pytest.raises(FileNotFoundError, match=r"setid\.mat names 2 images of 5 that are not in .*image_00002\.jpg"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"setid\.mat names 2 images of 5 that are not in .*image_00002\.jpg",
+    ):
         load(tmp_path)
     assert len(load(tmp_path, "test")) == 4
 

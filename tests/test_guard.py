@@ -1,9 +1,9 @@
-"""multicrop/guard.py: what stops a run, and over which steps a logged loss is the mean."""
+"""engine/guard.py: what stops a run, and over which steps a logged loss is the mean."""
 
 import pytest
 import torch
 
-from multicrop.guard import Guard
+from multicrop.engine.guard import Guard
 
 
 def test_the_loss_of_a_row_is_the_mean_since_the_row_before():

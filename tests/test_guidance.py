@@ -6,11 +6,32 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from locality_guidance import COMMITTED, SHARED, classifier, close, full_size_images, part, recorded, rule_filled
+from locality_guidance import (
+    COMMITTED,
+    SHARED,
+    classifier,
+    close,
+    full_size_images,
+    part,
+    recorded,
+    rule_filled,
+)
 
-from multicrop.supervised.guidance import Guidance, attention, resize, same_size, similarity, teacher_images
+from multicrop.supervised.guidance import (
+    Guidance,
+    attention,
+    resize,
+    same_size,
+    similarity,
+    teacher_images,
+)
 
-GROUPS = {"linear_flat": "linear", "linear_pyramid": "linear", "attention": "attention", "similarity": "similarity"}
+GROUPS = {
+    "linear_flat": "linear",
+    "linear_pyramid": "linear",
+    "attention": "attention",
+    "similarity": "similarity",
+}
 
 
 def maps(seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
@@ -23,7 +44,9 @@ def check_recorded(tensors: dict[str, torch.Tensor], transform: str) -> None:
     indices = sorted(part(tensors, "pair_loss/"))
     teacher = [tensors[f"teacher/{index}"] for index in indices]
     student = [tensors[f"student/{index}"].clone().requires_grad_() for index in indices]
-    guidance = Guidance([own.shape[1] for own in student], [other.shape[1] for other in teacher], transform)
+    guidance = Guidance(
+        [own.shape[1] for own in student], [other.shape[1] for other in teacher], transform
+    )
     for place, index in enumerate(indices if transform == "linear" else ()):
         guidance.projections[place].load_state_dict(part(tensors, f"proj/{index}."))
     for loss, index in zip(guidance.pairs(student, teacher), indices, strict=True):
@@ -90,7 +113,9 @@ def test_squares_are_added_in_full_precision_under_autocast():
         with torch.autocast("cpu", torch.bfloat16):
             rounded = guidance([student], [teacher])
         assert rounded.dtype == torch.float32
-        torch.testing.assert_close(rounded, exact, rtol=0 if transform != "linear" else 1e-2, atol=0)
+        torch.testing.assert_close(
+            rounded, exact, rtol=0 if transform != "linear" else 1e-2, atol=0
+        )
 
 
 def test_teacher_sees_every_seventh_pixel_of_a_published_image():
@@ -107,18 +132,30 @@ def test_maps_that_make_no_pairs(student, teacher):
 
 def test_maps_given_must_be_as_many_as_built_for():
     guidance = Guidance([3, 3], [5, 5])
-    with pytest.raises(ValueError, match="1 maps of the student and 2 of the teacher do not make pairs"):
+    with pytest.raises(
+        ValueError, match="1 maps of the student and 2 of the teacher do not make pairs"
+    ):
         guidance(maps(0, (2, 3, 4, 4)), maps(0, (2, 5, 4, 4), (2, 5, 4, 4)))
 
 
 def test_unknown_transform():
-    with pytest.raises(ValueError, match="no guidance is called 'cosine'; take linear, attention, similarity"):
+    with pytest.raises(
+        ValueError, match="no guidance is called 'cosine'; take linear, attention, similarity"
+    ):
         Guidance([3], [5], "cosine")
 
 
 PUBLISHED = [
-    *[("deit_tiny", "deit/deit-ti_c100"), ("pit_tiny", "pit/pit-ti_c100"), ("convit_tiny", "convit/convit-ti_c100")],
-    *[("t2t_vit_7", "t2t/t2t-7_c100"), ("t2t_vit_14", "t2t/t2t-14_c100"), ("cvt_13", "cvt/cvt-13_c100")],
+    *[
+        ("deit_tiny", "deit/deit-ti_c100"),
+        ("pit_tiny", "pit/pit-ti_c100"),
+        ("convit_tiny", "convit/convit-ti_c100"),
+    ],
+    *[
+        ("t2t_vit_7", "t2t/t2t-7_c100"),
+        ("t2t_vit_14", "t2t/t2t-14_c100"),
+        ("cvt_13", "cvt/cvt-13_c100"),
+    ],
     *[("pvt_tiny", "pvt/pvt-ti_c100"), ("pvtv2_b0", "pvtv2/pvtv2-b0_c100")],
 ]
 
@@ -134,9 +171,16 @@ def test_published_networks_guided_by_resnet56(shared_golden, tmp_path, arch, co
     if arch.startswith("t2t"):
         del state["pos_embed"]  # a sinusoid
     student, _ = classifier(arch, state, tmp_path)
-    teacher, _ = classifier("resnet56", rule_filled(manifest["resnet/r-56_c100"]["keys"], 50_000), tmp_path)
-    names, stages = [f"blocks.{index}" for index in manifest[config]["student_index"]], ("s1", "s2", "s3")
-    guidance = Guidance([student.maps[name].width for name in names], [teacher.maps[name].width for name in stages])
+    teacher, _ = classifier(
+        "resnet56", rule_filled(manifest["resnet/r-56_c100"]["keys"], 50_000), tmp_path
+    )
+    names, stages = (
+        [f"blocks.{index}" for index in manifest[config]["student_index"]],
+        ("s1", "s2", "s3"),
+    )
+    guidance = Guidance(
+        [student.maps[name].width for name in names], [teacher.maps[name].width for name in stages]
+    )
     for index, projection in enumerate(guidance.projections):
         draw = np.random.RandomState(90_000 + index).standard_normal
         shape = projection.weight.shape
@@ -148,4 +192,6 @@ def test_published_networks_guided_by_resnet56(shared_golden, tmp_path, arch, co
         for mode in ("eval", "train"):
             other = teacher.train(mode == "train").forward_maps(teacher_images(x))[1]
             loss = guidance([own[name] for name in names], [other[name] for name in stages])
-            torch.testing.assert_close(loss, tensors[f"{config}_ours/guidance_teacher_{mode}"], rtol=1e-4, atol=0)
+            torch.testing.assert_close(
+                loss, tensors[f"{config}_ours/guidance_teacher_{mode}"], rtol=1e-4, atol=0
+            )

@@ -9,12 +9,18 @@ from conftest import launch, result_of
 from safetensors.torch import save_file
 from test_finetune import PLAIN, SMALL, cache, colours, networks, rows_of, run, same, words  # noqa: F401
 
-import finetune
-import precompute
-from multicrop import checkpoint, pretrained
-from multicrop.supervised.precompute_recipe import Recipe as Stored
+from multicrop.commands import finetune, precompute
+from multicrop.config.precompute import Recipe as Stored
+from multicrop.engine import checkpoint
+from multicrop.weights import pretrained
 
-CNN = {"arch": "resnet8", "embed_dim": None, "num_layers": None, "num_heads": None, "image_size": 16}
+CNN = {
+    "arch": "resnet8",
+    "embed_dim": None,
+    "num_layers": None,
+    "num_heads": None,
+    "image_size": 16,
+}
 SGD = {"optimizer": "sgd", "lr": 0.05, "warmup": 0, "epochs": 2, "val_fraction": 0.0}
 GUIDED = {"guidance": "linear", "guide_student": ("blocks.0", "blocks.0", "blocks.1")}
 DISTILLED = {"distillation": "soft", "ce_weight": 0.5, "head_init": "zero"}
@@ -28,12 +34,20 @@ def teacher(colours, tmp_path_factory):  # noqa: F811
     return str(folder)
 
 
-@pytest.mark.parametrize("options", [GUIDED, DISTILLED, GUIDED | DISTILLED, {"guidance": "attention"}])
+@pytest.mark.parametrize(
+    "options", [GUIDED, DISTILLED, GUIDED | DISTILLED, {"guidance": "attention"}]
+)
 def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, options):  # noqa: F811
-    result = run(colours, tmp_path, **PLAIN, **options, teacher=teacher, lr=0.01, warmup=0, epochs=6)
+    result = run(
+        colours, tmp_path, **PLAIN, **options, teacher=teacher, lr=0.01, warmup=0, epochs=6
+    )
     rows = [row for row in rows_of(tmp_path) if "lr" in row]
     terms = [name for name in ("ce", "guidance", "kd") if name in rows[0]]
-    expected = {"ce"} | ({"guidance"} if "guidance" in options else set()) | ({"kd"} if "kd" in rows[0] else set())
+    expected = (
+        {"ce"}
+        | ({"guidance"} if "guidance" in options else set())
+        | ({"kd"} if "kd" in rows[0] else set())
+    )
     assert set(terms) == expected and ("kd" in terms) == ("distillation" in options)
     assert rows[0]["loss"] == pytest.approx(sum(rows[0][name] for name in terms), rel=1e-5)
     assert rows[-1]["loss"] < rows[0]["loss"] and result["test_top1"] > 60
@@ -41,7 +55,14 @@ def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, o
 
 @pytest.mark.parametrize("step", [3, 6])
 def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, tmp_path, step):  # noqa: F811
-    options = {**GUIDED, **DISTILLED, "teacher": teacher, "teacher_bn": "batch", "ema_decay": 0.5, "accumulate": 2}
+    options = {
+        **GUIDED,
+        **DISTILLED,
+        "teacher": teacher,
+        "teacher_bn": "batch",
+        "ema_decay": 0.5,
+        "accumulate": 2,
+    }
     run(colours, tmp_path / "whole", **options)
     run(colours, tmp_path / "parts", max_steps=step, **options)
     run(colours, tmp_path / "parts", **options)
@@ -56,7 +77,9 @@ def test_a_guided_checkpoint_is_a_plain_classifier_to_others(colours, teacher, t
     result = run(colours, tmp_path, **PLAIN, **GUIDED, teacher=teacher)
     file = pretrained.read(tmp_path)
     assert file.head and not any("projection" in name for name in file.backbone)
-    found = run(colours, tmp_path / "e", eval=True, pretrained_weights=str(tmp_path / "checkpoint.pt"))
+    found = run(
+        colours, tmp_path / "e", eval=True, pretrained_weights=str(tmp_path / "checkpoint.pt")
+    )
     assert found["test_top1"] == result["test_top1"]
 
 
@@ -64,26 +87,56 @@ def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, t
     before = pretrained.read(teacher).backbone
     run(colours, tmp_path / "plain", **PLAIN, max_steps=2)
     run(colours, tmp_path / "guided", **PLAIN, **GUIDED, teacher=teacher, max_steps=2)
-    plain, guided = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided"))
-    assert not torch.equal(plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"])
+    plain, guided = (
+        checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided")
+    )
+    assert not torch.equal(
+        plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"]
+    )
     same(before, pretrained.read(teacher).backbone)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(colours, tmp_path, monkeypatch, precision):  # noqa: F811
+def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(
+    colours, tmp_path, monkeypatch, precision
+):  # noqa: F811
     torch.manual_seed(0)
     published = timm.create_model("resnet10t", num_classes=3).eval()
     file = tmp_path / "resnet10t.safetensors"
     save_file(published.state_dict(), file)
     teach, teachers = finetune.teach, []
-    monkeypatch.setattr(finetune, "teach", lambda *given: teachers.append(teach(*given)) or teachers[-1])
-    maps = {"guidance": "linear", "guide_student": ("blocks.0", "blocks.1"), "guide_teacher": ("layer1", "layer2")}
-    options = {**PLAIN, **DISTILLED, **maps, "teacher": str(file), "teacher_arch": "timm:resnet10t", "max_steps": 2}
-    with pytest.raises(ValueError, match="does not say the size of its images: give --teacher_image_size"):
+    monkeypatch.setattr(
+        finetune, "teach", lambda *given: teachers.append(teach(*given)) or teachers[-1]
+    )
+    maps = {
+        "guidance": "linear",
+        "guide_student": ("blocks.0", "blocks.1"),
+        "guide_teacher": ("layer1", "layer2"),
+    }
+    options = {
+        **PLAIN,
+        **DISTILLED,
+        **maps,
+        "teacher": str(file),
+        "teacher_arch": "timm:resnet10t",
+        "max_steps": 2,
+    }
+    with pytest.raises(
+        ValueError, match="does not say the size of its images: give --teacher_image_size"
+    ):
         run(colours, tmp_path / "run", **options)
-    assert run(colours, tmp_path / "run", **options, teacher_image_size=32, precision=precision)["step"] == 2
+    assert (
+        run(colours, tmp_path / "run", **options, teacher_image_size=32, precision=precision)[
+            "step"
+        ]
+        == 2
+    )
     rows = [row for row in rows_of(tmp_path / "run") if "lr" in row]
-    assert all(math.isfinite(row[name]) and row[name] > 0 for row in rows for name in ("ce", "guidance", "kd"))
+    assert all(
+        math.isfinite(row[name]) and row[name] > 0
+        for row in rows
+        for name in ("ce", "guidance", "kd")
+    )
     x = torch.randn(2, 3, 32, 32)
     taught, expected = teachers[-1](x), published.forward_intermediates(x, intermediates_only=True)
     torch.testing.assert_close(taught.logits, published(x).detach())
@@ -99,12 +152,16 @@ OFFLINE = {"aa": False, "cm": False, "mu": False, "re": 0.25, "sd": 0.1, "paddin
 def features(colours, teacher, tmp_path_factory):  # noqa: F811
     """The teacher's maps of all training images."""
     folder = tmp_path_factory.mktemp("features")
-    stored = precompute.precompute(Stored(teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32"))
+    stored = precompute.run(
+        Stored(teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32")
+    )
     assert stored["status"] == "finished" and stored["images"] == 60
     return str(folder)
 
 
-def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(colours, teacher, features, tmp_path):  # noqa: F811
+def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(
+    colours, teacher, features, tmp_path
+):  # noqa: F811
     whole = {**PLAIN, **GUIDED, "padding": 0, "flip": 0.0, "max_steps": 3}
     run(colours, tmp_path / "online", **whole, teacher=teacher)
     run(colours, tmp_path / "stored", **whole, guidance_features=features)
@@ -136,7 +193,15 @@ def test_stored_maps_that_would_not_fit_are_refused(colours, features, tmp_path,
 
 @pytest.mark.slow
 def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F811
-    options = {**SMALL, **PLAIN, **DISTILLED, "guidance": "linear", "teacher": teacher, "scratch": True, "max_steps": 3}
+    options = {
+        **SMALL,
+        **PLAIN,
+        **DISTILLED,
+        "guidance": "linear",
+        "teacher": teacher,
+        "scratch": True,
+        "max_steps": 3,
+    }
     for ranks in (1, 2):
         flags = words({**options, "datapath": colours, "output_dir": tmp_path / str(ranks)})
         assert result_of(launch("finetune.py", *flags, ranks=ranks))["step"] == 3
@@ -153,8 +218,14 @@ def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F81
         ({"distillation": "soft"}, "--distillation soft: needs --teacher FILE"),
         ({"teacher": "here"}, "teaches nothing: give --guidance or --distillation"),
         ({"teacher": "here", **GUIDED, "guide_teacher": ("s1",)}, "do not make pairs"),
-        ({"teacher": "here", **GUIDED, "freeze_backbone": True}, "guides the backbone: not with --freeze_backbone"),
-        ({"teacher": "here", **PLAIN, **GUIDED, "guidance_features": "x"}, "--teacher here: is not needed"),
+        (
+            {"teacher": "here", **GUIDED, "freeze_backbone": True},
+            "guides the backbone: not with --freeze_backbone",
+        ),
+        (
+            {"teacher": "here", **PLAIN, **GUIDED, "guidance_features": "x"},
+            "--teacher here: is not needed",
+        ),
     ],
 )
 def test_flags_that_do_not_go_together(colours, tmp_path, options, message):  # noqa: F811
@@ -163,8 +234,14 @@ def test_flags_that_do_not_go_together(colours, tmp_path, options, message):  # 
 
 
 def test_maps_that_a_network_does_not_have_are_named(colours, teacher, tmp_path):  # noqa: F811
-    options = {"guidance": "linear", "teacher": teacher, "guide_student": ("blocks.0", "blocks.1", "blocks.7")}
-    with pytest.raises(ValueError, match=r"blocks\.7: ViT has no map of this name; it has blocks\.0, blocks\.1"):
+    options = {
+        "guidance": "linear",
+        "teacher": teacher,
+        "guide_student": ("blocks.0", "blocks.1", "blocks.7"),
+    }
+    with pytest.raises(
+        ValueError, match=r"blocks\.7: ViT has no map of this name; it has blocks\.0, blocks\.1"
+    ):
         run(colours, tmp_path, **options)
 
 
@@ -175,7 +252,17 @@ def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, t
     checkpoint.save(state, tmp_path / "five.pt")
     with pytest.raises(ValueError, match="tells 5 classes apart, but image_folder has 3"):
         run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "five.pt"))
-    assert run(colours, tmp_path / "g", **PLAIN, **GUIDED, teacher=str(tmp_path / "five.pt"), max_steps=1)["step"] == 1
+    assert (
+        run(
+            colours,
+            tmp_path / "g",
+            **PLAIN,
+            **GUIDED,
+            teacher=str(tmp_path / "five.pt"),
+            max_steps=1,
+        )["step"]
+        == 1
+    )
 
 
 def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, tmp_path):  # noqa: F811
@@ -186,7 +273,9 @@ def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, t
         checkpoint.save(state, tmp_path / "cnn.pt")
         if step == 1:
             run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"), max_steps=1)
-    with pytest.raises(ValueError, match=r"holds another run: .*a teacher whose weights have the hash"):
+    with pytest.raises(
+        ValueError, match=r"holds another run: .*a teacher whose weights have the hash"
+    ):
         run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"))
 
 

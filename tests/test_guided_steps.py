@@ -8,18 +8,20 @@ from types import SimpleNamespace
 import torch
 from locality_guidance import COMMITTED, SHARED, close, part, recorded
 
-from multicrop import find, optim, pretrained
-from multicrop.schedule import epoch_cosine
+from multicrop import registry
+from multicrop.engine import optim
+from multicrop.engine.schedule import epoch_cosine
 from multicrop.supervised import parameters
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.guidance import Guidance
-from multicrop.supervised.learner import Learner
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mix, apply
 from multicrop.supervised.objectives.cross_entropy import Objective
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
+from multicrop.supervised.train_module import Learner
+from multicrop.weights import pretrained
 
 LOG = "log_cls_inter_logit_total_lr_top1err_top5err"
 CNN = {"arch": "resnet", "image_size": 32, "depth": 8}
@@ -34,7 +36,7 @@ def network(tensors: dict[str, torch.Tensor], arch: str, folder, **options) -> C
     """A classifier with weights of the published names, by the users' route."""
     torch.save({"model_state": tensors}, folder / "model.pyth")
     file = pretrained.read(folder / "model.pyth")
-    backbone = find.backbone(arch, **options)
+    backbone = registry.backbone(arch, **options)
     pretrained.fill(backbone, file, arch, whole=True)
     model = Classifier(backbone, 10)
     model.load_heads(file.head, file.second_head)
@@ -42,13 +44,20 @@ def network(tensors: dict[str, torch.Tensor], arch: str, folder, **options) -> C
 
 
 def taught_by(tensors, folder, names: tuple[str, ...]) -> Teacher:
-    return Teacher(network(part(tensors, "teacher_before/"), folder=folder, **CNN), 16, names, batch_norm="batch")
+    return Teacher(
+        network(part(tensors, "teacher_before/"), folder=folder, **CNN),
+        16,
+        names,
+        batch_norm="batch",
+    )
 
 
 def six_steps(tensors, learner, loss, teacher, build, rates: dict, decay: float) -> None:
     """Every recorded loss and rate on the way."""
     exempt = ("cls_token", "pos_embed", "dist_token")
-    optimizer = build(parameters.groups(learner.train(), exempt=exempt, backbone=learner.model.backbone))
+    optimizer = build(
+        parameters.groups(learner.train(), exempt=exempt, backbone=learner.model.backbone)
+    )
     for step, recorded_step in enumerate(tensors[LOG]):
         lr = epoch_cosine(step // 3, 4, **rates)
         batch = apply(tensors[f"batch/{step % 3}/input"], tensors[f"batch/{step % 3}/label"], Mix())
@@ -89,7 +98,15 @@ def guided(tensors, folder) -> None:
     guidance = Guidance([36, 36, 36], [16, 32, 64])
     guidance.projections.load_state_dict(part(tensors, "proj_before/"))
     learner = Learner(model, guidance, names)
-    six_steps(tensors, learner, Loss(Objective(0.0)), teacher, lambda g: optim.build("adamw", g), TRANSFORMER, 0.05)
+    six_steps(
+        tensors,
+        learner,
+        Loss(Objective(0.0)),
+        teacher,
+        lambda g: optim.build("adamw", g),
+        TRANSFORMER,
+        0.05,
+    )
     check_weights(model, tensors, "student", folder, **DEIT)
     for name, theirs in part(tensors, "proj_after/").items():
         close(guidance.projections.state_dict()[name], theirs, 1e-4)
@@ -110,7 +127,9 @@ def test_logit_distillation(shared_golden, tmp_path):
     options = DEIT | {"arch": "deit_tiny_distilled"}
     model = network(part(tensors, "student_before/"), folder=tmp_path, **options)
     teacher = taught_by(tensors, tmp_path, ())
-    loss = Loss(Objective(0.0), LogitDistillation(temperature=2.0, weight=10.0, floor=0.0), ce_weight=0.5)
+    loss = Loss(
+        Objective(0.0), LogitDistillation(temperature=2.0, weight=10.0, floor=0.0), ce_weight=0.5
+    )
     learner = Learner(model, distils=True)
     six_steps(tensors, learner, loss, teacher, lambda g: optim.build("adamw", g), TRANSFORMER, 0.05)
     check_weights(model, tensors, "student", tmp_path, **options)

@@ -55,9 +55,13 @@ def test_one_search_gives_the_scores_of_every_k_and_temperature(recorded, backen
         scores *= (similarity[:, :1].double() / temperature).exp()
         expected = torch.from_numpy(recorded[f"k{k}_T{temperature}_scores"]).double()
         torch.testing.assert_close(scores, expected, rtol=2e-5, atol=1e-5 * expected.max().item())
-        if f"k{k}_T{temperature}_ranking" in recorded:  # of which the copy here holds the first column
+        if (
+            f"k{k}_T{temperature}_ranking" in recorded
+        ):  # of which the copy here holds the first column
             ranking = torch.from_numpy(recorded[f"k{k}_T{temperature}_ranking"]).long()
-            assert scores.gather(1, ranking).diff().max() <= 1e-5 * expected.max()  # classes without votes may tie
+            assert (
+                scores.gather(1, ranking).diff().max() <= 1e-5 * expected.max()
+            )  # classes without votes may tie
             best = ranking[:, 0].numpy()
         else:
             best = recorded[f"k{k}_T{temperature}_best"]
@@ -68,23 +72,34 @@ def by_hand(train, train_labels, test, test_labels, k, temperature, classes):
     unit = lambda x: x / x.norm(dim=1, keepdim=True)  # noqa: E731
     hits = [0, 0]
     for image, label in zip(unit(test), test_labels.tolist(), strict=True):
-        nearest = sorted(((float(image @ other), j) for j, other in enumerate(unit(train))), reverse=True)[:k]
+        nearest = sorted(
+            ((float(image @ other), j) for j, other in enumerate(unit(train))), reverse=True
+        )[:k]
         scores = [0.0] * classes
         for similarity, j in nearest:
             scores[train_labels[j]] += np.exp(similarity / temperature)
-        order = sorted(range(classes), key=lambda c: -scores[c])  # stable: among equals the lower class first
+        order = sorted(
+            range(classes), key=lambda c: -scores[c]
+        )  # stable: among equals the lower class first
         hits[0] += label in order[:1]
         hits[1] += label in order[: min(5, k, classes)]
     return tuple(100 * n / len(test) for n in hits)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("test_images", "classes", "k"), [(1, 3, 4), (7, 2, 5), (13, 30, 40), (99, 12, 2)])
+@pytest.mark.parametrize(
+    ("test_images", "classes", "k"), [(1, 3, 4), (7, 2, 5), (13, 30, 40), (99, 12, 2)]
+)
 def test_any_size_agrees_with_a_loop(backend, test_images, classes, k):
     random = torch.Generator().manual_seed(test_images)
-    train, test = torch.randn(50, 6, generator=random), torch.randn(test_images, 6, generator=random)
+    train, test = (
+        torch.randn(50, 6, generator=random),
+        torch.randn(test_images, 6, generator=random),
+    )
     labels = [torch.randint(classes, (n,), generator=random) for n in (50, test_images)]
-    found = knn(train, labels[0], test, labels[1], k=[k], temperature=0.1, classes=classes, backend=backend)
+    found = knn(
+        train, labels[0], test, labels[1], k=[k], temperature=0.1, classes=classes, backend=backend
+    )
     assert found[k] == pytest.approx(by_hand(train, labels[0], test, labels[1], k, 0.1, classes))
 
 
@@ -95,7 +110,9 @@ def test_torch_search_is_the_same_in_pieces(monkeypatch):
     pieces = probe.search(DATA[0], DATA[2], 20, "torch")
     torch.testing.assert_close(pieces[0], whole[0])
     assert torch.equal(pieces[1], whole[1])
-    assert knn(*DATA, k=[20], backend="torch")[20][0] == pytest.approx(float(GOLDEN["k20_T0.07_top1"]))
+    assert knn(*DATA, k=[20], backend="torch")[20][0] == pytest.approx(
+        float(GOLDEN["k20_T0.07_top1"])
+    )
 
 
 def test_k_is_limited_by_the_training_set():
@@ -131,7 +148,10 @@ def test_autocast_around_the_search_changes_nothing():
         ({"backend": "annoy"}, "known: auto, faiss, torch"),
         ({"test_labels": DATA[3][:-1]}, "230 test features for 229 labels"),
         ({"train_features": DATA[0] * float("nan")}, "training features are not finite"),
-        ({"test_features": DATA[2][:0], "test_labels": DATA[3][:0]}, "at least one training and one test image"),
+        (
+            {"test_features": DATA[2][:0], "test_labels": DATA[3][:0]},
+            "at least one training and one test image",
+        ),
     ],
 )
 def test_wrong_input_is_named(change, message):
@@ -183,7 +203,9 @@ class Backbone(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Dropout(0.5))
+        self.layer = nn.Sequential(
+            nn.Flatten(), nn.Linear(12, 5), nn.BatchNorm1d(5), nn.Dropout(0.5)
+        )
 
     def forward(self, x):
         return self.layer(x)
@@ -206,13 +228,18 @@ def test_features_come_from_evaluation_mode_and_leave_the_modes_alone(kind, tmp_
     network.eval()
     torch.testing.assert_close(found, network(images.float() / 255).detach())
     chosen = torch.tensor([9, 0, 3, 3, 10])
-    torch.testing.assert_close(features(network, stored, lambda x: x / 255, batch_size=2, chosen=chosen), found[chosen])
+    torch.testing.assert_close(
+        features(network, stored, lambda x: x / 255, batch_size=2, chosen=chosen), found[chosen]
+    )
 
 
 def test_features_under_autocast_are_float32_and_modes_survive_an_error():
     network = Backbone().train()
     images = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8)
-    assert features(network, images, lambda x: x.float(), autocast=torch.bfloat16).dtype == torch.float32
+    assert (
+        features(network, images, lambda x: x.float(), autocast=torch.bfloat16).dtype
+        == torch.float32
+    )
     assert features(network, images[:0], lambda x: x.float()).shape == (0, 5)
     with pytest.raises(RuntimeError):
         features(network, images, lambda x: x)  # uint8 into a linear layer

@@ -52,7 +52,9 @@ def environment(**more: str) -> dict[str, str]:
 
 def torchrun(*words: object, **env: str) -> subprocess.CompletedProcess:
     line = [str(TORCHRUN), *map(str, words)]
-    return subprocess.run(line, env=environment(**env), capture_output=True, text=True, timeout=300, cwd=ROOT)
+    return subprocess.run(
+        line, env=environment(**env), capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
 
 
 @pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
@@ -86,7 +88,12 @@ def test_torchrun_starts_the_ranks_and_shares_the_cores(rank_script):
     assert done.returncode == 0, done.stderr
     threads = str(max(os.cpu_count() // 2, 1))
     for rank in ("0", "1"):
-        assert (rank_script.parent / "ranks" / rank).read_text().split()[:4] == [rank, "2", rank, threads]
+        assert (rank_script.parent / "ranks" / rank).read_text().split()[:4] == [
+            rank,
+            "2",
+            rank,
+            threads,
+        ]
 
 
 @pytest.mark.slow
@@ -107,9 +114,15 @@ def test_two_machines_meet(rank_script):
     folder = rank_script.parent / "ranks"
     more = {"NPROC": "1", "NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     line = [str(TORCHRUN), str(rank_script), "ok", str(folder)]
-    nodes = [subprocess.Popen(line, env=environment(**more, NODE_RANK=rank), cwd=ROOT) for rank in ("0", "1")]
+    nodes = [
+        subprocess.Popen(line, env=environment(**more, NODE_RANK=rank), cwd=ROOT)
+        for rank in ("0", "1")
+    ]
     assert [node.wait(timeout=120) for node in nodes] == [0, 0]
-    assert [(folder / rank).read_text().split()[:3] for rank in ("0", "1")] == [["0", "2", "0"], ["1", "2", "0"]]
+    assert [(folder / rank).read_text().split()[:3] for rank in ("0", "1")] == [
+        ["0", "2", "0"],
+        ["1", "2", "0"],
+    ]
 
 
 @pytest.mark.slow
@@ -117,7 +130,9 @@ def test_two_machines_meet(rank_script):
 def test_torchrun_hands_signals_on_and_says_resume_me(rank_script, name):
     folder = rank_script.parent / "ranks"
     line = [str(TORCHRUN), str(rank_script), "wait", str(folder)]
-    running = subprocess.Popen(line, env=environment(NPROC="2"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        line, env=environment(NPROC="2"), cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     deadline = time.time() + 120
     while len(list(folder.iterdir())) < 2 and time.time() < deadline:
         time.sleep(0.1)
@@ -141,7 +156,9 @@ def test_torchrun_trains_on_two_gloo_ranks(tmp_path):
     assert "16 = 8 images x 2 ranks" in done.stderr
 
 
-def slurm(tmp_path: Path, script: Path, mode: str, code: int) -> tuple[subprocess.CompletedProcess, list[str]]:
+def slurm(
+    tmp_path: Path, script: Path, mode: str, code: int
+) -> tuple[subprocess.CompletedProcess, list[str]]:
     """Run the batch script with stand-ins for Slurm's commands; srun starts one task and reports `code`."""
     commands, calls = tmp_path / "bin", tmp_path / "calls"
     commands.mkdir()
@@ -162,7 +179,10 @@ def slurm(tmp_path: Path, script: Path, mode: str, code: int) -> tuple[subproces
 def test_slurm_requeues_what_can_be_resumed(tmp_path, rank_script):
     done, calls = slurm(tmp_path, rank_script, "ok", code=75)
     assert done.returncode == 0, done.stderr
-    assert calls[1:] == ["srun --kill-on-bad-exit=0 --wait=300 --cpus-per-task=5", "scontrol requeue 123"]
+    assert calls[1:] == [
+        "srun --kill-on-bad-exit=0 --wait=300 --cpus-per-task=5",
+        "scontrol requeue 123",
+    ]
     assert (tmp_path / "ranks" / "3").read_text().split() == ["3", "8", "1", "5", "node7", "10123"]
 
 
@@ -182,18 +202,27 @@ def test_slurm_names_a_missing_script(tmp_path):
 def test_the_demo_takes_a_folder_with_spaces_and_starts_everything_in_it(tmp_path):
     """With an interpreter that only writes down what it is asked to run, and answers as the scripts do."""
     python, out = tmp_path / "python", tmp_path / "a folder"
-    answer = json.dumps({"results": [{"top1": {"20": 20.0}}, {"top1": {"20": 45.5}}], "test_top1": 61.25})
+    answer = json.dumps(
+        {"results": [{"top1": {"20": 20.0}}, {"top1": {"20": 45.5}}], "test_top1": 61.25}
+    )
     python.write_text(
         f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} "$@"; fi\n'
         f"printf '%s|' \"$@\" >> '{tmp_path}/asked'; echo >> '{tmp_path}/asked'\necho '{answer}'\n"
     )
     python.chmod(0o755)
     env = environment(PYTHON=str(python), OUT=str(out), SEEDS="0 1")
-    done = subprocess.run(["bash", str(ROOT / "launch/demo.sh")], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", str(ROOT / "launch/demo.sh")], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     asked = [line.strip("|").split("|") for line in (tmp_path / "asked").read_text().splitlines()]
     scripts = ["train_ssl.py", "eval_knn.py", "finetune.py", "finetune.py"]
     assert [words[0] for words in asked] == [*scripts, *scripts, "visualise.py"]
-    assert asked[2][-4:] == ["--pretrained_weights", f"{out}/seed0/ssl", "--output_dir", f"{out}/seed0/pretrained"]
+    assert asked[2][-4:] == [
+        "--pretrained_weights",
+        f"{out}/seed0/ssl",
+        "--output_dir",
+        f"{out}/seed0/pretrained",
+    ]
     assert asked[7][-3:] == ["--scratch", "--output_dir", f"{out}/seed1/scratch"]
     assert "45.50 +- 0.00" in done.stdout and "61.25 +- 0.00" in done.stdout

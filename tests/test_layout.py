@@ -18,9 +18,19 @@ MAY_USE = {
     "datasets": set(),
     "multicrop": set(),
 }
-FLAGS = {"ssl", "supervised", "probes"}  # their recipes share multicrop/flags.py, which itself imports nothing of ours
+FLAGS = {
+    "ssl",
+    "supervised",
+    "probes",
+}  # their recipes share multicrop/flags.py, which itself imports nothing of ours
 SCRIPTS = ("train_ssl", "finetune", "evaluation", "eval_knn", "precompute", "visualise")
-OUTSIDE = (*FOLDERS, *SCRIPTS, "launch", "tests", "benchmarks")  # what a part of multicrop never imports by bare name
+OUTSIDE = (
+    *FOLDERS,
+    *SCRIPTS,
+    "launch",
+    "tests",
+    "benchmarks",
+)  # what a part of multicrop never imports by bare name
 FILES = [path for folder in MAY_USE for path in sorted((ROOT / folder).rglob("*.py"))]
 USERS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
@@ -48,8 +58,14 @@ def wrong_arrows(path: Path) -> list[str]:
     for name in imported(path):
         parts = name.split(".")
         inside = parts[0] == "multicrop" and len(parts) > 1
-        target = parts[1] if inside and parts[1] in FOLDERS else "multicrop" if parts[0] == "multicrop" else None
-        shared = folder in FLAGS and name.startswith("multicrop.flags.")
+        target = (
+            parts[1]
+            if inside and parts[1] in FOLDERS
+            else "multicrop"
+            if parts[0] == "multicrop"
+            else None
+        )
+        shared = folder in FLAGS and name.startswith("multicrop.config.parts.")
         if target and target not in allowed and not shared:
             wrong.append(f"{folder} -> {target} ({name})")
         if parts[0] in OUTSIDE and not pythons_ssl(parts):
@@ -62,7 +78,7 @@ def pythons_ssl(parts: list[str]) -> bool:
 
 
 def distributed(path: Path) -> list[str]:
-    """Imports and uses of torch.distributed outside multicrop/ranks.py."""
+    """Imports and uses of torch.distributed outside engine/ranks.py."""
     if path == ROOT / "multicrop" / "ranks.py":
         return []
     uses = [
@@ -70,7 +86,9 @@ def distributed(path: Path) -> list[str]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed"
     ]
-    return uses + [f"import of {name}" for name in imported(path) if name.startswith("torch.distributed")]
+    return uses + [
+        f"import of {name}" for name in imported(path) if name.startswith("torch.distributed")
+    ]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -85,7 +103,11 @@ def test_scripts_and_benchmarks_leave_processes_to_ranks(path):
 
 @pytest.mark.parametrize("path", USERS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_scripts_and_benchmarks_import_the_folders_through_multicrop(path):
-    wrong = [name for name in imported(path) if name.split(".")[0] in FOLDERS and not pythons_ssl(name.split("."))]
+    wrong = [
+        name
+        for name in imported(path)
+        if name.split(".")[0] in FOLDERS and not pythons_ssl(name.split("."))
+    ]
     assert wrong == []
 
 

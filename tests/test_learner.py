@@ -4,21 +4,25 @@ import pytest
 import torch
 from conftest import ROOT
 
-from multicrop import checkpoint, find, pretrained
+from multicrop import registry
+from multicrop.engine import checkpoint
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.guidance import Guidance
-from multicrop.supervised.learner import Learner
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed
 from multicrop.supervised.objectives.cross_entropy import Objective
+from multicrop.supervised.train_module import Learner
+from multicrop.weights import pretrained
 
 NAMES = ("blocks.0", "blocks.1")
 
 
 def student(arch: str = "deit_tiny", head_init: str = "normal") -> Classifier:
     torch.manual_seed(0)
-    return Classifier(find.backbone(arch, 32, embed_dim=24, num_layers=2, drop_path_rate=0.0), 5, head_init)
+    return Classifier(
+        registry.backbone(arch, 32, embed_dim=24, num_layers=2, drop_path_rate=0.0), 5, head_init
+    )
 
 
 def learner(arch: str = "deit_tiny", guided: bool = False, distils: bool = False) -> Learner:
@@ -43,7 +47,11 @@ def test_a_plain_classifier_keeps_its_names_and_its_answer():
     model = student()
     assert {name.partition(".")[0] for name in model.state_dict()} == {"backbone", "head"}
     answer = Learner(model)(X)
-    assert torch.equal(answer.logits, model(X)) and answer.distilled is answer.logits and answer.guidance is None
+    assert (
+        torch.equal(answer.logits, model(X))
+        and answer.distilled is answer.logits
+        and answer.guidance is None
+    )
 
 
 def test_guidance_is_of_the_named_maps_of_the_same_pass():
@@ -54,7 +62,9 @@ def test_guidance_is_of_the_named_maps_of_the_same_pass():
     assert len(passes) == 1
     torch.testing.assert_close(answer.logits, module.model(X))
     _, found = module.model.backbone.forward_maps(X)
-    torch.testing.assert_close(answer.guidance, module.guidance([found[name] for name in NAMES], MAPS))
+    torch.testing.assert_close(
+        answer.guidance, module.guidance([found[name] for name in NAMES], MAPS)
+    )
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -77,7 +87,9 @@ def test_a_distillation_token_has_its_own_head(guided):
 @pytest.mark.parametrize("distils", [False, True])
 def test_every_parameter_takes_part(arch, guided, distils):
     module = learner(arch, guided, distils)
-    total, found = parts(module(X, MAPS if guided else None), LogitDistillation() if distils else None)
+    total, found = parts(
+        module(X, MAPS if guided else None), LogitDistillation() if distils else None
+    )
     assert [*found] == ["ce", *["guidance"] * guided, *["kd"] * distils]
     total.backward()
     assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
@@ -112,7 +124,9 @@ def test_heads_start_with_small_weights_or_zero():
 
 def test_both_heads_come_back_from_a_checkpoint(tmp_path):
     model = student("deit_tiny_distilled")
-    checkpoint.save({"kind": "finetune", "model": model.state_dict(), "recipe": {}}, tmp_path / "x.pt")
+    checkpoint.save(
+        {"kind": "finetune", "model": model.state_dict(), "recipe": {}}, tmp_path / "x.pt"
+    )
     file = pretrained.read(tmp_path / "x.pt")
     again = student("deit_tiny_distilled", "zero")
     pretrained.fill(again.backbone, file, "deit_tiny_distilled", whole=True)
@@ -131,7 +145,10 @@ def test_both_heads_come_from_published_and_timms_files(tmp_path, second):
     file = pretrained.read(tmp_path / "x.pt")
     again = student("deit_tiny_distilled", "zero")
     again.load_heads(file.head, file.second_head)
-    assert torch.equal(again.distill_head.weight, model.distill_head.weight) and f"{second}.bias" not in file.backbone
+    assert (
+        torch.equal(again.distill_head.weight, model.distill_head.weight)
+        and f"{second}.bias" not in file.backbone
+    )
 
 
 def test_one_head_on_the_mean_of_both_tokens_is_both():

@@ -15,7 +15,7 @@ from PIL import Image
 from multicrop.datasets import _pack
 from multicrop.datasets._arrow import image_and_label
 from multicrop.datasets._lmdb import Database
-from multicrop.find import source
+from multicrop.registry import source
 
 lmdb = pytest.importorskip("lmdb")
 PUBLISHED = GOLDEN / "dhvt_lmdb"
@@ -33,18 +33,35 @@ def load(root, split="train", **options):
 def recorded(seed, side):
     """The pixels that were written: Python's own random bytes."""
     numbers = random.Random(seed)
-    return np.array([numbers.randrange(256) for _ in range(side * side * 3)], np.uint8).reshape(side, side, 3)
+    return np.array([numbers.randrange(256) for _ in range(side * side * 3)], np.uint8).reshape(
+        side, side, 3
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_published_format(stream):
     train = load(PUBLISHED, source_size=8, stream=stream, workers=2)
     test = load(PUBLISHED, "test", source_size=8, stream=stream, workers=1)
-    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2, 0, 1, 2, 1, 0, 2] and test.labels.tolist() == [2, 1, 0]
+    assert train.labels.tolist() == [
+        0,
+        0,
+        1,
+        1,
+        2,
+        2,
+        0,
+        1,
+        2,
+        1,
+        0,
+        2,
+    ] and test.labels.tolist() == [2, 1, 0]
     assert train.classes == test.classes == ("0", "1", "2")
     for i in (0, 1, 2, 4, 11):
         assert np.array_equal(train.pixels[i].permute(1, 2, 0).numpy(), recorded(i, 8))
-    whole = Image.fromarray(recorded(3, 32)).resize((8, 8), Image.Resampling.BICUBIC)  # its value has pages of its own
+    whole = Image.fromarray(recorded(3, 32)).resize(
+        (8, 8), Image.Resampling.BICUBIC
+    )  # its value has pages of its own
     assert np.array_equal(train.pixels[3].permute(1, 2, 0).numpy(), np.asarray(whole))
     assert np.array_equal(test.pixels[2].permute(1, 2, 0).numpy(), recorded(102, 8))
 
@@ -54,7 +71,9 @@ def test_a_file_or_folders_of_databases_may_be_given(tmp_path):
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         shutil.copy(PUBLISHED / f"{split}.lmdb", tmp_path / split / "data.mdb")
-    assert len(load(tmp_path, source_size=8)) == 12 and len(load(tmp_path, "test", source_size=8)) == 3
+    assert (
+        len(load(tmp_path, source_size=8)) == 12 and len(load(tmp_path, "test", source_size=8)) == 3
+    )
 
 
 def test_as_a_folder_of_images_it_is_pointed_to_this_entry():
@@ -103,7 +122,9 @@ def test_any_damage_is_an_error_or_an_unreadable_image(tmp_path):
 def test_pages_in_a_circle(tmp_path):
     """Each child of a branch page is made to be that page again."""
     content = bytearray((PUBLISHED / "train.lmdb").read_bytes())
-    for page in (at for at in range(8192, len(content), 4096) if content[at + 10 : at + 12] == b"\1\0"):
+    for page in (
+        at for at in range(8192, len(content), 4096) if content[at + 10 : at + 12] == b"\1\0"
+    ):
         for i in range((int.from_bytes(content[page + 12 : page + 14], "little") - 16) // 2):
             node = page + int.from_bytes(content[page + 16 + 2 * i : page + 18 + 2 * i], "little")
             content[node : node + 6] = (page // 4096).to_bytes(6, "little")
@@ -120,7 +141,8 @@ def test_any_tree_of_pages_is_read(tmp_path):
             with database.begin(write=True) as transaction:
                 for key in numbers.integers(0, 20000, 6000):
                     transaction.put(
-                        b"%d" % key, numbers.bytes(numbers.choice((0, 3, 90, 5000), p=(0.1, 0.4, 0.45, 0.05)))
+                        b"%d" % key,
+                        numbers.bytes(numbers.choice((0, 3, 90, 5000), p=(0.1, 0.4, 0.45, 0.05))),
                     )
                 for key in numbers.integers(0, 20000, 2000):
                     transaction.delete(b"%d" % key)
@@ -141,7 +163,10 @@ def test_a_pickle_is_never_read(tmp_path):
         database.begin(write=True) as transaction,
     ):
         transaction.put(b"0", pickle.dumps((Evil(), 0)))
-    with pytest.raises(ValueError, match=r"not of pyarrow\): build it again from the image files: python -m multicrop"):
+    with pytest.raises(
+        ValueError,
+        match=r"not of pyarrow\): build it again from the image files: python -m multicrop",
+    ):
         load(tmp_path)
     assert not (tmp_path / "evil").exists()
 
@@ -178,7 +203,9 @@ def photos(tmp_path):
         for c, name in enumerate(("cat", "dog")):
             (tmp_path / "photos" / split / name).mkdir(parents=True)
             for i in range(count):
-                pixels = np.random.default_rng([c, i, count]).integers(0, 256, (40, 30 + i, 3), np.uint8)
+                pixels = np.random.default_rng([c, i, count]).integers(
+                    0, 256, (40, 30 + i, 3), np.uint8
+                )
                 Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{i}.png")
     return tmp_path / "photos"
 
@@ -195,9 +222,18 @@ def test_packed_images_are_those_of_the_folder(photos, tmp_path):
         wanted = source("image_folder").load(photos, split)
         for options in ({}, {"stream": True, "workers": 2}):
             found = load(tmp_path / "packed", split, **options)
-            assert torch.equal(found.pixels[:], wanted.pixels) and torch.equal(found.labels, wanted.labels)
-            assert (found.classes, found.mean, found.std) == (("cat", "dog"), wanted.mean, wanted.std)
-    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == ["test.lmdb", "train.lmdb"]
+            assert torch.equal(found.pixels[:], wanted.pixels) and torch.equal(
+                found.labels, wanted.labels
+            )
+            assert (found.classes, found.mean, found.std) == (
+                ("cat", "dog"),
+                wanted.mean,
+                wanted.std,
+            )
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [
+        "test.lmdb",
+        "train.lmdb",
+    ]
 
 
 def test_unlabelled_images_are_packed_too(photos, tmp_path):

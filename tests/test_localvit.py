@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import localvit
 from multicrop.models._locality import LocalityFeedForward
 from multicrop.models._maps import to_map
@@ -29,7 +29,7 @@ def close(ours: Tensor, expected: Tensor) -> None:
 
 def small(family: str, image_size: int = 32, **options) -> nn.Module:
     torch.manual_seed(0)
-    return find.backbone(family, image_size, **FAMILIES[family] | options)
+    return registry.backbone(family, image_size, **FAMILIES[family] | options)
 
 
 def images(*sides: int, batch: int = 2) -> Tensor:
@@ -40,22 +40,36 @@ def images(*sides: int, batch: int = 2) -> Tensor:
 def test_weights_of_another_image_size_load_whole(family):
     sizes = {"patch_size": 4}
     state, large = small(family, 32, **sizes).state_dict(), small(family, 48, **sizes)
-    large.load_state_dict(find.find("models", family).adapt(state, large))
+    large.load_state_dict(registry.find("models", family).adapt(state, large))
 
 
 def test_position_tables_are_fitted_as_published():
-    small_table, model = small("localvit", 32).state_dict()["pos_embed"], small("localvit", 48, patch_size=4)
+    small_table, model = (
+        small("localvit", 32).state_dict()["pos_embed"],
+        small("localvit", 48, patch_size=4),
+    )
     table = localvit.adapt({"pos_embed": small_table}, model)["pos_embed"]
     assert torch.equal(table[:, :1], small_table[:, :1])
     square = small_table[:, 1:].view(1, 8, 8, 24).permute(0, 3, 1, 2)
-    close(to_map(table, (12, 12), 1), F.interpolate(square, (12, 12), mode="bicubic", align_corners=False))
+    close(
+        to_map(table, (12, 12), 1),
+        F.interpolate(square, (12, 12), mode="bicubic", align_corners=False),
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_initial_values(family):
     model = small(family, embed_dim=48)
-    tables = [p for name, p in model.named_parameters() if name.rpartition(".")[2] in ("cls_token", "pixel_pos")]
-    tables += [p for name, p in model.named_parameters() if name.endswith(("pos_embed", "patch_pos", "bias_table"))]
+    tables = [
+        p
+        for name, p in model.named_parameters()
+        if name.rpartition(".")[2] in ("cls_token", "pixel_pos")
+    ]
+    tables += [
+        p
+        for name, p in model.named_parameters()
+        if name.endswith(("pos_embed", "patch_pos", "bias_table"))
+    ]
     for module in model.modules():
         if isinstance(module, nn.Linear):
             tables.append(module.weight)
@@ -66,13 +80,19 @@ def test_initial_values(family):
         elif isinstance(module, nn.LayerNorm | nn.BatchNorm2d):
             assert (module.weight == 1).all() and (module.bias == 0).all()
     for table in tables:
-        error = 0.02 * 4 * (2 * table.numel()) ** -0.5  # four standard errors of a standard deviation
+        error = (
+            0.02 * 4 * (2 * table.numel()) ** -0.5
+        )  # four standard errors of a standard deviation
         assert abs(table.std().item() - 0.02) < error + 1e-3 and table.abs().max() < 0.12
 
 
 def drop_rates(model: nn.Module) -> tuple[list[float], list[float]]:
     """Stochastic depth of attention and of the locality feed-forward, block by block."""
-    blocks = [module for module in model.modules() if hasattr(module, "attn") or hasattr(module, "attn_out")]
+    blocks = [
+        module
+        for module in model.modules()
+        if hasattr(module, "attn") or hasattr(module, "attn_out")
+    ]
     blocks = [block for block in blocks if hasattr(block, "drop_path")]
     return [b.drop_path.drop_prob for b in blocks], [b.conv.drop_path.drop_prob for b in blocks]
 
@@ -97,23 +117,37 @@ def test_stochastic_depth_leaves_images_out_of_the_feed_forward():
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropouts_sit_where_published(family):
-    rates = {name: m.p for name, m in small(family, drop_rate=0.3).named_modules() if isinstance(m, nn.Dropout)}
+    rates = {
+        name: m.p
+        for name, m in small(family, drop_rate=0.3).named_modules()
+        if isinstance(m, nn.Dropout)
+    }
     assert not any(".conv." in name for name in rates)  # the locality feed-forward has none
     fixed = {name for name in rates if name.startswith("tokens_to_token.")}
     assert all(rates[name] == 0.1 for name in fixed) and (family == "localvit_t2t") == bool(fixed)
     ours = {name for name, rate in rates.items() if rate == 0.3}
-    assert any(name.endswith("pos_drop") for name in ours) and any(name.endswith("proj_drop") for name in ours)
+    assert any(name.endswith("pos_drop") for name in ours) and any(
+        name.endswith("proj_drop") for name in ours
+    )
 
 
 def test_norms_have_the_published_epsilons():
     def epsilons(model: nn.Module, end: str = "") -> set[float]:
-        return {m.eps for name, m in model.named_modules() if isinstance(m, nn.LayerNorm) and name.endswith(end)}
+        return {
+            m.eps
+            for name, m in model.named_modules()
+            if isinstance(m, nn.LayerNorm) and name.endswith(end)
+        }
 
     assert epsilons(small("localvit")) == {1e-6}
     assert epsilons(small("localvit_tnt")) == epsilons(small("localvit_swin")) == {1e-5}
     assert epsilons(small("localvit_t2t")) == {1e-5}
     assert epsilons(small("localvit_pvt"), "norm1") == {1e-6} == {small("localvit_pvt").norm.eps}
-    assert epsilons(small("localvit_pvt"), "embed.norm") == epsilons(small("localvit_pvt"), "attn.norm") == {1e-5}
+    assert (
+        epsilons(small("localvit_pvt"), "embed.norm")
+        == epsilons(small("localvit_pvt"), "attn.norm")
+        == {1e-5}
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -144,7 +178,9 @@ def test_a_block_takes_a_distilled_class_token_too():
 
 def test_the_depthwise_convolution_first_works_at_any_ratio():
     part = LocalityFeedForward(8, ratio=3, depthwise="first")
-    widths = [(m.in_channels, m.out_channels, m.groups) for m in part.conv if isinstance(m, nn.Conv2d)]
+    widths = [
+        (m.in_channels, m.out_channels, m.groups) for m in part.conv if isinstance(m, nn.Conv2d)
+    ]
     assert widths == [(8, 8, 8), (8, 24, 1), (24, 8, 1)]
     assert part(torch.randn(2, 8, 3, 5)).shape == (2, 8, 3, 5)
 
@@ -196,14 +232,27 @@ def test_random_features_are_saved_and_never_trained():
     model = small("localvit_t2t")
     saved = [name for name in model.state_dict() if name.endswith(".w")]
     assert saved == ["tokens_to_token.stages.0.attn.w", "tokens_to_token.stages.1.attn.w"]
-    assert not any(name.endswith((".w", "pos_embed")) or "norm2" in name for name, _ in model.named_parameters())
+    assert not any(
+        name.endswith((".w", "pos_embed")) or "norm2" in name
+        for name, _ in model.named_parameters()
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "image_size", "expected"),
     [
-        *[("localvit", 32, 4), ("localvit", 64, 8), ("localvit_tnt", 32, 8), ("localvit_tnt", 64, 16)],
-        *[("localvit_tnt", 16, 4), ("localvit_tnt", 20, 4), ("localvit_tnt", 224, 16), ("localvit_swin", 32, 2)],
+        *[
+            ("localvit", 32, 4),
+            ("localvit", 64, 8),
+            ("localvit_tnt", 32, 8),
+            ("localvit_tnt", 64, 16),
+        ],
+        *[
+            ("localvit_tnt", 16, 4),
+            ("localvit_tnt", 20, 4),
+            ("localvit_tnt", 224, 16),
+            ("localvit_swin", 32, 2),
+        ],
         *[("localvit_pvt", 32, 2), ("localvit_t2t", 32, 4)],
     ],
 )
@@ -211,7 +260,9 @@ def test_default_patch(family, image_size, expected):
     assert small(family, image_size).patch_size == expected
 
 
-@pytest.mark.parametrize(("options", "window"), [({}, 4), ({"patch_size": 4}, 4), ({"window_size": 7}, 7)])
+@pytest.mark.parametrize(
+    ("options", "window"), [({}, 4), ({"patch_size": 4}, 4), ({"window_size": 7}, 7)]
+)
 def test_windows(options, window):
     assert small("localvit_swin", 32, **options).layers[0].window == window
     assert small("localvit_swin", 56, patch_size=4).layers[0].window == 7  # of 14 patches a side
@@ -220,7 +271,9 @@ def test_windows(options, window):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("act", ["gelu", "se", "hs+se+eca", "hs+", ""])
 def test_unknown_activations_are_refused(family, act):
-    with pytest.raises(ValueError, match=re.escape(f"no activation is called {act!r}; known: relu, relu+se, ")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"no activation is called {act!r}; known: relu, relu+se, ")
+    ):
         small(family, act=act)
 
 
@@ -233,7 +286,11 @@ def test_unknown_activations_are_refused(family, act):
         ("localvit_tnt", {"patch_size": 2}, "patch size 2: TNT divides patches into steps of 4 px"),
         ("localvit_tnt", {"image_size": 30}, "image size 30 must be a multiple of 4 px"),
         ("localvit_tnt", {"inner_dim": 7}, "3 heads cannot share embedding width 7"),
-        ("localvit_t2t", {"tokens_type": "linear"}, "no tokens_type is called 'linear'; known: performer, transformer"),
+        (
+            "localvit_t2t",
+            {"tokens_type": "linear"},
+            "no tokens_type is called 'linear'; known: performer, transformer",
+        ),
         ("localvit_swin", {"window_size": 0}, "a window of 0 patches a side must be at least 1"),
     ],
 )

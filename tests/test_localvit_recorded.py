@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from conftest import GOLDEN
 from torch import Tensor
 
-from multicrop import find, pretrained
+from multicrop import registry
 from multicrop.models import localvit, localvit_pvt, localvit_swin, localvit_t2t, localvit_tnt, swin
 from multicrop.models._locality import ECA, SE, HSwish, LocalityFeedForward
 from multicrop.models._maps import to_map, to_tokens
 from multicrop.models._pyramid import StageSizes
+from multicrop.weights import pretrained
 
 COMMITTED = GOLDEN / "localvit"
 PARTS = [
@@ -74,7 +75,8 @@ COUNTS = {  # with a classifier of 1000 classes
     "localvit_pvt_tiny": 13_456_152,
     "localvit_tnt_t_patch16_224": 6_261_064,
     "localvit_tnt_s_patch16_224": 24_137_848,
-    "localvit_T2t_conv7": 4_330_858 - 2 * 2 * 64,  # those that are trained, less the two norms that were not used
+    "localvit_T2t_conv7": 4_330_858
+    - 2 * 2 * 64,  # those that are trained, less the two norms that were not used
     "localvit_swin_tiny_patch4_window7_224": 29_079_010,
 }
 
@@ -91,7 +93,11 @@ class Recorded:
         return torch.from_numpy(self.file[name])
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): self[name] for name in self.file.files if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): self[name]
+            for name in self.file.files
+            if name.startswith(prefix)
+        }
 
 
 def close(ours: Tensor, recorded: Tensor) -> None:
@@ -100,7 +106,9 @@ def close(ours: Tensor, recorded: Tensor) -> None:
 
 def close_statistics(module: nn.Module, recorded: Recorded) -> None:
     own, statistics = module.state_dict(), recorded.part("post/")
-    assert statistics and all(".running_" in name or name.endswith("tracked") for name in statistics)
+    assert statistics and all(
+        ".running_" in name or name.endswith("tracked") for name in statistics
+    )
     for name, value in statistics.items():
         close(own[name], value)
 
@@ -113,7 +121,9 @@ def locality(o: dict) -> LocalityFeedForward:
 def window_block(o: dict) -> tuple[nn.Module, tuple]:
     """A shifted block, and what it takes after its map."""
     parts = {"qkv_bias": True, "drop": 0.0, "act": "hs+se", "locality_drop_path": False}
-    block = localvit_swin.Block(o["dim"], o["num_heads"], o["window_size"], 0.0, mlp_ratio=o["mlp_ratio"], **parts)
+    block = localvit_swin.Block(
+        o["dim"], o["num_heads"], o["window_size"], 0.0, mlp_ratio=o["mlp_ratio"], **parts
+    )
     sides, window, shift = o["input_resolution"], o["window_size"], o["shift_size"]
     return block, (shift, swin.shift_mask(*sides, window, shift, torch.device("cpu")))
 
@@ -129,15 +139,23 @@ def part_of(recorded: Recorded) -> tuple[nn.Module, tuple]:
         case "LocalityFeedForward":
             return locality(o), ()
         case "Attention":
-            return localvit.Attention(o["dim"], o["num_heads"], o["qkv_bias"], 0.0, o["qk_reduce"]), ()
+            return localvit.Attention(
+                o["dim"], o["num_heads"], o["qkv_bias"], 0.0, o["qk_reduce"]
+            ), ()
         case "Token_performer_local" | "Token_transformer_local" as name:
             attention = localvit_t2t.ATTENTIONS[name.split("_")[1]]
             return localvit_t2t.TokenStage(attention, o["dim"], o["in_dim"]), (grid,)
         case "SwinTransformerBlock":
             return window_block(o)
         case _:
-            locality_options = {"ratio": o["mlp_ratio"], "act": o["act"], "reduction": o["reduction"]}
-            return localvit.Block(o["dim"], o["num_heads"], o["qkv_bias"], 0.0, 0.0, **locality_options), (grid,)
+            locality_options = {
+                "ratio": o["mlp_ratio"],
+                "act": o["act"],
+                "reduction": o["reduction"],
+            }
+            return localvit.Block(
+                o["dim"], o["num_heads"], o["qkv_bias"], 0.0, 0.0, **locality_options
+            ), (grid,)
 
 
 def adapted(recorded: Recorded, module: nn.Module) -> dict[str, Tensor]:
@@ -146,7 +164,9 @@ def adapted(recorded: Recorded, module: nn.Module) -> dict[str, Tensor]:
     if isinstance(module, localvit_t2t.TokenStage):
         state = {f"tokens_to_token.attention2.{key}": value for key, value in state.items()}
         state = localvit_t2t.adapt(state, module)
-        return {key.removeprefix("tokens_to_token.stages.1."): value for key, value in state.items()}
+        return {
+            key.removeprefix("tokens_to_token.stages.1."): value for key, value in state.items()
+        }
     return localvit_swin.adapt(state, module)
 
 
@@ -187,7 +207,11 @@ def test_activations():
 def body_of(recorded: Recorded) -> nn.Module:
     """The network that a file recorded, without classifier and weights."""
     o = recorded.options
-    same = {"embed_dim": o.get("embed_dim"), "num_layers": o.get("depth"), "num_heads": o.get("num_heads")}
+    same = {
+        "embed_dim": o.get("embed_dim"),
+        "num_layers": o.get("depth"),
+        "num_heads": o.get("num_heads"),
+    }
     same |= {"vit_mlp_ratio": o.get("mlp_ratio"), "patch_size": o.get("patch_size", 16)}
     match recorded.about["cls"]:
         case "LocalVisionTransformer":
@@ -201,10 +225,21 @@ def body_of(recorded: Recorded) -> nn.Module:
             return localvit_t2t.build(o["img_size"], **same, **tokens)
         case "LocalViT_swin":
             del same["num_layers"]
-            same |= {"num_heads": o["num_heads"][0], "depths": tuple(o["depths"]), "window_size": o["window_size"]}
+            same |= {
+                "num_heads": o["num_heads"][0],
+                "depths": tuple(o["depths"]),
+                "window_size": o["window_size"],
+            }
             return localvit_swin.build(o["img_size"], **same)
         case "LocalViT_PVT":
-            lists = zip(o["embed_dims"], o["num_heads"], o["mlp_ratios"], o["sr_ratios"], o["depths"], strict=True)
+            lists = zip(
+                o["embed_dims"],
+                o["num_heads"],
+                o["mlp_ratios"],
+                o["sr_ratios"],
+                o["depths"],
+                strict=True,
+            )
             sizes = [StageSizes(*numbers, rates=(0.0,) * depth) for *numbers, depth in lists]
             parts = {"qkv_bias": True, "drop": 0.0, "act": "hs+se", "locality_drop_path": False}
             return localvit_pvt.network(o["img_size"], o["patch_size"], 3, sizes, **parts)
@@ -220,7 +255,7 @@ class Classified(nn.Module):
         state = recorded.part("sd/")
         self.head.load_state_dict({name: state.pop(f"head.{name}") for name in ("weight", "bias")})
         family = type(self.body).__module__.rpartition(".")[2]
-        self.body.load_state_dict(find.find("models", family).adapt(state, self.body))
+        self.body.load_state_dict(registry.find("models", family).adapt(state, self.body))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.body(x))
@@ -253,7 +288,9 @@ def test_maps_of_a_pyramid_and_of_windows_are_the_recorded_tokens(shared_golden)
     for size, depths in ((64, (1, 2, 1, 2)), (32, (1, 1, 1, 1))):
         recorded = Recorded(shared_golden / "localvit" / f"localvit_pvt_{size}.npz")
         _, maps = Classified(recorded).eval().body.forward_maps(recorded["in/x"])
-        for stage, depth in enumerate(depths):  # the last block of each; the last stage has a class token
+        for stage, depth in enumerate(
+            depths
+        ):  # the last block of each; the last stage has a class token
             tokens = recorded[f"mid/block{stage + 1}.{depth - 1}"][:, int(stage == 3) :]
             close(to_tokens(maps[f"blocks.{sum(depths[: stage + 1]) - 1}"]), tokens)
     recorded = Recorded(shared_golden / "localvit" / "localvit_swin_56_w7.npz")
@@ -272,7 +309,9 @@ def test_a_training_step():
     loss = F.cross_entropy(logits, recorded["in/target"])
     close(loss, recorded["out/loss"])
     loss.backward()
-    gradients = {name.removeprefix("body."): parameter.grad for name, parameter in model.named_parameters()}
+    gradients = {
+        name.removeprefix("body."): parameter.grad for name, parameter in model.named_parameters()
+    }
     expected = recorded.part("grad/")
     assert gradients.keys() == expected.keys()
     for name, value in expected.items():
@@ -282,18 +321,33 @@ def test_a_training_step():
 
 def test_a_published_checkpoint_file_loads(tmp_path):
     recorded = Recorded(COMMITTED / "localvit_tnt_32_p8.npz")
-    state = {"model": recorded.part("sd/"), "optimizer": {}, "epoch": 299, "args": argparse.Namespace(lr=1e-3)}
+    state = {
+        "model": recorded.part("sd/"),
+        "optimizer": {},
+        "epoch": 299,
+        "args": argparse.Namespace(lr=1e-3),
+    }
     torch.save(state, tmp_path / "checkpoint.pth")
     file = pretrained.read(tmp_path / "checkpoint.pth", trust=True)  # for the Namespace
-    sizes = {"patch_size": 8, "embed_dim": 32, "num_layers": 2, "num_heads": 4, "inner_dim": 8, "inner_heads": 4}
-    body = find.backbone("localvit_tnt_t_patch16_224", image_size=32, **sizes).eval()
+    sizes = {
+        "patch_size": 8,
+        "embed_dim": 32,
+        "num_layers": 2,
+        "num_heads": 4,
+        "inner_dim": 8,
+        "inner_heads": 4,
+    }
+    body = registry.backbone("localvit_tnt_t_patch16_224", image_size=32, **sizes).eval()
     pretrained.fill(body, file, "localvit_tnt_t_patch16_224", whole=True)
-    close(F.linear(body(recorded["in/x"]), file.head["weight"], file.head["bias"]), recorded["out/logits"])
+    close(
+        F.linear(body(recorded["in/x"]), file.head["weight"], file.head["bias"]),
+        recorded["out/logits"],
+    )
 
 
 def full_size(name: str) -> nn.Module:
     with torch.device("meta"):
-        return find.backbone(name)
+        return registry.backbone(name)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -304,11 +358,17 @@ def test_numbers_of_parameters(name):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_names_and_shapes(shared_golden, name):
-    layout = json.loads((shared_golden / "localvit" / "state_dict_shapes.json").read_text())["variants"][name]
-    module, options = find.architecture(name)
+    layout = json.loads((shared_golden / "localvit" / "state_dict_shapes.json").read_text())[
+        "variants"
+    ][name]
+    module, options = registry.architecture(name)
     assert options["image_size"] == layout["img_size"]
     model = full_size(name)
-    state = {key: torch.empty(shape, device="meta") for key, shape in layout["keys"].items() if key[:5] != "head."}
+    state = {
+        key: torch.empty(shape, device="meta")
+        for key, shape in layout["keys"].items()
+        if key[:5] != "head."
+    }
     assert len(state) + 2 == layout["n_keys"]
     shapes = {key: value.shape for key, value in module.adapt(state, model).items()}
     assert shapes == {key: value.shape for key, value in model.state_dict().items()}

@@ -1,10 +1,10 @@
-"""multicrop/loop.py: which step ends with what, and when the loop ends."""
+"""engine/loop.py: which step ends with what, and when the loop ends."""
 
 import pytest
 import torch
 
-from multicrop.interrupt import Interrupt
-from multicrop.loop import Loop
+from multicrop.engine.interrupt import Interrupt
+from multicrop.engine.loop import Loop
 
 CPU = torch.device("cpu")
 
@@ -31,8 +31,12 @@ def test_rows_saves_and_probes_fall_due_by_step_and_epoch_and_at_the_end():
     found = ends(loop())
     assert [now.done for now in found if now.logs] == [2, 4, 6, 8]
     assert [now.done for now in found if now.saves] == [3, 6, 8]
-    assert [now.done for now in found if now.ended] == [3, 6] and [now.done for now in found if now.final] == [8]
-    assert [now.done for now in found if now.every(2)] == [6, 8] and not any(now.every(0) for now in found)
+    assert [now.done for now in found if now.ended] == [3, 6] and [
+        now.done for now in found if now.final
+    ] == [8]
+    assert [now.done for now in found if now.every(2)] == [6, 8] and not any(
+        now.every(0) for now in found
+    )
     assert [now.done for now in ends(loop(save_steps=2)) if now.saves] == [2, 3, 4, 6, 8]
     assert found[3].epoch == 1 and found[3].epochs == pytest.approx(4 / 3)
 
@@ -55,7 +59,10 @@ def test_it_goes_on_where_a_run_stopped():
 
 def test_a_run_that_is_whole_says_so_and_keeps_its_loss(capsys):
     course = loop(start=8, loss=1.5)
-    assert ends(course) == [] and "nothing left to do: the run folder is at step 8 of 8" in capsys.readouterr().err
+    assert (
+        ends(course) == []
+        and "nothing left to do: the run folder is at step 8 of 8" in capsys.readouterr().err
+    )
     assert (course.result()["status"], course.result()["loss"]) == ("finished", 1.5)
 
 

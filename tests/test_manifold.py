@@ -10,26 +10,68 @@ import torch.nn.functional as F
 from conftest import GOLDEN
 from test_compact import Recorded, close
 
-from multicrop import find, pretrained, weights
+from multicrop import registry
 from multicrop.models import _descriptor, fusion, manifold
 from multicrop.models._compact import Layer
-from multicrop.models._manifold_attention import FUSIONS, FusedAttention, GrassmannAttention, RiemannianAttention
+from multicrop.models._manifold_attention import (
+    FUSIONS,
+    FusedAttention,
+    GrassmannAttention,
+    RiemannianAttention,
+)
 from multicrop.models._map_norm import MapNorm
 from multicrop.models._maps import to_tokens
+from multicrop.weights import loading, pretrained
 
 FORK = json.loads((GOLDEN / "compact_transformers" / "fork.json").read_text())
 NEVER_USED = ("attn_matrix", "scale")  # stored by the published code, with no part in its output
 ATTENTION = [
-    *("f1_att_all", "f1_att_grass_proj", "f1_att_riem", "f1_att_riem_noln", "f1_att_riemannian", "f1_att_riemgrass"),
-    *("f2_att_all_ln", "f2_att_all_noln", "f2_att_gm_ln", "f2_att_gm_noln", "f2_att_grass_proj", "f2_att_riemannian"),
+    *(
+        "f1_att_all",
+        "f1_att_grass_proj",
+        "f1_att_riem",
+        "f1_att_riem_noln",
+        "f1_att_riemannian",
+        "f1_att_riemgrass",
+    ),
+    *(
+        "f2_att_all_ln",
+        "f2_att_all_noln",
+        "f2_att_gm_ln",
+        "f2_att_gm_noln",
+        "f2_att_grass_proj",
+        "f2_att_riemannian",
+    ),
     *("f2_att_riemgrass", "f2_att_spd"),
 ]
 NETWORKS = [
     *("f1_manifold_vit_riem", "f1_manifold_vit_all", "f1_manifold_cvt_riem", "f1_manifold_cvt_all"),
-    *("f1_manifold_cvt_all_sine", "f1_manifold_cct_riem", "f1_manifold_cct_all", "f1_grassmanian_vit"),
-    *("f1_grassmanian_cct", "f1_riemmanian_vit", "f2_manifold_vit_spd", "f2_manifold_vit_all", "f2_manifold_vit_gm"),
-    *("f2_manifold_cvt_spd", "f2_manifold_cvt_all", "f2_manifold_cct_all", "f2_manifold_cct_all_noln"),
-    *("f2_grassmanian_vit", "f2_riemmanian_vit", "f1_early_fusion_vit", "f1_img_gm_vit", "f1_img_riem_vit"),
+    *(
+        "f1_manifold_cvt_all_sine",
+        "f1_manifold_cct_riem",
+        "f1_manifold_cct_all",
+        "f1_grassmanian_vit",
+    ),
+    *(
+        "f1_grassmanian_cct",
+        "f1_riemmanian_vit",
+        "f2_manifold_vit_spd",
+        "f2_manifold_vit_all",
+        "f2_manifold_vit_gm",
+    ),
+    *(
+        "f2_manifold_cvt_spd",
+        "f2_manifold_cvt_all",
+        "f2_manifold_cct_all",
+        "f2_manifold_cct_all_noln",
+    ),
+    *(
+        "f2_grassmanian_vit",
+        "f2_riemmanian_vit",
+        "f1_early_fusion_vit",
+        "f1_img_gm_vit",
+        "f1_img_riem_vit",
+    ),
     *("f1_gm_riem_vit", "f1_img_gm_riem_vit"),
 ]
 TRIMMED = ("f1_manifold_cvt_all", "f2_manifold_vit_gm")  # here, without their blocks' outputs
@@ -54,9 +96,19 @@ def network(file: Recorded, name: str) -> tuple[torch.nn.Module, list[torch.Tens
     """The network of a recorded file and its classifier, through the loader that users have."""
     revision, _, kind = name.partition("_")
     about = dict(file.about["kwargs"])
-    prefix, base = next((kind[: kind.index(base)], base) for base in ("vit", "cvt", "cct") if base in kind)
-    words = {"embedding_dim": "embed_dim", "mlp_ratio": "vit_mlp_ratio", "n_conv_layers": "conv_layers"}
-    options = {words.get(key, key): value for key, value in about.items() if key not in ("num_classes", "img_size")}
+    prefix, base = next(
+        (kind[: kind.index(base)], base) for base in ("vit", "cvt", "cct") if base in kind
+    )
+    words = {
+        "embedding_dim": "embed_dim",
+        "mlp_ratio": "vit_mlp_ratio",
+        "n_conv_layers": "conv_layers",
+    }
+    options = {
+        words.get(key, key): value
+        for key, value in about.items()
+        if key not in ("num_classes", "img_size")
+    }
     if base != "cct":
         options["patch_size"] = options.pop("kernel_size")
     name = prefix + {"vit": "vit_7_4", "cvt": "cvt_7_4", "cct": "cct_7_3x2"}[base]
@@ -69,9 +121,13 @@ def load(model: torch.nn.Module, module, state: dict[str, torch.Tensor]) -> list
     """Load a published state dict, all of it; returns the classifier's weight and bias."""
     prefix = next(p for p in pretrained.CLASSIFIERS if p + "weight" in state)
     head = [state.pop(prefix + name) for name in ("weight", "bias")]
-    report = weights.load(model, state, module.adapt)
-    missing = [name for name in report.missing if not name.endswith(("num_batches_tracked", "scale"))]
-    assert not (missing or report.unused or report.misshapen)  # files made by rule have neither counts nor scales
+    report = loading.load(model, state, module.adapt)
+    missing = [
+        name for name in report.missing if not name.endswith(("num_batches_tracked", "scale"))
+    ]
+    assert not (
+        missing or report.unused or report.misshapen
+    )  # files made by rule have neither counts nor scales
     return head
 
 
@@ -96,18 +152,26 @@ def test_attention(recorded, name):
     model = attention(name, file.about["kwargs"]).eval()
     report = model.load_state_dict(file.part("sd/"), strict=False)
     assert all(key.endswith(NEVER_USED) for key in report.unexpected_keys)
-    assert report.missing_keys == (["grassman_scale"] if name == "f1_att_riemgrass" else [])  # a constant there
+    assert report.missing_keys == (
+        ["grassman_scale"] if name == "f1_att_riemgrass" else []
+    )  # a constant there
     close(model(file["input"], (3, 3)), file["output"])
     if "output1" in file.tensors:
         close(model.attention(file["input"], (3, 3)), file["output1"])
 
 
-@pytest.mark.parametrize("name", ["f1_layer_all", "f1_layer_riem", "f2_layer_all", "f2_layer_gm", "f2_layer_spd"])
+@pytest.mark.parametrize(
+    "name", ["f1_layer_all", "f1_layer_riem", "f2_layer_all", "f2_layer_gm", "f2_layer_spd"]
+)
 def test_layer(recorded, name):
     file = recorded(name)
-    model = Layer(24, attention(name.replace("layer", "att"), file.about["kwargs"]), mlp_ratio=2).eval()
+    model = Layer(
+        24, attention(name.replace("layer", "att"), file.about["kwargs"]), mlp_ratio=2
+    ).eval()
     report = model.load_state_dict(file.part("sd/"), strict=False)
-    assert not report.missing_keys and all(key.endswith(NEVER_USED) for key in report.unexpected_keys)
+    assert not report.missing_keys and all(
+        key.endswith(NEVER_USED) for key in report.unexpected_keys
+    )
     close(model(file["input"], (3, 3)), file["output"])
     if "output1" in file.tensors:
         close(model.self_attn.attention(model.pre_norm(file["input"]), (3, 3)), file["output1"])
@@ -124,7 +188,9 @@ def test_attention_of_autocast_is_computed_in_float32(recorded, name):
 
 
 def test_attention_dropout_also_drops_the_spd_map_of_all():
-    model = FusedAttention(24, 3, FUSIONS["f2"]["all"]._replace(norm=None), side=3, prefix=0, attn_drop_rate=0.5)
+    model = FusedAttention(
+        24, 3, FUSIONS["f2"]["all"]._replace(norm=None), side=3, prefix=0, attn_drop_rate=0.5
+    )
     torch.nn.init.zeros_(model.conv_attn[0].bias)
     model.conv_attn[0].weight.data = torch.eye(9)[3:6, :, None, None]  # only the SPD map
     seen = []
@@ -140,7 +206,9 @@ def test_attention_dropout_also_drops_the_spd_map_of_all():
 # Networks.
 
 
-@pytest.mark.parametrize(("name", "full"), [*((name, False) for name in NETWORKS), *((name, True) for name in TRIMMED)])
+@pytest.mark.parametrize(
+    ("name", "full"), [*((name, False) for name in NETWORKS), *((name, True) for name in TRIMMED)]
+)
 def test_networks(recorded, name, full, monkeypatch):
     """With the recorded descriptors where there are some, as their signs are arbitrary in the published code."""
     file = recorded(name, full)
@@ -172,27 +240,42 @@ def test_gradients(recorded):
     close(loss, file["loss"])
     loss.backward()
     ours = {key: parameter.grad for key, parameter in model.named_parameters()}
-    theirs = {key.replace("classifier.", "transformer."): value for key, value in file.part("grad/").items()}
+    theirs = {
+        key.replace("classifier.", "transformer."): value
+        for key, value in file.part("grad/").items()
+    }
     theirs = {key: value for key, value in theirs.items() if ".head." not in key}
     assert ours.keys() == theirs.keys()
     for key, gradient in theirs.items():
         tolerance = max(1e-5, 1e-3 * gradient.abs().max().item())
-        torch.testing.assert_close(ours[key], gradient, rtol=0, atol=tolerance, msg=lambda text, key=key: key + text)
+        torch.testing.assert_close(
+            ours[key], gradient, rtol=0, atol=tolerance, msg=lambda text, key=key: key + text
+        )
 
 
 def test_a_published_file_of_a_fusion(recorded, tmp_path, monkeypatch):
     file = recorded("f1_img_gm_riem_vit")
     path = tmp_path / "fusion.pth"
-    torch.save({"state_dict": {f"module.{key}": value for key, value in file.part("sd/").items()}}, path)
+    torch.save(
+        {"state_dict": {f"module.{key}": value for key, value in file.part("sd/").items()}}, path
+    )
     found = pretrained.read(path)
-    options = {"patch_size": 4, "embed_dim": 32, "num_layers": 1, "num_heads": 4, "vit_mlp_ratio": 2.0}
-    model = find.backbone("fusion:img_gm_riem_vit_7_4_f1", 16, **options).eval()
+    options = {
+        "patch_size": 4,
+        "embed_dim": 32,
+        "num_layers": 1,
+        "num_heads": 4,
+        "vit_mlp_ratio": 2.0,
+    }
+    model = registry.backbone("fusion:img_gm_riem_vit_7_4_f1", 16, **options).eval()
     pretrained.fill(model, found, "fusion", whole=True)
     monkeypatch.setattr(_descriptor, "describe", lambda *_: file["mid/om"])
     close(F.linear(model(file["input"]), found.head["weight"], found.head["bias"]), file["output"])
 
 
-@pytest.mark.parametrize("entry", [pytest.param(n, marks=pytest.mark.slow) if "224" in n else n for n in LOGITS])
+@pytest.mark.parametrize(
+    "entry", [pytest.param(n, marks=pytest.mark.slow) if "224" in n else n for n in LOGITS]
+)
 def test_registered_networks(request, entry):
     """At full size with weights made by rule; the classifier's input as published."""
     revision, _, name = entry.partition("/")
@@ -202,8 +285,10 @@ def test_registered_networks(request, entry):
     else:
         folder = request.getfixturevalue("shared_golden") / "compact_transformers"
         shapes = json.loads((folder / "state_dict_keys.json").read_text())[entry]
-        theirs = weights.content(folder / "registered_logits.safetensors")[entry]
-    model = find.backbone(name, revision=revision, attention_type=kind.rstrip("]") or None).eval()
+        theirs = loading.content(folder / "registered_logits.safetensors")[entry]
+    model = registry.backbone(
+        name, revision=revision, attention_type=kind.rstrip("]") or None
+    ).eval()
     head = load(model, manifold, _filled.state(shapes))
     size = manifold.VARIANTS[name]["image_size"]
     with torch.no_grad():
@@ -229,23 +314,31 @@ def classes(name: str) -> int:
 
 def never_used(name: str, revision: str, kind: str, model: torch.nn.Module) -> int:
     """Parameters that the published network has and never uses."""
-    first = model.transformer if hasattr(model, "transformer") else next(iter(model.branches.values()))
+    first = (
+        model.transformer if hasattr(model, "transformer") else next(iter(model.branches.values()))
+    )
     layers, tokens = len(first.blocks), first.positional_emb.shape[1]
     if name.startswith("manifold"):
         return layers * tokens**2 if (revision, kind) == ("f1", "all") else 0
-    return layers * (("riem" in name) + (revision == "f2" and ("_gm_" in f"_{name}" or "grassmanian" in name)))
+    return layers * (
+        ("riem" in name) + (revision == "f2" and ("_gm_" in f"_{name}" or "grassmanian" in name))
+    )
 
 
 @pytest.mark.parametrize("revision", FORK["params"])
 @pytest.mark.parametrize("part", ["_6_|_384$|nano", pytest.param(".", marks=pytest.mark.slow)])
 def test_numbers_of_parameters(revision, part):
     counts = FORK["params"][revision]
-    for entry, count in ((entry, counts[entry]) for entry in counts if re.search(part, entry.partition("[")[0])):
+    for entry, count in (
+        (entry, counts[entry]) for entry in counts if re.search(part, entry.partition("[")[0])
+    ):
         name, _, kind = entry.rstrip("]").partition("[")
         options = {"attention_type": kind} if kind else {}
         with torch.device("meta"):
-            model = find.backbone(name, revision=revision, **options)
-        ours = sum(parameter.numel() for parameter in model.parameters()) + classes(name) * (model.dim + 1)
+            model = registry.backbone(name, revision=revision, **options)
+        ours = sum(parameter.numel() for parameter in model.parameters()) + classes(name) * (
+            model.dim + 1
+        )
         assert ours + never_used(name, revision, kind, model) == count, entry
 
 
@@ -267,15 +360,23 @@ def test_every_registered_name_is_there():
     ],
 )
 def test_a_name_may_say_the_revision_and_the_attention_type(arch, stack, norm):
-    layer = find.backbone(arch, 32).transformer.blocks[0].self_attn
+    layer = registry.backbone(arch, 32).transformer.blocks[0].self_attn
     assert len(layer.stack) == stack and isinstance(layer.conv_attn[0], norm)
 
 
 @pytest.mark.parametrize(
     ("arch", "options", "message"),
     [
-        ("manifold_cvt_6_4_32", {"attention_type": "self"}, "attention_type 'self' is unknown; there are riem, all"),
-        ("manifold_cvt_6_4_32", {"attention_type": "gm", "revision": "f1"}, r"there are riem, all, riemgrass \(f1\)"),
+        (
+            "manifold_cvt_6_4_32",
+            {"attention_type": "self"},
+            "attention_type 'self' is unknown; there are riem, all",
+        ),
+        (
+            "manifold_cvt_6_4_32",
+            {"attention_type": "gm", "revision": "f1"},
+            r"there are riem, all, riemgrass \(f1\)",
+        ),
         ("manifold_cvt_6_4_32", {"revision": "f3"}, "revision is 'f3'; it must be one of f1, f2"),
         ("riemmanian_vit_6_4_32", {"attention_type": "all"}, "are for manifold_"),
         ("grassmanian_vit_6_4_32", {"ln_attention": False}, "are for manifold_"),
@@ -286,48 +387,56 @@ def test_a_name_may_say_the_revision_and_the_attention_type(arch, stack, norm):
 )
 def test_what_there_is_not(arch, options, message):
     with pytest.raises(ValueError, match=message):
-        find.backbone(arch, 32, **options)
+        registry.backbone(arch, 32, **options)
 
 
 @pytest.mark.parametrize("name", ["early_fusion__vit_6_4_32", "img_riem_vit_6_4_32"])
 def test_fusions_know_their_revisions(name):
     with pytest.raises(ValueError, match="revision is 'f3'; it must be one of f1, f2"):
-        find.backbone(name, revision="f3")
+        registry.backbone(name, revision="f3")
 
 
 def test_first_values():
-    model = find.backbone("manifold_vit_2_4_32")
+    model = registry.backbone("manifold_vit_2_4_32")
     layer = model.transformer.blocks[0].self_attn
     assert all(getattr(layer, name).item() == pytest.approx(64**-0.5) for name in layer.stack)
     assert (layer.conv_attn[0].weight == 1).all() and (layer.conv_attn[0].bias == 0).all()
-    assert (layer.qkv.bias == 0).all() and layer.qkv.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    described = find.backbone("img_gm_vit_2_4_32").descriptor.proj
-    assert (described.bias == 0).all() and described.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (layer.qkv.bias == 0).all() and layer.qkv.weight.std().item() == pytest.approx(
+        0.02, rel=0.05
+    )
+    described = registry.backbone("img_gm_vit_2_4_32").descriptor.proj
+    assert (described.bias == 0).all() and described.weight.std().item() == pytest.approx(
+        0.02, rel=0.05
+    )
 
 
 def test_norm_free_networks_have_no_tables_of_one_size():
-    model = find.backbone("manifold_cvt_2_4_32", ln_attention=False)
+    model = registry.backbone("manifold_cvt_2_4_32", ln_attention=False)
     assert not any(isinstance(module, MapNorm) for module in model.modules())
 
 
 @pytest.mark.parametrize("arch", ["manifold_cct_2_3x2_32", "manifold_cct_nano"])
 def test_cct_on_manifolds_has_no_stochastic_depth_unless_asked(arch):
-    model, deep = find.backbone(arch, 32), find.backbone(arch, 32, drop_path_rate=0.2)
+    model, deep = registry.backbone(arch, 32), registry.backbone(arch, 32, drop_path_rate=0.2)
     assert isinstance(model.transformer.blocks[-1].drop_path, torch.nn.Identity)
     assert deep.transformer.blocks[-1].drop_path.drop_prob == pytest.approx(0.2)
 
 
 def test_the_class_tokens_attention_sums_to_one():
-    model = find.backbone("manifold_vit_2_4_32").eval()
+    model = registry.backbone("manifold_vit_2_4_32").eval()
     for size in (32, 16):
-        seen = model.attention(torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+        seen = model.attention(
+            torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+        )
         assert seen.shape == (2, 2, 1 + (size // 4) ** 2, 1 + (size // 4) ** 2)
         close(seen.sum(-1), torch.ones(seen.shape[:-1]))
-    assert not hasattr(find.backbone("manifold_cvt_2_4_32"), "attention")  # it has no class token to look at
+    assert not hasattr(
+        registry.backbone("manifold_cvt_2_4_32"), "attention"
+    )  # it has no class token to look at
 
 
 def test_channels_of_a_late_fusions_maps_are_its_branches():
-    model = find.backbone("img_riem_vit_2_4_32").eval()
+    model = registry.backbone("img_riem_vit_2_4_32").eval()
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     _, maps = model.forward_maps(x)
     tokens, grid = model.tokens(x)

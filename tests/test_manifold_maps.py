@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from test_compact import Recorded, close
 
-from multicrop import find, weights
+from multicrop import registry
 from multicrop.models import _descriptor, _manifolds
 from multicrop.models._map_norm import MapNorm, spreading
+from multicrop.weights import loading
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def test_maps(recorded):
 def test_maps_of_one_feature_and_of_uncommon_covariances_are_finite():
     x = torch.linspace(-3, 3, 10).view(1, 1, 10, 1)
     assert torch.equal(_manifolds.spd(x, x), torch.zeros(1, 1, 10, 10))
-    far = torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]) * 3  # a covariance of -18: log(1 - 18) does not exist
+    far = (
+        torch.tensor([[[[1.0, -1.0], [-1.0, 1.0]]]]) * 3
+    )  # a covariance of -18: log(1 - 18) does not exist
     assert _manifolds.log_covariance_gap(far, torch.zeros_like(far)).isfinite().all()
 
 
@@ -47,7 +50,9 @@ def test_the_sign_free_map_does_not_depend_on_signs():
 
 @pytest.mark.parametrize("shape", [(2, 7, 4), (2, 4, 7), (2, 5, 5)])
 def test_gradient_of_a_basis(shape):
-    x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    x = torch.randn(
+        shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     assert torch.autograd.gradcheck(_manifolds.basis, x)
 
 
@@ -104,12 +109,20 @@ def test_signs_of_descriptors_are_ours_and_the_same_in_double_precision():
 
 @pytest.mark.parametrize(("order", "terms", "width"), [(4, 4, 32), (8, 3, 96), (4, 4, 16)])
 def test_gradient_of_descriptors(order, terms, width):
-    x = torch.randn(2, width, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    x = torch.randn(
+        2,
+        width,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(1),
+        requires_grad=True,
+    )
     describe = functools.partial(_descriptor.describe, order=order, terms=terms)
     assert torch.autograd.gradcheck(describe, x, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, 32), torch.ones(2, 32), torch.arange(64.0).view(2, 32)])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 32), torch.ones(2, 32), torch.arange(64.0).view(2, 32)]
+)
 def test_descriptors_of_constant_and_linear_tokens_have_finite_gradients(x):
     x = x.clone().requires_grad_()
     descriptors = _descriptor.describe(x, 4, 4)
@@ -119,8 +132,8 @@ def test_descriptors_of_constant_and_linear_tokens_have_finite_gradients(x):
 
 def test_a_series_needs_as_many_vectors_as_each_is_long():
     with pytest.raises(ValueError, match=r"tokens of width 24 .* length 8"):
-        find.backbone("grassmanian_vit_6_4_32", embed_dim=24, lds_order=8)
-    assert find.backbone("grassmanian_vit_6_4_32", embed_dim=24).descriptor.order == 4
+        registry.backbone("grassmanian_vit_6_4_32", embed_dim=24, lds_order=8)
+    assert registry.backbone("grassmanian_vit_6_4_32", embed_dim=24).descriptor.order == 4
 
 
 # Norms of maps.
@@ -131,18 +144,24 @@ def test_a_fresh_norm_is_a_plain_one_on_every_grid(channels, prefix):
     norm = MapNorm(channels, 3, prefix)
     for grid in ((3, 3), (2, 4), (1, 1), (5, 5)):
         tokens = prefix + grid[0] * grid[1]
-        x = torch.randn(4, channels or 6, tokens, tokens, generator=torch.Generator().manual_seed(0))
+        x = torch.randn(
+            4, channels or 6, tokens, tokens, generator=torch.Generator().manual_seed(0)
+        )
         close(norm(x, grid), F.layer_norm(x, x.shape[1:] if channels else x.shape[-1:]))
 
 
 def test_tables_are_resampled_along_rows_and_columns_of_queries_and_keys():
     norm = MapNorm(1, 4, 1)
     line = torch.arange(4.0)
-    place = torch.cat([torch.tensor([9.0]), (10 * line[:, None] + line).flatten()])  # of a token; 9 for the class token
+    place = torch.cat(
+        [torch.tensor([9.0]), (10 * line[:, None] + line).flatten()]
+    )  # of a token; 9 for the class token
     norm.bias.data = (100 * place[:, None] + place)[None]
     x = torch.zeros(1, 1, 9, 9)
     small_rows, small_columns = torch.tensor([0.5, 2.5]), torch.arange(4.0)  # a grid of 2 x 4
-    expected = torch.cat([torch.tensor([9.0]), (10 * small_rows[:, None] + small_columns).flatten()])
+    expected = torch.cat(
+        [torch.tensor([9.0]), (10 * small_rows[:, None] + small_columns).flatten()]
+    )
     torch.testing.assert_close(norm(x, (2, 4))[0, 0], 100 * expected[:, None] + expected)
 
 
@@ -152,14 +171,19 @@ def test_rows_of_a_resampling_sum_to_one():
     close(matrix.sum(1), torch.ones(22))
 
 
-@pytest.mark.parametrize("arch", ["manifold_vit_2_4_32", "manifold:riemmanian_vit_2_4_f1", "img_gm_riem_vit_2_4_32"])
+@pytest.mark.parametrize(
+    "arch", ["manifold_vit_2_4_32", "manifold:riemmanian_vit_2_4_f1", "img_gm_riem_vit_2_4_32"]
+)
 def test_weights_for_a_smaller_image_give_what_the_larger_network_gives_it(arch):
     """The tables that `adapt` makes are those that local crops meet."""
-    large, small = find.backbone(arch, 32, embed_dim=32).eval(), find.backbone(arch, 16, embed_dim=32).eval()
+    large, small = (
+        registry.backbone(arch, 32, embed_dim=32).eval(),
+        registry.backbone(arch, 16, embed_dim=32).eval(),
+    )
     for name, parameter in large.named_parameters():
         if name.endswith(("norm.weight", "norm.bias", "conv_attn.0.weight", "conv_attn.0.bias")):
             torch.nn.init.normal_(parameter, 1.0, 0.3, generator=torch.Generator().manual_seed(0))
-    report = weights.load(small, large.state_dict(), find.architecture(arch).module.adapt)
+    report = loading.load(small, large.state_dict(), registry.architecture(arch).module.adapt)
     assert not (report.missing or report.unused or report.misshapen)
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(small(x), large(x), rtol=1e-4, atol=1e-4)

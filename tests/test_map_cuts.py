@@ -6,7 +6,7 @@ from locality_guidance import COMMITTED, SHARED, close, recorded
 
 from multicrop.augment import crop, shift
 from multicrop.supervised.augmentation import TrainDraws, TrainTransform
-from multicrop.supervised.map_cuts import follow
+from multicrop.supervised.map_transform import follow
 
 
 def maps(*shape: int) -> torch.Tensor:
@@ -15,7 +15,9 @@ def maps(*shape: int) -> torch.Tensor:
 
 def cut(found: torch.Tensor, boxes, flipped, source: tuple[int, int]) -> torch.Tensor:
     """Maps of as many images as there are boxes; the padding and size of shifts play no part."""
-    draws = TrainDraws(None, None, None, crop.Crops(torch.as_tensor(boxes), torch.as_tensor(flipped)))
+    draws = TrainDraws(
+        None, None, None, crop.Crops(torch.as_tensor(boxes), torch.as_tensor(flipped))
+    )
     return follow(found.expand(len(boxes), *found.shape[-3:]), draws, source, -1, -1)
 
 
@@ -35,7 +37,8 @@ def check_published(tensors) -> None:
         close(cut(found, whole, [True], (32, 32))[0], tensors[f"flip/{name}"])
         source = tuple(tensors["crop_nonsquare/image_hw"].tolist())
         close(
-            cut(found, tensors["crop_nonsquare/box_ijhw"][None], [False], source)[0], tensors[f"crop_nonsquare/{name}"]
+            cut(found, tensors["crop_nonsquare/box_ijhw"][None], [False], source)[0],
+            tensors[f"crop_nonsquare/{name}"],
         )
 
 
@@ -85,14 +88,21 @@ def test_half_precision_maps_are_interpolated_in_full():
     found = maps(2, 3, 8, 8).half()
     ours = cut(found, torch.tensor([[3, 5, 20, 17], [1, 2, 30, 30]]), [False, True], (32, 32))
     assert ours.dtype == torch.float32
-    close(ours, cut(found.float(), torch.tensor([[3, 5, 20, 17], [1, 2, 30, 30]]), [False, True], (32, 32)))
+    close(
+        ours,
+        cut(found.float(), torch.tensor([[3, 5, 20, 17], [1, 2, 30, 30]]), [False, True], (32, 32)),
+    )
 
 
 @pytest.mark.parametrize("cutting", [None, crop.RandomResizedCrop((0.2, 1.0))])
 def test_images_and_their_maps_stay_together(cutting):
     """Of an image that is its own map: what is drawn for the one does nearly the same to the other."""
     coarse = torch.randint(256, (6, 3, 4, 4), generator=torch.Generator().manual_seed(0)).float()
-    images = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic").clamp(0, 255).to(torch.uint8)
+    images = (
+        torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
+        .clamp(0, 255)
+        .to(torch.uint8)
+    )
     transform = TrainTransform(32, (0.0,) * 3, (1.0,) * 3, policy=None, erase=None, cut=cutting)
     draws = transform.draw(6, torch.Generator().manual_seed(1))
     ours = follow(images / 255, draws, (32, 32), 32, transform.padding)

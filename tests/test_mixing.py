@@ -35,7 +35,9 @@ def test_either_method_can_be_left_out():
 
 def test_mixup_share_follows_its_beta_distribution():
     for alpha in (1.0, 0.2):
-        shares = torch.tensor([mix.share for mix in draws(4000, cutmix=None, mixup=alpha, probability=1.0)])
+        shares = torch.tensor(
+            [mix.share for mix in draws(4000, cutmix=None, mixup=alpha, probability=1.0)]
+        )
         assert abs(shares.mean() - 0.5) < 0.03
         assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.01
 
@@ -49,7 +51,9 @@ def test_cutmix_share_is_the_area_that_stays():
 
 def test_mixup_weighs_image_and_partner():
     mixed = mixing.apply(IMAGES, LABELS, Mix(0.75))
-    assert torch.allclose(mixed.images[:, 0, 0, 0], torch.tensor([0.25, 0.75, 2.25, 2.75, 4.25, 4.75]))
+    assert torch.allclose(
+        mixed.images[:, 0, 0, 0], torch.tensor([0.25, 0.75, 2.25, 2.75, 4.25, 4.75])
+    )
     assert mixed.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert mixed.partners.tolist() == [1, 0, 3, 2, 5, 4]
 
@@ -103,10 +107,14 @@ def one_by_one(recorded, kind, mix):
     images, labels = recorded["mix/inputs"], recorded["mix/labels"]
     partner = recorded[f"{kind}/permutation"].tolist()
     pairs = [mixing.apply(images[[i, p]], labels[[i, p]], mix) for i, p in enumerate(partner)]
-    own, others = (torch.stack([getattr(pair, name)[0] for pair in pairs]) for name in ("labels", "partners"))
+    own, others = (
+        torch.stack([getattr(pair, name)[0] for pair in pairs]) for name in ("labels", "partners")
+    )
     eye = torch.eye(10)
     share = pairs[0].share
-    return torch.stack([pair.images[0] for pair in pairs]), share * eye[own] + (1 - share) * eye[others]
+    return torch.stack([pair.images[0] for pair in pairs]), share * eye[own] + (1 - share) * eye[
+        others
+    ]
 
 
 def test_mixup_and_cutmix_give_the_recorded_batches(recorded):
@@ -128,7 +136,9 @@ def test_smoothed_cross_entropy_gives_the_recorded_loss_and_gradient(recorded):
 
 def test_shares_and_boxes_are_timms():
     """The distributions of the own share agree, box and clipping included (two-sample Kolmogorov-Smirnov)."""
-    timm = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=0.0, num_classes=10)
+    timm = Mixup(
+        mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, label_smoothing=0.0, num_classes=10
+    )
     images, labels = torch.zeros(2, 1, 32, 32), torch.tensor([0, 1])
     state = np.random.get_state()
     np.random.seed(0)

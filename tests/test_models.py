@@ -15,17 +15,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import train_ssl
-from multicrop import find, weights
-from multicrop.batches import Batches
+from multicrop import registry
+from multicrop.commands import pretrain
+from multicrop.config.pretrain import Recipe
 from multicrop.datasets import shapes
+from multicrop.engine.batches import Batches
 from multicrop.ssl.crops import MultiCrop
-from multicrop.ssl.recipe import Recipe
 from multicrop.supervised.classifier import Classifier
+from multicrop.weights import loading
 
-FAMILIES = [name for name in find.names("models") if name != "timm"]
-VARIANTS = {name: module.__name__.rpartition(".")[2] for name, module in find.variants().items()}
-GENERIC = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}  # where a family has the option; 1 block a stage
+FAMILIES = [name for name in registry.names("models") if name != "timm"]
+VARIANTS = {
+    name: module.__name__.rpartition(".")[2] for name, module in registry.variants().items()
+}
+GENERIC = {
+    "embed_dim": 24,
+    "num_layers": 2,
+    "num_heads": 2,
+}  # where a family has the option; 1 block a stage
 SMALL = {
     "vit": {"embed_dim": 24, "num_layers": 2, "num_heads": 3},
     "swin": {"embed_dim": 12, "depths": (2, 2, 1), "num_heads": 2},
@@ -35,7 +42,11 @@ TIMM = {
     "timm:resnet10t": {},
     "timm:mobilenetv3_small_050": {},
 }
-KINDS = ("grassmanian_vit_6_4_32", "riemmanian_vit_6_4_32", "deit_tiny_distilled")  # what a family's default is not
+KINDS = (
+    "grassmanian_vit_6_4_32",
+    "riemmanian_vit_6_4_32",
+    "deit_tiny_distilled",
+)  # what a family's default is not
 GANI = ("vit", "swin", "cait")
 STILL = {  # parameters that no features depend on, by family or variant
     # The same is added to a query's logits for all keys, which the softmax takes away; the pool's bias too.
@@ -64,7 +75,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 def small(family: str) -> dict:
     """Options that make a network of a family small."""
-    takes = inspect.signature(find.find("models", family).build).parameters
+    takes = inspect.signature(registry.find("models", family).build).parameters
     options = {name: value for name, value in GENERIC.items() if name in takes}
     if "depths" in takes:
         options["depths"] = (1,) * len(takes["depths"].default)
@@ -79,7 +90,7 @@ def build(arch: str, image_size: int = 32, **more) -> torch.nn.Module:
     """A small seeded network; scales of a block's output that start near 0 would hide it, so they are set to 0.5."""
     torch.manual_seed(0)
     options = OPTIONS[arch] if arch in OPTIONS else small(VARIANTS[arch])
-    model = find.backbone(arch, image_size, **options | more)
+    model = registry.backbone(arch, image_size, **options | more)
     for name, parameter in model.named_parameters():
         if "gamma_" in name:
             torch.nn.init.constant_(parameter, 0.5)
@@ -104,7 +115,9 @@ def test_features_of_both_crop_sizes(arch, image_size):
         assert features.isfinite().all()
 
 
-def check_gradients(arch: str, model: torch.nn.Module, features, batches: list[torch.Tensor]) -> None:
+def check_gradients(
+    arch: str, model: torch.nn.Module, features, batches: list[torch.Tensor]
+) -> None:
     """Every parameter has a finite gradient for each batch, above rounding for at least one, but those of STILL.
 
     The loss is a random sum of features: a sum of squares is the same whatever goes into a last layer norm.
@@ -113,7 +126,9 @@ def check_gradients(arch: str, model: torch.nn.Module, features, batches: list[t
     for x in batches:
         model.zero_grad()
         found = features(x)
-        probe = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), dtype=found.dtype)
+        probe = torch.randn(
+            found.shape, generator=torch.Generator().manual_seed(0), dtype=found.dtype
+        )
         (found * probe).sum().backward()
         missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
         assert not missing
@@ -126,7 +141,9 @@ def check_gradients(arch: str, model: torch.nn.Module, features, batches: list[t
 
 def test_every_parameter_gets_a_gradient_in_training(arch):
     """In double precision, where zero and little are far apart: 1e-16 and, in the early attention of CaiT, 1e-9."""
-    exact = torch.float32 if "t2t" in arch else torch.float64  # the performer's attention is always in float32
+    exact = (
+        torch.float32 if "t2t" in arch else torch.float64
+    )  # the performer's attention is always in float32
     model = build(arch).to(exact).train()
     check_gradients(arch, model, model, [images(size, batch=3).to(exact) for size in (32, 16)])
 
@@ -163,7 +180,7 @@ def test_state_dict_round_trip_and_copy(arch):
 def test_adapt_keeps_our_own_names_and_values(arch):
     model = build(arch)
     state = model.state_dict()
-    adapted = find.architecture(arch).module.adapt(state, model)
+    adapted = registry.architecture(arch).module.adapt(state, model)
     assert adapted.keys() == state.keys()
     assert all(torch.equal(adapted[name], state[name]) for name in state)
 
@@ -181,8 +198,14 @@ def test_bfloat16_autocast_is_close_to_float32(arch):
 def test_maps_have_the_names_widths_and_strides_that_are_promised(family):
     model = build(family).eval()
     names = list(model.maps)
-    assert names in ([f"blocks.{i}" for i in range(len(names))], [f"s{i + 1}" for i in range(len(names))])
-    assert list(model.stages) == [name for name in names if name in model.stages] and model.stages[-1] == names[-1]
+    assert names in (
+        [f"blocks.{i}" for i in range(len(names))],
+        [f"s{i + 1}" for i in range(len(names))],
+    )
+    assert (
+        list(model.stages) == [name for name in names if name in model.stages]
+        and model.stages[-1] == names[-1]
+    )
     attributes = set(vars(model))
     for shape in ((32, 32), (16, 16), (32, 16)):
         x = images(32)[..., : shape[0], : shape[1]]
@@ -192,7 +215,9 @@ def test_maps_have_the_names_widths_and_strides_that_are_promised(family):
         for name, (width, stride) in model.maps.items():
             assert maps[name].shape[:2] == (2, width)
             sides = zip(shape, maps[name].shape[2:], strict=True)
-            assert all(abs(side / stride - found) <= 1 for side, found in sides)  # PiT's patches lose a row
+            assert all(
+                abs(side / stride - found) <= 1 for side, found in sides
+            )  # PiT's patches lose a row
     assert set(vars(model)) == attributes
 
 
@@ -228,7 +253,7 @@ def test_weights_of_another_image_size_fit(family):
     source = build(family, 32)
     patch = {"patch_size": source.patch_size} if getattr(source, "patch_size", None) else {}
     model = build(family, 48, **patch).eval()
-    report = weights.load(model, source.state_dict(), find.find("models", family).adapt)
+    report = loading.load(model, source.state_dict(), registry.find("models", family).adapt)
     assert not report.misshapen and not report.missing
     with torch.no_grad():
         assert model(images(48)).isfinite().all()
@@ -247,7 +272,9 @@ def test_variants_made_small(variant):
     check_gradients(variant, model, features, [images(size, batch=3) for size in (32, 16)])
     model.eval()
     with torch.no_grad():
-        torch.testing.assert_close(model.forward_maps(images(16))[0], model(images(16)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            model.forward_maps(images(16))[0], model(images(16)), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_other_numbers_of_channels(arch):
@@ -255,7 +282,9 @@ def test_other_numbers_of_channels(arch):
     assert model(images(32, channels=1)).shape == (2, model.dim)
 
 
-@pytest.mark.parametrize("arch", [name for name in FAMILIES if name != "resnet"])  # which has neither
+@pytest.mark.parametrize(
+    "arch", [name for name in FAMILIES if name != "resnet"]
+)  # which has neither
 def test_drop_rate_and_drop_path_act_in_training_only(arch):
     model, x = build(arch, drop_rate=0.5, drop_path_rate=0.0), images(32)
     assert not torch.equal(model.train()(x), model(x))
@@ -273,7 +302,10 @@ def test_images_need_not_be_square(arch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"patch_size": 5}, "patch size 5 does not divide image size 32; the nearest that do: 4 and 8"),
+        (
+            {"patch_size": 5},
+            "patch size 5 does not divide image size 32; the nearest that do: 4 and 8",
+        ),
         ({"patch_size": 0}, "at least 1 px"),
         ({"embed_dim": 25}, "cannot share embedding width 25"),
         ({"num_heads": 0}, "at least 1"),
@@ -287,15 +319,20 @@ def test_sizes_that_clash_are_refused_at_build(arch, options, message):
 @pytest.mark.parametrize("arch", GANI)
 def test_images_of_wrong_size_or_channels_are_refused_at_forward(arch):
     model = build(arch, patch_size=4)
-    with pytest.raises(ValueError, match="15 px is no whole number of 4 px patches; the nearest that are: 12 and 16"):
+    with pytest.raises(
+        ValueError,
+        match="15 px is no whole number of 4 px patches; the nearest that are: 12 and 16",
+    ):
         model(images(15))
-    with pytest.raises(ValueError, match=r"images \(batch, 3, height, width\), not \(2, 1, 32, 32\)"):
+    with pytest.raises(
+        ValueError, match=r"images \(batch, 3, height, width\), not \(2, 1, 32, 32\)"
+    ):
         model(images(32, channels=1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_impossible_options_are_refused_in_one_line(family):
-    takes = inspect.signature(find.find("models", family).build).parameters
+    takes = inspect.signature(registry.find("models", family).build).parameters
     for name in {"patch_size", "embed_dim", "num_heads", "num_layers"} & takes.keys():
         refused_in_one_line(lambda name=name: build(family, **{name: 0}))
 
@@ -333,14 +370,14 @@ def test_default_patch(arch, image_size, patch):
 @pytest.mark.parametrize("arch", ["vit", "cait"])
 def test_adapted_weights_of_another_image_size_give_the_features_of_the_resampled_table(arch):
     small, large = build(arch, 32, patch_size=4).eval(), build(arch, 48, patch_size=4).eval()
-    state = find.find("models", arch).adapt(small.state_dict(), large)
+    state = registry.find("models", arch).adapt(small.state_dict(), large)
     large.load_state_dict(state)
     torch.testing.assert_close(large(images(48)), small(images(48)), rtol=1e-5, atol=1e-5)
 
 
 def test_adapt_resamples_bias_tables_of_another_swin_window():
     small, large = build("swin", 16), build("swin", 32)  # the last stage's maps are 2 x 2 and 4 x 4
-    adapted = find.find("models", "swin").adapt(small.state_dict(), large)
+    adapted = registry.find("models", "swin").adapt(small.state_dict(), large)
     large.load_state_dict(adapted)
     key = "layers.2.blocks.0.attn.relative_position_bias_table"
     ours, theirs = adapted[key].view(7, 7, -1), small.state_dict()[key].view(3, 3, -1)
@@ -349,7 +386,7 @@ def test_adapt_resamples_bias_tables_of_another_swin_window():
 
 def test_adapt_resamples_a_timm_position_table():
     arch = "timm:vit_tiny_patch16_224"
-    state = find.find("models", "timm").adapt(build(arch, 64).state_dict(), build(arch, 32))
+    state = registry.find("models", "timm").adapt(build(arch, 64).state_dict(), build(arch, 32))
     build(arch, 32).load_state_dict(state)
 
 
@@ -369,7 +406,7 @@ def test_adapt_resamples_a_timm_position_table():
     ],
 )
 def test_timm_families_at_32_and_16_px(name, options):
-    model = find.backbone(f"timm:{name}", 32, **options).eval()
+    model = registry.backbone(f"timm:{name}", 32, **options).eval()
     sizes = (32,) if name.startswith("hrnet") else (32, 16)
     for size in sizes:
         with torch.no_grad():
@@ -385,21 +422,25 @@ def test_timm_weights_keep_timm_names():
 
 def test_timm_options_that_a_model_lacks_are_refused():
     with pytest.raises(ValueError, match="timm:resnet10t has no option patch_size"):
-        find.backbone("timm:resnet10t", 32, patch_size=4)
+        registry.backbone("timm:resnet10t", 32, patch_size=4)
 
 
-@pytest.mark.parametrize(("name", "near"), [("resnet19", "resnet18"), ("vit_tiny_patch16", "vit_tiny_patch16_224")])
+@pytest.mark.parametrize(
+    ("name", "near"), [("resnet19", "resnet18"), ("vit_tiny_patch16", "vit_tiny_patch16_224")]
+)
 def test_unknown_timm_names_name_the_nearest(name, near):
     with pytest.raises(ValueError, match=f"no model '{name}'; the nearest: .*{near}"):
-        find.backbone(f"timm:{name}", 32)
+        registry.backbone(f"timm:{name}", 32)
     with pytest.raises(ValueError, match="needs a model's name"):
-        find.backbone("timm", 32)
+        registry.backbone("timm", 32)
 
 
 def test_last_vit_block_computes_only_what_the_features_use():
     model = build("vit").eval()
     for size in (32, 16):
-        torch.testing.assert_close(model(images(size)), model.intermediate(images(size), 1)[0][:, 0])
+        torch.testing.assert_close(
+            model(images(size)), model.intermediate(images(size), 1)[0][:, 0]
+        )
 
 
 @pytest.mark.parametrize("tokens", [17, 65, 150])
@@ -410,7 +451,9 @@ def test_plain_and_fused_attention_agree(tokens, training):
     q, k, v = torch.randn(3, 2, 3, tokens, 8, generator=torch.Generator().manual_seed(0))
     with torch.set_grad_enabled(training):
         ours = attend(q, k, v)
-    torch.testing.assert_close(ours, torch.nn.functional.scaled_dot_product_attention(q, k, v), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        ours, torch.nn.functional.scaled_dot_product_attention(q, k, v), rtol=1e-5, atol=1e-6
+    )
     torch.testing.assert_close(attention_weights(q, k).sum(-1), torch.ones(2, 3, tokens))
 
 
@@ -419,15 +462,18 @@ TRACED = ("vit", "swin", "cait", "cvt", "manifold")  # in training too
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("arch", "training"), [*((arch, False) for arch in FAMILIES), *((arch, True) for arch in TRACED)]
+    ("arch", "training"),
+    [*((arch, False) for arch in FAMILIES), *((arch, True) for arch in TRACED)],
 )
 def test_the_whole_network_can_be_traced_for_compilation(arch, training):
     """Without a graph break, at the local crops' size, for which positions are resampled.
 
     In training stochastic depth draws the same; attention's dropout does not, which sees what depth has kept.
     """
-    takes = inspect.signature(find.find("models", arch).build).parameters
-    model = build(arch, **({"attn_drop_rate": 0.0} if "attn_drop_rate" in takes else {}), drop_path_rate=0.5)
+    takes = inspect.signature(registry.find("models", arch).build).parameters
+    model = build(
+        arch, **({"attn_drop_rate": 0.0} if "attn_drop_rate" in takes else {}), drop_path_rate=0.5
+    )
     model.train(training)
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     found = []
@@ -449,16 +495,16 @@ def recipe_and_crops():
     data = shapes.load("", "train", train_images=12)
     batches = Batches(data.pixels, None, 4, seed=0, device=torch.device("cpu"))
     crop = MultiCrop(**r.crop_options(), mean=data.mean, std=data.std)
-    return r, [list(train_ssl.views(batches, crop, 0, step)) for step in range(3)]
+    return r, [list(pretrain.views(batches, crop, 0, step)) for step in range(3)]
 
 
 def three_steps(r: Recipe, crops: list) -> None:
-    nets = train_ssl.build(r, 3, torch.device("cpu"))
+    nets = pretrain.build(r, 3, torch.device("cpu"))
     first = next(nets.student.backbone.parameters())
     before = first.detach().clone()
     for step, parts in enumerate(crops):
-        rates = train_ssl.rates_at(r, step, len(crops), len(crops), 4)
-        seen = train_ssl.update(nets, parts, rates, r.clip_grad, 1, None, (0, step))
+        rates = pretrain.rates_at(r, step, len(crops), len(crops), 4)
+        seen = pretrain.update(nets, parts, rates, r.clip_grad, 1, None, (0, step))
         assert seen.loss.isfinite() and seen.grad_norm.isfinite() and seen.grad_norm > 0
     assert not torch.equal(before, first)
 
@@ -468,13 +514,16 @@ def three_steps(r: Recipe, crops: list) -> None:
 def test_three_steps_of_stage_one(arch, recipe_and_crops):
     """Made small by the flags that train_ssl.py has."""
     r, crops = recipe_and_crops
-    takes = inspect.signature(find.architecture(arch).module.build).parameters
+    takes = inspect.signature(registry.architecture(arch).module.build).parameters
     sizes = {name: value for name, value in GENERIC.items() if name in takes}
     three_steps(dataclasses.replace(r, arch=arch, **sizes), crops)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("MULTICROP_FULL_SIZE" not in os.environ, reason="a quarter of an hour: set MULTICROP_FULL_SIZE=1")
+@pytest.mark.skipif(
+    "MULTICROP_FULL_SIZE" not in os.environ,
+    reason="a quarter of an hour: set MULTICROP_FULL_SIZE=1",
+)
 @pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
 def test_three_steps_of_stage_one_in_full_size(arch, recipe_and_crops):
     r, crops = recipe_and_crops

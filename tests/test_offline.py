@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from multicrop import find
+from multicrop import registry
 from multicrop.augment.shift import Shifts
 from multicrop.datasets._images import ImageSet
-from multicrop.fingerprint import images_print, teacher_print
-from multicrop.supervised import offline
+from multicrop.engine.fingerprint import images_print, teacher_print
+from multicrop.supervised import teacher_maps
 from multicrop.supervised.augmentation import TrainDraws
-from multicrop.supervised.map_cuts import follow
-from multicrop.supervised.offline import HEADER, Features, Stored, Writer, size
+from multicrop.supervised.map_transform import follow
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
+from multicrop.supervised.teacher_maps import HEADER, Features, Stored, Writer, size
 
 MAPS = {"s1": Stored(4, 1, 8, 8), "s2": Stored(6, 2, 4, 4)}
 IMAGES = 10
@@ -40,7 +40,9 @@ PRINT = images_of("shapes", pixels(), LABELS)
 VALUES = [random(1, IMAGES, 4, 8, 8), random(2, IMAGES, 6, 4, 4)]
 
 
-def write(folder, stop: int = IMAGES, dtype: str = "float32", fingerprint=PRINT, step: int = 3) -> Writer:
+def write(
+    folder, stop: int = IMAGES, dtype: str = "float32", fingerprint=PRINT, step: int = 3
+) -> Writer:
     """Batches of three until at least `stop` images are stored."""
     writer = Writer(folder, fingerprint, MAPS, dtype)
     with writer:
@@ -61,7 +63,10 @@ def test_stored_maps_come_back(tmp_path):
 
 
 def test_half_precision_takes_half_the_room(tmp_path):
-    assert write(tmp_path, dtype="float16").bytes * 2 == Writer(tmp_path / "x", PRINT, MAPS, "float32").bytes
+    assert (
+        write(tmp_path, dtype="float16").bytes * 2
+        == Writer(tmp_path / "x", PRINT, MAPS, "float32").bytes
+    )
     found = Features.open(tmp_path, PRINT).arrays["s1"]
     assert found.dtype == torch.float16 and torch.equal(found, VALUES[0].half())
 
@@ -69,7 +74,11 @@ def test_half_precision_takes_half_the_room(tmp_path):
 def test_a_batchs_maps_are_cut_as_its_images(tmp_path):
     write(tmp_path)
     index = torch.tensor([7, 0, 7])
-    draws = TrainDraws(Shifts(torch.tensor([[0, 3], [2, 2], [4, 1]]), torch.tensor([True, False, True])), None, None)
+    draws = TrainDraws(
+        Shifts(torch.tensor([[0, 3], [2, 2], [4, 1]]), torch.tensor([True, False, True])),
+        None,
+        None,
+    )
     place = {"source": (8, 8), "size": 8, "padding": 2}
     found = Features.open(tmp_path, PRINT).cut(index, draws, names=("s2", "s1"), **place)
     for ours, values in zip(found, reversed(VALUES), strict=True):
@@ -78,17 +87,21 @@ def test_a_batchs_maps_are_cut_as_its_images(tmp_path):
 
 def test_stored_maps_pair_as_a_teachers(tmp_path):
     write(tmp_path)
-    student = find.backbone("deit_tiny", 32, embed_dim=24, num_layers=3)
+    student = registry.backbone("deit_tiny", 32, embed_dim=24, num_layers=3)
     features = Features.open(tmp_path, PRINT)
     assert pair_maps(student, features) == (("blocks.0", "blocks.2"), ("s1", "s2"))
-    with pytest.raises(ValueError, match=r"--guide_teacher s3: Features has no map of this name; it has s1, s2"):
+    with pytest.raises(
+        ValueError, match=r"--guide_teacher s3: Features has no map of this name; it has s1, s2"
+    ):
         pair_maps(student, features, teacher_names=["s3"])
 
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_writing_goes_on_where_it_was_interrupted(tmp_path, torn):
     assert write(tmp_path, stop=4).done == 6
-    with pytest.raises(ValueError, match=r"holds 6 of 10 images: give the same command of precompute.py again"):
+    with pytest.raises(
+        ValueError, match=r"holds 6 of 10 images: give the same command of precompute.py again"
+    ):
         Features.open(tmp_path, PRINT)
     if torn:  # a batch of which only one map was written, when the machine stopped
         with open(tmp_path / "s1.npy", "ab") as file:
@@ -108,10 +121,15 @@ def test_whole_features_are_left_alone(tmp_path):
 
 def test_a_disk_without_room_is_said_before(tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 13000})
-    monkeypatch.setattr(offline.shutil, "disk_usage", lambda path: usage if path == tmp_path else None)
+    monkeypatch.setattr(
+        teacher_maps.shutil, "disk_usage", lambda path: usage if path == tmp_path else None
+    )
     writer = Writer(tmp_path / "new" / "features", PRINT, MAPS, "float32")
     assert writer.bytes == 14080
-    with pytest.raises(OSError, match=r"features needs 0.0 MB and the disk has 0.0 MB free: make room, choose another"):
+    with pytest.raises(
+        OSError,
+        match=r"features needs 0.0 MB and the disk has 0.0 MB free: make room, choose another",
+    ):
         writer.check_space()
     assert not (tmp_path / "new").exists()
     usage.free = 14080
@@ -120,7 +138,9 @@ def test_a_disk_without_room_is_said_before(tmp_path, monkeypatch):
 
 def test_what_is_stored_needs_no_room(tmp_path, monkeypatch):
     write(tmp_path, stop=6)
-    monkeypatch.setattr(offline.shutil, "disk_usage", lambda path: type("usage", (), {"free": 14080 * 4 // 10}))
+    monkeypatch.setattr(
+        teacher_maps.shutil, "disk_usage", lambda path: type("usage", (), {"free": 14080 * 4 // 10})
+    )
     Writer(tmp_path, PRINT, MAPS, "float32").check_space()
 
 
@@ -133,7 +153,10 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path, monkeypatch):
 
     with writer:
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match=r"No space left on device; 3 of 10 images are stored, and the same command"):
+        with pytest.raises(
+            OSError,
+            match=r"No space left on device; 3 of 10 images are stored, and the same command",
+        ):
             writer.append([values[3:6] for values in VALUES])
     monkeypatch.undo()
     write(tmp_path)
@@ -158,9 +181,15 @@ def changed_pixels():
         (images_of("cifar10", pixels(), LABELS), r"data set shapes \(here cifar10\)"),
         (images_of("shapes", pixels(1), LABELS), r"images with hash \w+ \(here \w+\): give"),
         (images_of("shapes", changed_pixels(), LABELS), "images with hash"),
-        (images_of("shapes", pixels(), LABELS.flip(0)), r"features: labels with hash \w+ \(here \w+\): give"),
+        (
+            images_of("shapes", pixels(), LABELS.flip(0)),
+            r"features: labels with hash \w+ \(here \w+\): give",
+        ),
         (images_of("shapes", pixels()[:9], LABELS[:9]), r"number of images 10 \(here 9\)"),
-        (images_of("shapes", pixels()[..., :4], LABELS), r"stored images of 8 x 8 px \(here 8 x 4 px\)"),
+        (
+            images_of("shapes", pixels()[..., :4], LABELS),
+            r"stored images of 8 x 8 px \(here 8 x 4 px\)",
+        ),
         (
             {"teacher": "b", "batch_norm": "batch"},
             r"teacher with hash a \(here b\); batch norms by running \(here batch",
@@ -171,12 +200,16 @@ def test_features_of_other_images_or_teachers(tmp_path, fingerprint, message):
     write(tmp_path, fingerprint=PRINT | {"teacher": "a", "batch_norm": "running"})
     with pytest.raises(ValueError, match=message) as error:
         Features.open(tmp_path, fingerprint)
-    assert str(error.value).startswith(f"{tmp_path} holds other features: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path} holds other features: ") and "\n" not in str(
+        error.value
+    )
 
 
 def test_other_features_are_not_written_over(tmp_path):
     write(tmp_path, stop=3, fingerprint=PRINT | {"teacher": "a"})
-    with pytest.raises(ValueError, match=r"teacher with hash a \(here b\): choose another --output"):
+    with pytest.raises(
+        ValueError, match=r"teacher with hash a \(here b\): choose another --output"
+    ):
         Writer(tmp_path, PRINT | {"teacher": "b"}, MAPS, "float32")
     with pytest.raises(ValueError, match=r"numbers in float32 \(here float16\)"):
         Writer(tmp_path, PRINT | {"teacher": "a"}, MAPS, "float16")
@@ -185,7 +218,9 @@ def test_other_features_are_not_written_over(tmp_path):
 
 
 def test_no_features(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no features at .*: make them by precompute.py --output"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no features at .*: make them by precompute.py --output"
+    ):
         Features.open(tmp_path / "none", PRINT)
 
 
@@ -222,8 +257,13 @@ def test_teachers_are_told_apart():
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
     same, other = teacher_print(Teacher(network(0), 8)), teacher_print(Teacher(network(1), 8))
-    assert same == teacher_print(Teacher(network(0), 8)) and {k for k in same if same[k] != other[k]} == {"teacher"}
-    assert teacher_print(Teacher(network(0), 16, batch_norm="batch")) == same | {"size": "16 px", "batch_norm": "batch"}
+    assert same == teacher_print(Teacher(network(0), 8)) and {
+        k for k in same if same[k] != other[k]
+    } == {"teacher"}
+    assert teacher_print(Teacher(network(0), 16, batch_norm="batch")) == same | {
+        "size": "16 px",
+        "batch_norm": "batch",
+    }
 
 
 def test_sizes_for_people():

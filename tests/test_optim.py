@@ -1,10 +1,10 @@
-"""multicrop/optim.py: groups, the cap on gradients, and LARS against its formula."""
+"""engine/optim.py: groups, the cap on gradients, and LARS against its formula."""
 
 import pytest
 import torch
 from torch import nn
 
-from multicrop import optim
+from multicrop.engine import optim
 
 
 def test_matrices_decay_and_vectors_do_not():
@@ -24,7 +24,9 @@ def test_each_gradient_is_capped_by_itself_and_the_norm_is_that_before():
     assert optim.clip_each([small, large], 0).item() == pytest.approx(50.0025, rel=1e-6)
     assert large.grad.norm().item() == 50
     optim.clip_each([small, large], 2.0)
-    assert small.grad.norm().item() == pytest.approx(0.5) and large.grad.norm().item() == pytest.approx(2, rel=1e-5)
+    assert small.grad.norm().item() == pytest.approx(
+        0.5
+    ) and large.grad.norm().item() == pytest.approx(2, rel=1e-5)
 
 
 def test_lars_takes_the_steps_of_its_formula():

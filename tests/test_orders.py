@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import GOLDEN
 
-from multicrop.batches import Batches
-from multicrop.orders import repeated, shuffled
+from multicrop.engine.batches import Batches
+from multicrop.engine.sampling import repeated, shuffled
 
 RECORDED = np.load(GOLDEN / "dhvt" / "recipe_numbers.npz")
 STAGE_TWO = np.load(GOLDEN / "two_stage_ssl" / "finetune_misc.npz")
@@ -19,7 +19,7 @@ CASES = [name for name in RECORDED.files if re.fullmatch(r"ra/n\d+_w\d_r\d_e\d",
 def published_part(order: torch.Tensor, rank: int, world: int) -> torch.Tensor:
     """What the published sampler gives one rank of `repeated`: every world-th entry of the first N // 256 * 256.
 
-    multicrop/batches.py cuts each global batch into one piece per rank instead. The images of a global batch are the
+    engine/batches.py cuts each global batch into one piece per rank instead. The images of a global batch are the
     same in both; here the repeats of an image meet on one rank, there they are spread over the ranks.
     """
     return order[rank::world][: len(order) // 256 * 256 // world]
@@ -59,7 +59,13 @@ def test_a_global_batch_holds_the_published_images_on_any_number_of_ranks(world)
     for step in range(16):
         ours, published = [], []
         for rank in range(world):
-            options = {"seed": 0, "device": torch.device("cpu"), "rank": rank, "world": world, "order": order}
+            options = {
+                "seed": 0,
+                "device": torch.device("cpu"),
+                "rank": rank,
+                "world": world,
+                "order": order,
+            }
             (batch,) = Batches(pixels, None, size, **options).step(step)
             ours += batch.images.flatten().tolist()
             published += published_part(order(0), rank, world)[step * size :][:size].tolist()

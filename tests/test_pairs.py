@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multicrop import find
+from multicrop import registry
 from multicrop.supervised.pairs import by_stage, pair_maps, spread, stages
 
 PUBLISHED = {
@@ -14,7 +14,7 @@ PUBLISHED = {
 
 def backbone(arch: str, size: int = 224):
     with torch.device("meta"):
-        return find.backbone(arch, size)
+        return registry.backbone(arch, size)
 
 
 @pytest.mark.parametrize("arch", PUBLISHED)
@@ -24,21 +24,28 @@ def test_published_blocks_are_found(arch):
     assert teacher == ("s1", "s2", "s3")
 
 
-@pytest.mark.parametrize("family", find.names("models"))
+@pytest.mark.parametrize("family", registry.names("models"))
 def test_every_family_guides_and_is_guided(family):
     with torch.device("meta"):
-        network = find.backbone("timm:resnet18" if family == "timm" else family, 64)
-    teacher = find.backbone("resnet20", 32)
+        network = registry.backbone("timm:resnet18" if family == "timm" else family, 64)
+    teacher = registry.backbone("resnet20", 32)
     own, theirs = pair_maps(network, teacher)
     names = [*network.maps]
     places = [names.index(name) for name in own]
-    assert len(own) == len(theirs) == 3 and places == sorted(places) and places[-1] == len(names) - 1
-    assert stages(network)[-1] == names[-1] and len(pair_maps(teacher, network)[0]) == len(stages(network))
+    assert (
+        len(own) == len(theirs) == 3 and places == sorted(places) and places[-1] == len(names) - 1
+    )
+    assert stages(network)[-1] == names[-1] and len(pair_maps(teacher, network)[0]) == len(
+        stages(network)
+    )
 
 
 def test_numbers_of_stages_that_differ():
     vit, resnet, large = backbone("deit_tiny"), backbone("resnet20", 32), backbone("resnet18", 224)
-    assert pair_maps(vit, large) == (("blocks.0", "blocks.4", "blocks.8", "blocks.11"), ("s1", "s2", "s3", "s4"))
+    assert pair_maps(vit, large) == (
+        ("blocks.0", "blocks.4", "blocks.8", "blocks.11"),
+        ("s1", "s2", "s3", "s4"),
+    )
     assert pair_maps(large, resnet)[0] == ("s1", "s3", "s4")
     assert pair_maps(resnet, large)[0] == ("s1", "s2", "s3", "s3")
     assert spread(vit, 1) == ("blocks.11",) and spread(vit, 2) == ("blocks.0", "blocks.11")
@@ -60,19 +67,27 @@ def test_names_win_over_the_rule():
     student, teacher = backbone("deit_tiny"), backbone("resnet20", 32)
     assert pair_maps(student, teacher, ["blocks.3"], ["s2"]) == (("blocks.3",), ("s2",))
     assert pair_maps(student, teacher, teacher_names=["s1", "s3"])[0] == ("blocks.0", "blocks.11")
-    assert pair_maps(student, teacher, ["blocks.1", "blocks.1", "blocks.2"])[1] == ("s1", "s2", "s3")
+    assert pair_maps(student, teacher, ["blocks.1", "blocks.1", "blocks.2"])[1] == (
+        "s1",
+        "s2",
+        "s3",
+    )
 
 
 def test_names_that_do_not_fit():
     student, teacher = backbone("deit_tiny"), backbone("resnet20", 32)
-    with pytest.raises(ValueError, match=r"--guide_teacher s4: ResNet has no map of this name; it has s1, s2, s3$"):
+    with pytest.raises(
+        ValueError, match=r"--guide_teacher s4: ResNet has no map of this name; it has s1, s2, s3$"
+    ):
         pair_maps(student, teacher, teacher_names=["s4"])
     with pytest.raises(
-        ValueError, match=r"--guide_student blocks.12: ViT has no map of this name; it has blocks.0, bl"
+        ValueError,
+        match=r"--guide_student blocks.12: ViT has no map of this name; it has blocks.0, bl",
     ):
         pair_maps(student, teacher, ["blocks.12"])
     with pytest.raises(
-        ValueError, match=r"1 maps of the student \(blocks.1\) and 3 of the teacher \(s1, s2, s3\) do not"
+        ValueError,
+        match=r"1 maps of the student \(blocks.1\) and 3 of the teacher \(s1, s2, s3\) do not",
     ):
         pair_maps(student, teacher, ["blocks.1"])
 
@@ -80,5 +95,7 @@ def test_names_that_do_not_fit():
 def test_a_network_without_maps():
     with pytest.raises(ValueError, match="Linear gives no feature maps, which guidance needs"):
         pair_maps(backbone("deit_tiny"), torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="--guide_teacher s1: Linear has no map of this name; it has none"):
+    with pytest.raises(
+        ValueError, match="--guide_teacher s1: Linear has no map of this name; it has none"
+    ):
         pair_maps(backbone("deit_tiny"), torch.nn.Linear(1, 1), teacher_names=["s1"])

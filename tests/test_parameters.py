@@ -7,7 +7,8 @@ import torch.nn as nn
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 
-from multicrop import find, optim
+from multicrop import registry
+from multicrop.engine import optim
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.parameters import groups, layers
 
@@ -20,7 +21,7 @@ SMALL = {
 
 
 def classifier(arch: str) -> Classifier:
-    return Classifier(find.backbone(arch, 32, **SMALL.get(arch, {})), 10)
+    return Classifier(registry.backbone(arch, 32, **SMALL.get(arch, {})), 10)
 
 
 def decaying(model: nn.Module, **options) -> set[str]:
@@ -46,15 +47,22 @@ def test_published_rules_for_dhvt():
     model = classifier("dhvt")
     published = decaying(model, exempt=("cls_token", "pos_embed", "dist_token"))
     assert decaying(model) - published == {"backbone.cls_token"}
-    assert "backbone.blocks.0.attn.pos_embed" in published and "backbone.patch_embed.pre_affine.alpha" in published
+    assert (
+        "backbone.blocks.0.attn.pos_embed" in published
+        and "backbone.patch_embed.pre_affine.alpha" in published
+    )
     spared = published - decaying(model, exempt=("cls_token", "*pos_embed", "*.alpha", "*.beta"))
-    assert {name.rsplit(".", 1)[1] for name in spared} == {"pos_embed", "alpha", "beta"} and len(spared) == 3 + 4
+    assert {name.rsplit(".", 1)[1] for name in spared} == {"pos_embed", "alpha", "beta"} and len(
+        spared
+    ) == 3 + 4
 
 
 def test_published_rule_of_locality_guidance():
     """Names that contain one of its words, wherever they stand."""
     model = classifier("vit")
-    spared = decaying(model) - decaying(model, exempt=("*cls_token*", "*pos_embed*", "*distill_token*"))
+    spared = decaying(model) - decaying(
+        model, exempt=("*cls_token*", "*pos_embed*", "*distill_token*")
+    )
     assert spared == {"backbone.cls_token", "backbone.pos_embed"}
 
 
@@ -68,34 +76,55 @@ def test_frozen_parameters_are_in_no_group():
 def test_layers_of_timm_are_those_of_timm(name):
     """Against timm's own function on the same network with its classifier."""
     whole = timm.create_model(name, num_classes=10)
-    theirs = {p: (g["lr_scale"], g["weight_decay"] > 0) for g in param_groups_layer_decay(whole) for p in g["params"]}
+    theirs = {
+        p: (g["lr_scale"], g["weight_decay"] > 0)
+        for g in param_groups_layer_decay(whole)
+        for p in g["params"]
+    }
     expected = {key: theirs[p] for key, p in whole.named_parameters()}
-    model = Classifier(find.backbone(f"timm:{name}", 224), 10)
-    own = {p: (g["lr_scale"], g["decays"]) for g in groups(model, layer_decay=0.75) for p in g["params"]}
+    model = Classifier(registry.backbone(f"timm:{name}", 224), 10)
+    own = {
+        p: (g["lr_scale"], g["decays"])
+        for g in groups(model, layer_decay=0.75)
+        for p in g["params"]
+    }
     found = {key: own[p] for key, p in model.backbone.named_parameters()}
     assert found.items() <= expected.items() and len(found) > len(expected) - 5
     assert own[model.head.weight] == (1.0, True)
 
 
 def test_layers_by_feature_maps_are_those_by_timms_names(monkeypatch):
-    vit = find.backbone("vit", 32, **SMALL["vit"])
+    vit = registry.backbone("vit", 32, **SMALL["vit"])
     by_name = layers(vit)
     monkeypatch.delattr(VisionTransformer, "group_matcher")
     assert layers(vit, IMAGES) == by_name and max(by_name.values()) == 3
 
 
 def test_layers_of_a_network_of_ours():
-    found = layers(find.backbone("dhvt", 32, **SMALL["dhvt"]), IMAGES)
+    found = layers(registry.backbone("dhvt", 32, **SMALL["dhvt"]), IMAGES)
     for name, layer in found.items():
-        block = name.split(".")[1] if name.startswith("blocks.") else "2" if name.startswith("norm") else "-1"
+        block = (
+            name.split(".")[1]
+            if name.startswith("blocks.")
+            else "2"
+            if name.startswith("norm")
+            else "-1"
+        )
         assert layer == int(block) + 1, name
 
 
 def test_layers_through_stages():
-    found = layers(find.backbone("swin", 32, **SMALL["swin"]), IMAGES)
+    found = layers(registry.backbone("swin", 32, **SMALL["swin"]), IMAGES)
     assert found["patch_embed.proj.weight"] == 0
-    assert found["layers.0.blocks.0.attn.qkv.weight"] == 1 and found["layers.0.blocks.1.mlp.fc1.bias"] == 2
-    assert found["layers.0.downsample.reduction.weight"] == found["layers.1.blocks.0.norm1.weight"] == 3
+    assert (
+        found["layers.0.blocks.0.attn.qkv.weight"] == 1
+        and found["layers.0.blocks.1.mlp.fc1.bias"] == 2
+    )
+    assert (
+        found["layers.0.downsample.reduction.weight"]
+        == found["layers.1.blocks.0.norm1.weight"]
+        == 3
+    )
     assert found["norm.weight"] == max(found.values()) == 3
 
 
@@ -103,11 +132,21 @@ def test_rates_shrink_towards_the_input():
     model = classifier("dhvt").train()
     found = scales(model, layer_decay=0.5, example=IMAGES)
     assert model.backbone.training
-    assert found["head.weight"] == 1 and found["backbone.norm.weight"] == found["backbone.blocks.2.norm1.bias"] == 0.5
-    assert found["backbone.blocks.0.attn.qkv.weight"] == 0.125 and found["backbone.cls_token"] == 0.0625
+    assert (
+        found["head.weight"] == 1
+        and found["backbone.norm.weight"] == found["backbone.blocks.2.norm1.bias"] == 0.5
+    )
+    assert (
+        found["backbone.blocks.0.attn.qkv.weight"] == 0.125
+        and found["backbone.cls_token"] == 0.0625
+    )
     optimizer = optim.build("adamw", groups(model, layer_decay=0.5, example=IMAGES))
     optim.set_rates(optimizer, 0.1, 0.05)
-    rates = {p: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    rates = {
+        p: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
     assert rates[model.backbone.blocks[0].attn.qkv.weight] == (pytest.approx(0.0125), 0.05)
     assert rates[model.head.bias] == (0.1, 0.0)
 
@@ -115,7 +154,12 @@ def test_rates_shrink_towards_the_input():
 def test_projections_beside_the_student_learn_at_the_whole_rate():
     student = classifier("dhvt")
     both = nn.ModuleDict({"student": student, "projections": nn.Conv2d(24, 16, 1)})
-    options = {"backbone": student.backbone, "example": IMAGES, "layer_decay": 0.5, "exempt": ("cls_token",)}
+    options = {
+        "backbone": student.backbone,
+        "example": IMAGES,
+        "layer_decay": 0.5,
+        "exempt": ("cls_token",),
+    }
     assert scales(both, **options)["projections.weight"] == 1
     assert scales(both, **options)["student.backbone.cls_token"] == 0.0625
     assert "student.backbone.cls_token" not in decaying(both, **options)

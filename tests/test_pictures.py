@@ -1,4 +1,4 @@
-"""probes/pictures.py: the files exist, have content where it belongs, and matplotlib's global state is untouched."""
+"""pictures/figures.py: the files exist, have content where it belongs, and matplotlib's global state is untouched."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from multicrop.probes.pictures import draw_attention, draw_crops, draw_curves
+from multicrop.pictures.figures import draw_attention, draw_crops, draw_curves
 
 
 def pixels(path):
@@ -27,12 +27,20 @@ def test_crops_are_drawn_to_scale_and_in_their_colours(tmp_path):
 
 
 def test_crops_with_source_images_and_one_channel(tmp_path):
-    draw_crops(torch.rand(2, 3, 1, 8, 8), torch.rand(4, 3, 1, 4, 4), tmp_path / "x.png", torch.rand(3, 1, 10, 10))
+    draw_crops(
+        torch.rand(2, 3, 1, 8, 8),
+        torch.rand(4, 3, 1, 4, 4),
+        tmp_path / "x.png",
+        torch.rand(3, 1, 10, 10),
+    )
     assert pixels(tmp_path / "x.png").std() > 1
 
 
 def test_curves_leave_out_what_a_row_lacks(tmp_path):
-    rows = [{"step": i, "loss": 5 - i} for i in range(4)] + [{"step": 4, "knn": 30.0}, {"step": 8, "knn": 40.0}]
+    rows = [{"step": i, "loss": 5 - i} for i in range(4)] + [
+        {"step": 4, "knn": 30.0},
+        {"step": 8, "knn": 40.0},
+    ]
     draw_curves(rows, tmp_path / "curves.png")
     draw_curves([], tmp_path / "empty.png")
     drawn, empty = pixels(tmp_path / "curves.png"), pixels(tmp_path / "empty.png")
@@ -53,12 +61,14 @@ def test_attention_covers_the_images(tmp_path):
 
 def test_matplotlib_waits_until_a_picture_is_drawn_and_pyplot_is_never_loaded(tmp_path):
     code = (
-        "import sys, torch, multicrop.probes.pictures as p\n"
+        "import sys, torch, multicrop.pictures.figures as p\n"
         "assert 'matplotlib' not in sys.modules\n"
         "p.draw_curves([], sys.argv[1])\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
     root, target = Path(__file__).parent.parent, tmp_path / "x.png"
-    done = subprocess.run([sys.executable, "-c", code, str(target)], cwd=root, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)], cwd=root, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert target.exists()

@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import (
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+)
 from timm.layers import DropPath
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import pit
 from multicrop.models._positions import resample
 
@@ -28,13 +36,13 @@ def test_published_size(tmp_path):
 
 def test_number_of_parameters():
     with torch.device("meta"):
-        model = find.backbone("pit_tiny")
+        model = registry.backbone("pit_tiny")
     assert sum(parameter.numel() for parameter in model.parameters()) + 257 * 100 == 4_615_972
 
 
 def test_maps_and_stages_of_the_published_size():
     with torch.device("meta"):
-        model = find.backbone("pit_tiny")
+        model = registry.backbone("pit_tiny")
         _, maps = model.forward_maps(torch.empty(1, 3, 224, 224))
     guided = [tuple(maps[name].shape[1:]) for name in ("blocks.0", "blocks.6", "blocks.11")]
     assert guided == [(64, 27, 27), (128, 14, 14), (256, 7, 7)]
@@ -50,7 +58,9 @@ def test_stochastic_depth_rises_by_one_step_per_block():
 
 def test_position_map_at_other_sizes():
     model = pit.build(**SMALL)
-    assert model.positions((7, 7)) is model.pos_embed or torch.equal(model.positions((7, 7)), model.pos_embed)
+    assert model.positions((7, 7)) is model.pos_embed or torch.equal(
+        model.positions((7, 7)), model.pos_embed
+    )
     tokens = resample(model.pos_embed.flatten(2).transpose(1, 2), (3, 5))
     close(model.positions((3, 5)), tokens.transpose(1, 2).reshape(1, 16, 3, 5))
 
@@ -80,9 +90,14 @@ def test_default_patches_are_an_eighth_of_small_images(size, patch, side):
 
 
 def test_sizes_that_clash():
-    with pytest.raises(ValueError, match="stride 3 does not divide patch size 8; leave it out for half a patch"):
+    with pytest.raises(
+        ValueError, match="stride 3 does not divide patch size 8; leave it out for half a patch"
+    ):
         pit.build(32, patch_size=8, stride=3)
-    with pytest.raises(ValueError, match="20 px is no whole number of 8 px patches; the nearest that are: 16 and 24"):
+    with pytest.raises(
+        ValueError,
+        match="20 px is no whole number of 8 px patches; the nearest that are: 16 and 24",
+    ):
         pit.build(**SMALL)(images(20, 20))
 
 

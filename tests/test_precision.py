@@ -1,12 +1,14 @@
 import pytest
 import torch
 
-from multicrop.precision import autocast_type
+from multicrop.engine.precision import autocast_type
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("auto", None), ("fp32", None), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("auto", None), ("fp32", None), ("bf16", torch.bfloat16)]
+)
 def test_types_on_a_cpu(name, expected):
     assert autocast_type(name, CPU) == expected
 

@@ -6,17 +6,18 @@ import pytest
 import torch
 from conftest import launch
 
-import precompute
-from multicrop import checkpoint, cli
+from multicrop import cli
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands import precompute
+from multicrop.config.precompute import Recipe
 from multicrop.datasets import shapes
-from multicrop.find import backbone
-from multicrop.fingerprint import images_print, teacher_print
-from multicrop.supervised import offline
+from multicrop.engine import checkpoint
+from multicrop.engine.fingerprint import images_print, teacher_print
+from multicrop.registry import backbone
+from multicrop.supervised import teacher_maps
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.offline import Features
-from multicrop.supervised.precompute_recipe import Recipe
 from multicrop.supervised.teacher import Teacher
+from multicrop.supervised.teacher_maps import Features
 
 OPTIONS = {"arch": "resnet", "image_size": 16, "depth": 8, "in_channels": 3, "drop_path_rate": 0.1}
 IMAGES = 50
@@ -27,7 +28,9 @@ def small_shapes(monkeypatch):
     """The embedded data set, smaller."""
     whole = shapes.load
     monkeypatch.setattr(
-        shapes, "load", lambda root, split, **options: whole(root, split, **options, train_images=IMAGES)
+        shapes,
+        "load",
+        lambda root, split, **options: whole(root, split, **options, train_images=IMAGES),
     )
 
 
@@ -38,15 +41,25 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture
 def teacher(tmp_path):
-    about = {"dataset": "shapes", "classes": [*shapes.CLASSES], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
-    state = {"kind": "finetune", "model": Classifier(network(), 10).state_dict(), "backbone": OPTIONS, "recipe": {}}
+    about = {
+        "dataset": "shapes",
+        "classes": [*shapes.CLASSES],
+        "mean": [0.5, 0.4, 0.3],
+        "std": [0.2, 0.3, 0.4],
+    }
+    state = {
+        "kind": "finetune",
+        "model": Classifier(network(), 10).state_dict(),
+        "backbone": OPTIONS,
+        "recipe": {},
+    }
     checkpoint.save(state | {"data": about}, tmp_path / "teacher.pt")
     return tmp_path / "teacher.pt"
 
 
 def run(teacher, output, **values) -> dict:
     values = {"dtype": "float32", "device": "cpu", "batch_size": 16, **values}
-    return precompute.precompute(Recipe(teacher=str(teacher), output=str(output), **values))
+    return precompute.run(Recipe(teacher=str(teacher), output=str(output), **values))
 
 
 def data() -> tuple[dict, torch.Tensor]:
@@ -57,14 +70,20 @@ def data() -> tuple[dict, torch.Tensor]:
 def test_the_maps_are_the_teachers_of_whole_images(teacher, tmp_path, capsys):
     result = run(teacher, tmp_path / "features")
     fingerprint, pixels = data()
-    features = Features.open(tmp_path / "features", fingerprint | teacher_print(Teacher(network(), 16)))
+    features = Features.open(
+        tmp_path / "features", fingerprint | teacher_print(Teacher(network(), 16))
+    )
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
     taught = Teacher(network(), 16, ("s1", "s2", "s3"))(images)
     for name, maps in zip(("s1", "s2", "s3"), taught.maps, strict=True):
         torch.testing.assert_close(features.arrays[name], maps, rtol=0, atol=1e-5)
     stored = IMAGES * 4 * (16 * 16 * 16 + 32 * 8 * 8 + 64 * 4 * 4)
     assert (result["status"], result["images"], result["done"]) == ("finished", IMAGES, IMAGES)
-    assert result["bytes"] == stored and result["maps"] == {"s1": [16, 16, 16], "s2": [32, 8, 8], "s3": [64, 4, 4]}
+    assert result["bytes"] == stored and result["maps"] == {
+        "s1": [16, 16, 16],
+        "s2": [32, 8, 8],
+        "s3": [64, 4, 4],
+    }
     said = capsys.readouterr().err
     assert (
         f"50 images of shapes; maps s1 16 x 16 x 16, s2 32 x 8 x 8, s3 64 x 4 x 4, float32: {stored / 1e6:.1f} MB"
@@ -73,7 +92,13 @@ def test_the_maps_are_the_teachers_of_whole_images(teacher, tmp_path, capsys):
 
 
 def test_flags_choose_the_maps_and_the_size(teacher, tmp_path):
-    result = run(teacher, tmp_path / "features", guide_teacher=("s3",), teacher_image_size=32, dtype="float16")
+    result = run(
+        teacher,
+        tmp_path / "features",
+        guide_teacher=("s3",),
+        teacher_image_size=32,
+        dtype="float16",
+    )
     assert result["maps"] == {"s3": [64, 8, 8]} and result["bytes"] == IMAGES * 2 * 64 * 64
 
 
@@ -84,23 +109,31 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
     features = Features.open(tmp_path / "features", fingerprint | teacher_print(batch))
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
     for rows in (slice(16, 32), slice(48, 50)):
-        torch.testing.assert_close(features.arrays["s2"][rows], batch(images[rows]).maps[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            features.arrays["s2"][rows], batch(images[rows]).maps[0], rtol=0, atol=1e-5
+        )
     with pytest.raises(ValueError, match=r"batches of 16 \(here 10\): choose another --output"):
-        run(teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",), batch_size=10)
+        run(
+            teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",), batch_size=10
+        )
     with pytest.raises(ValueError, match=r"batch norms by batch \(here running\)"):
         Features.open(tmp_path / "features", teacher_print(Teacher(network(), 16)))
 
 
-def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(teacher, tmp_path, monkeypatch, capsys):
-    write, interrupts = offline.Writer.append, []
+def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(
+    teacher, tmp_path, monkeypatch, capsys
+):
+    write, interrupts = teacher_maps.Writer.append, []
     opened = precompute.Interrupt.__enter__
-    monkeypatch.setattr(precompute.Interrupt, "__enter__", lambda self: interrupts.append(self) or opened(self))
+    monkeypatch.setattr(
+        precompute.Interrupt, "__enter__", lambda self: interrupts.append(self) or opened(self)
+    )
 
     def append(self, maps):
         write(self, maps)
         interrupts[-1].asked = len(interrupts) == 1 and self.done == 32
 
-    monkeypatch.setattr(offline.Writer, "append", append)
+    monkeypatch.setattr(teacher_maps.Writer, "append", append)
     result = run(teacher, tmp_path / "features")
     assert (result["status"], result["done"]) == ("interrupted", 32)
     assert run(teacher, tmp_path / "features")["done"] == IMAGES
@@ -108,13 +141,18 @@ def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(teacher, tmp_
     again, alone = run(teacher, tmp_path / "features"), run(teacher, tmp_path / "alone")
     assert again["status"] == alone["status"] == "finished" and again["images_per_second"] == 0
     for name in ("s1.npy", "s3.npy", "features.json"):
-        assert (tmp_path / "features" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+        assert (tmp_path / "features" / name).read_bytes() == (
+            tmp_path / "alone" / name
+        ).read_bytes()
 
 
 def test_a_disk_without_room_is_said_before_anything_is_written(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(offline.shutil, "disk_usage", lambda path: type("usage", (), {"free": 1_000_000}))
+    monkeypatch.setattr(
+        teacher_maps.shutil, "disk_usage", lambda path: type("usage", (), {"free": 1_000_000})
+    )
     with pytest.raises(
-        OSError, match=r"features needs 1.4 MB and the disk has 1.0 MB free: make room, .*--guide_teacher or --dtype"
+        OSError,
+        match=r"features needs 1.4 MB and the disk has 1.0 MB free: make room, .*--guide_teacher or --dtype",
     ):
         run(teacher, tmp_path / "features")
     assert not (tmp_path / "features").exists()
@@ -125,14 +163,20 @@ def test_features_of_another_teacher_are_left_alone(teacher, tmp_path):
     state = checkpoint.load(teacher)
     state["model"]["backbone.conv1.weight"][0] += 1
     checkpoint.save(state, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"holds other features: teacher with hash \w+ \(here \w+\): choose another"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds other features: teacher with hash \w+ \(here \w+\): choose another",
+    ):
         run(tmp_path / "other.pt", tmp_path / "features")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"guide_teacher": ("s4",)}, "--guide_teacher s4: ResNet has no map of this name; it has s1, s2, s3"),
+        (
+            {"guide_teacher": ("s4",)},
+            "--guide_teacher s4: ResNet has no map of this name; it has s1, s2, s3",
+        ),
         ({"teacher_arch": "vit"}, "was made with resnet, not with vit"),
         ({"dataset": "shape"}, "no data set is called 'shape'; did you mean 'shapes'"),
         ({"batch_size": 0}, "--batch_size 0: must be at least 1"),
@@ -145,7 +189,7 @@ def test_flags_that_do_not_fit(teacher, tmp_path, values, message):
 
 def test_no_teacher(tmp_path):
     with pytest.raises(ValueError, match=r"no teacher whose maps to store: give --teacher FILE"):
-        precompute.precompute(cli.parse(Recipe, ["--output", str(tmp_path / "features")]))
+        precompute.run(cli.parse(Recipe, ["--output", str(tmp_path / "features")]))
     with pytest.raises(FileNotFoundError, match=r"none.pt"):
         run(tmp_path / "none.pt", tmp_path / "features")
 
@@ -156,13 +200,18 @@ def test_a_recipe_and_exit_codes(teacher, tmp_path, capsys):
     )
     flags = ["--recipe", str(tmp_path / "recipe.yaml"), "--device", "cpu"]
     with pytest.raises(SystemExit) as stop:
-        cli.main(Recipe, precompute.precompute, flags)
-    assert not stop.value.code and json.loads(capsys.readouterr().out.splitlines()[-1])["dtype"] == "float16"
+        cli.main(Recipe, precompute.run, flags)
+    assert (
+        not stop.value.code
+        and json.loads(capsys.readouterr().out.splitlines()[-1])["dtype"] == "float16"
+    )
     with pytest.raises(SystemExit) as stop:
-        cli.main(Recipe, precompute.precompute, [*flags, "--dtype", "float32"])
+        cli.main(Recipe, precompute.run, [*flags, "--dtype", "float32"])
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_as_a_command(tmp_path):
-    stopped = launch("precompute.py", "--output", tmp_path / "features")
-    assert stopped.returncode == 2 and stopped.stderr.startswith("error: no teacher whose maps to store")
+    stopped = launch("precompute", "--output", tmp_path / "features")
+    assert stopped.returncode == 2 and stopped.stderr.startswith(
+        "error: no teacher whose maps to store"
+    )

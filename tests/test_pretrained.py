@@ -1,12 +1,13 @@
-"""multicrop/pretrained.py: what files give, and the report of what was copied. Other cases: test_finetune.py."""
+"""weights/pretrained.py: what files give, and the report of what was copied. Other cases: test_finetune.py."""
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
-from multicrop import checkpoint, pretrained
-from multicrop.find import backbone
+from multicrop.engine import checkpoint
+from multicrop.registry import backbone
+from multicrop.weights import pretrained
 
 
 def test_a_timm_file_fills_the_same_timm_backbone(tmp_path, capsys):
@@ -30,15 +31,27 @@ def test_the_published_checkpoint_fills_a_vit_of_its_size_only(golden):
     pretrained.fill(vit, file, "vit", whole=True)
     with pytest.raises(ValueError, match=r"does not fit --arch vit .* blocks\.2"):
         pretrained.fill(
-            backbone("vit", 32, patch_size=4, embed_dim=32, num_layers=3, num_heads=4), file, "vit", whole=True
+            backbone("vit", 32, patch_size=4, embed_dim=32, num_layers=3, num_heads=4),
+            file,
+            "vit",
+            whole=True,
         )
 
 
 def ssl_state(value: float) -> dict:
     vit = backbone("vit", 32, embed_dim=8, num_layers=1, num_heads=1)
-    teacher = {f"backbone.{name}": torch.full_like(tensor, value) for name, tensor in vit.state_dict().items()}
+    teacher = {
+        f"backbone.{name}": torch.full_like(tensor, value)
+        for name, tensor in vit.state_dict().items()
+    }
     described = {"dataset": "CIFAR10"}, {"datapath": "somewhere", "source_size": 48}
-    return {"kind": "ssl", "teacher": teacher, "data": described[0], "recipe": described[1], "optimizer": {"state": 1}}
+    return {
+        "kind": "ssl",
+        "teacher": teacher,
+        "data": described[0],
+        "recipe": described[1],
+        "optimizer": {"state": 1},
+    }
 
 
 def test_a_run_folder_stands_for_its_newest_readable_checkpoint(tmp_path, capsys):

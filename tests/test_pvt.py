@@ -3,10 +3,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import (
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+)
 from timm.layers import DropPath
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import pvt, pvtv2
 from multicrop.models._positions import resample
 
@@ -27,25 +35,35 @@ def test_small_network(shared_golden, tmp_path, family):
 
 
 @pytest.mark.parametrize(
-    ("family", "arch"), [pytest.param("pvt", "pvt_tiny", marks=pytest.mark.slow), ("pvtv2", "pvtv2_b0")]
+    ("family", "arch"),
+    [pytest.param("pvt", "pvt_tiny", marks=pytest.mark.slow), ("pvtv2", "pvtv2_b0")],
 )
 def test_published_size(tmp_path, family, arch):
     check_full_size(family, arch, tmp_path, FULL)
 
 
-@pytest.mark.parametrize(("arch", "parameters"), [("pvt_tiny", 12_767_588), ("pvtv2_b0", 3_435_460)])
+@pytest.mark.parametrize(
+    ("arch", "parameters"), [("pvt_tiny", 12_767_588), ("pvtv2_b0", 3_435_460)]
+)
 def test_number_of_parameters(arch, parameters):
     with torch.device("meta"):
-        model = find.backbone(arch)
-    assert sum(parameter.numel() for parameter in model.parameters()) + (model.dim + 1) * 100 == parameters
+        model = registry.backbone(arch)
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) + (model.dim + 1) * 100
+        == parameters
+    )
 
 
-@pytest.mark.parametrize(("arch", "widths"), [("pvt_tiny", (64, 128, 320, 512)), ("pvtv2_b0", (32, 64, 160, 256))])
+@pytest.mark.parametrize(
+    ("arch", "widths"), [("pvt_tiny", (64, 128, 320, 512)), ("pvtv2_b0", (32, 64, 160, 256))]
+)
 def test_maps_and_stages_of_the_published_size(arch, widths):
     with torch.device("meta"):
-        model = find.backbone(arch)
+        model = registry.backbone(arch)
     assert model.stages == ("blocks.1", "blocks.3", "blocks.5", "blocks.7") and len(model.maps) == 8
-    assert [model.maps[name] for name in model.stages] == list(zip(widths, (4, 8, 16, 32), strict=True))
+    assert [model.maps[name] for name in model.stages] == list(
+        zip(widths, (4, 8, 16, 32), strict=True)
+    )
     rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
     assert sorted(set(rates))[-1] == pytest.approx(0.1)
 
@@ -81,9 +99,13 @@ def test_maps_smaller_than_a_window_are_padded_with_zeros():
 def test_reduced_attention_is_that_of_the_reduced_map():
     torch.manual_seed(0)
     attention, x = pvt.ReducedAttention(6, 2, reduction=2), torch.randn(2, 12, 6)
-    reduced = F.conv2d(x.transpose(1, 2).view(2, 6, 4, 3), attention.sr.weight, attention.sr.bias, stride=2)
+    reduced = F.conv2d(
+        x.transpose(1, 2).view(2, 6, 4, 3), attention.sr.weight, attention.sr.bias, stride=2
+    )
     assert reduced.shape[2:] == (2, 1)
-    keys = F.layer_norm(reduced.flatten(2).transpose(1, 2), (6,), attention.norm.weight, attention.norm.bias, 1e-6)
+    keys = F.layer_norm(
+        reduced.flatten(2).transpose(1, 2), (6,), attention.norm.weight, attention.norm.bias, 1e-6
+    )
     k, v = (part.view(2, 2, 2, 3).transpose(1, 2) for part in attention.kv(keys).split(6, dim=-1))
     q = attention.q(x).view(2, 12, 2, 3).transpose(1, 2)
     mixed = (q @ k.transpose(2, 3) / 3**0.5).softmax(-1) @ v
@@ -114,14 +136,16 @@ def test_weights_of_another_image_size_give_the_features_of_the_resampled_tables
     large.load_state_dict(state)
     close(large(images(64, 64)), small(images(64, 64)))
     last = small.layers[3].pos_embed
-    close(state["layers.3.pos_embed"], torch.cat([last[:, :1], resample(last[:, 1:], (4, 4))], dim=1))
+    close(
+        state["layers.3.pos_embed"], torch.cat([last[:, :1], resample(last[:, 1:], (4, 4))], dim=1)
+    )
 
 
 def test_timms_names_of_pvt_v2_are_understood():
     import timm
 
     published = timm.create_model("pvt_v2_b0", num_classes=0).eval()
-    ours = find.backbone("pvtv2_b0").eval()
+    ours = registry.backbone("pvtv2_b0").eval()
     ours.load_state_dict(pvtv2.adapt(published.state_dict(), ours))
     for module in published.modules():
         if isinstance(module, torch.nn.LayerNorm):
@@ -139,7 +163,10 @@ def test_initial_values():
     assert 0.017 < model.layers[3].cls_token.std() < 0.023 and model.layers[0].cls_token is None
     block = pvtv2.build(64).layers[1].blocks[0]
     assert abs(block.attn.sr.weight.std() - (2 / (16 * 64)) ** 0.5) < 1e-3
-    assert abs(block.mlp.dwconv.weight.std() - (2 / 9) ** 0.5) < 0.02 and (block.mlp.dwconv.bias == 0).all()
+    assert (
+        abs(block.mlp.dwconv.weight.std() - (2 / 9) ** 0.5) < 0.02
+        and (block.mlp.dwconv.bias == 0).all()
+    )
 
 
 def test_sizes_that_clash():
@@ -149,5 +176,7 @@ def test_sizes_that_clash():
         pvt.build(32, widths=(8, 16, 48, 64))
     with pytest.raises(ValueError, match="15 px is no whole number of 2 px patches"):
         pvt.build(32, **SMALL)(images(15, 15))
-    with pytest.raises(ValueError, match="patch size 8: patches of 7 px overlap at steps of 1 to 6 px"):
+    with pytest.raises(
+        ValueError, match="patch size 8: patches of 7 px overlap at steps of 1 to 6 px"
+    ):
         pvtv2.build(64, patch_size=8)

@@ -38,7 +38,9 @@ def timms(name, image, magnitude, sign, increasing):
     """timm's operation with the sign that it would have drawn."""
     grows = increasing and (name in ENHANCING or name in ("posterise", "solarise"))
     key = THEIRS[name] + ("Increasing" if grows else "")
-    op = theirs.AugmentOp(key, 1.0, magnitude, {"img_mean": MEAN, "interpolation": Image.Resampling.BICUBIC})
+    op = theirs.AugmentOp(
+        key, 1.0, magnitude, {"img_mean": MEAN, "interpolation": Image.Resampling.BICUBIC}
+    )
     if name == "posterise" and op.level_fn(magnitude, {}) == (0,):
         return torch.zeros_like(image)  # what Pillow made of 0 bits until it came to refuse them
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
@@ -52,10 +54,14 @@ def timms(name, image, magnitude, sign, increasing):
 @pytest.mark.parametrize("name", NAMES)
 def test_operations_equal_timms(name, increasing, shape):
     images = pictures(shape)
-    magnitude = torch.tensor([0, 10, 9, 5.3, 7.7, 1.2, 9.99, 4, 2.5, 8.8, 10, 6.1], dtype=torch.float64)
+    magnitude = torch.tensor(
+        [0, 10, 9, 5.3, 7.7, 1.2, 9.99, 4, 2.5, 8.8, 10, 6.1], dtype=torch.float64
+    )
     for sign in (1, -1) if name in SIGNED else (1,):
         index = torch.full((len(images), 1), NAMES.index(name))
-        amount = randaugment.amounts(index, magnitude[:, None], torch.full_like(index, sign), increasing)
+        amount = randaugment.amounts(
+            index, magnitude[:, None], torch.full_like(index, sign), increasing
+        )
         ours = RandAugment(fill=MEAN)(images, Operations(index, amount)).int()
         expected = torch.stack([
             timms(name, image, level, sign, increasing) for image, level in zip(images, magnitude.tolist(), strict=True)
@@ -67,7 +73,11 @@ def test_operations_equal_timms(name, increasing, shape):
 def test_the_published_string_is_read_as_timm_reads_it():
     ours = randaugment.read(PUBLISHED)
     timm = theirs.rand_augment_transform(PUBLISHED, {})
-    assert (ours.count, ours.increasing, ours.probability) == (timm.num_layers, True, timm.ops[0].prob)
+    assert (ours.count, ours.increasing, ours.probability) == (
+        timm.num_layers,
+        True,
+        timm.ops[0].prob,
+    )
     assert (ours.magnitude, ours.deviation) == (timm.ops[0].magnitude, timm.ops[0].magnitude_std)
     assert len(timm.ops) == len(NAMES)
     assert {op.name.removesuffix("Increasing") for op in timm.ops} == set(THEIRS.values())
@@ -101,9 +111,14 @@ def test_amounts_have_timms_spread_and_signs():
         centred = (amount - 1) / 0.9 if name in ENHANCING else amount / LARGEST[name]
         assert abs((centred > 0).double().mean() - 0.5) < 0.04, name
         magnitude = 10 * centred.abs()
-        assert abs(magnitude.mean() - 8.99) < 0.03 and abs(magnitude.std() - 0.48) < 0.03, name  # cut at 10
+        assert abs(magnitude.mean() - 8.99) < 0.03 and abs(magnitude.std() - 0.48) < 0.03, (
+            name
+        )  # cut at 10
     bits = draws.amount[draws.operation == NAMES.index("posterise")]
-    assert set(bits.unique().tolist()) <= {0.0, 1.0, 2.0} and abs((bits == 1).double().mean() - 0.975) < 0.02
+    assert (
+        set(bits.unique().tolist()) <= {0.0, 1.0, 2.0}
+        and abs((bits == 1).double().mean() - 0.975) < 0.02
+    )
 
 
 def test_a_batch_is_the_images_one_by_one_and_stays_as_it_is():
@@ -113,14 +128,18 @@ def test_a_batch_is_the_images_one_by_one_and_stays_as_it_is():
     before = images.clone()
     batch = augment(images, draws)
     alone = torch.cat([augment(images[i : i + 1], draws[i : i + 1]) for i in range(40)])
-    assert torch.equal(batch, alone) and torch.equal(images, before) and not torch.equal(batch, before)
+    assert (
+        torch.equal(batch, alone) and torch.equal(images, before) and not torch.equal(batch, before)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_grey_images_go_through_every_operation(name):
     images = pictures((8, 8))[:2, :1]
     index = torch.full((2, 1), NAMES.index(name))
-    amount = randaugment.amounts(index, torch.full((2, 1), 9.0, dtype=torch.float64), torch.ones(2, 1), True)
+    amount = randaugment.amounts(
+        index, torch.full((2, 1), 9.0, dtype=torch.float64), torch.ones(2, 1), True
+    )
     assert RandAugment(fill=(100,))(images, Operations(index, amount)).shape == images.shape
 
 

@@ -1,4 +1,4 @@
-"""multicrop/ranks.py on one process."""
+"""engine/ranks.py on one process."""
 
 import pytest
 import timm
@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from multicrop import ranks
+from multicrop.engine import ranks
 
 
 def test_alone_every_call_is_the_identity():
@@ -34,7 +34,11 @@ def kinds(model: nn.Module) -> dict[str, int]:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     synchronised = sum(isinstance(m, nn.SyncBatchNorm) for m in norms)
     activations = sum(isinstance(m, (nn.ReLU, nn.SiLU)) for m in model.modules())
-    return {"activation": activations, "synchronised": synchronised, "plain": len(norms) - synchronised}
+    return {
+        "activation": activations,
+        "synchronised": synchronised,
+        "plain": len(norms) - synchronised,
+    }
 
 
 def test_an_unknown_device_is_one_line():

@@ -10,11 +10,10 @@ import torch
 from conftest import ROOT
 from locality_guidance import training_pieces
 
-import finetune
-import train_ssl
 from multicrop import cli
-from multicrop.find import backbone, find, source
-from multicrop.schedule import course
+from multicrop.commands import finetune, pretrain
+from multicrop.engine.schedule import course
+from multicrop.registry import backbone, find, source
 from multicrop.ssl.encoder import check_sizes
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +22,7 @@ PARAMETERS = {  # of the published backbones, without classifier
     ("vit", 32): 2_695_680, ("vit", 64): 2_723_328, ("swin", 32): 7_044_762, ("swin", 64): 7_048_218,
     ("cait", 32): 8_051_520, ("cait", 64): 8_079_168,
 }  # fmt: skip
-SCRIPTS = {"train_ssl.py": train_ssl.Recipe, "finetune.py": finetune.Recipe}
+SCRIPTS = {"train_ssl.py": pretrain.Recipe, "finetune.py": finetune.Recipe}
 
 
 PARTS = sorted((ROOT / "recipes").glob("_*.yaml"))
@@ -55,15 +54,25 @@ def test_recipes_parse_and_state_command_and_result(path):
     text = path.read_text()
     command = re.search(r"# Command: .*?(\w+\.py) .*--recipe (\S+)", text)
     assert command and command[2] == f"recipes/{path.name}"
-    for stated in (r"Expected: ",) if path.stem.startswith("shapes_") else (r"Published[:,] ", r"Ours: "):
+    for stated in (
+        (r"Expected: ",) if path.stem.startswith("shapes_") else (r"Published[:,] ", r"Ours: ")
+    ):
         assert re.search(rf"^#.*\b{stated}\S", text, re.MULTILINE), stated
     parsed(path)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("gani2022_*_ssl.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "recipes").glob("gani2022_*_ssl.yaml")), ids=lambda path: path.stem
+)
 def test_published_stage_one_recipes_build_the_published_networks(path):
     r = parsed(path)
-    assert (r.epochs, r.warmup_epochs, r.out_dim, r.lr, r.batch_size_per_gpu) == (200, 30, 1024, 1e-4, 256)
+    assert (r.epochs, r.warmup_epochs, r.out_dim, r.lr, r.batch_size_per_gpu) == (
+        200,
+        30,
+        1024,
+        1e-4,
+        256,
+    )
     assert r.teacher_drop_path and r.precision == "fp32" and r.teacher_temp == 0.07
     assert find("datasets", r.dataset).__name__.rpartition(".")[2] in path.stem
     body = backbone(**r.backbone(), in_channels=3)
@@ -73,12 +82,21 @@ def test_published_stage_one_recipes_build_the_published_networks(path):
 
 def test_the_published_finetuning_recipe_has_what_the_defaults_mend():
     r = stage_two("gani2022_finetune")
-    assert (r.val_fraction, r.re_fill, r.flips("svhn"), r.precision) == (0.0, "published", 0.5, "fp32")
+    assert (r.val_fraction, r.re_fill, r.flips("svhn"), r.precision) == (
+        0.0,
+        "published",
+        0.5,
+        "fp32",
+    )
 
 
 def test_the_scratch_baseline_is_the_finetuning_recipe():
     scratch, finetuned = stage_two("gani2022_scratch"), stage_two("gani2022_finetune")
-    assert (scratch.lr, scratch.epochs, scratch.ra) == (finetuned.lr, finetuned.epochs, finetuned.ra) == (1e-3, 100, 3)
+    assert (
+        (scratch.lr, scratch.epochs, scratch.ra)
+        == (finetuned.lr, finetuned.epochs, finetuned.ra)
+        == (1e-3, 100, 3)
+    )
 
 
 STAGE_TWO = [path.stem for path in PATHS if "_ssl" not in path.stem]
@@ -94,22 +112,33 @@ def test_backbones_and_data_sets_exist(name):
             body = backbone(**r.backbone({}, 32, 3))
         named = [parameter for parameter, _ in body.named_parameters()]
         for pattern in r.no_decay:
-            assert name.startswith(("localvit_t2t", "loc", "logit")) or any(pattern.strip("*") in n for n in named)
+            assert name.startswith(("localvit_t2t", "loc", "logit")) or any(
+                pattern.strip("*") in n for n in named
+            )
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_recipes_of_timm_style_augment_as_published(name):
     r = stage_two(name)
-    transform = r.augmentation(source(r.dataset).entry, r.image_size, *r.colours((0.5,) * 3, (0.2,) * 3))
+    transform = r.augmentation(
+        source(r.dataset).entry, r.image_size, *r.colours((0.5,) * 3, (0.2,) * 3)
+    )
     policy = transform.policy
-    assert (policy.magnitude, policy.deviation, policy.count, policy.increasing) == (9, 0.5, 2, True)
+    assert (policy.magnitude, policy.deviation, policy.count, policy.increasing) == (
+        9,
+        0.5,
+        2,
+        True,
+    )
     assert transform.fill is None and r.val_fraction == 0 and r.ra == 1
     if transform.erase:
         erase = transform.erase
         assert (erase.probability, erase.min_aspect, erase.log_aspect) == (0.25, 0.3, True)
         assert erase.max_area == pytest.approx(1 / 3) and erase.min_area == 0.02
     scale = (0.8, 1.0) if name.startswith("cct") and "imagenet" not in name else (0.08, 1.0)
-    assert (transform.cut.scale if transform.cut else None) == (None if "cifar_patch" in name else scale)
+    assert (transform.cut.scale if transform.cut else None) == (
+        None if "cifar_patch" in name else scale
+    )
     assert bool(transform.erase) == (name != "cct_7_3x1_cifar10_300")
 
 
@@ -119,7 +148,12 @@ def test_recipes_mix_as_published(name):
     if name.startswith(("locality", "logit")):
         assert mixing.cutmix is None and mixing.mixup is None
     else:
-        assert (mixing.cutmix, mixing.mixup, mixing.probability, mixing.switch) == (1.0, 0.8, 1.0, 0.5)
+        assert (mixing.cutmix, mixing.mixup, mixing.probability, mixing.switch) == (
+            1.0,
+            0.8,
+            1.0,
+            0.5,
+        )
 
 
 @pytest.mark.parametrize(
@@ -137,7 +171,9 @@ def test_locality_guidance_learns_at_the_recorded_rates(recordings):
     for name in STAGE_TWO:
         if name.startswith("locality_guidance_"):
             recorded = "lr/sgd_cos_nowarm" if "resnet" in name else "lr/adamw_cos_warm20"
-            assert np.allclose(rates(stage_two(name)), golden[recorded], rtol=1e-6, atol=1e-12), name
+            assert np.allclose(rates(stage_two(name)), golden[recorded], rtol=1e-6, atol=1e-12), (
+                name
+            )
 
 
 @pytest.mark.parametrize(
@@ -165,20 +201,34 @@ def test_repeated_augmentation_does_not_mix_copies():
     assert r.repeats == 3 and r.mixing(0, r.repeats).apart == 4
     assert stage_two("dhvt_finetune").repeats == 1
     assert r.share(4) == 64
-    with pytest.raises(ValueError, match="is 4 images each, and mixing with --repeats 3 takes them by 8"):
+    with pytest.raises(
+        ValueError, match="is 4 images each, and mixing with --repeats 3 takes them by 8"
+    ):
         r.share(64)
 
 
-@pytest.mark.parametrize("name", [name for name in STAGE_TWO if name.startswith("locality_guidance_")])
+@pytest.mark.parametrize(
+    "name", [name for name in STAGE_TWO if name.startswith("locality_guidance_")]
+)
 def test_guidance_is_at_the_published_blocks(name):
     r = stage_two(name)
     if name.endswith("_base") or "resnet" in name:
         assert r.guidance == "none" and not r.ls
         return
-    blocks = {"t2t_vit_7": (0, 3, 6), "t2t_vit_14": (0, 7, 13), "pvt_tiny": (0, 3, 7), "pvtv2_b0": (0, 3, 7)}
+    blocks = {
+        "t2t_vit_7": (0, 3, 6),
+        "t2t_vit_14": (0, 7, 13),
+        "pvt_tiny": (0, 3, 7),
+        "pvtv2_b0": (0, 3, 7),
+    }
     expected = tuple(f"blocks.{block}" for block in blocks.get(r.arch, (0, 6, 11)))
     assert (tuple(r.guide_student), tuple(r.guide_teacher)) == (expected, ("s1", "s2", "s3"))
-    assert (r.guidance, r.guide_weight, r.teacher_image_size, r.teacher_bn) == ("linear", 2.5, 32, "batch")
+    assert (r.guidance, r.guide_weight, r.teacher_image_size, r.teacher_bn) == (
+        "linear",
+        2.5,
+        32,
+        "batch",
+    )
     with torch.device("meta"):
         assert {*expected} <= {*backbone(**r.backbone({}, 224, 3)).maps}
 
@@ -186,7 +236,12 @@ def test_guidance_is_at_the_published_blocks(name):
 @pytest.mark.parametrize(("name", "weight"), [("deit", 10), ("t2t_7", 9), ("pit", 9), ("pvt", 9)])
 def test_logit_standardisation_has_the_published_weights(name, weight):
     r = stage_two(f"logit_standardisation_{name}")
-    assert (r.distillation, r.kd_weight, r.kd_temperature, r.ce_weight) == ("soft", weight, 2.0, 0.5)
+    assert (r.distillation, r.kd_weight, r.kd_temperature, r.ce_weight) == (
+        "soft",
+        weight,
+        2.0,
+        0.5,
+    )
     assert r.kd_standardise and r.guidance == "none"
 
 

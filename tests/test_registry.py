@@ -11,13 +11,13 @@ from conftest import ROOT
 from timm.data import resolve_model_data_config
 from timm.optim import create_optimizer_v2, param_groups_layer_decay
 
-import multicrop.registry  # noqa: F401 (the import registers)
-from multicrop import find
+import multicrop.timm_models  # noqa: F401
+from multicrop import registry
 from multicrop.ssl.encoder import Encoder
 from multicrop.ssl.head import Head
 from multicrop.supervised.classifier import Classifier
 
-NAMES = [name for name in (*find.names("models"), *find.variants()) if name != "timm"]
+NAMES = [name for name in (*registry.names("models"), *registry.variants()) if name != "timm"]
 SMALL = {"img_size": 32, "embed_dim": 24, "num_heads": 2}
 VIT = ("multicrop_vit", SMALL | {"num_layers": 3})  # one stage of three blocks
 SWIN = ("multicrop_swin", SMALL | {"depths": (2, 1, 1)})  # three stages
@@ -39,7 +39,7 @@ def test_timm_lists_every_name():
 
 def test_default_cfg_names_the_published_size():
     for arch in NAMES:
-        size = find.architecture(arch).options.get("image_size", 32)
+        size = registry.architecture(arch).options.get("image_size", 32)
         cfg = timm.get_pretrained_cfg(f"multicrop_{arch}")
         assert cfg.input_size == (3, size, size) and cfg.architecture == f"multicrop_{arch}"
         assert len(cfg.mean) == len(cfg.std) == 3 and cfg.classifier == "head"
@@ -51,18 +51,22 @@ def test_registering_builds_nothing_and_warns_of_nothing():
         "made = []\n"
         "start = torch.nn.Module.__init__\n"
         "def count(self, *a, **k): made.append(type(self)); start(self, *a, **k)\n"
-        "import multicrop.find; multicrop.find.variants()\n"  # the families' files: their activations may be instances
+        "import multicrop.registry; multicrop.registry.variants()\n"  # activations may be instances
         "torch.nn.Module.__init__ = count\n"
-        "import multicrop.registry, timm\n"
+        "import multicrop.timm_models, timm\n"
         "assert timm.is_model('multicrop_vit') and not made, made\n"
     )
-    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=ROOT, timeout=120)
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=ROOT, timeout=120
+    )
 
 
 def test_the_name_of_a_variant_with_timm_options():
     options = {"num_classes": 10, "img_size": 32, "in_chans": 1, "drop_path_rate": 0.1}
     model = timm.create_model("multicrop_dhvt_tiny_cifar_patch4", **options)
-    assert model(images(32, channels=1)).shape == (2, 10) == model.eval()(images(16, channels=1)).shape
+    assert (
+        model(images(32, channels=1)).shape == (2, 10) == model.eval()(images(16, channels=1)).shape
+    )
     assert model.backbone.patch_size == 4 and model.num_classes == 10 and model.in_chans == 1
 
 
@@ -89,7 +93,9 @@ def test_reset_classifier(name, small):
     model.reset_classifier(7)
     assert model(images()).shape == (2, 7) and model.num_classes == 7
     assert abs(model.get_classifier().weight.std().item() - 0.02) < 0.005
-    assert torch.equal(timm.create_model(name, num_classes=0, **small).get_classifier()(features), features)
+    assert torch.equal(
+        timm.create_model(name, num_classes=0, **small).get_classifier()(features), features
+    )
 
 
 @BOTH
@@ -98,12 +104,16 @@ def test_features_only(name, small):
     assert model.feature_info.channels() == ([24] * 3 if "vit" in name else [24, 48, 96])
     assert model.feature_info.reduction() == ([4] * 3 if "vit" in name else [2, 4, 8])
     maps = model(images())
-    for found, width, stride in zip(maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True):
+    for found, width, stride in zip(
+        maps, model.feature_info.channels(), model.feature_info.reduction(), strict=True
+    ):
         assert found.shape == (2, width, 32 // stride, 32 // stride)
     chosen = timm.create_model(name, features_only=True, out_indices=(0, -1), **small).eval()
     chosen.load_state_dict(model.state_dict())
     assert all(map(torch.equal, chosen(images()), (maps[0], maps[-1])))
-    assert chosen.feature_info.module_name() == [model.feature_info.module_name()[i] for i in (0, -1)]
+    assert chosen.feature_info.module_name() == [
+        model.feature_info.module_name()[i] for i in (0, -1)
+    ]
     assert not any("head" in key for key in chosen.state_dict())
 
 
@@ -167,11 +177,19 @@ def test_a_gradient_step_with_timms_optimizers(name, small):
 
 def test_layer_decay_groups_and_what_is_not_decayed():
     model = timm.create_model(VIT[0], num_classes=3, **VIT[1])
-    groups = param_groups_layer_decay(model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5)
+    groups = param_groups_layer_decay(
+        model, 0.05, no_weight_decay_list=model.no_weight_decay(), layer_decay=0.5
+    )
     rates = {id(parameter): group for group in groups for parameter in group["params"]}
     assert len(rates) == len(list(model.parameters()))
-    assert rates[id(model.head.weight)]["lr_scale"] > rates[id(model.backbone.cls_token)]["lr_scale"]
-    assert rates[id(model.backbone.pos_embed)]["weight_decay"] == 0 < rates[id(model.head.weight)]["weight_decay"]
+    assert (
+        rates[id(model.head.weight)]["lr_scale"] > rates[id(model.backbone.cls_token)]["lr_scale"]
+    )
+    assert (
+        rates[id(model.backbone.pos_embed)]["weight_decay"]
+        == 0
+        < rates[id(model.head.weight)]["weight_decay"]
+    )
 
 
 def create(path=None, **more) -> torch.nn.Module:
@@ -184,7 +202,7 @@ def test_checkpoint_path_takes_our_own_state_dict_and_a_checkpoint_of_finetune(t
     assert torch.equal(create(tmp_path / "plain.pt")(images()), model(images()))
 
     options = {key: value for key, value in VIT[1].items() if key != "img_size"}
-    trained = Classifier(find.backbone("vit", 32, **options), 10).eval()
+    trained = Classifier(registry.backbone("vit", 32, **options), 10).eval()
     torch.save({"kind": "finetune", "model": trained.state_dict()}, tmp_path / "checkpoint.pt")
     assert torch.equal(create(tmp_path / "checkpoint.pt")(images()), trained(images()))
 
@@ -195,9 +213,14 @@ def overlay(path, **more) -> dict:
 
 def test_pretrained_file_of_stage_one_leaves_the_classifier_as_initialised(tmp_path):
     options = {key: value for key, value in VIT[1].items() if key != "img_size"}
-    teacher = Encoder(find.backbone("vit", 32, **options), Head(24, 16, hidden=8, bottleneck=4)).eval()
+    teacher = Encoder(
+        registry.backbone("vit", 32, **options), Head(24, 16, hidden=8, bottleneck=4)
+    ).eval()
     student = {name: torch.zeros_like(value) for name, value in teacher.state_dict().items()}
-    torch.save({"kind": "ssl", "step": 3, "student": student, "teacher": teacher.state_dict()}, tmp_path / "ssl.pt")
+    torch.save(
+        {"kind": "ssl", "step": 3, "student": student, "teacher": teacher.state_dict()},
+        tmp_path / "ssl.pt",
+    )
     model = create(**overlay(tmp_path / "ssl.pt", num_classes=10))
     assert torch.equal(model.forward_features(images()), teacher.backbone(images()))
     assert torch.equal(model.head.bias, torch.zeros(10)) and model.head.weight.std() > 0
@@ -217,7 +240,9 @@ def test_pretrained_file_of_the_published_names_and_another_image_size(tmp_path)
     torch.testing.assert_close(model(images(48)), source(images(48)))
     model = timm.create_model("multicrop_cait", num_classes=10, img_size=32, **load, **small).eval()
     torch.testing.assert_close(model(images(32)), source(images(32)), rtol=1e-4, atol=1e-5)
-    features = timm.create_model("multicrop_cait", features_only=True, img_size=48, **load, **small).eval()
+    features = timm.create_model(
+        "multicrop_cait", features_only=True, img_size=48, **load, **small
+    ).eval()
     assert torch.equal(features(images(48))[-1], source.forward_intermediates(images(48))[1][-1])
 
 
@@ -225,10 +250,12 @@ def test_pretrained_file_of_the_published_names_and_another_image_size(tmp_path)
 def test_every_name_can_be_created_and_run(arch):
     """Made small by the backbone's own options."""
     small = {"embed_dim": 24, "num_heads": 2, "num_layers": 1}
-    takes = inspect.signature(find.architecture(arch).module.build).parameters
+    takes = inspect.signature(registry.architecture(arch).module.build).parameters
     small = {name: value for name, value in small.items() if name in takes}
     model = timm.create_model(f"multicrop_{arch}", num_classes=3, img_size=32, **small).eval()
     with torch.no_grad():
         features, maps = model.forward_intermediates(images(32))
-        torch.testing.assert_close(model.forward_head(features), model(images(32)), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model.forward_head(features), model(images(32)), rtol=1e-4, atol=1e-4
+        )
     assert [found.shape[1] for found in maps] == [info["num_chs"] for info in model.feature_info]

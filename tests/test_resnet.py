@@ -6,10 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from locality_guidance import COMMITTED, SHARED, check_full_size, classifier, close, full_size_images, part, recorded
+from locality_guidance import (
+    COMMITTED,
+    SHARED,
+    check_full_size,
+    classifier,
+    close,
+    full_size_images,
+    part,
+    recorded,
+)
 from locality_guidance import rule_filled as rule
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import resnet
 
 FULL = "full_size_deit_t2t_pvt_resnet.npz"
@@ -51,14 +60,21 @@ def test_published_size(tmp_path):
 @pytest.mark.parametrize(("arch", "parameters"), [("resnet56", 861_620), ("resnet18", 11_227_812)])
 def test_number_of_parameters(arch, parameters):
     with torch.device("meta"):
-        model = find.backbone(arch)
-    assert sum(parameter.numel() for parameter in model.parameters()) + (model.dim + 1) * 100 == parameters
+        model = registry.backbone(arch)
+    assert (
+        sum(parameter.numel() for parameter in model.parameters()) + (model.dim + 1) * 100
+        == parameters
+    )
 
 
 def test_maps_by_name():
-    model = find.backbone("resnet56").eval()
+    model = registry.backbone("resnet56").eval()
     features, maps = model.forward_maps(images(32))
-    assert [tuple(map.shape[1:]) for map in maps.values()] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+    assert [tuple(map.shape[1:]) for map in maps.values()] == [
+        (16, 32, 32),
+        (32, 16, 16),
+        (64, 8, 8),
+    ]
     assert list(maps) == list(model.maps) == list(model.stages) == ["s1", "s2", "s3"]
     close(features, maps["s3"].mean(dim=(2, 3)))
     assert all(map.min() == 0 for map in maps.values())
@@ -68,7 +84,7 @@ def test_maps_by_name():
 def test_imagenet_layout_is_torchvisions(depth):
     torch.manual_seed(0)
     theirs = torchvision.models.get_model(f"resnet{depth}").eval()
-    ours = find.backbone(f"resnet{depth}").eval()
+    ours = registry.backbone(f"resnet{depth}").eval()
     report = ours.load_state_dict(theirs.state_dict(), strict=False)
     assert report.missing_keys == [] and report.unexpected_keys == ["fc.weight", "fc.bias"]
     with torch.no_grad():
@@ -77,10 +93,14 @@ def test_imagenet_layout_is_torchvisions(depth):
 
 def test_depth_of_the_small_layout():
     blocks = [
-        module for module in find.backbone("resnet", 16, depth=8).modules() if isinstance(module, resnet.BasicBlock)
+        module
+        for module in registry.backbone("resnet", 16, depth=8).modules()
+        if isinstance(module, resnet.BasicBlock)
     ]
     assert len(blocks) == 3
-    with pytest.raises(ValueError, match=r"depth 18 is not 6n \+ 2 with n at least 1; the nearest are 14 and 20"):
+    with pytest.raises(
+        ValueError, match=r"depth 18 is not 6n \+ 2 with n at least 1; the nearest are 14 and 20"
+    ):
         resnet.build(32, depth=18)
     with pytest.raises(ValueError, match="the nearest are 8 and 14"):
         resnet.build(32, depth=2)
@@ -91,7 +111,7 @@ def test_depth_of_the_small_layout():
 
 
 def test_initial_values_are_spread_by_the_fan_out():
-    model = find.backbone("resnet56")
+    model = registry.backbone("resnet56")
     last = model.get_submodule("layer3.8")
     assert abs(last.conv2.weight.std() - (2 / (9 * 64)) ** 0.5) < 1e-3
     assert (last.bn2.weight == 1).all() and (last.bn2.bias == 0).all()
@@ -99,6 +119,6 @@ def test_initial_values_are_spread_by_the_fan_out():
 
 def test_any_size_down_to_one_pixel():
     for arch in ("resnet56", "resnet18"):
-        model = find.backbone(arch).eval()
+        model = registry.backbone(arch).eval()
         for height, width in ((1, 1), (5, 9), (33, 16)):
             assert model(torch.zeros(2, 3, height, width)).shape == (2, model.dim)

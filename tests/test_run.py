@@ -1,4 +1,4 @@
-"""multicrop/run.py: what a run's folder holds, what stops a resume, and what a full disk leaves behind."""
+"""engine/run.py: what a run's folder holds, what stops a resume, and what a full disk leaves behind."""
 
 import builtins
 import errno
@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from multicrop import checkpoint, ranks
-from multicrop.run import Run
+from multicrop.engine import checkpoint, ranks
+from multicrop.engine.run import Run
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,17 @@ def begun(folder, step: int = 3) -> Run:
     run.open(0)
     for row in range(1, step + 3):
         run.log(row, loss=float(row))
-    run.save({"kind": "ssl", "step": step, "weight": torch.ones(2), "global_batch": 4, "images": 24})
+    run.save(
+        {"kind": "ssl", "step": step, "weight": torch.ones(2), "global_batch": 4, "images": 24}
+    )
     run.close()
     return run
 
 
 def steps(folder) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
@@ -54,7 +58,11 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     assert torch.equal(networks.weight, torch.ones(2))
     run.open(3)
     assert steps(tmp_path) == [1, 2, 3] and [row["loss"] for row in run.rows()] == [1, 2, 3]
-    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {"lr": 0.5, "scale": [0.2, 0.4], "log_freq": 7}
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {
+        "lr": 0.5,
+        "scale": [0.2, 0.4],
+        "log_freq": 7,
+    }
     run.close()
 
 
@@ -63,7 +71,9 @@ def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
         run = Run(tmp_path, recipe)
         run.open(0)
         run.close()
-    first, second = (line for line in capsys.readouterr().err.splitlines() if line.startswith("recipe: "))
+    first, second = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("recipe: ")
+    )
     assert first == f"recipe: scale 0.1 0.3, log_freq 7; all of it in {tmp_path}/recipe.yaml"
     assert "every flag has its default" in second
 
@@ -82,7 +92,10 @@ def test_a_new_folder_starts_at_step_0(tmp_path):
 )
 def test_a_run_that_would_go_on_differently_is_refused(tmp_path, recipe, batch, images, expected):
     begun(tmp_path)
-    with pytest.raises(ValueError, match="choose another --output_dir, or give its values to resume it: " + expected):
+    with pytest.raises(
+        ValueError,
+        match="choose another --output_dir, or give its values to resume it: " + expected,
+    ):
         Run(tmp_path, recipe).resume(Networks(), batch, images=images)
 
 
@@ -112,9 +125,13 @@ def test_a_full_disk_while_logging_names_the_file(tmp_path, monkeypatch):
     run.open(0)
     opened = builtins.open
     monkeypatch.setattr(
-        builtins, "open", lambda file, *a, **k: full() if Path(file).parent == tmp_path else opened(file)
+        builtins,
+        "open",
+        lambda file, *a, **k: full() if Path(file).parent == tmp_path else opened(file),
     )
-    with pytest.raises(OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; what was saved"):
+    with pytest.raises(
+        OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; what was saved"
+    ):
         run.log(1, loss=1.0)
     monkeypatch.undo()
     monkeypatch.setattr(run.board, "add_scalar", full)
@@ -127,14 +144,21 @@ def test_a_full_disk_at_a_resume_loses_no_metrics(tmp_path, monkeypatch):
     begun(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text(), (tmp_path / "recipe.yaml").read_text()
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match=r"cannot write .*recipe\.yaml: No space left on device") as error:
+    with pytest.raises(
+        OSError, match=r"cannot write .*recipe\.yaml: No space left on device"
+    ) as error:
         Run(tmp_path, Recipe(log_freq=2)).open(3)
     assert "\n" not in str(error.value)
-    assert ((tmp_path / "metrics.jsonl").read_text(), (tmp_path / "recipe.yaml").read_text()) == before
+    assert (
+        (tmp_path / "metrics.jsonl").read_text(),
+        (tmp_path / "recipe.yaml").read_text(),
+    ) == before
     assert not list(tmp_path.glob(".*"))
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere"
+)
 def test_a_read_only_folder_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     try:

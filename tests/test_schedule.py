@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 
-from multicrop.schedule import cosine, epoch_cosine, ramp, scheduled_epoch
+from multicrop.engine.schedule import cosine, epoch_cosine, ramp, scheduled_epoch
 
 
 def rates(c: dict, step: int) -> tuple:
@@ -42,7 +42,8 @@ def test_stage_two_schedule_is_the_published_one(golden):
     n = c["iters_per_epoch"]
     steps, warmup = c["epochs"] * n, c["warmup"] * n
     ours = [
-        cosine(step, steps, c["lr"], c["min_lr"], warmup, floor=c["min_lr"], plateau=False) for step in range(steps + 1)
+        cosine(step, steps, c["lr"], c["min_lr"], warmup, floor=c["min_lr"], plateau=False)
+        for step in range(steps + 1)
     ]
     np.testing.assert_allclose(ours[:-1], recorded["finetune_lr"], atol=1e-12, rtol=0)
     assert ours[-1] == pytest.approx(float(recorded["finetune_lr_after_last"]), abs=1e-12)
@@ -62,7 +63,12 @@ def test_dhvt_rates_lag_an_epoch_as_published(case):
     c = json.loads(str(recorded["meta"]))["schedules"][case]
     ours = [
         epoch_cosine(
-            scheduled_epoch(7 * epoch + 6, 7, lag=1), c["epochs"], c["effective_lr"], c["min_lr"], c["warmup"], 1e-6
+            scheduled_epoch(7 * epoch + 6, 7, lag=1),
+            c["epochs"],
+            c["effective_lr"],
+            c["min_lr"],
+            c["warmup"],
+            1e-6,
         )
         for epoch in range(c["epochs"])
     ]

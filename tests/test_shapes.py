@@ -8,7 +8,9 @@ from multicrop.datasets import shapes
 
 @pytest.fixture(scope="module")
 def sets():
-    return shapes.load("nowhere", "train", train_images=1200), shapes.load("nowhere", "test", test_images=300)
+    return shapes.load("nowhere", "train", train_images=1200), shapes.load(
+        "nowhere", "test", test_images=300
+    )
 
 
 def test_size_type_and_classes(sets):
@@ -25,14 +27,18 @@ def test_default_and_other_sizes():
 
 
 def test_seed_decides_everything():
-    first, again, other = (shapes.load("", "train", seed=seed, train_images=20) for seed in (3, 3, 4))
+    first, again, other = (
+        shapes.load("", "train", seed=seed, train_images=20) for seed in (3, 3, 4)
+    )
     assert torch.equal(first.pixels, again.pixels) and torch.equal(first.labels, again.labels)
     assert not torch.equal(first.pixels, other.pixels)
 
 
 def test_more_images_leave_the_first_ones_alone(sets):
     few = shapes.load("", "train", train_images=700)
-    assert torch.equal(few.pixels, sets[0].pixels[:700]) and torch.equal(few.labels, sets[0].labels[:700])
+    assert torch.equal(few.pixels, sets[0].pixels[:700]) and torch.equal(
+        few.labels, sets[0].labels[:700]
+    )
 
 
 def test_no_test_image_is_a_training_image(sets):
@@ -42,8 +48,12 @@ def test_no_test_image_is_a_training_image(sets):
 
 def test_published_statistics_are_the_measured_ones(sets):
     unit = sets[0].pixels.double() / 255
-    torch.testing.assert_close(unit.mean((0, 2, 3)), torch.tensor(shapes.MEAN).double(), atol=0.01, rtol=0)
-    torch.testing.assert_close(unit.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        unit.mean((0, 2, 3)), torch.tensor(shapes.MEAN).double(), atol=0.01, rtol=0
+    )
+    torch.testing.assert_close(
+        unit.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.01, rtol=0
+    )
 
 
 def test_mean_colour_says_little_of_the_class(sets):
@@ -56,7 +66,9 @@ def test_mean_colour_says_little_of_the_class(sets):
 
 def test_raw_pixels_are_poor_neighbours(sets):
     train, test = sets
-    known, asked = (torch.nn.functional.normalize(part.pixels.float().flatten(1) - 128, dim=1) for part in sets)
+    known, asked = (
+        torch.nn.functional.normalize(part.pixels.float().flatten(1) - 128, dim=1) for part in sets
+    )
     nearest = train.labels[(asked @ known.T).topk(20).indices]
     accuracy = (nearest.mode(1).values == test.labels).float().mean().item()
     assert 0.08 < accuracy < 0.25

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-import train_ssl
 from benchmarks import streaming
-from multicrop.batches import Batches
+from multicrop.commands import pretrain
+from multicrop.config.pretrain import Recipe
 from multicrop.datasets import _folders, _stream
-from multicrop.find import source
-from multicrop.ssl.recipe import Recipe
+from multicrop.engine.batches import Batches
+from multicrop.registry import source
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,9 @@ def photos(tmp_path):
     for c, name in enumerate(("a", "b", "c")):
         for i in range(7):
             height, width = random.integers(20, 200, 2)
-            smooth = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).resize((width, height))
+            smooth = Image.fromarray(random.integers(0, 256, (5, 5, 3), np.uint8)).resize(
+                (width, height)
+            )
             folder = tmp_path / ("test" if i == 6 else "train") / name
             folder.mkdir(parents=True, exist_ok=True)
             smooth.save(folder / f"{i}.{'png' if (i + c) % 3 == 0 else 'jpg'}")
@@ -49,7 +51,10 @@ def break_file(path):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_streamed_pixels_are_those_of_the_cache(photos, split):
-    cached, streamed = load(photos, split, stream=False), load(photos, split, stream=True, workers=2)
+    cached, streamed = (
+        load(photos, split, stream=False),
+        load(photos, split, stream=True, workers=2),
+    )
     assert isinstance(streamed.pixels, _stream.Streamed) and isinstance(cached.pixels, torch.Tensor)
     assert streamed.pixels.shape == cached.pixels.shape and streamed.pixels.dtype == torch.uint8
     assert torch.equal(streamed.pixels[:], cached.pixels)
@@ -65,10 +70,14 @@ def test_square_images_of_one_side_stay_as_they_are(tmp_path):
                 tmp_path / name / f"{i}.png"
             )
     found = load(tmp_path, stream=True, workers=1)
-    assert found.pixels.shape[-1] == 8 and torch.equal(found.pixels[:], load(tmp_path, stream=False).pixels)
+    assert found.pixels.shape[-1] == 8 and torch.equal(
+        found.pixels[:], load(tmp_path, stream=False).pixels
+    )
 
 
-@pytest.mark.parametrize("index", [3, slice(2, 9, 3), torch.tensor([5, 5, 0, 17]), torch.tensor([[1, 2], [3, 1]])])
+@pytest.mark.parametrize(
+    "index", [3, slice(2, 9, 3), torch.tensor([5, 5, 0, 17]), torch.tensor([[1, 2], [3, 1]])]
+)
 def test_indexes_like_a_tensor(photos, index):
     pixels = load(photos, stream=True, workers=2).pixels
     assert torch.equal(pixels[index], load(photos, stream=False).pixels[index])
@@ -82,7 +91,10 @@ def test_batches_are_the_resident_ones_at_any_step_with_any_number_of_workers(ph
     def batches(pixels, **options):
         return Batches(pixels, cached.labels, 2, seed=3, device=CPU, accumulate=2, **options)
 
-    wanted = [[(b.images.clone(), b.labels) for b in batches(cached.pixels).step(step)] for step in range(9)]
+    wanted = [
+        [(b.images.clone(), b.labels) for b in batches(cached.pixels).step(step)]
+        for step in range(9)
+    ]
     for workers, start in ((1, 0), (2, 0), (3, 5)):
         streaming = batches(load(photos, stream=True, workers=workers).pixels)
         assert not streaming.resident
@@ -96,20 +108,26 @@ def test_ranks_share_a_streamed_global_batch(photos):
     for world in (1, 2):
         found = torch.empty(4, 3, 24, 24, dtype=torch.uint8)
         for rank in range(world):
-            for batch in Batches(pixels, None, 4 // world, seed=1, device=CPU, rank=rank, world=world).step(2):
+            for batch in Batches(
+                pixels, None, 4 // world, seed=1, device=CPU, rank=rank, world=world
+            ).step(2):
                 found[batch.place] = batch.images
         alone = found if alone is None else alone
     assert torch.equal(found, alone)
 
 
-def test_an_unreadable_image_is_named_once_and_the_next_of_its_class_takes_its_place(photos, capsys):
+def test_an_unreadable_image_is_named_once_and_the_next_of_its_class_takes_its_place(
+    photos, capsys
+):
     whole = load(photos, stream=False).pixels.clone()
     names = sorted((photos / "train" / "b").iterdir())
     break_file(names[1])
     break_file(names[5])  # the last of its class: the first comes next
     wanted = whole.clone()
     wanted[[7, 11]] = whole[[8, 6]]
-    images = source("images").load(photos / "train", "train", source_size=24, stream=True, workers=1)
+    images = source("images").load(
+        photos / "train", "train", source_size=24, stream=True, workers=1
+    )
     images = load(photos, stream=True, workers=2)
     capsys.readouterr()
     for order in (torch.arange(18), torch.arange(18).flip(0)):
@@ -148,14 +166,18 @@ def test_what_would_fill_the_memory_is_streamed(photos, capsys, monkeypatch):
     assert isinstance(load(photos).pixels, torch.Tensor)
     monkeypatch.setattr(_folders, "RESIDENT", 1e-9)
     assert isinstance(load(photos).pixels, _stream.Streamed)
-    assert "they are streamed from their files (--stream false stores them)" in capsys.readouterr().err
+    assert (
+        "they are streamed from their files (--stream false stores them)" in capsys.readouterr().err
+    )
     assert isinstance(load(photos, stream=False).pixels, torch.Tensor)
 
 
 def test_statistics_are_of_a_sample_spread_over_the_set(photos, monkeypatch):
     monkeypatch.setattr(_stream, "SAMPLE", 6)
     streamed, every_third = load(photos, stream=True), load(photos, stream=False).pixels[::3]
-    np.testing.assert_allclose(streamed.mean, every_third.double().mean((0, 2, 3)) / 255, atol=1e-12)
+    np.testing.assert_allclose(
+        streamed.mean, every_third.double().mean((0, 2, 3)) / 255, atol=1e-12
+    )
 
 
 def test_a_lost_worker_is_an_error(photos):
@@ -188,23 +210,35 @@ SHORT = {
 
 def run(folder, photos, **flags) -> tuple:
     """The result of a pretraining and the losses that it logged."""
-    recipe = Recipe(dataset="image_folder", datapath=str(photos), output_dir=str(folder), **SHORT, **flags)
-    result = train_ssl.train(recipe)
+    recipe = Recipe(
+        dataset="image_folder", datapath=str(photos), output_dir=str(folder), **SHORT, **flags
+    )
+    result = pretrain.run(recipe)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return result["loss"], result["knn_top1"], [row["loss"] for row in rows if "loss" in row]
 
 
 def test_a_streamed_run_is_the_cached_one_also_when_resumed(photos, tmp_path):
     cached = run(tmp_path / "cached", photos, stream=False)
-    assert len(cached[2]) == 8 and run(tmp_path / "streamed", photos, stream=True, workers=2) == cached
+    assert (
+        len(cached[2]) == 8 and run(tmp_path / "streamed", photos, stream=True, workers=2) == cached
+    )
     run(tmp_path / "resumed", photos, stream=True, workers=2, max_steps=3)
     assert run(tmp_path / "resumed", photos, stream=True, workers=1) == cached
 
 
 @pytest.mark.slow
 def test_the_benchmark_measures(tmp_path):
-    found = streaming.measure(streaming.Recipe(files=16, batch=4, source_size=64, workers=(1,), epochs=1, repeats=1))
+    found = streaming.measure(
+        streaming.Recipe(files=16, batch=4, source_size=64, workers=(1,), epochs=1, repeats=1)
+    )
     assert set(found["images_per_second"]) == {"1"} and len(found["memory_mb_by_epoch"]) == 1
     for row in found["images_per_second"].values():
-        assert set(row) == {"streamed", "pillow", "torchvision", "decoder", "of_decoder"} and min(row.values()) > 0
-    assert found["files"]["count"] == 16 and 256 <= found["files"]["width"][0] <= found["files"]["width"][1] <= 500
+        assert (
+            set(row) == {"streamed", "pillow", "torchvision", "decoder", "of_decoder"}
+            and min(row.values()) > 0
+        )
+    assert (
+        found["files"]["count"] == 16
+        and 256 <= found["files"]["width"][0] <= found["files"]["width"][1] <= 500
+    )

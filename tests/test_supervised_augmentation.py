@@ -11,7 +11,9 @@ from multicrop.augment.evaluation import EvalTransform
 from multicrop.supervised.augmentation import TrainTransform
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-IMAGES = torch.randint(256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randint(
+    256, (48, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+)
 
 
 def generator(seed=0):
@@ -38,7 +40,9 @@ def test_shift_draws_are_uniform():
 
 def test_all_off_is_evaluation():
     plain = TrainTransform(32, MEAN, STD, flip=0.0, padding=0, policy=None, erase=None)
-    assert torch.equal(plain(IMAGES, plain.draw(48, generator())), EvalTransform(32, MEAN, STD)(IMAGES))
+    assert torch.equal(
+        plain(IMAGES, plain.draw(48, generator())), EvalTransform(32, MEAN, STD)(IMAGES)
+    )
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -53,7 +57,9 @@ def test_ranks_together_see_what_one_would(ranks):
 
 def test_the_draw_is_a_function_of_the_generator():
     transform = TrainTransform(32, MEAN, STD)
-    first, again, other = (transform(IMAGES, transform.draw(48, generator(seed))) for seed in (0, 0, 1))
+    first, again, other = (
+        transform(IMAGES, transform.draw(48, generator(seed))) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -69,7 +75,9 @@ def test_erased_boxes_hold_the_fill():
 def published(**options):
     """As the DHVT and locality-guidance recipes have it."""
     cut, erase = RandomResizedCrop(), Erasing(0.25, 1 / 3, log_aspect=True)
-    return TrainTransform(24, MEAN, STD, cut=cut, policy="rand-m9-mstd0.5-inc1", erase=erase, fill=None, **options)
+    return TrainTransform(
+        24, MEAN, STD, cut=cut, policy="rand-m9-mstd0.5-inc1", erase=erase, fill=None, **options
+    )
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
@@ -81,7 +89,10 @@ def test_ranks_together_see_what_one_would_as_published_elsewhere(ranks):
     share = 48 // ranks
     parts = [slice(rank * share, (rank + 1) * share) for rank in range(ranks)]
     again = torch.cat([transform(IMAGES[part], draws[part]) for part in parts])
-    assert torch.allclose(whole, again, atol=0.1) and ((whole - again).abs() > 1e-5).double().mean() < 1e-3
+    assert (
+        torch.allclose(whole, again, atol=0.1)
+        and ((whole - again).abs() > 1e-5).double().mean() < 1e-3
+    )
 
 
 def test_random_resized_crops_are_pillows():
@@ -90,7 +101,13 @@ def test_random_resized_crops_are_pillows():
     ours = crop.apply(images, draws, 24)
     for i, (top, left, height, width) in enumerate(draws.box.tolist()):
         image = TF.resized_crop(
-            TF.to_pil_image(images[i]), top, left, height, width, [24, 24], TF.InterpolationMode.BICUBIC
+            TF.to_pil_image(images[i]),
+            top,
+            left,
+            height,
+            width,
+            [24, 24],
+            TF.InterpolationMode.BICUBIC,
         )
         theirs = TF.pil_to_tensor(TF.hflip(image) if draws.flipped[i] else image)
         assert (ours[i].int() - theirs.int()).abs().max() <= 1
@@ -99,7 +116,9 @@ def test_random_resized_crops_are_pillows():
 
 def test_crops_of_images_that_are_not_square():
     images = torch.randint(256, (6, 3, 20, 50), dtype=torch.uint8, generator=generator())
-    transform = TrainTransform(16, MEAN, STD, cut=RandomResizedCrop((0.3, 0.5)), policy=None, erase=None)
+    transform = TrainTransform(
+        16, MEAN, STD, cut=RandomResizedCrop((0.3, 0.5)), policy=None, erase=None
+    )
     draws = transform.draw(6, generator(), source=(20, 50))
     assert transform(images, draws).shape == (6, 3, 16, 16) and draws.crops.box[:, 3].max() > 20
 
@@ -114,7 +133,9 @@ def test_jitter_is_torchvisions():
         for operation in draws.order[i].tolist():
             image = change[operation](image, draws.factors[i, operation].item())
         theirs = TF.pil_to_tensor(image)
-        assert (ours[i].int() - theirs.int()).abs().float().mean() < 2  # torchvision rounds down after each
+        assert (
+            ours[i].int() - theirs.int()
+        ).abs().float().mean() < 2  # torchvision rounds down after each
 
 
 def test_randaugment_shows_the_mean_colour_where_nothing_is():
@@ -127,7 +148,9 @@ def test_cuda_gives_what_the_cpu_gives():
         pytest.skip("no GPU")
     transform = TrainTransform(32, MEAN, STD, policy="imagenet")
     draws = transform.draw(48, generator())
-    assert torch.allclose(transform(IMAGES.cuda(), draws).cpu(), transform(IMAGES, draws), atol=1e-6)
+    assert torch.allclose(
+        transform(IMAGES.cuda(), draws).cpu(), transform(IMAGES, draws), atol=1e-6
+    )
     draws = published().draw(48, generator(), source=(32, 32))
     gap = (published()(IMAGES.cuda(), draws).cpu() - published()(IMAGES, draws)).abs()
     assert (gap > 0.02).double().mean() < 0.002

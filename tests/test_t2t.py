@@ -2,9 +2,17 @@
 
 import pytest
 import torch
-from locality_guidance import SHARED, check_full_size, check_small, classifier, close, part, recorded
+from locality_guidance import (
+    SHARED,
+    check_full_size,
+    check_small,
+    classifier,
+    close,
+    part,
+    recorded,
+)
 
-from multicrop import find
+from multicrop import registry
 from multicrop.models import t2t
 from multicrop.models._performer import PerformerAttention, linear_attention, orthogonal_features
 from multicrop.models._sinusoid import sinusoid
@@ -36,10 +44,12 @@ def test_published_size(tmp_path, depth):
 )
 def test_number_of_parameters(arch, parameters, trained):
     with torch.device("meta"):
-        model = find.backbone(arch)
+        model = registry.backbone(arch)
     own = sum(parameter.numel() for parameter in model.parameters()) + (model.dim + 1) * 100
     assert own == trained
-    assert own + sum(buffer.numel() for buffer in model.buffers()) == parameters  # published as parameters too
+    assert (
+        own + sum(buffer.numel() for buffer in model.buffers()) == parameters
+    )  # published as parameters too
 
 
 def test_positions_of_other_grids_are_computed():
@@ -54,10 +64,14 @@ def test_positions_of_other_grids_are_computed():
 
 def test_a_table_of_this_size_is_the_files_own():
     model = t2t.build(32, **SMALL)
-    assert torch.equal(t2t.adapt({"pos_embed": torch.ones(1, 5, 48)}, model)["pos_embed"], torch.ones(1, 5, 48))
+    assert torch.equal(
+        t2t.adapt({"pos_embed": torch.ones(1, 5, 48)}, model)["pos_embed"], torch.ones(1, 5, 48)
+    )
 
 
-@pytest.mark.parametrize(("size", "patch", "side"), [(32, 4, 8), (64, 8, 8), (96, 12, 8), (224, 16, 14), (28, 4, 7)])
+@pytest.mark.parametrize(
+    ("size", "patch", "side"), [(32, 4, 8), (64, 8, 8), (96, 12, 8), (224, 16, 14), (28, 4, 7)]
+)
 def test_default_patches_are_an_eighth_of_small_images(size, patch, side):
     model = t2t.build(size, **SMALL | {"patch_size": None}).eval()
     assert model.patch_size == patch and model.pos_embed.shape[1] == 1 + side**2

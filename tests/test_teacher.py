@@ -5,14 +5,16 @@ import torch
 from locality_guidance import SHARED, close, part, recorded
 from torch import nn
 
-from multicrop import checkpoint, find, pretrained
+from multicrop import registry
+from multicrop.engine import checkpoint
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.teacher import Teacher, recolouring
+from multicrop.weights import pretrained
 
 
 def resnet(classes: int = 5) -> Classifier:
     torch.manual_seed(0)
-    model = Classifier(find.backbone("resnet", 16, depth=8), classes)
+    model = Classifier(registry.backbone("resnet", 16, depth=8), classes)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
@@ -68,7 +70,9 @@ def test_batch_statistics_as_published_drift_in_either_mode_of_the_parent():
     nn.ModuleDict({"teacher": teacher}).eval()
     close(teacher(x).maps[0], first.maps[0])  # the statistics that drift are not used
     changed = {
-        name.rpartition(".")[2] for name, value in teacher.named_buffers() if not torch.equal(value, before[name])
+        name.rpartition(".")[2]
+        for name, value in teacher.named_buffers()
+        if not torch.equal(value, before[name])
     }
     assert changed == {"running_mean", "running_var", "num_batches_tracked"}
     assert (teacher(x[:2]).maps[0] - first.maps[0][:2]).abs().max() > 0.01
@@ -88,7 +92,9 @@ def test_a_backbone_alone_has_maps_and_no_logits():
 
 def test_both_heads_of_a_distilled_teacher_are_averaged():
     torch.manual_seed(0)
-    model = Classifier(find.backbone("deit_tiny_distilled", 32, embed_dim=24, num_layers=2), 5).eval()
+    model = Classifier(
+        registry.backbone("deit_tiny_distilled", 32, embed_dim=24, num_layers=2), 5
+    ).eval()
     x = images(2, 3, 32, 32)
     close(Teacher(model, 32)(x).logits, model(x).detach())
 
@@ -103,7 +109,9 @@ def test_images_of_another_normalisation_are_brought_to_the_teachers():
 
     model = resnet()
     direct = Teacher(model, 16, ("s1",))(normalised(other))
-    close(Teacher(model, 16, ("s1",), colours=(own, other))(normalised(own)).maps[0], direct.maps[0])
+    close(
+        Teacher(model, 16, ("s1",), colours=(own, other))(normalised(own)).maps[0], direct.maps[0]
+    )
     assert recolouring(own, own) is None and recolouring(([0.5], [1.0]), ((0.5,), (1.0,))) is None
 
 
@@ -116,7 +124,9 @@ def test_a_published_resnet56_in_either_mode(shared_golden, tmp_path, mode):
     assert options["image_size"] == 32
     model = Classifier(backbone, 100)
     model.load_heads(file.head, file.second_head)
-    teacher = Teacher(model, 32, ("s1", "s2", "s3"), batch_norm="running" if mode == "eval" else "batch")
+    teacher = Teacher(
+        model, 32, ("s1", "s2", "s3"), batch_norm="running" if mode == "eval" else "batch"
+    )
     taught = teacher(tensors["input"])
     close(taught.logits, tensors[f"{mode}/logits"], 1e-4)
     for index, ours in enumerate(taught.maps):
@@ -126,7 +136,13 @@ def test_a_published_resnet56_in_either_mode(shared_golden, tmp_path, mode):
 
 def test_a_run_of_ours_says_how_to_build_its_network(tmp_path):
     model = resnet()
-    about = {"arch": "resnet20", "image_size": 16, "depth": 8, "in_channels": 3, "drop_path_rate": 0.1}
+    about = {
+        "arch": "resnet20",
+        "image_size": 16,
+        "depth": 8,
+        "in_channels": 3,
+        "drop_path_rate": 0.1,
+    }
     state = {"kind": "finetune", "model": model.state_dict(), "backbone": about, "recipe": {}}
     checkpoint.save(state, tmp_path / "checkpoint.pt")
     file = pretrained.read(tmp_path)
@@ -143,5 +159,7 @@ def test_a_run_of_ours_says_how_to_build_its_network(tmp_path):
 
 def test_a_file_that_does_not_say_its_architecture(tmp_path):
     torch.save(resnet().backbone.state_dict(), tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"x.pt does not say its architecture: give --teacher_arch"):
+    with pytest.raises(
+        ValueError, match=r"x.pt does not say its architecture: give --teacher_arch"
+    ):
         pretrained.network(pretrained.read(tmp_path / "x.pt"))

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from multicrop.pretrained import File
-from multicrop.supervised.augmentation_flags import Augmentation
-from multicrop.supervised.optimisation_flags import Optimisation
-from multicrop.supervised.teacher_flags import TeacherFlags, check_offline
+from multicrop.config.augmentation import Augmentation
+from multicrop.config.optimisation import Optimisation
+from multicrop.config.teacher import TeacherFlags, check_offline
+from multicrop.weights.pretrained import File
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,17 @@ def test_stored_maps_follow_cuts_flips_colours_and_erasing():
 
 def test_the_term_for_logits():
     assert Flags(**GUIDED).distiller() is None
-    flags = Flags(**DISTILLED, kd_weight=10.0, kd_temperature=3.0, kd_standardise=False, kd_floor=0.0)
+    flags = Flags(
+        **DISTILLED, kd_weight=10.0, kd_temperature=3.0, kd_standardise=False, kd_floor=0.0
+    )
     term = flags.distiller()
-    assert (term.kind, term.weight, term.temperature, term.standardised, term.floor) == ("soft", 10.0, 3.0, False, 0.0)
+    assert (term.kind, term.weight, term.temperature, term.standardised, term.floor) == (
+        "soft",
+        10.0,
+        3.0,
+        False,
+        0.0,
+    )
 
 
 def test_a_teacher_of_other_classes_may_guide_but_not_distil():
@@ -87,5 +95,7 @@ def test_a_teacher_of_other_classes_may_guide_but_not_distil():
     Flags(**GUIDED).check_classes(file, classes, "letters")
     with pytest.raises(ValueError, match=r"t.pt tells 100 classes apart, but letters has 3"):
         Flags(**DISTILLED).check_classes(file, classes, "letters")
-    with pytest.raises(ValueError, match=r"t.pt has no classifier, and --distillation is of its logits"):
+    with pytest.raises(
+        ValueError, match=r"t.pt has no classifier, and --distillation is of its logits"
+    ):
         Flags(**DISTILLED).check_classes(SimpleNamespace(path="t.pt", head={}), classes, "letters")

@@ -16,13 +16,13 @@ import torch
 from conftest import ROOT, launch, result_of
 from PIL import Image
 
-import eval_knn
-import train_ssl
-from multicrop import checkpoint, cli
+from multicrop import cli
+from multicrop.commands import knn, pretrain
+from multicrop.config.pretrain import Recipe
 from multicrop.datasets import shapes
-from multicrop.run import plain
+from multicrop.engine import checkpoint
+from multicrop.engine.run import plain
 from multicrop.ssl.crops import MultiCrop
-from multicrop.ssl.recipe import Recipe
 
 SMALL = {
     "embed_dim": 24, "num_layers": 2, "num_heads": 2, "out_dim": 32, "head_hidden_dim": 16, "head_bottleneck_dim": 8,
@@ -32,7 +32,12 @@ SMALL = {
 
 
 def flags(**values) -> list[str]:
-    return [word for key, value in {**SMALL, **values}.items() if key != "device" for word in (f"--{key}", str(value))]
+    return [
+        word
+        for key, value in {**SMALL, **values}.items()
+        if key != "device"
+        for word in (f"--{key}", str(value))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,9 @@ def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     random = np.random.default_rng(0)
     for i in range(24):
-        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            folder / f"{i:02d}.png"
+        )
     return folder
 
 
@@ -53,7 +60,7 @@ def cache(tmp_path_factory, monkeypatch):
 def run(photos, folder, **values) -> dict:
     """In this process; 6 steps an epoch at the default batch of 4."""
     values = {**SMALL, "batch_size_per_gpu": 4, **values}
-    return train_ssl.train(Recipe(datapath=str(photos), output_dir=str(folder), **values))
+    return pretrain.run(Recipe(datapath=str(photos), output_dir=str(folder), **values))
 
 
 def same(a, b) -> None:
@@ -85,11 +92,20 @@ def test_a_run_leaves_a_folder_that_describes_itself(photos, tmp_path):
     assert state["data"]["dataset"] == "images" and state["recipe"]["epochs"] == 3
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, 19))
-    assert {"loss", "lr", "teacher_temp", "target_entropy", "feature_rank", "images_per_second", "data_share"} <= set(
-        rows[0]
-    )
+    assert {
+        "loss",
+        "lr",
+        "teacher_temp",
+        "target_entropy",
+        "feature_rank",
+        "images_per_second",
+        "data_share",
+    } <= set(rows[0])
     assert (tmp_path / "recipe.yaml").exists() and list(tmp_path.glob("events.*"))
-    assert sorted(p.name for p in tmp_path.glob("checkpoint0*.pt")) == ["checkpoint0002.pt", "checkpoint0003.pt"]
+    assert sorted(p.name for p in tmp_path.glob("checkpoint0*.pt")) == [
+        "checkpoint0002.pt",
+        "checkpoint0003.pt",
+    ]
     kept = checkpoint.load(tmp_path / "checkpoint0003.pt")
     assert "optimizer" not in kept and torch.equal(
         kept["teacher"]["backbone.pos_embed"], state["teacher"]["backbone.pos_embed"]
@@ -106,7 +122,10 @@ def test_a_resumed_run_is_bit_equal_to_one_never_stopped(photos, tmp_path, step)
     result = run(photos, tmp_path / "parts", **part)
     assert (result["step"], result["status"]) == (18, "finished")
     same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
-    rows = [json.loads(line)["step"] for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line)["step"]
+        for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert rows == list(range(1, 19))
 
 
@@ -160,7 +179,9 @@ def test_max_steps_changes_no_schedule(photos, tmp_path):
         for n in ("whole", "short")
     ]
     for whole, short in zip(*rows, strict=True):
-        assert all(whole[k] == short[k] for k in ("loss", "lr", "weight_decay", "momentum", "teacher_temp"))
+        assert all(
+            whole[k] == short[k] for k in ("loss", "lr", "weight_decay", "momentum", "teacher_temp")
+        )
 
 
 def test_warm_ups_longer_than_the_run_are_shortened_and_said(photos, tmp_path, capsys):
@@ -172,7 +193,7 @@ def test_warm_ups_longer_than_the_run_are_shortened_and_said(photos, tmp_path, c
 
 def spoil(monkeypatch, before=None, after=None):
     """Let something happen just before or just after each optimizer step."""
-    good = train_ssl.update
+    good = pretrain.update
 
     def update(nets, parts, rates, *rest):
         if before:
@@ -180,15 +201,19 @@ def spoil(monkeypatch, before=None, after=None):
         seen = good(nets, parts, rates, *rest)
         return after(nets, seen) if after else seen
 
-    monkeypatch.setattr(train_ssl, "update", update)
+    monkeypatch.setattr(pretrain, "update", update)
 
 
 @pytest.mark.parametrize("which", ["student", "teacher"])
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(photos, tmp_path, monkeypatch, which):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
+    photos, tmp_path, monkeypatch, which
+):
     """Not a finite teacher poisons the centre as well; none of it may reach the file."""
     run(photos, tmp_path / "r", max_steps=6)
     before = networks(tmp_path / "r")
-    spoil(monkeypatch, lambda nets: getattr(nets, which).backbone.pos_embed.data.fill_(float("nan")))
+    spoil(
+        monkeypatch, lambda nets: getattr(nets, which).backbone.pos_embed.data.fill_(float("nan"))
+    )
     with pytest.raises(FloatingPointError, match="not finite at step 6"):
         run(photos, tmp_path / "r")
     same(before, networks(tmp_path / "r"))
@@ -216,10 +241,17 @@ def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypa
     def copy(nets):
         return [{name: value.clone() for name, value in get(nets).items()} for get in weights]
 
-    spoil(monkeypatch, lambda nets: seen.append(copy(nets)), lambda nets, result: seen.append(copy(nets)) or result)
+    spoil(
+        monkeypatch,
+        lambda nets: seen.append(copy(nets)),
+        lambda nets, result: seen.append(copy(nets)) or result,
+    )
     run(photos, tmp_path, max_steps=8, freeze_last_layer=1, momentum_teacher=0.9, lr=0.1)
     table, layer = "backbone.pos_embed", "head.last_layer.weight_v"
-    momenta = [row["momentum"] for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())]
+    momenta = [
+        row["momentum"]
+        for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    ]
     for step, momentum in enumerate(momenta):
         (_, before), (student, after) = seen[2 * step : 2 * step + 2]
         moved = (after[table] - before[table]).abs().max()
@@ -234,13 +266,13 @@ def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypa
 def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatch, number, state):
     if state == "begun":
         run(photos, tmp_path, max_steps=2)
-    load = train_ssl.load
+    load = pretrain.load
 
     def decoding(r):
         os.kill(os.getpid(), number)
         return load(r)
 
-    monkeypatch.setattr(train_ssl, "load", decoding)
+    monkeypatch.setattr(pretrain, "load", decoding)
     result = run(photos, tmp_path)
     assert (result["status"], result["step"]) == ("interrupted", 2 if state == "begun" else 0)
     monkeypatch.undo()
@@ -250,10 +282,18 @@ def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, number):
-    words = [sys.executable, str(ROOT / "train_ssl.py"), *flags(epochs=400), "--batch_size_per_gpu", "4"]
+    words = [
+        sys.executable,
+        str(ROOT / "train_ssl.py"),
+        *flags(epochs=400),
+        "--batch_size_per_gpu",
+        "4",
+    ]
     words += ["--datapath", str(photos), "--output_dir", str(tmp_path / "r"), "--device", "cpu"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     metrics = tmp_path / "r" / "metrics.jsonl"
     deadline = time.time() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.time() < deadline:
@@ -277,17 +317,29 @@ def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, n
 def moved(folder, start: dict) -> float:
     """The largest change of a weight of the teacher since the start."""
     after = networks(folder)["teacher"]
-    return max((after[name] - start[name]).abs().max().item() for name in start if after[name].is_floating_point())
+    return max(
+        (after[name] - start[name]).abs().max().item()
+        for name in start
+        if after[name].is_floating_point()
+    )
 
 
 def near(folder, other, atol: float) -> None:
     for which in ("student", "teacher"):
         ours, theirs = networks(folder)[which], networks(other)[which]
         for name, value in ours.items():
-            torch.testing.assert_close(theirs[name], value, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}")
+            torch.testing.assert_close(
+                theirs[name], value, atol=atol, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
+            )
 
 
-FAST = {"drop_path_rate": 0.0, "optimizer": "sgd", "lr": 10.0, "warmup_epochs": 0, "momentum_teacher": 0.5}
+FAST = {
+    "drop_path_rate": 0.0,
+    "optimizer": "sgd",
+    "lr": 10.0,
+    "warmup_epochs": 0,
+    "momentum_teacher": 0.5,
+}
 
 
 @pytest.mark.slow
@@ -298,7 +350,15 @@ def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
     two = launch("train_ssl.py", *flags(**FAST), *common, "--batch_size_per_gpu", 2, "--output_dir", tmp_path / "two",
                  ranks=2)  # fmt: skip
     assert result_of(two)["step"] == 6 and len(two.stdout.strip().splitlines()) == 1
-    one = launch("train_ssl.py", *flags(**FAST), *common, "--batch_size_per_gpu", 4, "--output_dir", tmp_path / "one")
+    one = launch(
+        "train_ssl.py",
+        *flags(**FAST),
+        *common,
+        "--batch_size_per_gpu",
+        4,
+        "--output_dir",
+        tmp_path / "one",
+    )
     assert result_of(one)["status"] == "stopped"
     assert moved(tmp_path / "one", networks(tmp_path / "start")["teacher"]) > 1e-2
     near(tmp_path / "one", tmp_path / "two", atol=1e-5)
@@ -329,7 +389,15 @@ def test_the_published_commands_work(published, tmp_path):
             for i in range(count):
                 pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{i}.png")
-    words = [*published.split(), "--datapath", tmp_path / "data", "--output_dir", tmp_path / "r", "--max_steps", 1]
+    words = [
+        *published.split(),
+        "--datapath",
+        tmp_path / "data",
+        "--output_dir",
+        tmp_path / "r",
+        "--max_steps",
+        1,
+    ]
     done = launch("train_ssl.py", *words, "--batch_size_per_gpu", 4, ranks=2)
     result = result_of(done)
     assert result["step"] == 1 and 0 <= result["knn_top1"] <= 100
@@ -337,12 +405,24 @@ def test_the_published_commands_work(published, tmp_path):
 
 def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
     whole = shapes.load
-    monkeypatch.setattr(shapes, "load", lambda *a, **options: whole(*a, **options, train_images=400, test_images=100))
-    result = run("data", tmp_path, dataset="shapes", knn_freq=1, knn_images=200, batch_size_per_gpu=64, epochs=1)
+    monkeypatch.setattr(
+        shapes,
+        "load",
+        lambda *a, **options: whole(*a, **options, train_images=400, test_images=100),
+    )
+    result = run(
+        "data",
+        tmp_path,
+        dataset="shapes",
+        knn_freq=1,
+        knn_images=200,
+        batch_size_per_gpu=64,
+        epochs=1,
+    )
     words = [str(tmp_path), "--max_train_images", "200", "--nb_knn", "20", "--device", "cpu"]
-    eval_knn.load.cache_clear()
-    probed = eval_knn.evaluate(cli.parse(eval_knn.Recipe, words))
-    eval_knn.load.cache_clear()
+    knn.load.cache_clear()
+    probed = knn.run(cli.parse(knn.Recipe, words))
+    knn.load.cache_clear()
     assert (probed["train_images"], probed["test_images"]) == (200, 100)
     assert result["knn_top1"] == pytest.approx(probed["results"][0]["top1"]["20"], abs=1e-3)
     assert 0 < result["knn_top1"] < 100
@@ -360,7 +440,9 @@ def test_variants_run(photos, tmp_path, values):
 def test_compiled_networks_train_alike(photos, tmp_path, monkeypatch):
     """Traced forward and backward, run without the C++ compiler, which takes minutes for graphs of any size."""
     whole = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **k: whole(self, backend="aot_eager", **k))
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self, **k: whole(self, backend="aot_eager", **k)
+    )
     run(photos, tmp_path / "start", **{**FAST, "lr": 0.0, "min_lr": 0.0}, max_steps=1)
     for name in ("plain", "compiled"):
         run(photos, tmp_path / name, max_steps=4, compile=name == "compiled", **FAST)
@@ -373,7 +455,10 @@ def test_compiled_networks_train_alike(photos, tmp_path, monkeypatch):
     [
         ({"datapath": "/nowhere/at/all"}, "/nowhere/at/all"),
         ({"arch": "vitt"}, "did you mean 'vit'"),
-        ({"arch": "timm:resnet_18", "embed_dim": None, "num_layers": None, "num_heads": None}, "resnet18"),
+        (
+            {"arch": "timm:resnet_18", "embed_dim": None, "num_layers": None, "num_heads": None},
+            "resnet18",
+        ),
         ({"dataset": "imagess"}, "did you mean 'images'"),
         ({"patch_size": 5}, "patch size 5 does not divide image size 16"),
         ({"patch_size": 16}, "cannot take crops of 8 px"),
@@ -389,10 +474,16 @@ def test_bad_values_are_one_line(photos, tmp_path, values, expected):
     if values.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("here is a GPU")
     recipe = Recipe(
-        **{**SMALL, "batch_size_per_gpu": 4, "datapath": str(photos), "output_dir": str(tmp_path), **values}
+        **{
+            **SMALL,
+            "batch_size_per_gpu": 4,
+            "datapath": str(photos),
+            "output_dir": str(tmp_path),
+            **values,
+        }
     )
     with pytest.raises((ValueError, OSError)) as error:
-        train_ssl.train(recipe)
+        pretrain.run(recipe)
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
@@ -404,8 +495,14 @@ def test_bad_values_are_one_line(photos, tmp_path, values, expected):
         ({"knn_images": 0}, "--knn_images 0: must be at least 1"),
         ({"source_size": -32}, "--source_size -32: must be at least 1"),
         ({"head_hidden_dim": 0}, "--head_hidden_dim 0: must be at least 1"),
-        ({"global_crops_scale": (0.5, 1.5)}, "--global_crops_scale 0.5 1.5: must be shares of the area"),
-        ({"local_crops_scale": (0.5, 0.2)}, "--local_crops_scale 0.5 0.2: must be a lower and an upper bound"),
+        (
+            {"global_crops_scale": (0.5, 1.5)},
+            "--global_crops_scale 0.5 1.5: must be shares of the area",
+        ),
+        (
+            {"local_crops_scale": (0.5, 0.2)},
+            "--local_crops_scale 0.5 0.2: must be a lower and an upper bound",
+        ),
         ({"image_size": 33}, "must be even"),
         ({"seed": -1}, "must not be negative"),
         ({"saveckp_freq": -1}, "--saveckp_freq -1: must not be negative"),
@@ -434,7 +531,10 @@ def test_the_flags_of_the_crops_are_multi_crops_own_values_and_reach_it():
     assert (crop.sigma, crop.blur) == ((0.1, 0.5), (0.3, 0.2, 0.1))
     assert (crop.jitter, crop.grayscale, crop.solarise) == (0.4, 0.0, 1.0)
     stored = plain(dataclasses.asdict(given))
-    assert Recipe.stored({**stored, "a flag of another version": 1}).crop_options() == given.crop_options()
+    assert (
+        Recipe.stored({**stored, "a flag of another version": 1}).crop_options()
+        == given.crop_options()
+    )
 
 
 def test_an_unwritable_output_is_one_line(photos, tmp_path):
@@ -457,9 +557,9 @@ def test_an_unwritable_output_is_one_line(photos, tmp_path):
 def test_what_is_wrong_is_said_before_images_are_decoded(photos, tmp_path, monkeypatch, values):
     (tmp_path / "blocked").write_text("a file where a folder should be")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train_ssl, "load", lambda r: pytest.fail("decoding has begun"))
+    monkeypatch.setattr(pretrain, "load", lambda r: pytest.fail("decoding has begun"))
     with pytest.raises((ValueError, OSError)):
-        train_ssl.train(Recipe(**{**SMALL, "datapath": str(photos), "output_dir": "r", **values}))
+        pretrain.run(Recipe(**{**SMALL, "datapath": str(photos), "output_dir": "r", **values}))
 
 
 @pytest.mark.cuda
@@ -478,7 +578,16 @@ def test_a_resumed_run_is_bit_equal_on_a_gpu_where_it_is_deterministic(photos, t
 @pytest.mark.slow
 def test_the_command_ends_with_one_line_and_a_code(tmp_path):
     done = launch(
-        "train_ssl.py", "--dataset", "images", "--datapath", tmp_path / "none", "--output_dir", tmp_path / "r"
+        "train_ssl.py",
+        "--dataset",
+        "images",
+        "--datapath",
+        tmp_path / "none",
+        "--output_dir",
+        tmp_path / "r",
     )
     assert done.returncode == 2 and done.stdout == ""
-    assert "Traceback" not in done.stderr and str(tmp_path / "none") in done.stderr.strip().splitlines()[-1]
+    assert (
+        "Traceback" not in done.stderr
+        and str(tmp_path / "none") in done.stderr.strip().splitlines()[-1]
+    )

@@ -1,4 +1,4 @@
-"""Whole optimisation steps through train_ssl.update, against steps recorded from the published code."""
+"""Whole optimisation steps through pretrain.update, against steps recorded from the published code."""
 
 import json
 
@@ -7,9 +7,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import train_ssl
-from multicrop import optim
-from multicrop.find import backbone
+from multicrop.commands import pretrain
+from multicrop.engine import optim
+from multicrop.registry import backbone
 from multicrop.ssl.crops import Crops
 from multicrop.ssl.encoder import Encoder
 from multicrop.ssl.head import Head
@@ -17,16 +17,21 @@ from multicrop.ssl.objectives.dino import Objective
 from multicrop.ssl.teacher import teacher_of
 
 
-def networks(c: dict) -> train_ssl.Networks:
+def networks(c: dict) -> pretrain.Networks:
     body = backbone(
         "vit", c["img_size"], patch_size=c["patch_size"], embed_dim=c["embed_dim"], num_layers=c["depth"],
         num_heads=c["num_heads"], vit_mlp_ratio=c["mlp_ratio"], drop_path_rate=0.0,
     )  # fmt: skip
     h = c["head"]
-    student = Encoder(body, Head(h["in_dim"], h["out_dim"], hidden=h["hidden_dim"], bottleneck=h["bottleneck_dim"]))
+    student = Encoder(
+        body,
+        Head(h["in_dim"], h["out_dim"], hidden=h["hidden_dim"], bottleneck=h["bottleneck_dim"]),
+    )
     optimizer = optim.build(c["optimizer"], optim.groups(student))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return train_ssl.Networks(student, teacher_of(student), student, Objective(h["out_dim"]), optimizer, scaler)
+    return pretrain.Networks(
+        student, teacher_of(student), student, Objective(h["out_dim"]), optimizer, scaler
+    )
 
 
 def weights(tensors: dict, prefix: str) -> dict:
@@ -44,7 +49,9 @@ def recorded(recordings):
     """All three optimizers' steps: one file here; three in the full set, which begin alike and hold more."""
     folder = recordings / "two_stage_ssl"
     if (folder / "train_steps.safetensors").is_file():
-        return load_file(folder / "train_steps.safetensors"), metadata(folder / "train_steps.safetensors")
+        return load_file(folder / "train_steps.safetensors"), metadata(
+            folder / "train_steps.safetensors"
+        )
     tensors, about = {}, {}
     for name in ("sgd", "lars", "adamw"):
         file = folder / f"train_step_{name}.safetensors"
@@ -60,7 +67,7 @@ def metadata(file) -> dict[str, str]:
     return safe_open(file, "pt").metadata()
 
 
-def start(tensors: dict, about: dict, name: str) -> tuple[train_ssl.Networks, dict, list]:
+def start(tensors: dict, about: dict, name: str) -> tuple[pretrain.Networks, dict, list]:
     config, steps = json.loads(about[f"{name}.config"]), json.loads(about[f"{name}.steps"])
     nets = networks(config)
     nets.student.load_state_dict(weights(tensors, "init.student."))
@@ -72,11 +79,13 @@ def start(tensors: dict, about: dict, name: str) -> tuple[train_ssl.Networks, di
 class Watched:
     """What one step computes on its way, in the words of the full set: outputs, gradients before and after the cap."""
 
-    def __init__(self, nets: train_ssl.Networks, monkeypatch) -> None:
+    def __init__(self, nets: pretrain.Networks, monkeypatch) -> None:
         self.nets, self.seen, self.clip_each = nets, {}, optim.clip_each
         for which in ("student", "teacher"):
             network = getattr(nets, which)
-            network.register_forward_hook(lambda module, inputs, out, which=which: self.keep(f"{which}_out", out))
+            network.register_forward_hook(
+                lambda module, inputs, out, which=which: self.keep(f"{which}_out", out)
+            )
         monkeypatch.setattr(optim, "clip_each", self.clip)
 
     def keep(self, name: str, value: torch.Tensor) -> None:
@@ -100,21 +109,31 @@ def test_steps_are_the_published_ones(recorded, name, monkeypatch):
     watched = Watched(nets, monkeypatch)
     norms, count = json.loads(about[f"{name}.grad_norms"]), 3 if name == "adamw" else 2
     for k, s in enumerate(steps[:count]):
-        rates = train_ssl.Rates(s["lr"], s["wd"], s["momentum"], s["teacher_temp"], s["epoch"] < 1)
-        seen = train_ssl.update(nets, [crops_of(tensors, k)], rates, config["clip_grad"], 1, None, (0, k))
+        rates = pretrain.Rates(s["lr"], s["wd"], s["momentum"], s["teacher_temp"], s["epoch"] < 1)
+        seen = pretrain.update(
+            nets, [crops_of(tensors, k)], rates, config["clip_grad"], 1, None, (0, k)
+        )
         inside = weights(tensors, f"{name}.step{k}.")
         if "student_out" in inside:  # in the full set, of AdamW
             assert len(watched.seen) == 2 + 2 * 37
             for key, value in watched.seen.items():
-                torch.testing.assert_close(value, inside[key], atol=1e-5, rtol=0, msg=f"step {k}, {key}")
+                torch.testing.assert_close(
+                    value, inside[key], atol=1e-5, rtol=0, msg=f"step {k}, {key}"
+                )
         assert seen.loss.item() == pytest.approx(s["loss"], abs=1e-5)
-        assert seen.grad_norm.item() == pytest.approx(torch.tensor(norms[k]).norm().item(), rel=1e-4)
-        torch.testing.assert_close(nets.objective.centre, tensors[f"{name}.step{k}.center"][0], atol=1e-5, rtol=0)
+        assert seen.grad_norm.item() == pytest.approx(
+            torch.tensor(norms[k]).norm().item(), rel=1e-4
+        )
+        torch.testing.assert_close(
+            nets.objective.centre, tensors[f"{name}.step{k}.center"][0], atol=1e-5, rtol=0
+        )
         for which in ("student", "teacher"):
             theirs = weights(tensors, f"{name}.step{k}.{which}.")
             ours = getattr(nets, which).state_dict()
             for parameter, value in theirs.items():
-                torch.testing.assert_close(ours[parameter], value, atol=1e-5, rtol=0, msg=f"{which} {parameter}")
+                torch.testing.assert_close(
+                    ours[parameter], value, atol=1e-5, rtol=0, msg=f"{which} {parameter}"
+                )
         assert theirs or k < count - 1  # the weights of the last step are recorded for all
 
 
@@ -124,10 +143,10 @@ def test_accumulated_batches_take_the_step_of_their_union(recorded):
     results = []
     for parts in (1, 2):
         nets, _, _ = start(tensors, about, "sgd")
-        rates = train_ssl.Rates(0.1, 0.0, 0.9, 0.05, False)
+        rates = pretrain.Rates(0.1, 0.0, 0.9, 0.05, False)
         whole = crops_of(tensors, 0)
         cuts = [Crops(*(views.chunk(parts, dim=1)[i] for views in whole)) for i in range(parts)]
-        seen = train_ssl.update(nets, cuts, rates, 3.0, parts, None, (0, 0))
+        seen = pretrain.update(nets, cuts, rates, 3.0, parts, None, (0, 0))
         results.append((seen.loss, nets.objective.centre, *nets.student.state_dict().values()))
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 

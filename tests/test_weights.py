@@ -4,18 +4,22 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from multicrop import checkpoint, weights
-from multicrop.find import backbone, find
+from multicrop.engine import checkpoint
+from multicrop.registry import backbone, find
+from multicrop.weights import loading
 
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 
 
 def read(path, key="teacher", trust=False) -> dict:
-    return weights.network(weights.content(path, trust), path, key)
+    return loading.network(loading.content(path, trust), path, key)
 
 
 def filled(model: torch.nn.Module, value: float) -> dict:
-    return {name: torch.full_like(t, value) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    return {
+        name: torch.full_like(t, value) if t.is_floating_point() else t
+        for name, t in model.state_dict().items()
+    }
 
 
 @pytest.fixture
@@ -23,11 +27,13 @@ def vit():
     return backbone("vit", 32, **SMALL)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "backbone.", "module.backbone.", "_orig_mod.module."]
+)
 def test_wrappers_prefixes_do_not_matter(vit, prefix):
     state = {prefix + name: value for name, value in filled(vit, 0.5).items()}
     state |= {prefix.replace("backbone.", "") + "mlphead.mlp.0.weight": torch.ones(3)}
-    report = weights.load(vit, weights.bare(state))
+    report = loading.load(vit, loading.bare(state))
     assert not report.missing and not report.misshapen
     assert all((p == 0.5).all() for p in vit.parameters())
 
@@ -35,7 +41,7 @@ def test_wrappers_prefixes_do_not_matter(vit, prefix):
 def test_names_decide_not_positions(vit):
     """The published loader paired values with keys by position, so an order of its own filled the wrong tensors."""
     state = dict(reversed(list(backbone("vit", 32, **SMALL).state_dict().items())))
-    weights.load(vit, state)
+    loading.load(vit, state)
     for name, value in vit.state_dict().items():
         assert torch.equal(value, state[name])
 
@@ -46,7 +52,7 @@ def test_the_report_says_what_was_not_loaded_and_why(vit):
     state["blocks.0.attn.qkv.weight"] = torch.ones(3, 3)
     state["extra.weight"] = torch.ones(1)
     kept = vit.norm.weight.clone()
-    report = weights.load(vit, state)
+    report = loading.load(vit, state)
     assert report.missing == ["norm.weight"] and report.unused == ["extra.weight"]
     assert report.misshapen == ["blocks.0.attn.qkv.weight (3, 3) for (72, 24)"]
     assert torch.equal(vit.norm.weight, kept)
@@ -56,19 +62,22 @@ def test_the_report_says_what_was_not_loaded_and_why(vit):
 
 def test_nothing_loaded_is_an_error(vit):
     with pytest.raises(ValueError, match="nothing in the file fits this network") as error:
-        weights.load(vit, {"conv1.weight": torch.ones(1)})
+        loading.load(vit, {"conv1.weight": torch.ones(1)})
     assert "\n" not in str(error.value)
 
 
 def test_student_or_teacher_is_chosen_by_key(tmp_path, vit):
     path = tmp_path / "checkpoint.pt"
     networks = {
-        k: {f"backbone.{n}": t for n, t in filled(vit, v).items()} for k, v in (("student", 1.0), ("teacher", 2.0))
+        k: {f"backbone.{n}": t for n, t in filled(vit, v).items()}
+        for k, v in (("student", 1.0), ("teacher", 2.0))
     }
     checkpoint.save({"kind": "ssl", **networks}, path)
     for key, value in (("student", 1.0), ("teacher", 2.0)):
         assert (read(path, key)["norm.weight"] == value).all()
-    with pytest.raises(ValueError, match="no 'pupil'; choose --checkpoint_key among student, teacher"):
+    with pytest.raises(
+        ValueError, match="no 'pupil'; choose --checkpoint_key among student, teacher"
+    ):
         read(path, "pupil")
 
 
@@ -86,7 +95,7 @@ def test_a_timm_file_loads_by_timms_names(tmp_path):
     theirs = timm.create_model("resnet18", num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     ours = backbone("timm:resnet18", 32)
-    report = weights.load(ours, read(tmp_path / "resnet18.pth"))
+    report = loading.load(ours, read(tmp_path / "resnet18.pth"))
     assert not report.missing and sorted(report.unused) == ["fc.bias", "fc.weight"]
     assert torch.equal(ours.conv1.weight, theirs.conv1.weight)
 
@@ -99,8 +108,10 @@ def test_a_checkpoint_of_the_published_code_gives_its_features(golden):
     recorded = np.load(golden / "reference_checkpoint_outputs.npz")
     vit = backbone("vit", 32, patch_size=4, embed_dim=32, num_layers=2, num_heads=4).eval()
     for key in ("teacher", "student"):
-        report = weights.load(vit, read(path, key, trust=True), find("models", "vit").adapt)
+        report = loading.load(vit, read(path, key, trust=True), find("models", "vit").adapt)
         assert not report.missing and not report.misshapen
         with torch.no_grad():
             features = vit(torch.tensor(recorded["input"]))
-        torch.testing.assert_close(features, torch.tensor(recorded[f"{key}_features"]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            features, torch.tensor(recorded[f"{key}_features"]), atol=1e-5, rtol=0
+        )

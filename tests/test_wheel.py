@@ -32,7 +32,18 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(source, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", out, source]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        out,
+        source,
+    ]
     subprocess.run(pip, check=True, timeout=300)
     return next(out.glob("*.whl"))
 
@@ -44,7 +55,14 @@ def test_the_wheel_holds_every_module(wheel):
         folder, _, rest = name.partition("/")
         if folder in FOLDERS and name.endswith((".py", ".json")):
             assert (name if folder == "multicrop" else f"multicrop/{folder}/{rest}") in held
-    assert {"train_ssl.py", "finetune.py", "evaluation.py", "eval_knn.py", "precompute.py", "visualise.py"} <= held
+    assert {
+        "train_ssl.py",
+        "finetune.py",
+        "evaluation.py",
+        "eval_knn.py",
+        "precompute.py",
+        "visualise.py",
+    } <= held
 
 
 @pytest.mark.slow
@@ -55,34 +73,58 @@ def test_an_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
         "import ssl, multicrop, multicrop.ssl.head, train_ssl\n"
         f"assert multicrop.__path__ == [{str(site / 'multicrop')!r}], multicrop.__path__\n"
         "assert hasattr(ssl, 'SSLContext')\n"
-        "from multicrop.find import names\n"
+        "from multicrop.registry import names\n"
         "assert 'vit' in names('models') and 'shapes' in names('datasets') and names('ssl.objectives') == ['dino']\n"
         "from multicrop.augment.autoaugment import AutoAugment; AutoAugment('cifar10')\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env={"PYTHONPATH": str(site)}, timeout=120)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(site)},
+        timeout=120,
+    )
 
 
 @pytest.mark.slow
 def test_an_editable_install_works_away_from_the_checkout(source, tmp_path):
     """Into an environment of its own, which sees the packages of this one."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True, timeout=120
+    )
     programs = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     python = programs / "python"
     site = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True,
                           capture_output=True, text=True).stdout.strip()  # fmt: skip
-    (Path(site) / "outer.pth").write_text("\n".join(path for path in sys.path if "site-packages" in path))
-    install = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-build-isolation"]
+    (Path(site) / "outer.pth").write_text(
+        "\n".join(path for path in sys.path if "site-packages" in path)
+    )
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+    ]
     subprocess.run([*install, "-e", source], check=True, timeout=300)
     code = (
         "import ssl, multicrop, multicrop.ssl.head, train_ssl, finetune, evaluation, eval_knn, precompute, visualise\n"
         f"assert train_ssl.__file__ == {str(source / 'train_ssl.py')!r}, train_ssl.__file__\n"
         f"assert multicrop.ssl.head.__file__ == {str(source / 'ssl' / 'head.py')!r}, multicrop.ssl.head.__file__\n"
         "assert hasattr(ssl, 'SSLContext')\n"
-        "from multicrop.find import names\n"
+        "from multicrop.registry import names\n"
         "assert 'vit' in names('models') and 'shapes' in names('datasets') and 'dino' in names('ssl.objectives')\n"
     )
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path, timeout=120)
     done = subprocess.run(
-        [programs / "multicrop-train-ssl", "--help"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+        [programs / "multicrop-train-ssl", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
     )
     assert done.returncode == 0 and "--blur_sigma" in done.stdout

@@ -13,7 +13,11 @@ class Objective(nn.Module):
         self.smoothing = smoothing
 
     def forward(
-        self, logits: torch.Tensor, labels: torch.Tensor, partners: torch.Tensor | None = None, share: float = 1.0
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        partners: torch.Tensor | None = None,
+        share: float = 1.0,
     ) -> torch.Tensor:
         """logits (B, classes), labels (B,), of mixed images also their partners' (B,) and the own share -> nats."""
         own = self._smoothed(logits, labels)

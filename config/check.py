@@ -1,0 +1,20 @@
+"""Every setting of `multicrop check`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Say what a path holds and how to train on it."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    """Folder, archive, or folder of LMDB files."""
+    dataset: str | None = None
+    """The data set that it is (None: what it looks like)."""
+    decode: bool = True
+    """Decode every image, to find those that cannot be; false reads only the headers."""
+    workers: int | None = None
+    """Processes that decode (None: one per processor)."""

@@ -1,0 +1,18 @@
+"""Every setting of `multicrop pack`."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Copy the image files of both splits into LMDB files, which are read in place and can be streamed."""
+
+    path: Annotated[str, tyro.conf.Positional]
+    """Folder or archive."""
+    out: str
+    """Folder of the files."""
+    dataset: str | None = None
+    """The data set that it is (None: what it looks like)."""

@@ -1,0 +1,52 @@
+"""The command line: `multicrop NAME ...` or `python -m multicrop NAME ...`; alone it lists the commands.
+
+A file of commands/ is a command, its name the command's. Nothing heavy is imported before one runs.
+"""
+
+import ast
+import sys
+from importlib import import_module
+
+from . import cli, registry
+
+USAGE = """usage: multicrop NAME ...
+
+{commands}
+
+multicrop NAME --help lists every flag of a command with its unit and default."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    name, *rest = words
+    commands = registry.names("commands")
+    if name not in commands:
+        hint = registry.nearest(name, commands)
+        print(f"error: no command is called {name!r}{hint}", file=sys.stderr)
+        sys.exit(2)
+    # The recipe is parsed before the command is imported, so that --help and a wrong flag need no torch.
+    recipe_type = import_module(f"multicrop.config.{name}").Recipe
+    cli.main(
+        recipe_type, lambda recipe: import_module(f"multicrop.commands.{name}").run(recipe), rest
+    )
+
+
+def usage() -> str:
+    """The commands, each with the first line of its file's docstring."""
+    names = registry.names("commands")
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}}  {_first_line(name)}" for name in names]
+    return USAGE.format(commands="\n".join(lines))
+
+
+def _first_line(command: str) -> str:
+    """The first line of a command's docstring, read without importing the file."""
+    docstring = ast.get_docstring(ast.parse(registry.file("commands", command).read_text()))
+    return (docstring or "").partition("\n")[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -33,8 +33,8 @@ def test_a_second_run_measures_only_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         backbones, "rate", lambda name, _: asked.append(name) or {"images_per_second": 1.0}
     )
-    monkeypatch.setattr(backbones.find, "names", lambda kind: ["resnet", "timm", "vit"])
-    monkeypatch.setattr(backbones.find, "variants", dict)
+    monkeypatch.setattr(backbones.registry, "names", lambda kind: ["resnet", "timm", "vit"])
+    monkeypatch.setattr(backbones.registry, "variants", dict)
     out = str(tmp_path / "out.json")
     measure(Recipe(names=("vit",), out=out))
     measure(Recipe(out=out))

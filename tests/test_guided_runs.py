@@ -99,7 +99,7 @@ def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, t
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(
     colours, tmp_path, monkeypatch, precision
-):  # noqa: F811
+):
     torch.manual_seed(0)
     published = timm.create_model("resnet10t", num_classes=3).eval()
     file = tmp_path / "resnet10t.safetensors"
@@ -161,7 +161,7 @@ def features(colours, teacher, tmp_path_factory):  # noqa: F811
 
 def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(
     colours, teacher, features, tmp_path
-):  # noqa: F811
+):
     whole = {**PLAIN, **GUIDED, "padding": 0, "flip": 0.0, "max_steps": 3}
     run(colours, tmp_path / "online", **whole, teacher=teacher)
     run(colours, tmp_path / "stored", **whole, guidance_features=features)

@@ -1,122 +1,158 @@
-"""The accuracy of a classifier: finetune.py measures it at epochs' ends, and --eval that of a file alone."""
+"""The accuracy of a classifier: finetune measures it at epochs' ends, and --eval that of a file alone."""
 
+import json
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands import _images
-from multicrop.commands._train_state import Networks
+from multicrop import registry
+from multicrop.commands._classifier import TrainState, build_objective
+from multicrop.commands._data import (
+    data_origin,
+    eval_transform,
+    labelled_images,
+    load_options,
+    resolve_source_size,
+)
+from multicrop.commands._features import shared_features
+from multicrop.commands._finetune_data import backbone_options
+from multicrop.commands._networks import fill_backbone
 from multicrop.config.finetune import Recipe
+from multicrop.datasets._images import ImageSet
 from multicrop.engine import checkpoint, ranks
+from multicrop.engine.files import write_errors
 from multicrop.engine.loop import Loop
+from multicrop.engine.metadata import Metadata
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
+from multicrop.pictures.confusion import draw_confusion
 from multicrop.probes.accuracy import accuracies
 from multicrop.probes.confusion import Confusion
-from multicrop.probes.features import features
-from multicrop.registry import backbone, find
 from multicrop.supervised.classifier import Classifier
-from multicrop.weights import pretrained
-from multicrop.weights.pretrained import File
+from multicrop.weights.pretrained import Pretrained
 
 BEST = "best.pt"
 
 
-def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | None) -> dict:
+class Evaluation:
+    """Measures models that such a checkpoint describes."""
+
+    def __init__(
+        self,
+        objective: nn.Module,
+        metadata: Metadata,
+        device: torch.device,
+        dtype: torch.dtype | None,
+    ):
+        self.objective, self.device, self.dtype = objective, device, dtype
+        data = metadata.data
+        self.transform = eval_transform(
+            metadata, metadata.backbone["image_size"], (data["mean"], data["std"])
+        )
+
+    @torch.no_grad()
+    def accuracy(
+        self,
+        model: nn.Module,
+        name: str,
+        images: ImageSet,
+        indices: Tensor | None = None,
+        folder: Path | None = None,
+    ) -> dict[str, float]:
+        """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of some of its images.
+
+        name: what the numbers' names begin with. folder: where to write which classes are confused.
+        """
+        assert images.labels is not None
+        if indices is None:
+            indices = torch.arange(len(images))
+        logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
+        labels = images.labels[indices].to(logits.device)
+        top1, top5 = accuracies(logits, labels)
+        if folder and ranks.rank() == 0:
+            write_confusion(Confusion(logits, labels, images.classes), folder)
+        loss = self.objective(logits, labels).item()
+        return {f"{name}_loss": loss, f"{name}_top1": top1, f"{name}_top5": top5}
+
+    def with_ema(
+        self,
+        train_state: TrainState,
+        name: str,
+        images: ImageSet,
+        indices: Tensor | None = None,
+        folder: Path | None = None,
+    ) -> dict[str, float]:
+        """Accuracies of the model, and as ema_... of its averaged weights where there are any."""
+        numbers = self.accuracy(train_state.model, name, images, indices, folder)
+        if train_state.average:
+            numbers |= self.accuracy(train_state.average.model, f"ema_{name}", images, indices)
+        return numbers
+
+    def final(
+        self, train_state: TrainState, run_folder: Run, test: ImageSet, loop: Loop
+    ) -> dict[str, float]:
+        """Test accuracy of the last weights, then of those that the validation images selected."""
+        numbers = self.with_ema(train_state, "test", test, folder=run_folder.folder)
+        when = "the last epoch" if loop.done >= loop.total else f"step {loop.done} of {loop.total}"
+        ranks.log(f"after {when}: {_shown(numbers, 'test')}")
+        if train_state.average:
+            ranks.log(f"its averaged weights: {_shown(numbers, 'ema_test')}")
+        best = train_state.best
+        if best.epoch is not None:
+            stored = ranks.broadcast_object(lambda: checkpoint.load(run_folder.folder / BEST))
+            train_state.model.load_state_dict(stored.state["model"])
+            numbers |= self.accuracy(train_state.model, "selected_test", test)
+            numbers |= {"selected_epoch": best.epoch, "selected_val_top1": best.val_top1}
+            selected = f"epoch {best.epoch}, selected by its validation top-1 {best.val_top1:.2f}"
+            ranks.log(f"{selected}: {_shown(numbers, 'selected_test')}")
+        run_folder.log(loop.done, **numbers)
+        return numbers
+
+
+def evaluate_file(
+    recipe: Recipe, file: Pretrained, device: torch.device, dtype: torch.dtype | None
+) -> dict:
     """The test accuracy of a finetuned checkpoint, and nothing else."""
-    if not file.head:
+    path = file.path
+    if path is None or not file.head:
         raise ValueError(
-            f"{file.path} has no classifier, it was not finetuned: without --eval it is finetuned"
+            f"{path} has no classifier, it was not finetuned: without --eval it is finetuned"
         )
-    described = file.about.get("backbone", {})
-    (test,) = _images.labelled(
-        r.dataset, r.datapath, r.stored_side(described), r.download,
-        splits=("test",), stream=r.stream, workers=r.workers,
-    )  # fmt: skip
-    file.check_classes(test.classes, r.dataset)
-    options = r.backbone(described, test.pixels.shape[-1], test.pixels.shape[1])
-    model = Classifier(backbone(**options), len(test.classes))
-    pretrained.fill(model.backbone, file, options["arch"], whole=True)
+    described = file.metadata.backbone
+    origin = data_origin(recipe.data, file.metadata)
+    image_size = recipe.backbone.image_size or described.get("image_size")
+    source_size = resolve_source_size(origin.source_size, image_size, crops=False)
+    (test,) = labelled_images(origin, load_options(recipe.data, source_size), ("test",))
+    file.check_classes(test.classes, origin.dataset)
+
+    options = backbone_options(recipe, described, test.pixels.shape[-1], test.pixels.shape[1])
+    backbone = registry.backbone(**options)
+    model = Classifier(backbone, len(test.classes))
+    fill_backbone(backbone, file, options["arch"], strict=True)
     model.load_heads(file.head, file.second_head)
-    objective = find("supervised.objectives", r.objective).Objective(r.smoothing if r.ls else 0.0)
-    data = file.about.get("data", {"mean": test.mean, "std": test.std})
-    measure = measuring(objective, {"backbone": options, "data": data}, device, cast)
+
+    colours = {"mean": test.mean, "std": test.std}
+    metadata = Metadata("finetune", backbone=options, data=file.metadata.data or colours)
+    evaluation = Evaluation(build_objective(recipe), metadata, device, dtype)
     progress = Progress(1, 0, len(test))
-    found = measure(
-        model.to(device),
-        "test",
-        test,
-        folder=file.path.parent if os.access(file.path.parent, os.W_OK) else None,
-    )
+    folder = path.parent if os.access(path.parent, os.W_OK) else None
+    numbers = evaluation.accuracy(model.to(device), "test", test, folder=folder)
     progress.step()
-    ranks.say(f"test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f} of {file.path}")
-    return {"status": "finished", **found, **progress.total(), "checkpoint": str(file.path)}
+    ranks.log(f"{_shown(numbers, 'test')} of {path}")
+    return {"status": "finished", **numbers, **progress.total(), "checkpoint": str(path)}
 
 
-def measuring(objective: nn.Module, about: dict, device: torch.device, cast) -> Callable:
-    """`accuracy` of models that such a checkpoint describes."""
-    data = about["data"]
-    size, crop_pct = about["backbone"]["image_size"], data.get("crop_pct")
-    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=crop_pct)
-    return partial(
-        accuracy, objective, partial(features, transform=transform, device=device, autocast=cast)
-    )
+def write_confusion(confusion: Confusion, folder: Path) -> None:
+    """confusion.json and confusion.png."""
+    path = folder / "confusion.json"
+    with write_errors(path):
+        path.write_text(json.dumps(confusion.to_dict()) + "\n")
+        draw_confusion(confusion.counts, confusion.classes, folder / "confusion.png")
+    ranks.log(f"confusions and the accuracy of each class: {path}")
 
 
-@torch.no_grad()
-def accuracy(
-    objective: nn.Module, embed: Callable, model: Classifier, name: str, split, chosen: Tensor | None = None, *,
-    folder: Path | None = None,
-) -> dict[str, float]:  # fmt: skip
-    """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of those chosen; every rank takes a share.
-
-    `embed` turns a model, pixels and the indices of some into their logits. folder: where to write the confusions.
-    """
-    mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
-    logits = ranks.gather(embed(model, split.pixels, chosen=mine))
-    labels = ranks.gather(split.labels[mine]).to(logits.device)
-    top1, top5 = accuracies(logits, labels)
-    if folder and ranks.rank() == 0:
-        with checkpoint.one_line(folder / "confusion.json"):
-            ranks.say(
-                f"confusions and the accuracy of each class: {Confusion(logits, labels, split.classes).save(folder)}"
-            )
-    return {
-        f"{name}_loss": objective(logits, labels).item(),
-        f"{name}_top1": top1,
-        f"{name}_top5": top5,
-    }
-
-
-def both(measure: Callable, nets: Networks, name: str, *split, **how) -> dict[str, float]:
-    """Accuracies of the model, and as ema_... of its averaged weights where there are any."""
-    found = measure(nets.model, name, *split, **how)
-    return found | (measure(nets.average.model, f"ema_{name}", *split) if nets.average else {})
-
-
-def conclude(measure: Callable, nets: Networks, run: Run, data, loop: Loop) -> dict[str, float]:
-    """Test accuracy of the last weights, then of those that the validation images selected."""
-    found = both(measure, nets, "test", data.test, folder=run.folder)
-    when = "the last epoch" if loop.done >= loop.whole else f"step {loop.done} of {loop.whole}"
-    ranks.say(f"after {when}: test top-1 {found['test_top1']:.2f}, top-5 {found['test_top5']:.2f}")
-    if nets.average:
-        ranks.say(
-            f"its averaged weights: test top-1 {found['ema_test_top1']:.2f}, top-5 {found['ema_test_top5']:.2f}"
-        )
-    if nets.best.found:
-        nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
-        best = measure(nets.model, "selected_test", data.test)
-        epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
-        found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
-        ranks.say(
-            f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "
-            f"test top-1 {best['selected_test_top1']:.2f}, top-5 {best['selected_test_top5']:.2f}"
-        )
-    run.log(loop.done, **found)
-    return found
+def _shown(numbers: dict[str, float], name: str) -> str:
+    return f"test top-1 {numbers[f'{name}_top1']:.2f}, top-5 {numbers[f'{name}_top5']:.2f}"

@@ -1,36 +1,79 @@
-"""What a run of stage two is going to do: the numbers that follow from the recipe, each with its reason."""
+"""What a run is going to do: the numbers that follow from its recipe, each with its reason; lines for people."""
 
+import torch
 import torch.nn as nn
 
-from multicrop.config.finetune import Recipe
+from multicrop.commands._finetune_data import Data
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.engine import ranks
+from multicrop.engine.batches import Batches
+from multicrop.ssl.objectives._base import BaseObjective
+from multicrop.supervised.augmentation import flip_probability, policy_name
+
+FEW_STEPS = (
+    500  # a rule of thumb: a run this short is a trial, and its features are next to random ones
+)
 
 
-def plan(r: Recipe, data, model: nn.Module, batches, ranks: int, device: str) -> list[str]:
-    """Lines for people. data: finetune.Data, batches: Batches, device: its kind."""
-    total, images = batches.total, len(data.chosen)
-    weights = sum(p.numel() for p in model.parameters())
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    scaled = (
-        f"{r.lr:g} x {total} / {r.lr_batch}" if r.lr_batch else "it does not depend on the batch"
-    )
-    random = [
-        "warning: --freeze_backbone with --scratch: only the classifier learns, on features of random weights"
+def pretraining(
+    recipe: Pretraining,
+    student: nn.Module,
+    objective: BaseObjective,
+    batches: Batches,
+    device: torch.device,
+) -> list[str]:
+    images, total, per_epoch = batches.images, batches.total, batches.steps_per_epoch
+    optimisation, size = recipe.optimisation, recipe.backbone.image_size
+    weights = sum(parameter.numel() for parameter in student.parameters())
+    chance = "ln K" if objective.prototypes else "a student that tells nothing apart has"
+    lines = [
+        f"{images} images of {recipe.data.dataset}, {per_epoch} steps per epoch = {images} // {total}, "
+        f"{optimisation.epochs} epochs",
+        f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} accumulated",
+        f"peak learning rate {optimisation.peak_lr(total):g} = {optimisation.lr:g} x {total} / 256, "
+        f"after {optimisation.warmup_epochs} epochs",
+        f"{recipe.backbone.arch}: {weights:,} weights with the head; crops 2 x {size} px, "
+        f"{recipe.crops.local_crops_number} x {size // 2} px; {chance} = {objective.uninformed_loss:.2f} nats",
+        f"{device.type}, {recipe.run.precision} precision, run folder {recipe.run.output_dir}",
     ]
-    warnings = random if r.freeze_backbone and r.scratch else []
-    passes = (
-        f"{r.repeats} repeats of a part of {images}"
-        if r.repeats > 1
-        else f"{r.ra} passes x {images}"
-    )
+    steps = per_epoch * optimisation.epochs
+    if steps < FEW_STEPS:
+        lines.append(
+            f"warning: {steps} steps in all are few, self-distillation takes some thousands: "
+            "raise --epochs, or lower --batch_size_per_gpu"
+        )
+    return lines
+
+
+def finetuning(
+    recipe: Finetuning, data: Data, model: nn.Module, batches: Batches, device: torch.device
+) -> list[str]:
+    optimisation, total, images = recipe.optimisation, batches.total, batches.images
+    weights = [parameter.numel() for parameter in model.parameters()]
+    learning = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
+    passes = f"{optimisation.ra} passes x {images}"
+    if optimisation.repeats > 1:
+        passes = f"{optimisation.repeats} repeats of a part of {images}"
+    scaling = "it does not depend on the batch"
+    if optimisation.lr_batch:
+        scaling = f"{optimisation.lr:g} x {total} / {optimisation.lr_batch}"
+    flip = flip_probability(recipe.augmentation, data.entry)
+    policy = policy_name(recipe.augmentation, data.entry)
+    lines = []
+    if optimisation.freeze_backbone and recipe.start.scratch:
+        lines.append(
+            "warning: --freeze_backbone with --scratch: only the classifier learns, on features of random weights"
+        )
     return [
-        *warnings,
-        f"{images} images of {r.dataset} in {len(data.train.classes)} classes, {len(data.held)} held out for "
+        *lines,
+        f"{images} images of {data.dataset} in {len(data.train.classes)} classes, {len(data.held_out)} held out for "
         f"validation, {len(data.test)} test images",
-        f"{batches.steps_per_epoch} steps per epoch = {passes} // {total}, {r.all_epochs} epochs",
-        f"global batch {total} = {batches.size} images x {ranks} ranks x {r.accumulate} parts",
-        f"peak learning rate {r.peak_lr:g} after {r.warmup} epochs; {scaled}",
-        f"{data.backbone['arch']}: {weights:,} weights with the classifier, {learning:,} of them learn; images "
-        f"{data.backbone['image_size']} px, flips {r.flips(data.entry):g}, {r.policy(data.entry) or 'no'} augmentation "
-        f"policy, erasing {r.re:g}",
-        f"{device}, {r.precision} precision, run folder {r.output_dir}",
+        f"{batches.steps_per_epoch} steps per epoch = {passes} // {total}, {optimisation.all_epochs} epochs",
+        f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} parts",
+        f"peak learning rate {optimisation.peak_lr:g} after {optimisation.warmup} epochs; {scaling}",
+        f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; images "
+        f"{data.backbone['image_size']} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
+        f"erasing {recipe.augmentation.re:g}",
+        f"{device.type}, {recipe.run.precision} precision, run folder {recipe.run.output_dir}",
     ]

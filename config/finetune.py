@@ -1,23 +1,25 @@
-"""Every number of stage two, with its unit and default. Names and defaults are those of the published command line.
+"""Every setting of stage two, with its unit and default. Names and defaults are those of the published command line.
 
 Where the published command line and the published behaviour disagree, the behaviour's value is the default and the flag
 does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smoothing is used.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .augmentation import Augmentation
+from .backbone import Backbone
+from .checks import AT_LEAST_1, SHARE_BELOW_1, check_values, require
+from .data import Data
+from .machine import Run
 from .optimisation import Optimisation
-from .parts import BackboneFlags, DataFlags, RunFlags, require, require_counts
-from .teacher import TeacherFlags
+from .teaching import Teaching
 
 
 @dataclass(frozen=True)
 class Start:
-    """Which weights training starts from."""
+    """Where training starts: one of --pretrained_weights, --scratch and --eval."""
 
-    # The start: one of --pretrained_weights, --scratch and --eval.
     pretrained_weights: str | None = None
     """File or run folder to start from: of stage one or two, of the published code, of timm, or any state dict."""
     checkpoint_key: str = "teacher"
@@ -29,42 +31,7 @@ class Start:
     eval: bool = False
     """Only measure the test accuracy of a classifier: that of --pretrained_weights, or the newest in --output_dir."""
 
-
-@dataclass(frozen=True)
-class Recipe(TeacherFlags, Optimisation, Augmentation, RunFlags, DataFlags, BackboneFlags, Start):
-    """Stage two: a classifier, from a pretrained backbone or from scratch."""
-
-    # --help shows the flags of the last of these parts first.
-
-    val_fraction: float = 0.1
-    """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
-    output_dir: str = "runs/finetune"
-    """Run folder; a run that is there is resumed."""
-    eval_freq: int = 1
-    """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
-
-    OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
-        "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
-    )  # fmt: skip
-    """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
-
-    def __post_init__(self):
-        self.check_backbone()
-        self.check_data()
-        self.check_run()
-        require_counts(self, "eval_freq")
-        require(
-            0 <= self.val_fraction < 1,
-            "val_fraction",
-            self.val_fraction,
-            "must be at least 0 and below 1",
-        )
-        self.check_augmentation()
-        self.check_optimisation()
-        self.check_teacher()
-
-    def check_start(self) -> None:
+    def check(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
         if self.scratch and (self.eval or self.pretrained_weights):
             other = "--eval" if self.eval else "--pretrained_weights"
@@ -75,18 +42,75 @@ class Recipe(TeacherFlags, Optimisation, Augmentation, RunFlags, DataFlags, Back
                 "--scratch for random ones, or --eval to evaluate a finetuned checkpoint"
             )
 
-    def backbone(self, described: dict, side: int | None, channels: int) -> dict:
-        """Arguments of find.backbone: flags first, then what the weights' file says, then `side` for the image size."""
-        given = self.stated("drop_rate")
-        if self.arch not in (None, described.get("arch")):
-            described = {name: described[name] for name in ("image_size",) if name in described}
-        known = {"arch": "vit", "image_size": side, **described, **given}
-        return {**known, "drop_path_rate": self.sd, "in_channels": channels}
 
-    def stored_side(self, described: dict) -> int:
-        """Side in pixels at which image files are stored."""
-        return self.source_size or self.image_size or described.get("image_size") or 64
+@dataclass(frozen=True)
+class FinetuneRun(Run):
+    """The run and the machine."""
+
+    val_fraction: float = 0.1
+    """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
+    output_dir: str = "runs/finetune"
+    """Run folder; a run that is there is resumed."""
+    eval_freq: int = 1
+    """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_values(self, AT_LEAST_1, "eval_freq")
+        check_values(self, SHARE_BELOW_1, "val_fraction")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stage two: a classifier, from a pretrained backbone or from scratch."""
+
+    start: Start = Start()
+    backbone: Backbone = Backbone()
+    data: Data = Data()
+    run: FinetuneRun = FinetuneRun()
+    augmentation: Augmentation = Augmentation()
+    optimisation: Optimisation = Optimisation()
+    teaching: Teaching = Teaching()
+
+    OPERATIONAL: ClassVar[tuple[str, ...]] = (
+        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
+        "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
+    )  # fmt: skip
+    """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
+
+    def __post_init__(self):
+        """What the parts cannot check alone."""
+        teaching = self.teaching
+        frozen = teaching.guides and self.optimisation.freeze_backbone
+        words = "guides the backbone: not with --freeze_backbone"
+        require(not frozen, "guidance", teaching.guidance, words)
+        mixed = teaching.distillation == "decoupled" and self.augmentation.mixes
+        words = "needs one label for each image: --mix_prob 0"
+        require(not mixed, "distillation", teaching.distillation, words)
+        if teaching.guidance_features:
+            check_stored_maps(self.augmentation)
+
+    def shortened(self) -> tuple["Recipe", list[str]]:
+        """The recipe with a warm-up that fits the run, and a line about it if it did not."""
+        optimisation, lines = self.optimisation.shortened()
+        return replace(self, optimisation=optimisation), lines
 
     def selects(self, epoch: int, ended: bool) -> bool:
         """Whether an epoch takes part in the selection of the best: every --eval_freq-th and the last of the recipe."""
-        return ended and (epoch % self.eval_freq == 0 or epoch == self.all_epochs)
+        last = epoch == self.optimisation.all_epochs
+        return ended and (epoch % self.run.eval_freq == 0 or last)
+
+
+def check_stored_maps(augmentation: Augmentation) -> None:
+    """ValueError unless stored maps can follow what is done to images: they are cut and flipped, no more."""
+    stored = "--guidance_features: stored maps are only cut and flipped as the images are"
+    if augmentation.aa:
+        moves = "rotates, shears and translates images"
+        raise ValueError(f"{stored}, but --aa_policy {augmentation.aa_policy} {moves}: --aa false")
+    if augmentation.mixes:
+        kinds = [
+            name for name, on in (("CutMix", augmentation.cm), ("MixUp", augmentation.mu)) if on
+        ]
+        raise ValueError(
+            f"{stored}, but {' and '.join(kinds)} would mix images alone: --mix_prob 0"
+        )

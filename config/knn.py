@@ -1,21 +1,43 @@
-"""Every number of the k-NN probe, with its unit and default."""
+"""Every setting of the k-NN probe, with its unit and default."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import tyro
 
-from .parts import BackboneFlags, DataFlags, MachineFlags, require, require_counts
+from .backbone import Backbone
+from .checks import AT_LEAST_1, NOT_NEGATIVE, check_values, require
+from .data import Data
+from .machine import Machine, Precision
 
 
 @dataclass(frozen=True)
-class Recipe(MachineFlags, DataFlags, BackboneFlags):
-    """The k-NN probe: how well the nearest training images tell the class of a test image, by frozen features."""
+class Network(Backbone):
+    """The networks."""
 
-    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Checkpoint files or run folders; a folder stands for its kept checkpoints, oldest first, and the newest."""
+    image_size: int | None = None
+    """Side in pixels to which images are brought (None: the checkpoint's, else 32)."""
 
-    # The networks.
+
+@dataclass(frozen=True)
+class Images(Data):
+    """The images. What is None follows from what the weights were made with."""
+
+    source_size: int | None = None
+    """Side in pixels at which image files are stored (None: the checkpoint's, else twice the image size, which a
+    finetuned one does not need)."""
+    max_train_images: int | None = None
+    """Use at most this many training images, spread evenly over the set."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_values(self, AT_LEAST_1, "max_train_images")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights are probed."""
+
     checkpoint_key: Literal["teacher", "student"] = "teacher"
     """Which network of a stage-one checkpoint."""
     random_weights: bool = False
@@ -25,15 +47,14 @@ class Recipe(MachineFlags, DataFlags, BackboneFlags):
     trust_checkpoint: bool = False
     """Load files that hold Python objects (as the published ones do), which can run code."""
 
-    image_size: int | None = None
-    """Side in pixels to which images are brought (None: the checkpoint's, else 32)."""
-    source_size: int | None = None
-    """Side in pixels at which image files are stored (None: the checkpoint's, else twice the image size, which a
-    finetuned one does not need)."""
-    max_train_images: int | None = None
-    """Use at most this many training images, spread evenly over the set."""
+    def __post_init__(self):
+        check_values(self, NOT_NEGATIVE, "seed")
 
-    # The probe.
+
+@dataclass(frozen=True)
+class Probe:
+    """The probe."""
+
     nb_knn: tuple[int, ...] = (10, 20, 100, 200)
     """Numbers of neighbours k."""
     temperature: float = 0.07
@@ -43,25 +64,44 @@ class Recipe(MachineFlags, DataFlags, BackboneFlags):
     save_features: str | None = None
     """A .safetensors or .pt file for the features and labels of both splits, of the last network if several."""
 
-    # The machine.
-    batch_size: int = 256
-    """Images per forward pass and process."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """Arithmetic of the network; auto: bf16 on CUDA, else fp32."""
-
     def __post_init__(self):
         require(len(self.nb_knn) > 0, "nb_knn", "", "needs at least one number")
         require(min(self.nb_knn) >= 1, "nb_knn", min(self.nb_knn), "must be at least 1")
-        self.check_backbone()
-        self.check_data()
-        require_counts(self, "batch_size max_train_images")
-        require(self.seed is None or self.seed >= 0, "seed", self.seed, "must not be negative")
         require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+        file = self.save_features
+        words = "must end in .safetensors or .pt"
         require(
-            self.save_features is None or self.save_features.endswith((".safetensors", ".pt")),
-            "save_features", self.save_features, "must end in .safetensors or .pt",
-        )  # fmt: skip
-        if not (self.checkpoints or self.random_weights):
+            file is None or file.endswith((".safetensors", ".pt")), "save_features", file, words
+        )
+
+
+@dataclass(frozen=True)
+class ProbeMachine(Machine):
+    """The machine."""
+
+    batch_size: int = 256
+    """Images per forward pass and process."""
+    precision: Precision = "fp32"
+    """Arithmetic of the network; auto: bf16 on CUDA, else fp32."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "batch_size")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The k-NN probe: how well the nearest training images tell the class of a test image, by frozen features."""
+
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Checkpoint files or run folders; a folder stands for its kept checkpoints, oldest first, and the newest."""
+    weights: Weights = Weights()
+    backbone: Network = Network()
+    data: Images = Images()
+    probe: Probe = Probe()
+    machine: ProbeMachine = ProbeMachine()
+
+    def __post_init__(self):
+        if not (self.checkpoints or self.weights.random_weights):
             raise ValueError(
                 "nothing to probe: give checkpoint files or run folders (say runs/ssl), or --random_weights"
             )

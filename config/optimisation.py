@@ -1,17 +1,29 @@
-"""How stage two learns: the flags of objective, optimizer, schedule and averaged weights, a part of recipe.py."""
+"""How stage two learns: objective, optimizer, schedule and averaged weights, a part of finetune.py."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from .parts import require, require_counts
+from .checks import (
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    SHARE,
+    SHARE_ABOVE_0,
+    SHARE_BELOW_1,
+    check_values,
+    require,
+)
 
 AMOUNTS = (
     "seed", "warmup", "lr", "min_lr", "weight_decay", "momentum", "clip_grad", "schedule_lag", "cooldown_epochs",
+    "warmup_lr",
 )  # fmt: skip
+COUNTS = ("epochs", "ra", "batch_size", "accumulate", "repeats", "lr_batch")
 
 
 @dataclass(frozen=True)
 class Optimisation:
+    """How the classifier learns."""
+
     objective: str = "cross_entropy"
     """A file of supervised/objectives."""
     ls: bool = True
@@ -76,73 +88,46 @@ class Optimisation:
     seed: int = 0
     """Weights, order, augmentation and validation split are functions of it."""
 
-    def check_optimisation(self) -> None:
-        """ValueError names the flag whose value is out of range, or the flags that do not go together."""
-        require_counts(self, "epochs ra batch_size accumulate repeats lr_batch")
-        for name in (*AMOUNTS, *(["warmup_lr"] if self.warmup_lr is not None else [])):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
-        require(0 <= self.smoothing <= 1, "smoothing", self.smoothing, "must be within 0 and 1")
-        for name in ("ema_decay", "sd", "drop_rate"):
-            require(
-                0 <= (getattr(self, name) or 0) < 1,
-                name,
-                getattr(self, name),
-                "must be at least 0 and below 1",
-            )
-        require(
-            0 < self.layer_decay <= 1,
-            "layer_decay",
-            self.layer_decay,
-            "must be above 0 and at most 1",
-        )
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, *COUNTS)
+        check_values(self, NOT_NEGATIVE, *AMOUNTS)
+        check_values(self, SHARE, "smoothing")
+        check_values(self, SHARE_BELOW_1, "ema_decay", "sd", "drop_rate")
+        check_values(self, SHARE_ABOVE_0, "layer_decay")
         require(self.repeats == 1 or self.ra == 1, "repeats", self.repeats, "goes with --ra 1 only")
         needless = self.no_decay and self.decay == "all"
-        require(not needless, "no_decay", " ".join(self.no_decay), "needs --decay matrices")
+        require(not needless, "no_decay", self.no_decay, "needs --decay matrices")
         frozen = self.freeze_backbone and self.layer_decay != 1
         require(not frozen, "layer_decay", self.layer_decay, "does nothing with --freeze_backbone")
 
     @property
     def peak_lr(self) -> float:
-        return self.lr * self.batch_size / self.lr_batch if self.lr_batch else self.lr
+        """The learning rate after the warm-up."""
+        if self.lr_batch is None:
+            return self.lr
+        return self.lr * self.batch_size / self.lr_batch
 
-    def course(self) -> dict:
-        """The learning rate's course: arguments of engine/schedule.py."""
-        floor = self.min_lr if self.warmup_lr is None else self.warmup_lr
-        course = {"peak": self.peak_lr, "end": self.min_lr, "warmup": self.warmup, "floor": floor}
+    def learning_rate(self) -> dict:
+        """The learning rate's course: arguments of engine/schedule.py's learning_rate."""
         return {
             "schedule": self.schedule,
             "epochs": self.epochs,
             "lag": self.schedule_lag,
-            **course,
+            "peak": self.peak_lr,
+            "end": self.min_lr,
+            "warmup": self.warmup,
+            "floor": self.min_lr if self.warmup_lr is None else self.warmup_lr,
         }
 
     @property
     def all_epochs(self) -> int:
+        """Epochs with the cool-down."""
         return self.epochs + self.cooldown_epochs
 
-    def share(self, world: int) -> int:
-        """Images of a batch per rank and part. ValueError where they do not come out even."""
-        if self.batch_size % (world * self.accumulate):
-            raise ValueError(
-                f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
-            )
-        share = self.batch_size // (world * self.accumulate)
-        group = 2 * self.mixing(copies=self.repeats).apart
-        if share % group and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
-            how = "an odd number, and mixing takes them by pairs"
-            if group > 2:
-                how = f"and mixing with --repeats {self.repeats} takes them by {group}"
-            raise ValueError(
-                f"--batch_size {self.batch_size} over {world} ranks x {self.accumulate} parts is {share} images each, "
-                f"{how}: change one of these, or --mix_prob 0"
-            )
-        return share
-
     def shortened(self) -> tuple["Optimisation", list[str]]:
-        """The recipe with a warm-up that fits the run, and a line about it if it did not."""
+        """The settings with a warm-up that fits the run, and a line about it if it did not."""
         if self.warmup < self.epochs:
             return self, []
         warmup = self.epochs // 10  # 10 of 100, the published share
-        return replace(self, warmup=warmup), [
-            f"--warmup {self.warmup} does not fit a run of {self.epochs} epochs: using {warmup}"
-        ]
+        line = f"--warmup {self.warmup} does not fit a run of {self.epochs} epochs: using {warmup}"
+        return replace(self, warmup=warmup), [line]

@@ -1,21 +1,19 @@
-"""Every number of the storing of a teacher's maps, with its unit and default."""
+"""Every setting of the storing of a teacher's maps, with its unit and default."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from .parts import DataFlags, MachineFlags, require_counts
+from .checks import AT_LEAST_1, check_values
+from .data import Data
+from .machine import Machine, Precision
 
 
 @dataclass(frozen=True)
-class Recipe(MachineFlags, DataFlags):
-    """Store a teacher's maps of all training images, for finetune.py --guidance_features.
+class StoredTeacher:
+    """The teacher."""
 
-    These must be the images of the later training.
-    """
-
-    # The teacher.
     teacher: str | None = None
-    """File or run folder of the teacher: of finetune.py, published or of timm; any backbone."""
+    """File or run folder of the teacher: of finetune, published or of timm; any backbone."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
     teacher_image_size: int | None = None
@@ -27,7 +25,21 @@ class Recipe(MachineFlags, DataFlags):
     trust_checkpoint: bool = False
     """Load files that hold Python objects (as the published ones do), which can run code."""
 
-    # The features.
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "teacher_image_size")
+
+    def check(self) -> None:
+        """ValueError unless there is a teacher. A recipe file alone need not name it: the command line may."""
+        if not self.teacher:
+            raise ValueError(
+                "no teacher whose maps to store: give --teacher FILE (or run folder, say runs/resnet56)"
+            )
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features."""
+
     output: str = "features"
     """Folder of the features; an interrupted storing that is there goes on."""
     dtype: Literal["float16", "float32"] = "float16"
@@ -35,16 +47,26 @@ class Recipe(MachineFlags, DataFlags):
     batch_size: int = 200
     """Images per forward pass (published: 200, which matters with --teacher_bn batch)."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "batch_size")
+
+
+@dataclass(frozen=True)
+class TeacherMachine(Machine):
+    """The machine."""
+
+    precision: Precision = "fp32"
     """Arithmetic of the teacher; auto: bf16 on CUDA, else fp32."""
 
-    def __post_init__(self):
-        self.check_data()
-        require_counts(self, "batch_size teacher_image_size")
 
-    def check_start(self) -> None:
-        """ValueError unless there is a teacher. A recipe file alone need not name it: the command line may."""
-        if not self.teacher:
-            raise ValueError(
-                "no teacher whose maps to store: give --teacher FILE (or run folder, say runs/resnet56)"
-            )
+@dataclass(frozen=True)
+class Recipe:
+    """Store a teacher's maps of all training images, for finetune --guidance_features.
+
+    These must be the images of the later training.
+    """
+
+    teacher: StoredTeacher = StoredTeacher()
+    data: Data = Data()
+    features: Features = Features()
+    machine: TeacherMachine = TeacherMachine()

@@ -1,52 +1,31 @@
-"""Every number of stage one, with its unit and default. Names and defaults are those of the published command line."""
+"""Every setting of stage one, with its unit and default. Names and defaults are those of the published command line."""
 
-from dataclasses import dataclass, fields, replace
-from math import inf
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from .parts import BackboneFlags, DataFlags, RunFlags
-
-CHECKS = (
-    (
-        "out_dim mlp_head_in head_hidden_dim head_bottleneck_dim epochs batch_size_per_gpu accumulate knn_images",
-        lambda value: value >= 1,
-        "must be at least 1",
-    ),
-    ("image_size", lambda value: value % 2 == 0, "must be even: local crops have half of it"),
-    (
-        "seed local_crops_number warmup_epochs warmup_teacher_temp_epochs freeze_last_layer saveckp_freq knn_freq",
-        lambda value: value >= 0,
-        "must not be negative",
-    ),
-    (
-        "lr min_lr weight_decay weight_decay_end clip_grad blur_sigma",
-        lambda value: 0 <= value < inf,
-        "must be finite and not negative",
-    ),
-    (
-        "teacher_temp warmup_teacher_temp student_temp",
-        lambda value: 0 < value < inf,
-        "must be positive",
-    ),
-    ("drop_rate drop_path_rate", lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1"),
-    (
-        "center_momentum momentum_teacher jitter grayscale blur solarise",
-        lambda value: 0 <= value <= 1,
-        "must be within 0 and 1",
-    ),
-    (
-        "global_crops_scale local_crops_scale",
-        lambda value: 0 < value <= 1,
-        "must be shares of the area, above 0",
-    ),
+from .backbone import Backbone
+from .checks import (
+    AT_LEAST_1,
+    EVEN,
+    FINITE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Rule,
+    check_bounds,
+    check_values,
 )
+from .data import Data
+from .machine import Run
+
+DROP_SHARE = Rule(lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1")
+AREA = Rule(lambda value: 0 < value <= 1, "must be shares of the area, above 0")
 
 
 @dataclass(frozen=True)
-class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's flags first
-    """Stage one: self-supervised pretraining with multi-crop (DINO)."""
+class Student(Backbone):
+    """The backbone. None: the architecture's own value."""
 
-    # The backbone. None: the architecture's own value.
     arch: str = "vit"
     """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name>."""
     image_size: int = 32
@@ -55,8 +34,16 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     """Dropout probability (0)."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student's last block."""
-    teacher_drop_path: bool = False
-    """Stochastic depth in the teacher too, as Gani et al. published it; false as in DINO."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_values(self, EVEN, "image_size")
+        check_values(self, DROP_SHARE, "drop_rate", "drop_path_rate")
+
+
+@dataclass(frozen=True)
+class Images(Data):
+    """The images."""
 
     dataset: str = "shapes"
     """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
@@ -66,11 +53,15 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     source_size: int | None = None
     """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
 
-    # The head and the objective.
+
+@dataclass(frozen=True)
+class Method:
+    """The head, the teacher and the objective."""
+
     objective: str = "dino"
-    """A file of ssl/objectives."""
+    """A file of ssl/objectives: dino, or simclr, which takes --local_crops_number 0 and no teacher."""
     out_dim: int = 1024
-    """Prototypes K."""
+    """Prototypes K (simclr: width of its projections)."""
     mlp_head_in: int | None = None
     """Width of the head's input. It comes from the backbone; published commands state it, and it is checked."""
     head_hidden_dim: int = 512
@@ -81,8 +72,10 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     """Batch norm in the head."""
     norm_last_layer: bool = True
     """Prototypes of length 1; false lets their lengths be learned."""
+    centering: Literal["centre", "sinkhorn"] = "centre"
+    """How dino keeps its targets from collapsing: a running centre, as published, or Sinkhorn-Knopp, as SwAV."""
     student_temp: float = 0.1
-    """Temperature of the student's softmax."""
+    """Temperature of the student's softmax (simclr: of its similarities)."""
     warmup_teacher_temp: float = 0.04
     """Teacher temperature in the first epoch."""
     teacher_temp: float = 0.07
@@ -93,8 +86,23 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     """How slowly the centre follows the teacher's mean logits."""
     momentum_teacher: float = 0.996
     """EMA momentum of the teacher at the start; a cosine takes it to 1."""
+    teacher_drop_path: bool = False
+    """Stochastic depth in the teacher too, as Gani et al. published it; false as in DINO."""
+    freeze_last_layer: int = 1
+    """Epochs in which the prototypes stay as they are."""
 
-    # The crops.
+    def __post_init__(self):
+        widths = ("out_dim", "mlp_head_in", "head_hidden_dim", "head_bottleneck_dim")
+        check_values(self, AT_LEAST_1, *widths)
+        check_values(self, NOT_NEGATIVE, "warmup_teacher_temp_epochs", "freeze_last_layer")
+        check_values(self, POSITIVE, "teacher_temp", "warmup_teacher_temp", "student_temp")
+        check_values(self, SHARE, "center_momentum", "momentum_teacher")
+
+
+@dataclass(frozen=True)
+class Crops:
+    """The crops."""
+
     global_crops_scale: tuple[float, float] = (0.5, 1.0)
     """Area of a global crop as a share of the image."""
     local_crops_scale: tuple[float, float] = (0.2, 0.4)
@@ -112,7 +120,18 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     solarise: float = 0.2
     """Probability of solarisation in the second global crop."""
 
-    # The optimisation.
+    def __post_init__(self):
+        check_values(self, NOT_NEGATIVE, "local_crops_number")
+        check_values(self, FINITE, "blur_sigma")
+        check_values(self, SHARE, "jitter", "grayscale", "blur", "solarise")
+        check_values(self, AREA, "global_crops_scale", "local_crops_scale")
+        check_bounds(self, "global_crops_scale", "local_crops_scale", "blur_sigma")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The optimisation."""
+
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Optimizer."""
     epochs: int = 200
@@ -133,10 +152,22 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     """Weight decay at the end (cosine)."""
     clip_grad: float = 3.0
     """Largest norm of one parameter's gradient; 0 for none."""
-    freeze_last_layer: int = 1
-    """Epochs in which the prototypes stay as they are."""
     seed: int = 0
     """Weights, order and crops are functions of it."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "epochs", "batch_size_per_gpu", "accumulate")
+        check_values(self, NOT_NEGATIVE, "seed", "warmup_epochs")
+        check_values(self, FINITE, "lr", "min_lr", "weight_decay", "weight_decay_end", "clip_grad")
+
+    def peak_lr(self, global_batch: int) -> float:
+        """The learning rate after the warm-up, for a global batch of so many images (Goyal et al. 2017)."""
+        return self.lr * global_batch / 256
+
+
+@dataclass(frozen=True)
+class PretrainRun(Run):
+    """The run and the machine."""
 
     output_dir: str = "runs/ssl"
     """Run folder; a run that is there is resumed."""
@@ -147,71 +178,50 @@ class Recipe(RunFlags, DataFlags, BackboneFlags):  # --help shows the last one's
     knn_images: int = 10000
     """Most training images that the online k-NN uses."""
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_values(self, NOT_NEGATIVE, "saveckp_freq", "knn_freq")
+        check_values(self, AT_LEAST_1, "knn_images")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Stage one: self-supervised pretraining with multi-crop (DINO)."""
+
+    backbone: Student = Student()
+    data: Images = Images()
+    method: Method = Method()
+    crops: Crops = Crops()
+    optimisation: Optimisation = Optimisation()
+    run: PretrainRun = PretrainRun()
+
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
         "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
         "accumulate",
     )  # fmt: skip
-    """Fields that may change when a run is resumed (the global batch is compared as a whole)."""
-
-    def __post_init__(self):
-        self.check_backbone()
-        self.check_data()
-        self.check_run()
-        for names, holds, what in CHECKS:
-            for name in names.split():
-                value = getattr(self, name)
-                if value is not None and not all(
-                    map(holds, value if isinstance(value, tuple) else (value,))
-                ):
-                    _refuse(name, value, what)
-        for name in ("global_crops_scale", "local_crops_scale", "blur_sigma"):
-            low, high = getattr(self, name)
-            if low > high:
-                _refuse(name, (low, high), "must be a lower and an upper bound")
-
-    def backbone(self) -> dict:
-        """What rebuilds the backbone: arguments of find.backbone, without those left to the architecture."""
-        return self.stated("drop_rate", "drop_path_rate")
-
-    def crop_options(self) -> dict:
-        """Arguments of MultiCrop, but for the mean and the deviation of the images."""
-        return {
-            "image_size": self.image_size,
-            "local_size": self.image_size // 2,
-            "local_crops": self.local_crops_number,
-            "global_scale": tuple(self.global_crops_scale),
-            "local_scale": tuple(self.local_crops_scale),
-            "blur": tuple(self.blur),
-            "sigma": tuple(self.blur_sigma),
-            **{name: getattr(self, name) for name in ("jitter", "grayscale", "solarise")},
-        }
-
-    @classmethod
-    def stored(cls, values: dict) -> "Recipe":
-        """The recipe that a checkpoint holds; what it does not say has its default."""
-        known = {field.name for field in fields(cls)} & set(values)
-        return cls(
-            **{k: tuple(values[k]) if isinstance(values[k], list) else values[k] for k in known}
-        )
+    """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:
         """The recipe with warm-ups that fit the run, and a line about each that did not."""
-        changes, lines = {}, []
-        if self.warmup_epochs >= self.epochs:
-            changes["warmup_epochs"] = (
-                max(1, self.epochs * 3 // 20) if self.epochs > 1 else 0
-            )  # 30 of 200, the published share
-        if self.warmup_teacher_temp_epochs > self.epochs:
-            changes["warmup_teacher_temp_epochs"] = self.epochs // 2
-        for name, value in changes.items():
-            lines.append(
-                f"--{name} {getattr(self, name)} is longer than the run of {self.epochs} epochs: using {value}"
+        recipe, lines = self, []
+        epochs = self.optimisation.epochs
+        warmup = self.optimisation.warmup_epochs
+        if warmup >= epochs:
+            # 30 of 200 epochs, the published share
+            fitting = max(1, epochs * 3 // 20) if epochs > 1 else 0
+            optimisation = replace(self.optimisation, warmup_epochs=fitting)
+            recipe = replace(recipe, optimisation=optimisation)
+            lines.append(_too_long("warmup_epochs", warmup, epochs, fitting))
+        warmup = self.method.warmup_teacher_temp_epochs
+        if warmup > epochs:
+            fitting = epochs // 2
+            recipe = replace(
+                recipe, method=replace(self.method, warmup_teacher_temp_epochs=fitting)
             )
-        return replace(self, **changes), lines
+            lines.append(_too_long("warmup_teacher_temp_epochs", warmup, epochs, fitting))
+        return recipe, lines
 
 
-def _refuse(name: str, value, what: str) -> None:
-    raise ValueError(
-        f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}: {what}"
-    )
+def _too_long(name: str, value: int, epochs: int, used: int) -> str:
+    return f"--{name} {value} is longer than the run of {epochs} epochs: using {used}"

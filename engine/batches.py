@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,16 +17,30 @@ RESIDENT_SHARE = (
 AHEAD = 2  # parts that are read while one is used, so that decoding processes never wait for the step's end
 
 
+class Pixels(Protocol):
+    """uint8 images (N, C, H, W): a tensor, or what indexes like one and decodes what it is asked for."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one accumulation step. `place` is its slice of the step's global batch.
+    """One rank's part of one accumulation step. `rank_slice` is its place in the step's global batch.
 
     `index` (B,) are the images' numbers in the data set, on the CPU.
     """
 
     images: Tensor  # uint8 (B, C, H, W) on the device
     labels: Tensor | None  # int64 (B,) on the device
-    place: slice
+    rank_slice: slice
     index: Tensor
 
 
@@ -42,7 +57,7 @@ class Batches:
 
     def __init__(
         self,
-        pixels: Tensor,
+        pixels: Pixels,
         labels: Tensor | None,
         size: int,
         *,
@@ -67,11 +82,23 @@ class Batches:
                 f"a global batch of {self.total} images is more than an epoch has, of {self.images} training images: "
                 f"lower the batch size to at most {len(self.order(0)) // (accumulate * world)}"
             )
-        self.resident = isinstance(pixels, Tensor) and _fits(pixels, device)
-        self.pixels = pixels.to(device) if self.resident else pixels
+        self.pixels: Pixels = pixels
+        self.resident = False
+        if isinstance(pixels, Tensor) and _fits(pixels, device):
+            self.pixels, self.resident = pixels.to(device), True
         self.labels = labels.to(device) if labels is not None else None
-        self._ahead = None if self.resident else ThreadPoolExecutor(AHEAD, "read")
-        self._fetched: dict = {}
+        self._readers = ThreadPoolExecutor(AHEAD, "read")  # starts no thread before it is used
+        self._reads: dict[
+            int, Future[Tensor]
+        ] = {}  # by the part's number, counted from the run's start
+
+    def identity(self) -> dict[str, int]:
+        """What a resumed run must share, or its order of images would be another."""
+        return {
+            "global_batch": self.total,
+            "images": self.images,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
     def step(self, step: int) -> Iterator[Batch]:
         for part in range(self.accumulate):
@@ -84,29 +111,35 @@ class Batches:
         return self._order
 
     def _batch(self, step: int, part: int) -> Batch:
-        index, place = self._index(step, part)
+        index, rank_slice = self._index(step, part)
         images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part)
         labels = self.labels[self._send(index)] if self.labels is not None else None
-        return Batch(images, labels, place, index)
+        return Batch(images, labels, rank_slice, index)
 
     def _index(self, step: int, part: int) -> tuple[Tensor, slice]:
-        """The images of this rank's part, and its place in the global batch."""
+        """The images of this rank's part, and its slice of the global batch."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = (part * self.world + self.rank) * self.size
-        place = slice(start, start + self.size)
-        return self.order(epoch)[position * self.total :][place], place
+        rank_slice = slice(start, start + self.size)
+        global_batch = self.order(epoch)[position * self.total :]
+        return global_batch[rank_slice], rank_slice
 
     def _prefetched(self, step: int, part: int) -> Tensor:
         """This part's images; the next parts' are read by threads meanwhile."""
         first = step * self.accumulate + part
-        known, parts = self._fetched, range(first, first + 1 + AHEAD)
-        self._fetched = {number: known.get(number) or self._submit(number) for number in parts}
-        return self._send(self._fetched.pop(first).result())
+        for number in range(first, first + 1 + AHEAD):
+            if number not in self._reads:
+                self._reads[number] = self._submit(number)
+        for number in [
+            number for number in self._reads if number < first
+        ]:  # of a step that was not taken
+            del self._reads[number]
+        return self._send(self._reads.pop(first).result())
 
     def _submit(self, number: int) -> Future:
         """The reading of the part of this number, counted from the run's start."""
         index, _ = self._index(*divmod(number, self.accumulate))
-        return self._ahead.submit(lambda: self._pinned(self.pixels[index]))
+        return self._readers.submit(lambda: self._pinned(self.pixels[index]))
 
     def _send(self, numbers: Tensor) -> Tensor:
         """To the device, on CUDA without waiting for it; on MPS such a copy could read what has been freed."""
@@ -116,7 +149,7 @@ class Batches:
         return numbers.pin_memory() if self.device.type == "cuda" else numbers
 
 
-def _fits(pixels: Tensor, device: torch.device) -> bool:
+def _fits(pixels: Pixels, device: torch.device) -> bool:
     """Whether the whole set may live on the device. On a CPU a memory map stays a map: the system caches its pages."""
     if device.type == "cpu":
         return True

@@ -1,33 +1,68 @@
 """Hashes that tell images and teachers from others, to refuse what a run or a folder of features was not made with."""
 
 import hashlib
+from typing import Any, Protocol
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 SAMPLE = 64  # images whose pixels are compared
 
 
-def fingerprint(images) -> dict[str, str]:
-    """Of an ImageSet: hashes of the pixels of a sample spread over all, and of the labels where it has any."""
+class Images(Protocol):
+    """What is read of an ImageSet."""
+
+    @property
+    def pixels(self) -> Any: ...  # indexes like uint8 (N, C, H, W)
+
+    @property
+    def labels(self) -> Tensor | None: ...
+
+    def __len__(self) -> int: ...
+
+
+class Teacher(Protocol):
+    """What is read of a supervised/teacher.py Teacher."""
+
+    size: int
+    batch_norm: Any
+
+    @property
+    def backbone(self) -> nn.Module: ...
+
+
+def image_hashes(images: Images) -> dict[str, str]:
+    """Hashes of the pixels of a sample spread over all images, and of the labels where there are any."""
     count = len(images)
-    sample = torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
-    found = {"pixels": _hash(images.pixels[sample])}
-    return found if images.labels is None else {**found, "labels": _hash(images.labels)}
+    size = min(SAMPLE, count)
+    sample = torch.arange(size) * count // size
+    hashes = {"pixels": _hash(images.pixels[sample])}
+    if images.labels is not None:
+        hashes["labels"] = _hash(images.labels)
+    return hashes
 
 
-def images_print(dataset: str, images) -> dict:
-    """What tells a data set's images, an ImageSet, from others."""
-    side = f"{images.pixels.shape[2]} x {images.pixels.shape[3]} px"
-    return {"dataset": dataset, "images": len(images), "side": side, **fingerprint(images)}
-
-
-def teacher_print(teacher) -> dict:
-    """What tells a supervised/teacher.py Teacher from others, before it has seen a batch."""
-    state = sorted(teacher.backbone.state_dict().items())
+def dataset_fingerprint(dataset: str, images: Images) -> dict[str, Any]:
+    """What tells a data set's images from others."""
+    height, width = images.pixels.shape[2:]
     return {
-        "teacher": _hash(*(value for _, value in state)), "size": f"{teacher.size} px", "batch_norm": teacher.batch_norm
-    }  # fmt: skip
+        "dataset": dataset,
+        "images": len(images),
+        "side": f"{height} x {width} px",
+        **image_hashes(images),
+    }
+
+
+def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
+    """What tells a teacher from others, before it has seen a batch."""
+    state = teacher.backbone.state_dict()
+    weights = [state[name] for name in sorted(state)]
+    return {
+        "teacher": _hash(*weights),
+        "size": f"{teacher.size} px",
+        "batch_norm": teacher.batch_norm,
+    }
 
 
 def _hash(*tensors: Tensor) -> str:

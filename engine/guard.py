@@ -9,42 +9,43 @@ from . import ranks
 class Guard:
     """Collects losses without waiting for the device; `check` looks at them and makes the ranks agree."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._unchecked: list[tuple[int, Tensor]] = []
-        self._row: list[Tensor] = []  # sums over checked steps, since the last row
+        self._sums: list[Tensor] = []  # of the losses of checked steps, since the last row
         self._steps = 0  # how many those were
 
     def add(self, step: int, loss: Tensor, norm: Tensor | None = None) -> None:
         """A step's loss, which is from before the update, and the gradient norm where that must be finite too."""
         loss = loss.detach()
-        self._unchecked.append((step, loss if norm is None else loss + 0 * norm))
+        if norm is not None:
+            loss = torch.where(norm.isfinite(), loss, torch.nan)
+        self._unchecked.append((step, loss))
 
     def check(self, asked: bool, row: bool = True) -> tuple[bool, float]:
         """(stop now?, mean loss over the ranks since the last check with row=True).
 
         FloatingPointError names the first step that was not finite.
         """
-        steps, losses = zip(*self._unchecked, strict=True)
+        steps = [step for step, _ in self._unchecked]
+        losses = torch.stack([loss for _, loss in self._unchecked])
         self._unchecked = []
-        losses = torch.stack(losses)
+
+        # Every rank learns what happened on any of them.
         bad = ~losses.isfinite()
-        flags = ranks.largest(
-            torch.stack([torch.as_tensor(asked, device=losses.device), bad.any()]).to(torch.int32)
-        )
-        stop, broken = flags.tolist()
+        flags = torch.stack([torch.as_tensor(asked, device=losses.device), bad.any()])
+        stop, broken = ranks.all_reduce_max(flags.to(torch.int32)).tolist()
         if broken:
-            where = (
-                steps[int(bad.int().argmax())]
-                if bad.any()
-                else f"{steps[0]} to {steps[-1]} of another rank"
-            )
+            where: int | str = f"{steps[0]} to {steps[-1]} of another rank"
+            if bad.any():
+                where = steps[int(bad.int().argmax())]
             raise FloatingPointError(
                 f"the loss or its gradient is not finite at step {where}: stopped, the last saved checkpoint is "
                 "intact; try a lower --lr, a longer warm-up, or --precision fp32"
             )
-        self._row.append(losses.sum())
+
+        self._sums.append(losses.sum())
         self._steps += len(steps)
-        mean = ranks.mean(torch.stack(self._row).sum() / self._steps).item()
+        mean = ranks.all_reduce_mean(torch.stack(self._sums).sum() / self._steps).item()
         if row:
-            self._row, self._steps = [], 0
+            self._sums, self._steps = [], 0
         return bool(stop), mean

@@ -9,18 +9,24 @@ from torch import Tensor
 OPTIMIZERS = ("adamw", "sgd", "lars")
 
 
-def groups(module: nn.Module) -> list[dict]:
-    """Two groups of the trainable parameters: matrices and tables decay; biases, norms and other vectors do not."""
-    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    decay = [p for name, p in trainable if p.ndim > 1 and not name.endswith(".bias")]
-    plain = [p for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")]
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay concerns a parameter: matrices and tables, but no biases, norms and other vectors."""
+    return parameter.ndim > 1 and not name.endswith(".bias")
+
+
+def parameter_groups(module: nn.Module) -> list[dict]:
+    """Two groups of the trainable parameters: those that decay, and the others."""
+    decaying, plain = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (decaying if decays(name, parameter) else plain).append(parameter)
     return [
-        {"params": decay, "decays": True},
+        {"params": decaying, "decays": True},
         {"params": plain, "decays": False, "weight_decay": 0.0},
     ]
 
 
-def build(
+def build_optimizer(
     name: str, parameters: list[dict], momentum: float = 0.9, nesterov: bool = False
 ) -> torch.optim.Optimizer:
     """An optimizer whose rates are set at every step by `set_rates`; momentum and nesterov are SGD's."""
@@ -43,7 +49,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
 
 
 @torch.no_grad()
-def clip_each(parameters: Iterable[nn.Parameter], cap: float) -> Tensor:
+def clip_per_parameter(parameters: Iterable[nn.Parameter], cap: float) -> Tensor:
     """Scale each gradient by min(1, cap / (norm + 1e-6)), parameter by parameter; cap 0 only measures.
 
     Returns the norm of all gradients before the cap, a scalar tensor.

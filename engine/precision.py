@@ -9,7 +9,7 @@ from . import ranks
 TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast_type(name: str, device: torch.device) -> torch.dtype | None:
+def autocast_dtype(name: str, device: torch.device) -> torch.dtype | None:
     """The type for torch.autocast, None for plain float32. "auto" is bf16 where a CUDA device computes in it.
 
     On a CPU bf16 is for the asking: some have it, and even there autocast's conversions can cost more than it saves.
@@ -27,13 +27,13 @@ def autocast_type(name: str, device: torch.device) -> torch.dtype | None:
         and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
     ):
         # Measured: a bf16 matrix product of 1024 x 1024 took 150 times as long as one in fp32 (LOG.md).
-        ranks.say(
+        ranks.log(
             "warning: this processor has no bf16 arithmetic and emulates it, many times slower than fp32"
         )
     return TYPES[name]
 
 
-def repeatable(device: torch.device) -> None:
+def make_deterministic(device: torch.device) -> None:
     """Make CUDA give the same numbers for the same input, at some cost in speed; a CPU does so anyway.
 
     Afterwards an operation that has no such form is a RuntimeError that names it.

@@ -56,7 +56,7 @@ class Progress:
         }
         return self.latest
 
-    def show(self, **values: float) -> None:
+    def show(self, **values: float | None) -> None:
         self.bar.set_postfix(
             {name: f"{value:.4g}" for name, value in values.items()}, refresh=False
         )

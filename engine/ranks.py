@@ -38,26 +38,26 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
-def world() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """One line for people, on standard error, from rank 0, without breaking a progress bar."""
     if rank() == 0:
         tqdm.write(message, file=sys.stderr)
 
 
-def mean(value: Tensor) -> Tensor:
+def all_reduce_mean(value: Tensor) -> Tensor:
     """The mean of a tensor over the ranks."""
     if not dist.is_initialized():
         return value
     total = value.clone()
     dist.all_reduce(total)
-    return total / world()
+    return total / world_size()
 
 
-def largest(value: Tensor) -> Tensor:
+def all_reduce_max(value: Tensor) -> Tensor:
     """The element-wise maximum over the ranks."""
     if not dist.is_initialized():
         return value
@@ -70,21 +70,21 @@ def gather(value: Tensor) -> Tensor:
     """Concatenate every rank's rows (their numbers may differ) on every rank, in rank order."""
     if not dist.is_initialized():
         return value
-    parts: list = [None] * world()
+    parts: list = [None] * world_size()
     dist.all_gather_object(parts, value.cpu())
     return torch.cat(parts).to(value.device)
 
 
-def everywhere(holds: bool) -> bool:
+def all_true(holds: bool) -> bool:
     """Whether something holds on every rank."""
     if not dist.is_initialized():
         return holds
-    votes: list = [None] * world()
+    votes: list = [None] * world_size()
     dist.all_gather_object(votes, holds)
     return all(votes)
 
 
-def share(make: Callable[[], T]) -> T:
+def broadcast_object(make: Callable[[], T]) -> T:
     """Rank 0 makes a value; every rank gets it. Nodes need not see the same disk."""
     box = [make() if rank() == 0 else None]
     if dist.is_initialized():
@@ -111,7 +111,7 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=ids)
 
 
-def synchronised_norms(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_norms(module: nn.Module, device: torch.device) -> nn.Module:
     """Batch norms that see the batch of all ranks; torch has them for CUDA only, elsewhere each rank keeps its own."""
     if dist.is_initialized() and device.type == "cuda":
         from timm.layers import (
@@ -123,7 +123,7 @@ def synchronised_norms(module: nn.Module, device: torch.device) -> nn.Module:
 
 
 @contextmanager
-def accumulating(module: nn.Module, last: bool) -> Iterator[None]:
+def reduce_gradients(module: nn.Module, last: bool) -> Iterator[None]:
     """Leave gradients unreduced on all but the last of several backward passes."""
     if last or not isinstance(module, nn.parallel.DistributedDataParallel):
         yield
@@ -132,15 +132,15 @@ def accumulating(module: nn.Module, last: bool) -> Iterator[None]:
             yield
 
 
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
+        name = _best_device()
     try:
         device = torch.device(name)
     except RuntimeError:

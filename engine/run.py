@@ -1,17 +1,25 @@
 """A run is a folder: recipe.yaml, metrics.jsonl, TensorBoard events, checkpoints."""
 
-import dataclasses
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 
 from . import checkpoint, ranks
+from .files import atomic_write, write_errors
+from .metadata import Checkpoint, Metadata
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS = "metrics.jsonl"
-NAMES = {
+EVENTS = "events.out.tfevents"
+ONLY_FOR_RESUMING = ("optimizer", "scaler")
+IDENTITY_WORDS = {
     "global_batch": "a global batch of",
     "images": "a number of training images of",
     "steps_per_epoch": "a number of steps per epoch of",
@@ -23,150 +31,162 @@ NAMES = {
 }
 
 
-class Run:
-    """Writes a run's folder, on rank 0 only; other ranks hold the same object and write nothing."""
+class TrainState(Protocol):
+    """What a run trains: all that a checkpoint holds and a resumed run takes up."""
 
-    def __init__(self, folder: str | Path, recipe):
-        self.folder, self.recipe = Path(folder), recipe
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Run:
+    """Writes a run's folder, on rank 0 only; other ranks hold the same object and write nothing.
+
+    recipe: every flag by its name. operational: the flags that may change when the run is resumed.
+    """
+
+    def __init__(
+        self, folder: str | Path, recipe: dict[str, Any], operational: tuple[str, ...] = ()
+    ):
+        self.folder, self.recipe, self.operational = Path(folder), recipe, operational
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
-        self.board = None
+        self.board: SummaryWriter | None = None
         if self.writes:
             _make(self.folder)
 
-    def resume(self, networks, global_batch: int, **lengths: int | str) -> int:
-        """Load the newest readable state into the networks, on every rank; the step to go on from, 0 for a new run.
+    def resume(self, train_state: TrainState, identity: dict[str, Any]) -> int:
+        """Load the newest readable state, on every rank; the step to go on from, 0 for a new run.
 
-        `lengths` are what the images' order and the targets follow from: steps_per_epoch, images, their hash, the
-        teacher's hash.
-        ValueError where the stored run was made by another recipe or of other lengths: its schedules or its order would
-        not fit.
+        identity: what the images' order and the targets follow from: global_batch, steps_per_epoch, images, hashes of
+        the images, of the labels and of the teacher. ValueError where the stored run was made by another recipe or has
+        another identity: its schedules or its order would not fit.
         """
-        found = self._newest()
-        if found is None:
+        newest = self._newest()
+        if newest is None:
             return 0
-        state, path = found
-        changed = differences(
-            state["recipe"], dataclasses.asdict(self.recipe), self.recipe.OPERATIONAL
-        )
-        for name, now in {"global_batch": global_batch, **lengths}.items():
-            if (
-                state.get(name, now) != now
-            ):  # files from before a length was stored say nothing about it
-                changed.append(f"{NAMES.get(name, name)} {state[name]} (now {now})")
+        stored, path = newest
+        changed = differences(stored.metadata.recipe, self.recipe, self.operational)
+        for name, value in identity.items():
+            before = stored.metadata.identity.get(
+                name, value
+            )  # older files do not have each of them
+            if before != value:
+                changed.append(f"{IDENTITY_WORDS.get(name, name)} {before} (now {value})")
         if changed:
             more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise ValueError(
                 f"{self.folder} holds another run: choose another --output_dir, or give its values to resume it: "
                 f"{'; '.join(changed[:3])}{more}"
             )
-        networks.load_state(state)
-        ranks.say(f"resuming {path} after step {state['step']}")
-        return state["step"]
+        train_state.load_state(stored.state)
+        ranks.log(f"resuming {path} after step {stored.metadata.step}")
+        return stored.metadata.step
 
-    def _newest(self) -> tuple[dict, Path] | None:
-        """What rank 0 finds; the others read the same file where they see it, else they get its content."""
-        found = checkpoint.newest(self.folder, ranks.say) if self.writes else None
-        where = ranks.share(lambda: found and (found[1], found[1].stat().st_size))
+    def _newest(self) -> tuple[Checkpoint, Path] | None:
+        """What rank 0 reads; the others read the same file where they see it, else they get its content."""
+        newest = checkpoint.newest(self.folder, ranks.log) if self.writes else None
+        where = ranks.broadcast_object(lambda: newest and (newest[1], newest[1].stat().st_size))
         if where is None:
             return None
         path, size = where
-        if ranks.everywhere(path.is_file() and path.stat().st_size == size):
-            return found or (checkpoint.load(path), path)
-        return ranks.share(lambda: found)
+        if not ranks.all_true(path.is_file() and path.stat().st_size == size):
+            return ranks.broadcast_object(lambda: newest)
+        return newest or (checkpoint.load(path), path)
 
-    def open(self, step: int) -> None:
-        """Start writing at a step: metrics after it, from a run that died later, are dropped."""
+    def open(self, step: int, changed: dict[str, Any]) -> None:
+        """Start writing at a step: metrics after it, from a run that died later, are dropped.
+
+        changed: the flags that do not have their defaults, which are said.
+        """
         if not self.writes:
             return
-        from torch.utils.tensorboard import (
-            SummaryWriter,
-        )  # slow to import, and only rank 0 needs it
+        # Slow to import, and only rank 0 needs it.
+        from torch.utils.tensorboard import SummaryWriter
 
-        changed = ", ".join(stated(self.recipe)) or "every flag has its default"
-        ranks.say(f"recipe: {changed}; all of it in {self.folder}/recipe.yaml")
-        recipe = yaml.safe_dump(plain(dataclasses.asdict(self.recipe)), sort_keys=False)
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
-        for name, text in (("recipe.yaml", recipe), (METRICS, "".join(kept))):
-            with checkpoint.replacing(self.folder / name) as file:
-                file.write(text.encode())
-        with checkpoint.one_line(self.folder):
+        stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
+        summary = ", ".join(stated) or "every flag has its default"
+        ranks.log(f"recipe: {summary}; all of it in {self.folder}/recipe.yaml")
+        rows = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        with atomic_write(self.folder / "recipe.yaml") as file:
+            file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
+        with atomic_write(self.folder / METRICS) as file:
+            file.write("".join(rows).encode())
+        with write_errors(self.folder):
             self.board = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
 
-    def log(self, step: int, **values: float) -> None:
+    def log(self, step: int, **values: Any) -> None:
         """One row of metrics.jsonl and one point on each TensorBoard curve."""
-        if not self.writes:
+        if self.board is None:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
-        with checkpoint.one_line(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
+        with write_errors(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
-        with checkpoint.one_line(self.folder / "events.out.tfevents"):
+        with write_errors(self.folder / EVENTS):
             for name, value in values.items():
                 if isinstance(value, (int, float)):
                     self.board.add_scalar(name, value, step)
 
     def rows(self) -> list[dict]:
         """The metrics so far, one dictionary a row."""
-        path = self.folder / METRICS
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [row for row in map(_row, lines) if row is not None]
+        return read_metrics(self.folder)
 
     def latest(self, name: str) -> float | None:
         """The last logged value of a metric, None before there is one."""
-        return next((row[name] for row in reversed(self.rows()) if name in row), None)
+        for row in reversed(self.rows()):
+            if name in row:
+                return row[name]
+        return None
 
-    def save(self, state: dict) -> None:
+    def save(self, metadata: Metadata, state: dict[str, Any]) -> None:
         """Replace the newest checkpoint, keeping the one before in reserve."""
         if self.writes:
-            checkpoint.save_newest(self._described(state), self.folder)
+            checkpoint.save_newest(self._checkpoint(metadata, state), self.folder)
 
-    def keep(self, state: dict, name: str) -> None:
+    def keep(self, metadata: Metadata, state: dict[str, Any], name: str) -> None:
         """Save under a name of its own, for probes and for good: without what only resuming needs."""
         if self.writes:
-            kept = {
-                key: value for key, value in state.items() if key not in ("optimizer", "scaler")
-            }
-            checkpoint.save(self._described(kept), self.folder / name)
+            kept = {part: value for part, value in state.items() if part not in ONLY_FOR_RESUMING}
+            checkpoint.save(self._checkpoint(metadata, kept), self.folder / name)
 
-    def _described(self, state: dict) -> dict:
-        return {**state, "recipe": plain(dataclasses.asdict(self.recipe))}
+    def _checkpoint(self, metadata: Metadata, state: dict[str, Any]) -> Checkpoint:
+        return Checkpoint(replace(metadata, recipe=self.recipe), state)
 
     def close(self) -> None:
         if self.board is not None:
-            with checkpoint.one_line(self.folder / "events.out.tfevents"):
+            with write_errors(self.folder / EVENTS):
                 self.board.close()
 
 
-def differences(stored: dict, now: dict, operational: tuple[str, ...]) -> list[str]:
-    """What changed between two recipes, except fields that only say where and how often things are written."""
-    now = plain(now)
-    return [
-        f"{key} {stored[key]} (now {now[key]})"
-        for key in now
-        if key in stored and key not in operational and stored[key] != now[key]
-    ]
+def read_metrics(folder: Path) -> list[dict]:
+    """The rows of a run folder's metrics, without what a run that was killed left of its last line."""
+    path = folder / METRICS
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    return rows
 
 
-def stated(recipe) -> list[str]:
-    """The fields of a recipe that do not have their defaults, each with its value."""
-    values = {
-        field.name: (getattr(recipe, field.name), field.default)
-        for field in dataclasses.fields(recipe)
-    }
-    return [
-        f"{name} {_words(value)}" for name, (value, default) in values.items() if value != default
-    ]
+def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> list[str]:
+    """What changed between two recipes, except flags that only say where and how often things are written."""
+    changed = []
+    for name, value in current.items():
+        if name in operational or name not in stored:
+            continue
+        if stored[name] != value:
+            changed.append(f"{name} {stored[name]} (now {value})")
+    return changed
 
 
-def _words(value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def plain(value):
-    """Tuples become lists, so that YAML and weights-only checkpoints give back what was stored."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _make(folder: Path) -> None:
@@ -180,12 +200,3 @@ def _make(folder: Path) -> None:
         raise OSError(
             f"cannot write into the run folder {folder}: permission denied; choose another --output_dir"
         )
-
-
-def _row(line: str) -> dict | None:
-    """None for what a run that was killed left of its last line."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None

@@ -43,7 +43,7 @@ def scheduled_epoch(step: int, per_epoch: int, lag: int = 0) -> int:
     return max(0, step // per_epoch - lag)
 
 
-def course(
+def learning_rate(
     step: int,
     per_epoch: int,
     *,
@@ -62,8 +62,3 @@ def course(
     return cosine(
         min(step, steps), steps, peak, end, warmup * per_epoch, floor=floor, plateau=False
     )
-
-
-def ramp(epoch: int, epochs: int, start: float, end: float) -> float:
-    """The teacher's temperature: a line from `start` to `end` over `epochs` epochs, both included, then constant."""
-    return end if epoch >= epochs else start + (end - start) * epoch / max(1, epochs - 1)

@@ -1,7 +1,9 @@
-"""A frozen dataclass as a command line: flags by tyro, values from --recipe FILE.yaml, errors in one line."""
+"""A recipe as a command line: flags by tyro, values from --recipe FILE.yaml, errors in one line.
+
+torch is not imported before a recipe is understood, so that --help and a wrong flag answer at once.
+"""
 
 import contextlib
-import dataclasses
 import inspect
 import io
 import json
@@ -12,11 +14,12 @@ import traceback
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args
 
 import tyro
 import yaml
 
+from .config.flags import flag_types
 from .engine.allocator import keep_memory
 from .engine.interrupt import RESUME_ME
 from .registry import nearest
@@ -36,6 +39,142 @@ WORDS = {
     "no": False,
     "0": False,
 }
+
+
+class UsageError(ValueError):
+    """A command line or recipe that cannot be understood."""
+
+
+def main(
+    recipe_type: type[R],
+    work: Callable[[R], dict],
+    argv: list[str] | None = None,
+    program: str | None = None,
+) -> None:
+    """Parse, work, print the result as the last line of standard output, and leave with the right exit code.
+
+    0 done; 75 stopped by a signal and resumable; 2 something the user can mend, said in one line; 1 a failure.
+    """
+    keep_memory()
+    try:
+        recipe = parse(recipe_type, sys.argv[1:] if argv is None else argv, program)
+    except (ValueError, OSError) as error:
+        _report(error)
+        sys.exit(2)
+    from .engine import ranks  # imports torch
+
+    try:
+        result = work(recipe)
+    except (ValueError, OSError) as error:
+        _report(error)
+        sys.exit(2)
+    except FloatingPointError as error:
+        _report(error)
+        sys.exit(1)
+    except RuntimeError as error:
+        if ranks.world() == 1 or "closed by peer" not in str(error):
+            raise
+        print(
+            f"rank {ranks.rank()}: another rank failed, its message says why",
+            file=sys.stderr,
+            flush=True,
+        )
+        sys.exit(1)
+    finally:
+        ranks.stop()
+    if ranks.rank() == 0:
+        print(json.dumps(result), flush=True)
+    sys.exit(RESUME_ME if result.get("status") == "interrupted" else 0)
+
+
+def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> R:
+    """The recipe that a command line gives: defaults, then --recipe FILE.yaml, then flags (with - or _).
+
+    program: what --help calls it (None: the script's name). UsageError in one line.
+    """
+    names = list(flag_types(recipe_type))
+    argv = [
+        word for word in argv if not re.match(r"--local[-_]rank(=|$)", word)
+    ]  # what old launchers add
+    file, argv = _take_recipe(argv)
+    argv = _complete_switches(recipe_type, argv)
+    stored = []
+    try:
+        if file:
+            stored = _from_yaml(file, names)
+        recipe, unknown = _tyro(recipe_type, stored + argv, program)
+    except UsageError as error:
+        if file and _parses(recipe_type, argv):
+            raise UsageError(f"recipe {file}: {error}") from None
+        raise
+    if unknown:
+        flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
+        hint = nearest(flag, names, show=False)
+        raise UsageError(f"unknown flag {unknown[0]}{hint}; --help lists all")
+    return recipe
+
+
+def words_of(values: dict[str, Any]) -> list[str]:
+    """Settings by name as the flags that they stand for, so that one parser checks them: {"lr": 1} is --lr 1."""
+    words: list[str] = []
+    for name, value in values.items():
+        items = value if isinstance(value, (list, tuple)) else [value]
+        words.append(f"--{name}")
+        words += [str(item) for item in items]
+    return words
+
+
+# Recipe files
+
+
+def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
+    """The value of --recipe, and the other words."""
+    rest, file = [], None
+    words = iter(argv)
+    for word in words:
+        if word == "--recipe":
+            file = next(words, None)
+            if file is None:
+                raise UsageError("--recipe needs the path of a YAML file")
+        elif word.startswith("--recipe="):
+            file = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return file, rest
+
+
+def _from_yaml(file: str, names: list[str]) -> list[str]:
+    """A recipe file as the flags that it stands for."""
+    values = _read(Path(file))
+    for key in values:
+        if key not in names:
+            hint = nearest(str(key), names, show=False)
+            raise UsageError(
+                f"unknown key {key!r}{hint}; or is it another script's recipe? --help lists all"
+            )
+    return words_of(values)
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
+    """A recipe file's values, and below them those of the file beside it that its key `base` names."""
+    if not path.is_file():
+        from_base = f" as its base {path}" if above else ""
+        raise UsageError(f"there is no such file{from_base}")
+    if path.resolve() in above:
+        raise UsageError(f"{path} is its own base")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UsageError("must be a list of `key: value` lines")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    return _read(path.parent / str(base), (*above, path.resolve())) | values
+
+
+# Flags
 
 
 def _switch(words: list[str]) -> bool:
@@ -64,119 +203,29 @@ def _switch_rule(
     )
 
 
-class UsageError(ValueError):
-    """A command line or recipe that cannot be understood."""
-
-
-def parse(recipe_type: type[R], argv: list[str]) -> R:
-    """The recipe that a command line gives: defaults, then --recipe FILE.yaml, then flags (with - or _)."""
-    names = [field.name for field in dataclasses.fields(recipe_type)]
-    argv = [
-        token for token in argv if not re.match(r"--local[-_]rank(=|$)", token)
-    ]  # what old launchers add
-    file, rest = _take_recipe(argv)
-    rest = _complete_switches(recipe_type, rest)
-    try:
-        parsed, unknown = _tyro(recipe_type, (_from_yaml(file, names) if file else []) + rest)
-    except UsageError as error:
-        raise (
-            UsageError(f"recipe {file}: {error}") if file and _parses(recipe_type, rest) else error
-        ) from None
-    if unknown:
-        flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
-        raise UsageError(
-            f"unknown flag {unknown[0]}{nearest(flag, names, show=False)}; --help lists all"
-        )
-    return parsed
-
-
-def main(recipe_type: type[R], work: Callable[[R], dict], argv: list[str] | None = None) -> None:
-    """Parse, work, print the result as the last line of standard output, and leave with the right exit code.
-
-    0 done; 75 stopped by a signal and resumable; 2 something the user can mend, said in one line; 1 a failure.
-    """
-    keep_memory()
-    try:
-        recipe = parse(recipe_type, sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:
-        _report(error)
-        sys.exit(2)
-    from .engine import ranks  # imports torch, which --help and a wrong flag need not wait for
-
-    try:
-        result = work(recipe)
-    except (ValueError, OSError) as error:
-        _report(error)
-        sys.exit(2)
-    except FloatingPointError as error:
-        _report(error)
-        sys.exit(1)
-    except RuntimeError as error:
-        if ranks.world() == 1 or "closed by peer" not in str(error):
-            raise
-        print(
-            f"rank {ranks.rank()}: another rank failed, its message says why",
-            file=sys.stderr,
-            flush=True,
-        )
-        sys.exit(1)
-    finally:
-        ranks.stop()
-    if ranks.rank() == 0:
-        print(json.dumps(result), flush=True)
-    sys.exit(RESUME_ME if result.get("status") == "interrupted" else 0)
-
-
-def _report(error: Exception) -> None:
-    """One line; before it the traceback where the error comes out of a library, since that one is ours to mend."""
-    where = traceback.extract_tb(error.__traceback__)[-1].filename
-    ours = Path(__file__).resolve().parent.parent
-    ours_raised = Path(where).resolve().is_relative_to(ours) and "site-packages" not in str(
-        Path(where).resolve().relative_to(ours)
-    )
-    if not ours_raised or os.environ.get("MULTICROP_TRACEBACK"):
-        traceback.print_exception(error)
-    which = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
-    print(f"error{which}: {error}", file=sys.stderr, flush=True)
-
-
-def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
-    rest, file = [], None
-    words = iter(argv)
-    for word in words:
-        if word == "--recipe":
-            file = next(words, None)
-            if file is None:
-                raise UsageError("--recipe needs the path of a YAML file")
-        elif word.startswith("--recipe="):
-            file = word.partition("=")[2]
-        else:
-            rest.append(word)
-    return file, rest
-
-
 def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
     """A bare switch gets its word: `--eval` is `--eval true`. A switch takes no other word from what follows it."""
-    hints = get_type_hints(recipe_type, include_extras=True)
-    switches = {
-        name
-        for name, hint in hints.items()
-        if hint is bool or set(get_args(hint)) == {bool, type(None)}
-    }
-    positional = any(
-        tyro.conf.Positional in getattr(hint, "__metadata__", ()) for hint in hints.values()
-    )
+    types = flag_types(recipe_type)
+    switches = {name for name, hint in types.items() if _is_switch(hint)}
+    has_positional = any(_is_positional(hint) for hint in types.values())
     words = []
     for word, following in zip_longest(argv, argv[1:], fillvalue="--"):
         words.append(word)
-        bare = word.startswith("--") and word[2:].replace("-", "_") in switches
-        if (
-            bare
-            and following.lower() not in (*WORDS, "none")
-            and (positional or following.startswith("--"))
-        ):
+        if not word.startswith("--") or word[2:].replace("-", "_") not in switches:
+            continue
+        if following.lower() in (*WORDS, "none"):
+            continue
+        if has_positional or following.startswith("--"):
             words.append("true")
     return words
+
+
+def _is_switch(hint: Any) -> bool:
+    return hint is bool or set(get_args(hint)) == {bool, type(None)}
+
+
+def _is_positional(hint: Any) -> bool:
+    return tyro.conf.Positional in getattr(hint, "__metadata__", ())
 
 
 def _parses(recipe_type: type, words: list[str]) -> bool:
@@ -186,68 +235,53 @@ def _parses(recipe_type: type, words: list[str]) -> bool:
         return False
 
 
-def _from_yaml(file: str, names: list[str]) -> list[str]:
-    """A recipe file as the flags it stands for, so that one parser checks both."""
-    values = _read(Path(file))
-    for key in values:
-        if key not in names:
-            hint = nearest(str(key), names, show=False)
-            raise UsageError(
-                f"unknown key {key!r}{hint}; or is it another script's recipe? --help lists all"
-            )
-    return [word for key, value in values.items() for word in _flag(key, value)]
-
-
-def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
-    """A recipe file's values, and below them those of the file beside it that its key `base` names."""
-    if not path.is_file():
-        raise UsageError(f"there is no such file{f' as its base {path}' if above else ''}")
-    if path.resolve() in above:
-        raise UsageError(f"{path} is its own base")
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UsageError("must be a list of `key: value` lines")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    return _read(path.parent / str(base), (*above, path.resolve())) | values
-
-
-def _flag(key: str, value: Any) -> list[str]:
-    values = value if isinstance(value, list) else [value]
-    return [f"--{key}", *("None" if item is None else str(item) for item in values)]
-
-
-def _tyro(recipe_type: type[R], words: list[str]) -> tuple[R, list[str]]:
-    """tyro's answer, its boxed message folded into one line."""
+def _tyro(
+    recipe_type: type[R], words: list[str], program: str | None = None
+) -> tuple[R, list[str]]:
+    """tyro's recipe and the words that it does not know, its boxed message folded into one line."""
     boxed = io.StringIO()
     try:
         with contextlib.redirect_stderr(boxed):
             return tyro.cli(
                 recipe_type,
+                prog=program,
                 description=f"{inspect.getdoc(recipe_type)}\n\n{HELP}",
                 args=words,
                 use_underscores=True,
                 return_unknown_args=True,
-                config=(tyro.conf.FlagConversionOff,),
+                config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
                 registry=REGISTRY,
             )
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-        lines = [line.strip("│ ") for line in boxed.getvalue().splitlines()]
-        body = [line for line in lines if line and line[0] not in "╭╰─"]
-        cut = next(
-            (
-                i
-                for i, line in enumerate(body)
-                if line.startswith(("Argument helptext", "For full"))
-            ),
-            len(body),
-        )
-        # What a recipe's own check says names the flags itself, and the recipe's class means nothing to a user.
-        said = " ".join(body[:cut]).removeprefix(f"Error parsing {recipe_type.__name__}: ")
-        raise UsageError(f"{said}; see --help") from None
+        raise UsageError(f"{_unboxed(boxed.getvalue())}; see --help") from None
+
+
+def _unboxed(message: str) -> str:
+    """tyro's message without its frame and its hints."""
+    said = []
+    for line in message.splitlines():
+        line = line.strip("│ ")
+        if line.startswith(("Argument helptext", "For full")):
+            break
+        if line and line[0] not in "╭╰─":
+            said.append(line)
+    # What a recipe's own check says names the flags itself, and the class that found it means nothing to a user.
+    return re.sub(r"^Error parsing (?!--)\S+: ", "", " ".join(said))
+
+
+# Errors
+
+
+def _report(error: Exception) -> None:
+    """One line; before it the traceback where the error comes out of a library, since that one is ours to mend."""
+    where = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    ours = Path(__file__).resolve().parent.parent
+    raised_by_us = where.is_relative_to(ours) and "site-packages" not in str(
+        where.relative_to(ours)
+    )
+    if not raised_by_us or os.environ.get("MULTICROP_TRACEBACK"):
+        traceback.print_exception(error)
+    rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
+    print(f"error{rank}: {error}", file=sys.stderr, flush=True)

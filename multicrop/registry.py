@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch.nn as nn
 
 KINDS = {"models": "family of backbones", "datasets": "data set"}
@@ -155,6 +157,16 @@ def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:
     if image_size is None:
         raise ValueError(f"--arch {arch} has no image size of its own: give one in pixels")
     return module.build(image_size, **given)
+
+
+def own_image_size(arch: str) -> int | None:
+    """The published image size of an architecture, in pixels; None where it has none."""
+    return architecture(arch).options.get("image_size")
+
+
+def adapter(arch: str) -> Callable[[dict, nn.Module], dict] | None:
+    """What turns the published code's state dict into that of a backbone; None where names agree."""
+    return getattr(architecture(arch).module, "adapt", None)
 
 
 def check(arch: str, image_size: int | None = None, **options) -> None:

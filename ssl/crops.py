@@ -8,6 +8,7 @@ parameters. So a rank, or a part of a batch, takes its slice of the draw and get
 B images, G global and L local crops, V views of one group.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import permutations
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from torch import Tensor
 from ..augment import blur, colour, resample
 from ..augment.boxes import random_boxes
 from ..augment.device import send
+from ..config.pretrain import Recipe
 
 ORDERS = tuple(permutations(range(4)))
 CPU_CHUNK = 128  # images at a time on a CPU, so that what is worked on stays in its cache: 512 at once cost 1.3 times
@@ -42,7 +44,7 @@ class Views:
     sigma: Tensor  # standard deviation of the blur, px of the crop; 0 is none
     solarise: Tensor  # bool
 
-    def map(self, change) -> "Views":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Views":
         return Views(*(change(getattr(self, field.name)) for field in fields(self)))
 
 
@@ -63,7 +65,7 @@ class Parameters:
     def to(self, device: torch.device | str) -> "Parameters":
         return self.map(lambda tensor: send(tensor, device))
 
-    def map(self, change) -> "Parameters":
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Parameters":
         return Parameters(self.globals.map(change), self.locals.map(change), self.source)
 
 
@@ -95,6 +97,27 @@ class MultiCrop:
         2.0,
     )  # standard deviation of the blur, px of the crop, whatever its size
     solarise: float = 0.2  # probability in the second global crop
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, mean: Sequence[float], std: Sequence[float]
+    ) -> "MultiCrop":
+        """The crops that stage one cuts: local ones have half the side of global ones."""
+        crops, size = recipe.crops, recipe.backbone.image_size
+        return cls(
+            image_size=size,
+            local_size=size // 2,
+            local_crops=crops.local_crops_number,
+            global_scale=crops.global_crops_scale,
+            local_scale=crops.local_crops_scale,
+            mean=tuple(mean),
+            std=tuple(std),
+            jitter=crops.jitter,
+            grayscale=crops.grayscale,
+            blur=crops.blur,
+            sigma=crops.blur_sigma,
+            solarise=crops.solarise,
+        )
 
     def __post_init__(self):
         """Raises ValueError for numbers out of range."""

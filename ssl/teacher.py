@@ -23,6 +23,6 @@ def teacher_of(student: nn.Module, drop_path: bool = False) -> nn.Module:
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_ema(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher = momentum * teacher + (1 - momentum) * student, all parameters at once; buffers stay the teacher's."""
     torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1.0 - momentum)

@@ -13,6 +13,11 @@ from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.draws import Draws
 from ..augment.evaluation import EvalTransform, resize
 from ..augment.operations import Operations
+from ..config.augmentation import Augmentation
+
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
+OWN_POLICIES = {"svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,35 @@ class TrainTransform(EvalTransform):
         self.flip, self.padding, self.cut = flip, padding, cut
         self.policy = read_policy(policy, mean) if policy else None
         self.color_jitter, self.erase, self.fill = color_jitter, erase, fill
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Augmentation, dataset: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> "TrainTransform":
+        """The transform of training images of an entry of datasets/."""
+        flip = flip_probability(recipe, dataset)
+        cut, erase = None, None
+        if recipe.crop_scale:
+            cut = crop.RandomResizedCrop(recipe.crop_scale, recipe.crop_ratio, flip)
+        if recipe.re:
+            erase = erasing.Erasing(recipe.re, recipe.re_sh, recipe.re_r1, log_aspect=recipe.re_aspect == "log")
+        fill: float | tuple[float, ...] | None = 0.0
+        if recipe.re_mode == "pixel":
+            fill = None
+        elif recipe.re_fill == "published":
+            fill = mean
+        return cls(
+            size,
+            mean,
+            std,
+            flip=flip,
+            padding=recipe.padding,
+            cut=cut,
+            policy=policy_name(recipe, dataset),
+            color_jitter=0.0 if recipe.aa else recipe.color_jitter,
+            erase=erase,
+            fill=fill,
+        )
 
     def draw(
         self,
@@ -103,3 +137,38 @@ def read_policy(
     if policy.startswith("rand"):
         return randaugment.read(policy, tuple(min(255, round(255 * value)) for value in mean))
     return autoaugment.AutoAugment(policy)
+
+
+def check_policy(recipe: Augmentation) -> None:
+    """ValueError unless --aa_policy names a policy or is a RandAugment in timm's notation."""
+    policy = recipe.aa_policy
+    if policy.startswith("rand"):
+        read_policy(policy)
+    elif policy not in ("auto", *autoaugment.POLICIES):
+        names = ", ".join(("auto", *autoaugment.POLICIES))
+        raise ValueError(f"--aa_policy {policy}: take {names} or a RandAugment")
+
+
+def policy_name(recipe: Augmentation, dataset: str) -> str | None:
+    """The AutoAugment policy or the RandAugment for an entry of datasets/; None where it is off."""
+    if not recipe.aa:
+        return None
+    if recipe.aa_policy != "auto":
+        return recipe.aa_policy
+    return OWN_POLICIES.get(dataset, "cifar10")
+
+
+def flip_probability(recipe: Augmentation, dataset: str) -> float:
+    """The probability of a flip for an entry of datasets/: mirrored digits are no digits."""
+    if recipe.flip is not None:
+        return recipe.flip
+    return 0.0 if dataset == "svhn" else 0.5
+
+
+def colours(
+    recipe: Augmentation, mean: tuple[float, ...], std: tuple[float, ...]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that images are normalised by, of a data set that has these."""
+    if recipe.normalise == "imagenet" and len(mean) == 3:
+        return IMAGENET
+    return mean, std

@@ -10,6 +10,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config.teaching import Teaching
+
 EPSILON = 1e-7  # added to every standard deviation, as published
 
 
@@ -40,6 +42,19 @@ class LogitDistillation(nn.Module):
             raise ValueError(f"the temperature is {temperature:g}; it must be above 0")
         self.kind, self.temperature, self.weight = kind, temperature, weight
         self.standardised, self.floor, self.alpha, self.beta = standardised, floor, alpha, beta
+
+    @classmethod
+    def from_recipe(cls, recipe: Teaching) -> "LogitDistillation | None":
+        """The term that the flags ask for; None where they ask for none."""
+        if recipe.distillation == "none":
+            return None
+        return cls(
+            recipe.distillation,
+            temperature=recipe.kd_temperature,
+            weight=recipe.kd_weight,
+            standardised=recipe.kd_standardise,
+            floor=recipe.kd_floor,
+        )
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits (B, classes) of both and, for decoupled, labels (B,) -> nats, times the weight."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ..config.augmentation import Augmentation
+
 
 @dataclass(frozen=True)
 class Mix:
@@ -53,6 +55,18 @@ class Mixing:
     probability: float = 0.5
     switch: float = 0.5
     copies: int = 1
+
+    @classmethod
+    def from_recipe(cls, recipe: Augmentation, epoch: int = 0, copies: int = 1) -> Mixing:
+        """What happens to batches in an epoch, counted from 0."""
+        ended = recipe.mixup_off_epoch > 0 and epoch >= recipe.mixup_off_epoch
+        return cls(
+            cutmix=recipe.beta if recipe.cm else None,
+            mixup=recipe.alpha if recipe.mu else None,
+            probability=0.0 if ended else recipe.mix_prob,
+            switch=recipe.mixup_switch_prob,
+            copies=copies,
+        )
 
     @property
     def apart(self) -> int:

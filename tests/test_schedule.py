@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from conftest import GOLDEN
 
-from multicrop.engine.schedule import cosine, epoch_cosine, ramp, scheduled_epoch
+from multicrop.engine.schedule import cosine, epoch_cosine, scheduled_epoch
+from multicrop.ssl.objectives.dino import ramp
 
 
 def rates(c: dict, step: int) -> tuple:

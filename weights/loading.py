@@ -3,14 +3,22 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
 
 from ..engine import checkpoint
 
-PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.")
+StateDict = dict[str, Tensor]
+Adapt = Callable[
+    [StateDict, nn.Module], StateDict
+]  # another program's names or table sizes into those of a network
+
+WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.")
 HEADS = ("head.", "mlphead.", "fc.", "classifier.", "last_layer.", "head_drop.")
+STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "model")
+SHOWN = 4  # names that a line of the report gives
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class Report:
     unused: list[str]  # in the file, not in the model
     misshapen: list[str]  # in both, with shapes that differ
 
-    def lines(self, path: Path | str, size: int = 4) -> list[str]:
+    def lines(self, path: Path | str | None) -> list[str]:
         lines = [f"{path}: {len(self.loaded)} tensors loaded by name"]
         for names, what in (
             (self.missing, "kept as initialised, since the file does not have them"),
@@ -30,95 +38,97 @@ class Report:
             (self.unused, "in the file, but not in this network"),
         ):
             if names:
-                more = f" and {len(names) - size} more" if len(names) > size else ""
-                lines.append(f"  {len(names)} {what}: {', '.join(names[:size])}{more}")
+                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+                lines.append(f"  {len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
         return lines
 
 
-def content(path: Path, trust: bool = False):
+def read_content(path: Path, trust: bool = False) -> Any:
     """Whatever a .pt, .pth or .safetensors file holds. FileNotFoundError or ValueError, one line."""
-    return (
-        _read_safetensors(path) if path.suffix == ".safetensors" else checkpoint.read(path, trust)
-    )
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return checkpoint.read(path, trust)
 
 
-def network(content, path: Path, key: str = "teacher") -> dict[str, Tensor]:
+def backbone_state_dict(content: Any, path: Path, key: str = "teacher") -> StateDict:
     """The state dict in a file's content, names as a bare backbone has them.
 
     `key` picks a network where the file holds several (student and teacher). ValueError where there is none.
     """
     state = _pick(content, key, path)
-    return bare({name: value for name, value in state.items() if isinstance(value, Tensor)})
+    return strip_wrappers(
+        {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    )
 
 
-def bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_wrappers(state: StateDict) -> StateDict:
     """Wrappers' prefixes removed; where a `backbone.` part exists only that part is the backbone."""
     while True:
-        inside = {
-            name.removeprefix("backbone."): v
-            for name, v in state.items()
-            if name.startswith("backbone.")
-        }
+        inside = {}
+        for name, value in state.items():
+            if name.startswith("backbone."):
+                inside[name.removeprefix("backbone.")] = value
         if inside:
             state = inside
             continue
-        prefix = next(
-            (p for p in PREFIXES if state and any(name.startswith(p) for name in state)), None
-        )
-        if prefix is None or not all(
-            name.startswith(prefix) for name in state if not name.startswith(HEADS)
-        ):
+        prefix = _wrapper(state)
+        if prefix is None:
             return state
         state = {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def load(model: nn.Module, state: dict[str, Tensor], adapt: Callable | None = None) -> Report:
-    """Copy what matches by name and shape. `adapt(state, model)` translates another program's names or table sizes.
+def _wrapper(state: StateDict) -> str | None:
+    """The prefix that all names but those of heads have."""
+    body = [name for name in state if not name.startswith(HEADS)]
+    for prefix in WRAPPERS:
+        if any(name.startswith(prefix) for name in state):
+            return prefix if all(name.startswith(prefix) for name in body) else None
+    return None
 
-    ValueError where nothing matches.
-    """
-    state = adapt(state, model) if adapt else state
+
+def load_by_name(model: nn.Module, state: StateDict, adapt: Adapt | None = None) -> Report:
+    """Copy what matches by name and shape, after `adapt`. ValueError where nothing matches."""
+    if adapt:
+        state = adapt(state, model)
     own = model.state_dict()
-    fits = {
-        name: value
-        for name, value in state.items()
-        if name in own and own[name].shape == value.shape
-    }
-    report = Report(
-        loaded=sorted(fits),
-        missing=[name for name in own if name not in state],
-        unused=[name for name in state if name not in own],
-        misshapen=[
-            f"{name} {tuple(value.shape)} for {tuple(own[name].shape)}"
-            for name, value in state.items()
-            if name in own and own[name].shape != value.shape
-        ],
-    )
-    if not any(name in dict(model.named_parameters()) for name in fits):
-        theirs, ours = ", ".join(list(state)[:3]), ", ".join(list(own)[:3])
-        why = f"it has {theirs}, ...; the network has {ours}, ..."
-        if report.misshapen:
-            why = f"names agree but sizes differ ({report.misshapen[0]}): leave out flags and recipe keys of the backbone"
-        raise ValueError(f"nothing in the file fits this network: {why}")
-    model.load_state_dict(fits, strict=False)
-    return report
+    fitting: StateDict = {}
+    unused, misshapen = [], []
+    for name, value in state.items():
+        if name not in own:
+            unused.append(name)
+        elif own[name].shape != value.shape:
+            misshapen.append(f"{name} {tuple(value.shape)} for {tuple(own[name].shape)}")
+        else:
+            fitting[name] = value
+    missing = [name for name in own if name not in state]
+    if not any(name in fitting for name, _ in model.named_parameters()):
+        raise ValueError(f"nothing in the file fits this network: {_why(state, own, misshapen)}")
+    model.load_state_dict(fitting, strict=False)
+    return Report(sorted(fitting), missing, unused, misshapen)
 
 
-def _pick(state, key: str, path: Path) -> dict:
-    if not isinstance(state, dict):
-        raise ValueError(f"{path} holds a {type(state).__name__}, not a dictionary of weights")
-    for name in (key, "state_dict", "model_state_dict", "model_state", "model"):
-        if isinstance(state.get(name), dict):
-            return state[name]
-    nested = [name for name, value in state.items() if isinstance(value, dict)]
-    if not any(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{path} has no {key!r}; choose --checkpoint_key among {', '.join(nested) or 'nothing'}"
-        )
-    return state
+def _why(state: StateDict, own: StateDict, misshapen: list[str]) -> str:
+    if misshapen:
+        hint = "leave out flags and recipe keys of the backbone"
+        return f"names agree but sizes differ ({misshapen[0]}): {hint}"
+    theirs, ours = ", ".join(list(state)[:3]), ", ".join(list(own)[:3])
+    return f"it has {theirs}, ...; the network has {ours}, ..."
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def _pick(content: Any, key: str, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    for name in (key, *STATE_DICTS):
+        if isinstance(content.get(name), dict):
+            return content[name]
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return content
+    nested = [name for name, value in content.items() if isinstance(value, dict)]
+    choices = ", ".join(nested) or "nothing"
+    raise ValueError(f"{path} has no {key!r}; choose --checkpoint_key among {choices}")
+
+
+def _read_safetensors(path: Path) -> StateDict:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

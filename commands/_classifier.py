@@ -1,0 +1,197 @@
+"""The networks of stage two: the classifier, its teacher, its guidance, and all that a step changes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from multicrop import registry
+from multicrop.commands._finetune_data import Data
+from multicrop.commands._networks import build_teacher_backbone, fill_backbone
+from multicrop.config.finetune import Recipe
+from multicrop.engine import optim, ranks, seeds
+from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
+from multicrop.supervised import parameters
+from multicrop.supervised.classifier import Classifier
+from multicrop.supervised.distillation import LogitDistillation
+from multicrop.supervised.ema import Ema
+from multicrop.supervised.guidance import Guidance
+from multicrop.supervised.loss import Loss
+from multicrop.supervised.pairs import pair_maps
+from multicrop.supervised.selection import Best
+from multicrop.supervised.teacher import Teacher
+from multicrop.supervised.teacher_maps import Features
+from multicrop.supervised.train_module import TrainModule
+from multicrop.weights import pretrained
+from multicrop.weights.pretrained import Pretrained
+
+MapsOfBatch = Callable[..., list[Tensor]]  # (indices, draws) -> the teacher's maps of a batch
+
+
+@dataclass
+class TrainState:
+    """All of stage two that a step changes and a checkpoint holds."""
+
+    model: Classifier
+    train_module: (
+        nn.Module
+    )  # a TrainModule as the loop calls it: compiled, gradients averaged over the ranks
+    loss: Loss
+    teacher: Teacher | None
+    guidance: Guidance | None  # its projections learn too
+    stored_maps: MapsOfBatch | None  # the teacher's maps of a batch, where they are stored
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Ema | None  # of the model's weights
+    best: Best = field(default_factory=Best)  # the epoch that the validation images select
+
+    PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is measured and selected: the averaged one where there is one."""
+        return self.average.model if self.average else self.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def update_average(self, step: int) -> None:
+        """Average the weights after so many steps."""
+        if self.average:
+            self.average.update(self.model, step)
+
+    def state(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def build(recipe: Recipe, file: Pretrained, data: Data, device: torch.device) -> TrainState:
+    optimisation, teaching = recipe.optimisation, recipe.teaching
+    teacher = build_teacher(recipe, data, device)
+    seeds.reseed(optimisation.seed, "weights")
+    backbone = registry.backbone(**data.backbone)
+    model = Classifier(backbone, len(data.train.classes), optimisation.head_init)
+    if file.path:
+        fill_backbone(backbone, file, data.backbone["arch"], quiet=data.reported)
+    guidance, names, stored_maps = build_guidance(recipe, backbone, teacher, data, device)
+    if optimisation.freeze_backbone:
+        model.freeze_backbone()
+    model = ranks.synchronise_norms(model.to(device), device)
+    average = None
+    if optimisation.ema_decay:
+        average = Ema(model, optimisation.ema_decay, warmup=optimisation.ema_warmup)
+    train_module = TrainModule(model, guidance, names, teaching.distils).to(device)
+    if recipe.run.compile:
+        model.compile()
+        train_module.compile()
+
+    objective = build_objective(recipe)
+    distillation = LogitDistillation.from_recipe(teaching)
+    loss = Loss(objective, distillation, teaching.ce_weight, teaching.guide_weight)
+    side = data.backbone["image_size"]
+    example = torch.zeros(2, data.backbone["in_channels"], side, side, device=device)
+    groups = parameters.chosen(
+        train_module,
+        model.backbone,
+        optimisation.decay,
+        optimisation.no_decay,
+        optimisation.layer_decay,
+        example,
+    )
+    optimizer = optim.build_optimizer(
+        optimisation.optimizer, groups, optimisation.momentum, optimisation.nesterov
+    )
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
+    wrapped = ranks.wrap(train_module, device)
+    return TrainState(
+        model, wrapped, loss, teacher, guidance, stored_maps, optimizer, scaler, average
+    )
+
+
+def build_objective(recipe: Recipe) -> nn.Module:
+    """The objective on labels."""
+    optimisation = recipe.optimisation
+    smoothing = optimisation.smoothing if optimisation.ls else 0.0
+    return registry.find("supervised.objectives", optimisation.objective).Objective(smoothing)
+
+
+def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher | None:
+    """The teacher of --teacher, where it is to see each batch."""
+    teaching = recipe.teaching
+    path = teaching.teacher
+    if path is None or not teaching.runs_teacher:
+        return None
+    file = ranks.broadcast_object(
+        lambda: pretrained.read(path, trust=recipe.start.trust_checkpoint)
+    )
+    if (
+        teaching.distils
+    ):  # guidance needs no classes, and may come from a network of another data set
+        if not file.head:
+            raise ValueError(
+                f"--teacher {file.path} has no classifier, and --distillation is of its logits"
+            )
+        file.check_classes(data.train.classes, data.dataset)
+    channels = data.backbone["in_channels"]
+    backbone, size = build_teacher_backbone(
+        file, teaching.teacher_arch, teaching.teacher_image_size, channels
+    )
+    network = backbone
+    if file.head:
+        network = Classifier(backbone, len(file.head["weight"]))
+        network.load_heads(file.head, file.second_head)
+    colours = None
+    if file.metadata.data:
+        own = data.train.mean, data.train.std
+        colours = own, (file.metadata.data["mean"], file.metadata.data["std"])
+    return Teacher(network, size, batch_norm=teaching.teacher_bn, colours=colours).to(device)
+
+
+def build_guidance(
+    recipe: Recipe, student: nn.Module, teacher: Teacher | None, data: Data, device: torch.device
+) -> tuple[Guidance | None, tuple[str, ...], MapsOfBatch | None]:
+    """The loss of the student's maps against the teacher's, the names of the student's, and where the teacher's are
+    stored, what gives those of a batch."""
+    teaching = recipe.teaching
+    if teaching.guidance == "none":
+        return None, (), None
+    stored_maps = None
+    if teaching.guidance_features:
+        expected = dataset_fingerprint(data.entry, data.train)
+        if teacher:
+            expected |= teacher_fingerprint(teacher)
+        features = Features.open(teaching.guidance_features, expected)
+        own, others = pair_maps(student, features, teaching.guide_student, teaching.guide_teacher)
+        stored_maps = partial(
+            features.cut,
+            names=others,
+            source=tuple(data.train.pixels.shape[2:]),
+            size=data.backbone["image_size"],
+            padding=recipe.augmentation.padding,
+            device=device,
+        )
+        maps = features.maps
+    else:
+        assert teacher is not None
+        own, others = pair_maps(
+            student, teacher.backbone, teaching.guide_student, teaching.guide_teacher
+        )
+        teacher.names = others
+        maps = teacher.backbone.maps
+    own_widths = [student.maps[name].width for name in own]
+    other_widths = [maps[name].width for name in others]
+    pairs = [f"{one} follows {other}" for one, other in zip(own, others, strict=True)]
+    ranks.log(f"guidance: {', '.join(pairs)}")
+    return Guidance(own_widths, other_widths, teaching.guidance), own, stored_maps

@@ -1,0 +1,101 @@
+"""Which images a command reads, at which size they are stored, and how a network sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.config.data import Data
+from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.engine import ranks
+from multicrop.engine.metadata import Metadata
+from multicrop.registry import source
+
+
+@dataclass(frozen=True)
+class DataOrigin:
+    """A data set, its folder, and the side in pixels at which its image files were stored (None: not said)."""
+
+    dataset: str
+    datapath: str
+    source_size: int | None
+
+
+def data_origin(data: Data, metadata: Metadata) -> DataOrigin:
+    """What the flags say, else what the weights were made with. Without either: shapes, ./data, None.
+
+    Folder and side of the weights' own data set hold for no other.
+    """
+    trained_on = metadata.data.get("dataset", "shapes")
+    dataset = data.dataset or trained_on
+    recipe: dict[str, Any] = {}
+    if source(dataset) == source(trained_on):
+        recipe = metadata.recipe
+    datapath = data.datapath or recipe.get("datapath") or "./data"
+    return DataOrigin(dataset, datapath, data.source_size or recipe.get("source_size"))
+
+
+def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
+    """Side in pixels at which image files are stored, unless they are smaller.
+
+    Whoever cuts crops out of images (stage one, and what shows or probes its runs, which then share its cache) wants
+    them twice as large as a global crop. Whoever sees whole images (stage two, a teacher) wants them as large as the
+    network does, and 64 px where no network says.
+    """
+    if stated:
+        return stated
+    if image_size is None:
+        return 64
+    return 2 * image_size if crops else image_size
+
+
+def eval_transform(
+    metadata: Metadata, image_size: int, own: tuple[Sequence[float], Sequence[float]]
+) -> EvalTransform:
+    """What a network sees of images: as in its training, else with the images' own mean and deviation."""
+    mean, std = own
+    data = {"mean": mean, "std": std, **metadata.data}
+    return EvalTransform(image_size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
+
+
+def load_options(data: Data, source_size: int) -> LoadOptions:
+    """How files are read."""
+    return LoadOptions(
+        source_size=source_size, download=data.download, stream=data.stream, workers=data.workers
+    )
+
+
+def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
+    """The training images, and the test images if the online k-NN wants them and the data set has labels."""
+    data = recipe.data
+    data_set = source(data.dataset)
+    options = load_options(
+        data, resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
+    )
+    test = None
+    with ranks.first_on_node():
+        images = data_set.load(data.datapath, "train", options)
+        if recipe.run.knn_freq and images.labels is not None:
+            test = data_set.load(data.datapath, "test", options)
+    if recipe.run.knn_freq and test is None:
+        ranks.log(f"no online k-NN: {data.dataset} has no labels")
+    return images, test
+
+
+def labelled_images(
+    origin: DataOrigin, options: LoadOptions, splits: tuple[str, ...] = ("train", "test")
+) -> list[ImageSet]:
+    """The images of each split. ValueError where the data set has no labels.
+
+    One process of each node reads first: downloads and caches are made once.
+    """
+    data_set = source(origin.dataset)
+    words = f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+    if not data_set.labelled:  # before a long decoding
+        raise ValueError(words)
+    with ranks.first_on_node():
+        images = [data_set.load(origin.datapath, split, options) for split in splits]
+    if any(split.labels is None for split in images):
+        raise ValueError(words)
+    return images

@@ -1,0 +1,47 @@
+"""What the checkpoints of both stages say about themselves."""
+
+from typing import Any
+
+import torch.nn as nn
+
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.datasets._images import ImageSet
+from multicrop.engine.batches import Batches
+from multicrop.engine.fingerprint import image_hashes
+from multicrop.engine.metadata import Metadata
+
+
+def describe_pretraining(
+    recipe: Pretraining, backbone: nn.Module, images: ImageSet, batches: Batches
+) -> Metadata:
+    """Its backbone can be rebuilt at any image size: a patch size that followed from this run's is written down."""
+    options = recipe.backbone.options() | {"in_channels": images.pixels.shape[1]}
+    patch_size = getattr(backbone, "patch_size", None)
+    if patch_size:
+        options["patch_size"] = patch_size
+    data = {"dataset": recipe.data.dataset, **_colours_and_classes(images)}
+    identity = batches.identity() | image_hashes(images)
+    return Metadata("ssl", backbone=options, data=data, identity=identity)
+
+
+def describe_finetuning(
+    recipe: Finetuning,
+    options: dict[str, Any],
+    dataset: str,
+    images: ImageSet,
+    batches: Batches,
+    teacher: dict,
+) -> Metadata:
+    """options: of its backbone. teacher: what tells its teacher from others, empty without one."""
+    data = {
+        **_colours_and_classes(images),
+        "dataset": dataset,
+        "crop_pct": recipe.augmentation.crop_pct,
+    }
+    identity = batches.identity() | image_hashes(images) | teacher
+    return Metadata("finetune", backbone=options, data=data, identity=identity)
+
+
+def _colours_and_classes(images: ImageSet) -> dict[str, Any]:
+    return {"classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}

@@ -1,0 +1,122 @@
+"""The images of stage two, and in which batches they come."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multicrop import registry
+from multicrop.commands._data import data_origin, labelled_images, load_options, resolve_source_size
+from multicrop.commands._networks import fill_backbone
+from multicrop.config.finetune import Recipe
+from multicrop.datasets._images import ImageSet
+from multicrop.engine import ranks, sampling, seeds
+from multicrop.engine.batches import Batches
+from multicrop.supervised import validation
+from multicrop.supervised.augmentation import colours
+from multicrop.supervised.mixing import Mixing
+from multicrop.weights.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of both splits; `chosen` are the training images in use, `held_out` those of the validation."""
+
+    entry: str  # of datasets/
+    dataset: str  # as --dataset names it
+    train: ImageSet
+    test: ImageSet
+    chosen: Tensor
+    held_out: Tensor
+    backbone: dict[str, Any]  # the arguments that build the network for these images
+    reported: bool  # whether it has been said what the weights' file fills
+
+    @property
+    def labels(self) -> Tensor:
+        assert self.train.labels is not None
+        return self.train.labels
+
+    def watched(self) -> tuple[str, ImageSet, Tensor | None]:
+        """What to look at after an epoch: the validation images, or without them the test images."""
+        if len(self.held_out):
+            return "val", self.train, self.held_out
+        return "test", self.test, None
+
+
+def load(recipe: Recipe, file: Pretrained) -> Data:
+    described = file.metadata.backbone
+    early = backbone_options(recipe, described, None, described.get("in_channels", 3))
+    if file.path and early["image_size"]:  # what the file fills is said before a long decoding
+        fill_backbone(registry.backbone(**early), file, early["arch"])
+    else:
+        registry.check(**early)
+    origin = data_origin(recipe.data, file.metadata)
+    image_size = recipe.backbone.image_size or described.get("image_size")
+    source_size = resolve_source_size(origin.source_size, image_size, crops=False)
+    train, test = labelled_images(origin, load_options(recipe.data, source_size))
+    mean, std = colours(recipe.augmentation, train.mean, train.std)
+    train, test = (replace(split, mean=mean, std=std) for split in (train, test))
+    assert train.labels is not None
+    random = seeds.generator(recipe.optimisation.seed, "validation")
+    chosen, held_out = validation.split(train.labels, recipe.run.val_fraction, random)
+    options = backbone_options(recipe, described, train.pixels.shape[-1], train.pixels.shape[1])
+    entry = registry.source(origin.dataset).entry
+    return Data(
+        entry, origin.dataset, train, test, chosen, held_out, options, reported=options == early
+    )
+
+
+def backbone_options(
+    recipe: Recipe, described: dict[str, Any], image_size: int | None, channels: int
+) -> dict[str, Any]:
+    """Arguments of registry.backbone: flags first, then what the weights' file says, then `image_size`."""
+    if recipe.backbone.arch not in (None, described.get("arch")):
+        described = {name: described[name] for name in ("image_size",) if name in described}
+    options = {"arch": "vit", "image_size": image_size, **described, **recipe.backbone.options()}
+    if recipe.optimisation.drop_rate is not None:
+        options["drop_rate"] = recipe.optimisation.drop_rate
+    return {**options, "drop_path_rate": recipe.optimisation.sd, "in_channels": channels}
+
+
+def build_batches(recipe: Recipe, data: Data, device: torch.device) -> Batches:
+    optimisation = recipe.optimisation
+    order = None
+    if optimisation.repeats > 1:
+        images, seed = len(data.chosen), optimisation.seed
+        order = partial(sampling.repeated, images, seed, repeats=optimisation.repeats)
+    return Batches(
+        data.train.pixels,
+        data.train.labels,
+        images_per_part(recipe, ranks.world_size()),
+        seed=optimisation.seed,
+        device=device,
+        passes=optimisation.ra,
+        subset=data.chosen,
+        accumulate=optimisation.accumulate,
+        rank=ranks.rank(),
+        world=ranks.world_size(),
+        order=order,
+    )
+
+
+def images_per_part(recipe: Recipe, world: int) -> int:
+    """Images of a batch per rank and part. ValueError where they do not come out even."""
+    optimisation = recipe.optimisation
+    batch, parts = optimisation.batch_size, world * optimisation.accumulate
+    if batch % parts:
+        raise ValueError(
+            f"--batch_size {batch} is not divisible by {world} ranks x {optimisation.accumulate} parts"
+        )
+    share = batch // parts
+    group = 2 * Mixing.from_recipe(recipe.augmentation, copies=optimisation.repeats).apart
+    if share % group and share < batch and recipe.augmentation.mixes:
+        how = "an odd number, and mixing takes them by pairs"
+        if group > 2:
+            how = f"and mixing with --repeats {optimisation.repeats} takes them by {group}"
+        raise ValueError(
+            f"--batch_size {batch} over {world} ranks x {optimisation.accumulate} parts is {share} images each, "
+            f"{how}: change one of these, or --mix_prob 0"
+        )
+    return share

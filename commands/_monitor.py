@@ -1,0 +1,80 @@
+"""What people see while stage one runs: collapse metrics, warnings in words, and the online k-NN."""
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._features import shared_features
+from multicrop.config.pretrain import Recipe
+from multicrop.datasets._images import ImageSet
+from multicrop.engine import ranks
+from multicrop.probes.collapse import CollapseMonitor, feature_statistics
+from multicrop.probes.features import extract_features
+from multicrop.probes.knn import knn
+from multicrop.ssl.objectives._base import BaseObjective
+
+
+class Monitor:
+    """Follows a run from its log rows; `rows` are those from before it was resumed."""
+
+    def __init__(self, recipe: Recipe, objective: BaseObjective, rows: list[dict]):
+        self.objective, self.epochs = objective, recipe.optimisation.epochs
+        tenth = self.epochs / 10
+        warm = recipe.method.warmup_teacher_temp_epochs
+        self.collapse = CollapseMonitor(
+            objective.uninformed_loss,
+            objective.prototypes,
+            early=max(1, min(warm, tenth)),
+            warm=warm,
+            late=max(warm, recipe.optimisation.warmup_epochs) + max(1, tenth),
+        )
+        self.collapse.recall(rows)
+
+    def metrics(
+        self,
+        backbone: nn.Module,
+        crops: Tensor,
+        statistics: dict[str, float],
+        loss: float,
+        dtype: torch.dtype | None,
+    ) -> dict[str, float]:
+        """Collapse metrics of a step: the objective's own, and of the backbone's features of crops (B, C, H, W)."""
+        features = extract_features(backbone, crops, lambda x: x, len(crops), crops.device, dtype)
+        metrics = {**statistics, **feature_statistics(features)}
+        self.collapse.update(loss, metrics)
+        return metrics
+
+    def report(self, epochs: float, numbers: dict[str, float]) -> None:
+        """A line for people at an epoch's end, and another where the run shows signs of collapse."""
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+        ranks.log(f"epoch {epochs:g}/{self.epochs}: {shown}")
+        warning = self.collapse.warning(epochs)
+        if warning:
+            ranks.log(f"warning: {warning}")
+
+
+def online_knn(
+    backbone: nn.Module,
+    images: ImageSet,
+    test: ImageSet,
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, float]:
+    """k-NN accuracy of the features on the test images, in percent; the ranks share the work."""
+    assert images.labels is not None and test.labels is not None
+    transform = EvalTransform(recipe.backbone.image_size, images.mean, images.std)
+    every = -(-len(images) // recipe.run.knn_images)
+    chosen = torch.arange(0, len(images), every)
+    accuracy = knn(
+        shared_features(backbone, images, chosen, transform, device, dtype),
+        images.labels[chosen],
+        shared_features(backbone, test, torch.arange(len(test)), transform, device, dtype),
+        test.labels,
+        k=(20,),
+        classes=len(images.classes),
+    )
+    (k,) = accuracy  # fewer than 20 where there are fewer images
+    top1, _ = accuracy[k]
+    return {"knn_top1": top1}

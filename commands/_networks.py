@@ -1,0 +1,63 @@
+"""Backbones from files: which architecture, filled with what."""
+
+import torch.nn as nn
+
+from multicrop import registry
+from multicrop.weights import pretrained
+from multicrop.weights.pretrained import Pretrained
+
+
+def fill_backbone(
+    backbone: nn.Module, file: Pretrained, arch: str, strict: bool = False, quiet: bool = False
+) -> None:
+    """Copy a file's backbone by name, in the words of the architecture, and say what was copied unless quiet.
+
+    ValueError where nothing fits, or with strict=True where the file leaves a parameter without a value.
+    """
+    pretrained.fill(backbone, file, arch, registry.adapter(arch), strict, quiet)
+
+
+def backbone_of(file: Pretrained, quiet: bool = False) -> nn.Module:
+    """The backbone that a checkpoint of ours describes, filled with it."""
+    options = file.metadata.backbone
+    backbone = registry.backbone(**options)
+    fill_backbone(backbone, file, options["arch"], strict=True, quiet=quiet)
+    return backbone
+
+
+def build_teacher_backbone(
+    file: Pretrained, arch: str | None, image_size: int | None, channels: int
+) -> tuple[nn.Module, int]:
+    """The backbone of a teacher's file, filled with it, and the side in pixels at which it sees images.
+
+    What is given goes before what the file says; an image size that neither says is the architecture's own. ValueError
+    where the file does not say its architecture, or leaves a parameter without a value.
+    """
+    described = file.metadata.backbone
+    if not (arch or described):
+        raise ValueError(f"{file.path} does not say its architecture: give --teacher_arch")
+    if (
+        arch
+        and described
+        and registry.architecture(arch) != registry.architecture(described["arch"])
+    ):
+        raise ValueError(f"{file.path} was made with {described['arch']}, not with {arch}")
+    if described.get("in_channels", channels) != channels:
+        raise ValueError(
+            f"{file.path} is for images of {described['in_channels']} channels, and these have {channels}"
+        )
+    options = {
+        "arch": arch,
+        **described,
+        "in_channels": channels,
+        "drop_rate": 0.0,
+        "drop_path_rate": 0.0,
+    }
+    size = image_size or options.get("image_size") or registry.own_image_size(options["arch"])
+    if size is None:
+        raise ValueError(
+            f"{file.path} does not say the size of its images: give --teacher_image_size"
+        )
+    backbone = registry.backbone(**options | {"image_size": size})
+    fill_backbone(backbone, file, options["arch"], strict=True)
+    return backbone, size

@@ -1,0 +1,66 @@
+"""The networks of stage one: student and teacher, the objective, and all that a step changes."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn as nn
+
+from multicrop import registry
+from multicrop.config.pretrain import Recipe
+from multicrop.engine import optim, ranks, seeds
+from multicrop.ssl.encoder import Encoder, check_sizes
+from multicrop.ssl.objectives._base import BaseObjective
+from multicrop.ssl.teacher import teacher_of
+
+
+@dataclass
+class TrainState:
+    """All of stage one that a step changes and a checkpoint holds."""
+
+    student: Encoder
+    teacher: Encoder
+    train_module: (
+        nn.Module
+    )  # the student as the loop calls it: compiled, gradients averaged over the ranks
+    objective: BaseObjective
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+    PARTS: ClassVar = ("student", "teacher", "objective", "optimizer", "scaler")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.student.parameters()).device
+
+    def state(self) -> dict[str, Any]:
+        return {name: getattr(self, name).state_dict() for name in self.PARTS}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+
+
+def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
+    seeds.reseed(recipe.optimisation.seed, "weights")
+    backbone = registry.backbone(**recipe.backbone.options(), in_channels=channels)
+    size = recipe.backbone.image_size
+    sizes = (size, size // 2) if recipe.crops.local_crops_number else (size,)
+    check_sizes(backbone, channels, *sizes)
+    stated_width = recipe.method.mlp_head_in
+    if stated_width not in (None, backbone.dim):
+        width = f"{recipe.backbone.arch} gives {backbone.dim} features"
+        raise ValueError(f"--mlp_head_in {stated_width}, but {width}: leave the flag out")
+    objective_type = registry.find("ssl.objectives", recipe.method.objective).Objective
+    objective = objective_type.from_recipe(recipe, backbone.dim)
+    encoder = Encoder(backbone, objective.build_head()).to(device)
+    student = ranks.synchronise_norms(encoder, device)
+    teacher = teacher_of(student, recipe.method.teacher_drop_path)
+    if recipe.run.compile:
+        student.compile(dynamic=False)  # one graph per crop size
+        teacher.compile(dynamic=False)
+    groups = optim.parameter_groups(student)
+    optimizer = optim.build_optimizer(recipe.optimisation.optimizer, groups)
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
+    train_module = ranks.wrap(student, device)
+    return TrainState(student, teacher, train_module, objective.to(device), optimizer, scaler)

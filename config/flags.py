@@ -1,0 +1,76 @@
+"""A recipe is made of parts; on the command line, in recipe files and in checkpoints its settings stand side by side.
+
+The name of a flag is that of the field, whatever part it is in: recipe.optimisation.lr is --lr.
+"""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+R = TypeVar("R")
+
+
+def from_flags(recipe_type: type[R], values: Mapping[str, Any]) -> R:
+    """The recipe that has these values and its defaults elsewhere; lists become tuples, unknown names are left out."""
+    arguments: dict[str, Any] = {}
+    for field, part_type in _parts(recipe_type):
+        if part_type is None:
+            if field.name in values:
+                arguments[field.name] = _frozen(values[field.name])
+        else:
+            arguments[field.name] = _replaced(_default(field), values)
+    return recipe_type(**arguments)
+
+
+def to_flags(recipe: object) -> dict[str, Any]:
+    """Every setting of a recipe by its flag's name, as plain values: tuples become lists."""
+    values: dict[str, Any] = {}
+    for field in fields(recipe):  # type: ignore[arg-type]  # a dataclass of any type
+        value = getattr(recipe, field.name)
+        if is_dataclass(value):
+            values |= to_flags(value)
+        else:
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def flag_types(recipe_type: type) -> dict[str, Any]:
+    """The annotated type of every setting, by its flag's name."""
+    types: dict[str, Any] = {}
+    hints = get_type_hints(recipe_type, include_extras=True)
+    for field, part_type in _parts(recipe_type):
+        if part_type is None:
+            types[field.name] = hints[field.name]
+        else:
+            types |= flag_types(part_type)
+    return types
+
+
+def changed_flags(recipe: object) -> dict[str, Any]:
+    """The settings that do not have their defaults."""
+    defaults = to_flags(from_flags(type(recipe), {}))
+    return {name: value for name, value in to_flags(recipe).items() if value != defaults[name]}
+
+
+def _parts(recipe_type: Any) -> list[tuple[Field, type | None]]:
+    """Each field, with the type of the part that it holds; None where it is a setting itself."""
+    hints = get_type_hints(recipe_type)
+    return [
+        (field, hints[field.name] if is_dataclass(hints[field.name]) else None)
+        for field in fields(recipe_type)
+    ]
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+
+
+def _replaced(part: Any, values: Mapping[str, Any]) -> Any:
+    """A part with the values that are named as its fields."""
+    own = {field.name: getattr(part, field.name) for field in fields(part)}
+    given = {name: _frozen(value) for name, value in values.items() if name in own}
+    return type(part)(**own | given)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,39 @@
+"""Where the arithmetic happens and what a run leaves behind: parts of several recipes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .checks import AT_LEAST_1, check_values
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The machine."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    precision: Precision = "auto"
+    """Arithmetic of the networks; auto: bf16 on CUDA, else fp32."""
+
+
+@dataclass(frozen=True)
+class Run(Machine):
+    """The run and the machine."""
+
+    compile: bool = False
+    """torch.compile the networks."""
+    deterministic: bool = False
+    """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
+    output_dir: str = "runs"
+    """Run folder; a run that is there is resumed."""
+    max_steps: int | None = None
+    """Stop after this global step, save, and leave every schedule as it is."""
+    save_steps: int = 1000
+    """Most optimizer steps between saves of the newest checkpoint (it is saved every epoch too)."""
+    log_freq: int = 10
+    """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "max_steps", "save_steps", "log_freq")

@@ -1,0 +1,50 @@
+"""Files that are written whole or not at all, and what a failed write says."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
+    """A file to write that takes the name `path` once it is whole and on the disk: nobody meets half a file.
+
+    A file of that name is kept as `reserve` if given. OSError in one line (disk full, no permission) leaves it as it was.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with write_errors(path), open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        with write_errors(path):
+            if reserve and path.exists():
+                os.replace(path, reserve)
+            os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_errors(path: Path) -> Iterator[None]:
+    """A failed write inside becomes an OSError that says which file it was for, why, and what to do."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        raise OSError(
+            f"cannot write {path}: {_reason(error)}; what was saved before is intact: make room or mend "
+            "permissions, then give the same command again"
+        ) from None
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, its first line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or first_line(error.__context__ or error)

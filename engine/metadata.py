@@ -1,0 +1,85 @@
+"""The one schema of our checkpoints: what a file says about itself, apart from the states that it holds.
+
+A file is a dictionary: "metadata", and the state dict of each part of the run by its name. Files from before this schema
+had the same facts side by side with the states; they are read as well.
+"""
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+IDENTITY = (
+    "global_batch", "images", "steps_per_epoch", "pixels", "labels", "teacher", "size", "batch_norm",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about itself; plain values only.
+
+    kind: "ssl" or "finetune". step, epoch: when it was saved. recipe: every flag of its run. backbone: arguments of
+    registry.backbone that build its network again. data: its data set's name, classes, mean and std. identity: what its
+    images' order and its targets follow from (engine/run.py).
+    """
+
+    kind: str
+    step: int = 0
+    epoch: float = 0.0
+    recipe: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def at(self, step: int, epoch: float) -> "Metadata":
+        """The same at another time of the run."""
+        return replace(self, step=step, epoch=epoch)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Metadata":
+        """Names that this version does not know are left out, and what is missing has its default."""
+        names = {item.name for item in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint: its metadata and the states of its parts (student, teacher, optimizer, ... or model, ...)."""
+
+    metadata: Metadata
+    state: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of a file."""
+        return {"metadata": self.metadata.to_dict(), **self.state}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Checkpoint":
+        """ValueError where a file's content is not one of our checkpoints."""
+        if not is_ours(content):
+            raise ValueError("not a multicrop checkpoint")
+        if "metadata" in content:
+            state = {name: part for name, part in content.items() if name != "metadata"}
+            return cls(Metadata.from_dict(content["metadata"]), state)
+        return _from_flat(content)
+
+
+def is_ours(content: Any) -> bool:
+    """Whether a file's content is one of our checkpoints, of this schema or of the one before."""
+    if not isinstance(content, dict):
+        return False
+    metadata = content.get("metadata", content)
+    return isinstance(metadata, dict) and "kind" in metadata
+
+
+def _from_flat(content: dict[str, Any]) -> Checkpoint:
+    """A file from before this schema. There `teacher` was a network in stage one and a hash in stage two."""
+    identity, state = {}, {}
+    names = {item.name for item in fields(Metadata)}
+    for name, value in content.items():
+        if name in IDENTITY and not isinstance(value, dict):
+            identity[name] = value
+        elif name not in names:
+            state[name] = value
+    return Checkpoint(Metadata.from_dict({**content, "identity": identity}), state)

@@ -1,5 +1,6 @@
 """The accuracy of a classifier: finetune.py measures it at epochs' ends, and --eval that of a file alone."""
 
+import json
 import os
 from collections.abc import Callable
 from functools import partial
@@ -17,9 +18,10 @@ from multicrop.engine import checkpoint, ranks
 from multicrop.engine.loop import Loop
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
+from multicrop.pictures.confusion import draw_confusion
 from multicrop.probes.accuracy import accuracies
 from multicrop.probes.confusion import Confusion
-from multicrop.probes.features import features
+from multicrop.probes.features import extract_features
 from multicrop.registry import backbone, find
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
@@ -65,7 +67,9 @@ def measuring(objective: nn.Module, about: dict, device: torch.device, cast) -> 
     size, crop_pct = about["backbone"]["image_size"], data.get("crop_pct")
     transform = EvalTransform(size, data["mean"], data["std"], crop_pct=crop_pct)
     return partial(
-        accuracy, objective, partial(features, transform=transform, device=device, autocast=cast)
+        accuracy,
+        objective,
+        partial(extract_features, transform=transform, device=device, autocast=cast),
     )
 
 
@@ -79,14 +83,15 @@ def accuracy(
     `embed` turns a model, pixels and the indices of some into their logits. folder: where to write the confusions.
     """
     mine = (torch.arange(len(split)) if chosen is None else chosen)[ranks.rank() :: ranks.world()]
-    logits = ranks.gather(embed(model, split.pixels, chosen=mine))
+    logits = ranks.gather(embed(model, split.pixels, indices=mine))
     labels = ranks.gather(split.labels[mine]).to(logits.device)
     top1, top5 = accuracies(logits, labels)
     if folder and ranks.rank() == 0:
-        with checkpoint.one_line(folder / "confusion.json"):
-            ranks.say(
-                f"confusions and the accuracy of each class: {Confusion(logits, labels, split.classes).save(folder)}"
-            )
+        confusion, path = Confusion(logits, labels, split.classes), folder / "confusion.json"
+        with checkpoint.one_line(path):
+            path.write_text(json.dumps(confusion.to_dict()) + "\n")
+            draw_confusion(confusion.counts, confusion.classes, folder / "confusion.png")
+            ranks.say(f"confusions and the accuracy of each class: {path}")
     return {
         f"{name}_loss": objective(logits, labels).item(),
         f"{name}_top1": top1,
@@ -109,10 +114,10 @@ def conclude(measure: Callable, nets: Networks, run: Run, data, loop: Loop) -> d
         ranks.say(
             f"its averaged weights: test top-1 {found['ema_test_top1']:.2f}, top-5 {found['ema_test_top5']:.2f}"
         )
-    if nets.best.found:
+    if nets.best.epoch is not None:
         nets.model.load_state_dict(ranks.share(lambda: checkpoint.load(run.folder / BEST)["model"]))
         best = measure(nets.model, "selected_test", data.test)
-        epoch, top1 = nets.best.found["epoch"], nets.best.found["val_top1"]
+        epoch, top1 = nets.best.epoch, nets.best.val_top1
         found |= best | {"selected_epoch": epoch, "selected_val_top1": top1}
         ranks.say(
             f"epoch {epoch}, selected by its validation top-1 {top1:.2f}: "

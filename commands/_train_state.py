@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 import torch.nn as nn
 
-from multicrop.probes.accuracy import Best
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.ema import Ema
 from multicrop.supervised.guidance import Guidance
 from multicrop.supervised.loss import Loss
+from multicrop.supervised.selection import BestEpoch
 from multicrop.supervised.teacher import Teacher
 
 
@@ -20,7 +20,7 @@ class Networks:
     model: Classifier
     learner: (
         nn.Module
-    )  # the Learner around it as the loop calls it: compiled, gradients averaged over the ranks
+    )  # the TrainModule around it as the loop calls it: compiled, gradients averaged over the ranks
     loss: Loss
     teacher: Teacher | None
     guidance: Guidance | None  # its projections learn too
@@ -28,7 +28,9 @@ class Networks:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
-    best: Best = field(default_factory=Best)  # the epoch that the validation images select
+    best: BestEpoch = field(
+        default_factory=BestEpoch
+    )  # the epoch that the validation images select
 
     PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 

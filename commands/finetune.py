@@ -144,7 +144,7 @@ def train(
     run.close()
     files = {
         "checkpoint": str(run.newest),
-        "best": str(run.folder / BEST) if nets.best.found else None,
+        "best": str(run.folder / BEST) if nets.best.epoch is not None else None,
     }
     files |= {"averaged": str(run.folder / AVERAGED)} if nets.average else {}
     return {**result, "output_dir": str(run.folder), **files}

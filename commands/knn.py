@@ -27,7 +27,7 @@ from multicrop.commands import _images
 from multicrop.config.knn import Recipe
 from multicrop.engine import ranks, seeds
 from multicrop.engine.precision import autocast_type
-from multicrop.probes.features import features
+from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
 from multicrop.registry import backbone, check
 from multicrop.weights import pretrained, series
@@ -164,7 +164,9 @@ def embed(
     """Of uint8 (M, C, S, S) those chosen (N,) -> features (N, D) on every rank; each has computed a stretch of them."""
     start, stop = (len(chosen) * rank // ranks.world() for rank in (ranks.rank(), ranks.rank() + 1))
     return ranks.gather(
-        features(network, pixels, transform, batch_size, device, cast, chosen=chosen[start:stop])
+        extract_features(
+            network, pixels, transform, batch_size, device, cast, indices=chosen[start:stop]
+        )
     )
 
 

@@ -27,8 +27,8 @@ from multicrop.engine.loop import Loop, Now
 from multicrop.engine.precision import autocast_type, repeatable
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import cosine, ramp
-from multicrop.probes.collapse import Watch
-from multicrop.probes.features import features
+from multicrop.probes.collapse import CollapseMonitor, feature_statistics, target_statistics
+from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
 from multicrop.registry import backbone, find, source
 from multicrop.ssl.crops import Crops, MultiCrop
@@ -323,19 +323,24 @@ def announce(
 
 
 def look(
-    watch: Watch, nets: Networks, seen: Seen, loss: float, cast: torch.dtype | None
+    watch: CollapseMonitor, nets: Networks, seen: Seen, loss: float, cast: torch.dtype | None
 ) -> dict[str, float]:
     """Collapse statistics of the step's last crops, from this rank."""
     crops = seen.globals[0]
-    found = features(nets.teacher.backbone, crops, lambda x: x, len(crops), crops.device, cast)
-    return {**watch.look(loss, seen.targets, found), "grad_norm": seen.grad_norm.item()}
+    found = extract_features(
+        nets.teacher.backbone, crops, lambda x: x, len(crops), crops.device, cast
+    )
+    metrics = target_statistics(seen.targets) | feature_statistics(found)
+    watch.update(loss, metrics)
+    return {**metrics, "grad_norm": seen.grad_norm.item()}
 
 
-def watching(r: Recipe, rows: list[dict]) -> Watch:
+def watching(r: Recipe, rows: list[dict]) -> CollapseMonitor:
     """The watch for collapse, with what the run logged before it was resumed."""
     tenth = r.epochs / 10
     warm = r.warmup_teacher_temp_epochs
-    watch = Watch(
+    watch = CollapseMonitor(
+        log(r.out_dim),
         r.out_dim,
         early=max(1, min(warm, tenth)),
         warm=warm,
@@ -345,7 +350,7 @@ def watching(r: Recipe, rows: list[dict]) -> Watch:
     return watch
 
 
-def report(r: Recipe, epochs: float, numbers: dict[str, float], watch: Watch) -> None:
+def report(r: Recipe, epochs: float, numbers: dict[str, float], watch: CollapseMonitor) -> None:
     """A line for people at an epoch's end, and another where the run shows signs of collapse."""
     ranks.say(
         f"epoch {epochs:g}/{r.epochs}: "
@@ -372,7 +377,7 @@ def online_knn(
     def bank(split, every: int) -> tuple[Tensor, Tensor]:
         """Features and labels of every so many images, on all ranks."""
         mine = torch.arange(0, len(split), every)[ranks.rank() :: ranks.world()]
-        found = features(network, split.pixels, transform, 256, device, cast, chosen=mine)
+        found = extract_features(network, split.pixels, transform, 256, device, cast, indices=mine)
         return ranks.gather(found), ranks.gather(split.labels[mine])
 
     every = -(-len(images) // r.knn_images)

@@ -41,9 +41,9 @@ from multicrop.supervised.guidance import Guidance
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.pairs import pair_maps
-from multicrop.supervised.teacher import Taught, Teacher
-from multicrop.supervised.teacher_maps import Features
-from multicrop.supervised.train_module import Learner
+from multicrop.supervised.teacher import Teacher, TeacherOutput
+from multicrop.supervised.teacher_maps import StoredMaps
+from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import File
 
@@ -254,7 +254,7 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
         model.freeze_backbone()
     model = ranks.synchronised_norms(model.to(device), device)
     average = Ema(model, r.ema_decay, warmup=r.ema_warmup) if r.ema_decay else None
-    learner = Learner(model, guidance, names, r.distils).to(device)
+    learner = TrainModule(model, guidance, names, r.distils).to(device)
     if r.compile:
         model.compile()
         learner.compile()
@@ -263,7 +263,9 @@ def build(r: Recipe, file: File, data: Data, device: torch.device) -> Networks:
     example = torch.zeros(
         2, data.backbone["in_channels"], *2 * [data.backbone["image_size"]], device=device
     )
-    groups = parameters.chosen(learner, model.backbone, r.decay, r.no_decay, r.layer_decay, example)
+    groups = parameters.select_groups(
+        learner, model.backbone, r.decay, r.no_decay, r.layer_decay, example
+    )
     optimizer = optim.build(r.optimizer, groups, r.momentum, r.nesterov)
     scaler = torch.amp.GradScaler(device.type, enabled=r.precision == "fp16")
     return Networks(
@@ -293,9 +295,9 @@ def teach(r: Recipe, data: Data, device: torch.device) -> Teacher | None:
         network.load_heads(file.head, file.second_head)
     about, own = file.about.get("data"), (data.train.mean, data.train.std)
     colours = (own, (about["mean"], about["std"])) if about else None
-    return Teacher(network, options["image_size"], batch_norm=r.teacher_bn, colours=colours).to(
-        device
-    )
+    return Teacher(
+        network, options["image_size"], batch_norm=r.teacher_bn, normalisations=colours
+    ).to(device)
 
 
 def guided(
@@ -308,7 +310,7 @@ def guided(
     features, stored = None, None
     if r.guidance_features:
         expected = images_print(data.entry, data.train)
-        features = Features.open(
+        features = StoredMaps.open(
             r.guidance_features, expected | (teacher_print(teacher) if teacher else {})
         )
     guide = features or teacher.backbone
@@ -316,7 +318,12 @@ def guided(
     if features:
         shape, size = tuple(data.train.pixels.shape[2:]), data.backbone["image_size"]
         stored = partial(
-            features.cut, names=theirs, source=shape, size=size, padding=r.padding, device=device
+            features.load_batch,
+            names=theirs,
+            source=shape,
+            size=size,
+            padding=r.padding,
+            device=device,
         )
     else:
         teacher.names = theirs
@@ -366,7 +373,7 @@ def update(
             ranks.accumulating(nets.learner, last=part == r.accumulate - 1),
             torch.autocast(batch.images.device.type, cast, enabled=cast is not None),
         ):
-            taught = nets.teacher(batch.images) if nets.teacher else Taught(None, [])
+            taught = nets.teacher(batch.images) if nets.teacher else TeacherOutput(None, [])
             answer = nets.learner(batch.images, batch.maps or taught.maps)
             loss, terms = nets.loss(answer, batch, taught.logits)
             nets.scaler.scale(loss / r.accumulate).backward()

@@ -22,9 +22,9 @@ from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.precision import autocast_type
 from multicrop.engine.progress import Progress
 from multicrop.registry import source
-from multicrop.supervised.pairs import named, stages
+from multicrop.supervised.pairs import check_map_names, stage_ends
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import Stored, Writer, size
+from multicrop.supervised.teacher_maps import MapShape, Writer, format_bytes
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import File
 
@@ -60,7 +60,8 @@ def read(r: Recipe) -> File:
 
 def build(r: Recipe, file: File, channels: int) -> Teacher:
     network, options = pretrained.network(file, r.teacher_arch, r.teacher_image_size, channels)
-    names = named(network, r.guide_teacher, "--guide_teacher") or stages(network)
+    check_map_names(network, r.guide_teacher, "--guide_teacher")
+    names = r.guide_teacher or stage_ends(network)
     return Teacher(network, options["image_size"], names, r.teacher_bn)
 
 
@@ -103,7 +104,7 @@ def prepare(r: Recipe, dataset: str, split: ImageSet, embed: Embed) -> Writer:
     first = embed(torch.zeros(2, *split.pixels.shape[1:], dtype=torch.uint8))
     strides = [embed.teacher.backbone.maps[name].stride for name in embed.teacher.names]
     maps = {
-        name: Stored(found.shape[1], stride, *found.shape[2:])
+        name: MapShape(found.shape[1], stride, *found.shape[2:])
         for name, stride, found in zip(embed.teacher.names, strides, first, strict=True)
     }
     writer = Writer(r.output, fingerprint, maps, r.dtype)
@@ -111,7 +112,7 @@ def prepare(r: Recipe, dataset: str, split: ImageSet, embed: Embed) -> Writer:
         f"{name} {found.width} x {found.rows} x {found.columns}" for name, found in maps.items()
     )
     ranks.say(
-        f"{writer.images} images of {dataset}; maps {shown}, {r.dtype}: {size(writer.bytes)} at {r.output}"
+        f"{writer.images} images of {dataset}; maps {shown}, {r.dtype}: {format_bytes(writer.bytes)} at {r.output}"
     )
     if writer.done:
         ranks.say(f"{writer.done} images are stored already")

@@ -127,7 +127,7 @@ class Optimisation:
                 f"--batch_size {self.batch_size} is not divisible by {world} ranks x {self.accumulate} parts"
             )
         share = self.batch_size // (world * self.accumulate)
-        group = 2 * self.mixing(copies=self.repeats).apart
+        group = 2 * self.mixing(copies=self.repeats).distance
         if share % group and share < self.batch_size and self.mix_prob and (self.cm or self.mu):
             how = "an odd number, and mixing takes them by pairs"
             if group > 2:

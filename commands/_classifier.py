@@ -22,9 +22,9 @@ from multicrop.supervised.ema import Ema
 from multicrop.supervised.guidance import Guidance
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.pairs import pair_maps
-from multicrop.supervised.selection import Best
+from multicrop.supervised.selection import BestEpoch
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import Features
+from multicrop.supervised.teacher_maps import StoredMaps
 from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
@@ -47,7 +47,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
-    best: Best = field(default_factory=Best)  # the epoch that the validation images select
+    best: BestEpoch = field(default_factory=BestEpoch)  # the epoch that the validation images select
 
     PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 
@@ -102,7 +102,7 @@ def build(recipe: Recipe, file: Pretrained, data: Data, device: torch.device) ->
     loss = Loss(objective, distillation, teaching.ce_weight, teaching.guide_weight)
     side = data.backbone["image_size"]
     example = torch.zeros(2, data.backbone["in_channels"], side, side, device=device)
-    groups = parameters.chosen(
+    groups = parameters.select_groups(
         train_module,
         model.backbone,
         optimisation.decay,
@@ -152,11 +152,11 @@ def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher |
     if file.head:
         network = Classifier(backbone, len(file.head["weight"]))
         network.load_heads(file.head, file.second_head)
-    colours = None
+    normalisations = None
     if file.metadata.data:
         own = data.train.mean, data.train.std
-        colours = own, (file.metadata.data["mean"], file.metadata.data["std"])
-    return Teacher(network, size, batch_norm=teaching.teacher_bn, colours=colours).to(device)
+        normalisations = own, (file.metadata.data["mean"], file.metadata.data["std"])
+    return Teacher(network, size, batch_norm=teaching.teacher_bn, normalisations=normalisations).to(device)
 
 
 def build_guidance(
@@ -172,10 +172,10 @@ def build_guidance(
         expected = dataset_fingerprint(data.entry, data.train)
         if teacher:
             expected |= teacher_fingerprint(teacher)
-        features = Features.open(teaching.guidance_features, expected)
+        features = StoredMaps.open(teaching.guidance_features, expected)
         own, others = pair_maps(student, features, teaching.guide_student, teaching.guide_teacher)
         stored_maps = partial(
-            features.cut,
+            features.load_batch,
             names=others,
             source=tuple(data.train.pixels.shape[2:]),
             size=data.backbone["image_size"],

@@ -1,6 +1,5 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,13 +49,16 @@ def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bo
     return 2 * image_size if crops else image_size
 
 
-def eval_transform(
-    metadata: Metadata, image_size: int, own: tuple[Sequence[float], Sequence[float]]
-) -> EvalTransform:
-    """What a network sees of images: as in its training, else with the images' own mean and deviation."""
-    mean, std = own
-    data = {"mean": mean, "std": std, **metadata.data}
-    return EvalTransform(image_size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
+def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that a network's images are normalised by: its training's, else the images' own."""
+    data = metadata.data or {"mean": images.mean, "std": images.std}
+    return tuple(data["mean"]), tuple(data["std"])
+
+
+def eval_transform(metadata: Metadata, image_size: int, images: ImageSet) -> EvalTransform:
+    """What a network sees of images."""
+    mean, std = colours(metadata, images)
+    return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
 
 
 def load_options(data: Data, source_size: int) -> LoadOptions:

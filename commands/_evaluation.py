@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import registry
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._classifier import TrainState, build_objective
 from multicrop.commands._data import (
     data_origin,
@@ -25,7 +26,6 @@ from multicrop.datasets._images import ImageSet
 from multicrop.engine import checkpoint, ranks
 from multicrop.engine.files import write_errors
 from multicrop.engine.loop import Loop
-from multicrop.engine.metadata import Metadata
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
 from multicrop.pictures.confusion import draw_confusion
@@ -38,20 +38,16 @@ BEST = "best.pt"
 
 
 class Evaluation:
-    """Measures models that such a checkpoint describes."""
+    """Measures models on images as the transform shows them."""
 
     def __init__(
         self,
         objective: nn.Module,
-        metadata: Metadata,
+        transform: EvalTransform,
         device: torch.device,
         dtype: torch.dtype | None,
     ):
-        self.objective, self.device, self.dtype = objective, device, dtype
-        data = metadata.data
-        self.transform = eval_transform(
-            metadata, metadata.backbone["image_size"], (data["mean"], data["std"])
-        )
+        self.objective, self.transform, self.device, self.dtype = objective, transform, device, dtype
 
     @torch.no_grad()
     def accuracy(
@@ -134,9 +130,8 @@ def evaluate_file(
     fill_backbone(backbone, file, options["arch"], strict=True)
     model.load_heads(file.head, file.second_head)
 
-    colours = {"mean": test.mean, "std": test.std}
-    metadata = Metadata("finetune", backbone=options, data=file.metadata.data or colours)
-    evaluation = Evaluation(build_objective(recipe), metadata, device, dtype)
+    transform = eval_transform(file.metadata, options["image_size"], test)
+    evaluation = Evaluation(build_objective(recipe), transform, device, dtype)
     progress = Progress(1, 0, len(test))
     folder = path.parent if os.access(path.parent, os.W_OK) else None
     numbers = evaluation.accuracy(model.to(device), "test", test, folder=folder)

@@ -15,7 +15,7 @@ from torch import Tensor
 from multicrop import cli
 from multicrop.commands import _summary
 from multicrop.commands._classifier import MapsOfBatch, TrainState, build
-from multicrop.commands._data import data_origin
+from multicrop.commands._data import data_origin, eval_transform
 from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load
@@ -82,7 +82,8 @@ def train(
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
-    evaluation = Evaluation(train_state.loss.objective, metadata, device, dtype)
+    seen_as = eval_transform(metadata, size, data.train)
+    evaluation = Evaluation(train_state.loss.objective, seen_as, device, dtype)
 
     # The loop.
     accuracy: dict[str, float] = {}

@@ -58,7 +58,7 @@ def run(recipe: Recipe) -> dict:
         # Features: every rank takes a stretch of the images. Then votes.
         network = build(target, train.pixels.shape[1]).to(device)
         size = target.backbone["image_size"]
-        transform = eval_transform(target.file.metadata, size, (train.mean, train.std))
+        transform = eval_transform(target.file.metadata, size, train)
         start = time.perf_counter()
         settings = transform, device, dtype, recipe.machine.batch_size
         bank = {

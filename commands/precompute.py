@@ -1,7 +1,7 @@
 """Before stage two: store a teacher's maps of all training images, which then guide without running it.
 
-    python precompute.py --teacher runs/resnet56 --dataset CIFAR10 --datapath data --output features
-    python finetune.py --scratch --guidance linear --guidance_features features --aa false --mix_prob 0 ...
+    multicrop precompute --teacher runs/resnet56 --dataset CIFAR10 --datapath data --output features
+    multicrop finetune --scratch --guidance linear --guidance_features features --aa false --mix_prob 0 ...
 
 Teacher -> images -> maps -> one array per map and features.json, which says of what. Its size is said before it begins,
 and the same command goes on where it was interrupted. Every flag: config/precompute.py.
@@ -13,114 +13,125 @@ import torch
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands import _images
+from multicrop.commands._data import (
+    colours,
+    data_origin,
+    labelled_images,
+    load_options,
+    resolve_source_size,
+)
+from multicrop.commands._networks import build_teacher_backbone
 from multicrop.config.precompute import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
-from multicrop.engine.fingerprint import images_print, teacher_print
+from multicrop.engine.batches import Pixels
+from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.precision import autocast_type
+from multicrop.engine.precision import autocast_dtype
 from multicrop.engine.progress import Progress
 from multicrop.registry import source
-from multicrop.supervised.pairs import named, stages
+from multicrop.supervised.pairs import check_map_names, stage_ends
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import Stored, Writer, size
+from multicrop.supervised.teacher_maps import MapShape, Writer, format_bytes
 from multicrop.weights import pretrained
-from multicrop.weights.pretrained import File
+from multicrop.weights.pretrained import Pretrained
 
 
-def run(r: Recipe) -> dict:
-    device = ranks.start(r.device)
-    if ranks.world() > 1:
-        raise ValueError("precompute.py runs in one process: start it without torchrun")
-    cast = autocast_type(r.precision, device)
+def run(recipe: Recipe) -> dict:
+    device = ranks.start(recipe.machine.device)
+    if ranks.world_size() > 1:
+        raise ValueError("precompute runs in one process: start it without torchrun")
+    dtype = autocast_dtype(recipe.machine.precision, device)
     with Interrupt() as interrupt:  # also while images are decoded
-        file = read(r)
-        dataset, split = load(r, file)
-        teacher = build(r, file, split.pixels.shape[1]).to(device)
-        data = file.about.get("data", {"mean": split.mean, "std": split.std})
-        embed = Embed(teacher, EvalTransform(teacher.size, data["mean"], data["std"]), device, cast)
-        writer = prepare(r, dataset, split, embed)
-        progress = store(writer, embed, split.pixels, r.batch_size, interrupt)
+        file = read_teacher(recipe)
+        dataset, images = load(recipe, file)
+        teacher = build(recipe, file, images.pixels.shape[1]).to(device)
+        mean, std = colours(file.metadata, images)
+        maps_of = TeacherMaps(teacher, EvalTransform(teacher.size, mean, std), device, dtype)
+        writer = prepare(recipe, dataset, images, maps_of)
+        progress = store(writer, maps_of, images.pixels, recipe.features.batch_size, interrupt)
     return {
         "status": "finished" if writer.done == writer.images else "interrupted",
-        "output": r.output, "images": writer.images, "done": writer.done, "bytes": writer.bytes, "dtype": r.dtype,
-        "maps": {name: [found.width, found.rows, found.columns] for name, found in writer.maps.items()},
+        "output": recipe.features.output,
+        "images": writer.images,
+        "done": writer.done,
+        "bytes": writer.bytes,
+        "dtype": recipe.features.dtype,
+        "maps": {name: [shape.width, shape.rows, shape.columns] for name, shape in writer.maps.items()},
         **progress.total(),
-    }  # fmt: skip
+    }
 
 
 # Teacher
 
 
-def read(r: Recipe) -> File:
-    r.check_start()
-    return pretrained.read(r.teacher, trust=r.trust_checkpoint)
+def read_teacher(recipe: Recipe) -> Pretrained:
+    recipe.teacher.check()
+    assert recipe.teacher.teacher is not None
+    return pretrained.read(recipe.teacher.teacher, trust=recipe.teacher.trust_checkpoint)
 
 
-def build(r: Recipe, file: File, channels: int) -> Teacher:
-    network, options = pretrained.network(file, r.teacher_arch, r.teacher_image_size, channels)
-    names = named(network, r.guide_teacher, "--guide_teacher") or stages(network)
-    return Teacher(network, options["image_size"], names, r.teacher_bn)
+def build(recipe: Recipe, file: Pretrained, channels: int) -> Teacher:
+    options = recipe.teacher
+    network, size = build_teacher_backbone(file, options.teacher_arch, options.teacher_image_size, channels)
+    check_map_names(network, options.guide_teacher, "--guide_teacher")
+    names = options.guide_teacher or stage_ends(network)
+    return Teacher(network, size, names, options.teacher_bn)
 
 
-class Embed(NamedTuple):
+class TeacherMaps(NamedTuple):
     """uint8 images (B, C, S, S) -> the teacher's maps (B, width, h, w)."""
 
     teacher: Teacher
     transform: EvalTransform
     device: torch.device
-    cast: torch.dtype | None
+    dtype: torch.dtype | None
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        with torch.autocast(self.device.type, self.cast, enabled=self.cast is not None):
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return self.teacher(self.transform(pixels.to(self.device))).maps
 
 
 # Data
 
 
-def load(r: Recipe, file: File) -> tuple[str, ImageSet]:
+def load(recipe: Recipe, file: Pretrained) -> tuple[str, ImageSet]:
     """The entry of datasets/ and its training images."""
-    dataset, folder, stored = file.origin(r.dataset, r.datapath, r.source_size)
-    stored = (
-        stored or r.teacher_image_size or file.about.get("backbone", {}).get("image_size") or 64
-    )
-    (split,) = _images.labelled(
-        dataset, folder, stored, r.download, splits=("train",), stream=r.stream, workers=r.workers
-    )
-    return source(dataset).entry, split
+    origin = data_origin(recipe.data, file.metadata)
+    image_size = recipe.teacher.teacher_image_size or file.metadata.backbone.get("image_size")
+    source_size = resolve_source_size(origin.source_size, image_size, crops=False)
+    (images,) = labelled_images(origin, load_options(recipe.data, source_size), ("train",))
+    return source(origin.dataset).entry, images
 
 
-# Features
+# Maps
 
 
-def prepare(r: Recipe, dataset: str, split: ImageSet, embed: Embed) -> Writer:
+def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps) -> Writer:
     """What is to be written, said before it begins. OSError where the disk has no room for it."""
-    fingerprint = images_print(dataset, split) | teacher_print(embed.teacher)
-    if r.teacher_bn == "batch":  # what the teacher says of an image depends on the others
-        fingerprint["batch"] = r.batch_size
-    first = embed(torch.zeros(2, *split.pixels.shape[1:], dtype=torch.uint8))
-    strides = [embed.teacher.backbone.maps[name].stride for name in embed.teacher.names]
-    maps = {
-        name: Stored(found.shape[1], stride, *found.shape[2:])
-        for name, stride, found in zip(embed.teacher.names, strides, first, strict=True)
-    }
-    writer = Writer(r.output, fingerprint, maps, r.dtype)
-    shown = ", ".join(
-        f"{name} {found.width} x {found.rows} x {found.columns}" for name, found in maps.items()
-    )
-    ranks.say(
-        f"{writer.images} images of {dataset}; maps {shown}, {r.dtype}: {size(writer.bytes)} at {r.output}"
+    teacher, options = maps_of.teacher, recipe.features
+    fingerprint = dataset_fingerprint(dataset, images) | teacher_fingerprint(teacher)
+    if recipe.teacher.teacher_bn == "batch":  # what the teacher says of an image depends on the others
+        fingerprint["batch"] = options.batch_size
+    example = maps_of(torch.zeros(2, *images.pixels.shape[1:], dtype=torch.uint8))
+    shapes = {}
+    for name, maps in zip(teacher.names, example, strict=True):
+        _, width, rows, columns = maps.shape
+        shapes[name] = MapShape(width, teacher.backbone.maps[name].stride, rows, columns)
+    writer = Writer(options.output, fingerprint, shapes, options.dtype)
+    listed = [f"{name} {shape.width} x {shape.rows} x {shape.columns}" for name, shape in shapes.items()]
+    ranks.log(
+        f"{writer.images} images of {dataset}; maps {', '.join(listed)}, {options.dtype}: "
+        f"{format_bytes(writer.bytes)} at {options.output}"
     )
     if writer.done:
-        ranks.say(f"{writer.done} images are stored already")
+        ranks.log(f"{writer.done} images are stored already")
     writer.check_space()
     return writer
 
 
 def store(
-    writer: Writer, embed: Embed, pixels: Tensor, batch_size: int, interrupt: Interrupt
+    writer: Writer, maps_of: TeacherMaps, pixels: Pixels, batch_size: int, interrupt: Interrupt
 ) -> Progress:
     """The loop; it ends early where a signal asks for it."""
     starts = range(writer.done, writer.images, batch_size)
@@ -129,7 +140,7 @@ def store(
         for start in starts:
             if interrupt.asked:
                 break
-            writer.append(embed(pixels[start : start + batch_size]))
+            writer.append(maps_of(pixels[start : start + batch_size]))
             progress.step()
     progress.close()
     return progress

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from multicrop.commands._data import data_origin, eval_transform, load_options, resolve_source_size
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._data import data_origin, load_options, resolve_source_size
 from multicrop.commands._networks import backbone_of
 from multicrop.config.data import Data
 from multicrop.config.flags import from_flags
@@ -81,7 +82,7 @@ def draw_run_attention(file: Pretrained, images: Tensor, path: Path) -> bool:
     if not hasattr(network, "attention"):
         return False
     side, data = file.metadata.backbone["image_size"], file.metadata.data
-    transform = eval_transform(file.metadata, side, (data["mean"], data["std"]))
+    transform = EvalTransform(side, data["mean"], data["std"])
     with torch.no_grad():
         maps = network.attention(transform(images))
     levels = images.float() / 255

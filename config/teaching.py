@@ -29,7 +29,7 @@ class Teaching:
     guide_teacher: tuple[str, ...] = ()
     """The teacher's maps that guide them, in the same order, say s1 s2 s3 (none: the end of each stage)."""
     guidance_features: str | None = None
-    """Folder of the teacher's maps that precompute.py has stored, in place of running it (None: run it)."""
+    """Folder of the teacher's maps that multicrop precompute has stored, in place of running it (None: run it)."""
     distillation: Literal["none", "soft", "hard", "decoupled"] = "none"
     """What of the teacher's logits the student's follow: probabilities (soft), the first class (hard), or the label's
     and the others' probabilities apart (decoupled)."""

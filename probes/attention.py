@@ -13,8 +13,8 @@ def heat_maps(attention: Tensor, image_size: int | tuple[int, int]) -> Tensor:
 
     ValueError when N - 1 tokens are not a patch grid of that image.
     """
-    grid = _on_grid(attention, image_size)
-    return _upsample(grid, _sides(image_size)[0] // grid.shape[-2])
+    grid, patch = _on_grid(attention, image_size)
+    return _upsample(grid, patch)
 
 
 def mass_masks(attention: Tensor, image_size: int | tuple[int, int], mass: float = 0.6) -> Tensor:
@@ -23,34 +23,30 @@ def mass_masks(attention: Tensor, image_size: int | tuple[int, int], mass: float
         raise ValueError(
             f"the fraction of attention to keep must be above 0 and at most 1, not {mass}"
         )
-    grid = _on_grid(attention, image_size)
-    weakest, order = grid.flatten(2).sort(dim=-1)
-    running = (weakest / weakest.sum(-1, keepdim=True)).cumsum(-1)
-    keep = (running > 1 - mass).gather(-1, order.argsort(-1)).view_as(grid)
-    return _upsample(keep, _sides(image_size)[0] // grid.shape[-2])
+    grid, patch = _on_grid(attention, image_size)
+    ascending, order = grid.flatten(2).sort(dim=-1)
+    shares = ascending / ascending.sum(-1, keepdim=True)
+    keep = shares.cumsum(-1) > 1 - mass
+    keep = keep.gather(-1, order.argsort(-1)).view_as(grid)
+    return _upsample(keep, patch)
 
 
-def _on_grid(attention: Tensor, image_size: int | tuple[int, int]) -> Tensor:
-    """The class token's row without itself, (B, heads, H / patch, W / patch)."""
-    height, width = _sides(image_size)
+def _on_grid(attention: Tensor, image_size: int | tuple[int, int]) -> tuple[Tensor, int]:
+    """The class token's row without itself, (B, heads, H / patch, W / patch), and the patch in px."""
+    if isinstance(image_size, int):
+        image_size = (image_size, image_size)
+    height, width = image_size
     patches = attention.shape[-1] - 1
     patch = math.isqrt(height * width // patches) if patches > 0 else 0
-    if (
-        not patch
-        or height % patch
-        or width % patch
-        or (height // patch) * (width // patch) != patches
-    ):
+    fits = patch > 0 and height % patch == 0 and width % patch == 0
+    if not fits or (height // patch) * (width // patch) != patches:
         raise ValueError(
             f"{attention.shape[-1]} tokens are not a class token and a grid of square patches "
             f"of a {height} x {width} image"
         )
-    return attention[:, :, 0, 1:].unflatten(-1, (height // patch, width // patch))
+    class_row = attention[:, :, 0, 1:]
+    return class_row.unflatten(-1, (height // patch, width // patch)), patch
 
 
 def _upsample(grid: Tensor, patch: int) -> Tensor:
     return grid.repeat_interleave(patch, -2).repeat_interleave(patch, -1)
-
-
-def _sides(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    return (image_size, image_size) if isinstance(image_size, int) else image_size

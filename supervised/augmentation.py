@@ -19,6 +19,8 @@ from ..config.augmentation import Augmentation
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
 OWN_POLICIES = {"svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}
 
+Policy = autoaugment.AutoAugment | randaugment.RandAugment
+
 
 @dataclass(frozen=True)
 class TrainDraws(Draws):
@@ -32,7 +34,7 @@ class TrainDraws(Draws):
     noise: torch.Tensor | None = None
 
 
-class TrainTransform(EvalTransform):
+class TrainTransform:
     """images (B, C, S, S) uint8 and their draws -> (B, C, size, size) float32.
 
     flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`. policy:
@@ -54,11 +56,14 @@ class TrainTransform(EvalTransform):
         color_jitter: float = 0.0,
         erase: erasing.Erasing | None = erasing.Erasing(),  # noqa: B008, it is frozen
         fill: float | tuple[float, ...] | None = 0.0,
-    ):
-        super().__init__(size, mean, std)
+    ) -> None:
+        self.size, self.mean, self.std = size, mean, std
         self.flip, self.padding, self.cut = flip, padding, cut
-        self.policy = read_policy(policy, mean) if policy else None
+        self.policy: Policy | None = None
+        if policy:
+            self.policy = read_policy(policy, mean)
         self.color_jitter, self.erase, self.fill = color_jitter, erase, fill
+        self.normalise = EvalTransform(size, mean, std).normalise
 
     @classmethod
     def from_recipe(
@@ -96,47 +101,55 @@ class TrainTransform(EvalTransform):
         source: tuple[int, int] | torch.Size | None = None,
     ) -> TrainDraws:
         """The random numbers of the global batch, on the CPU. source: height, width of the images, `size` if None."""
-        cut = (
-            self.cut.draw(batch, *(source or (self.size, self.size)), generator)
-            if self.cut
-            else None
-        )
-        shifts = None if self.cut else shift.draw(batch, self.padding, self.flip, generator)
-        operations = self.policy.draw(batch, generator) if self.policy else None
-        boxes = self.erase.draw(batch, self.size, self.size, generator) if self.erase else None
-        jitters = jitter.draw(batch, self.color_jitter, generator) if self.color_jitter else None
-        noise = erasing.draw_seeds(batch, generator) if self.erase and self.fill is None else None
-        return TrainDraws(shifts, operations, boxes, cut, jitters, noise)
+        shifts = crops = operations = boxes = jitters = noise = None
+        if self.cut is None:
+            shifts = shift.draw(batch, self.padding, self.flip, generator)
+        else:
+            height, width = source or (self.size, self.size)
+            crops = self.cut.draw(batch, height, width, generator)
+        if self.policy is not None:
+            operations = self.policy.draw(batch, generator)
+        if self.erase is not None:
+            boxes = self.erase.draw(batch, self.size, self.size, generator)
+        if self.color_jitter:
+            jitters = jitter.draw(batch, self.color_jitter, generator)
+        if self.erase is not None and self.fill is None:
+            noise = erasing.draw_seeds(batch, generator)
+        return TrainDraws(shifts, operations, boxes, crops, jitters, noise)
 
     def __call__(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        images = self.cropped(images, draws)
+        images = self.crop_images(images, draws)
         if draws.jitters is not None:
             images = jitter.apply(images, draws.jitters)
         if draws.operations is not None:
+            assert self.policy is not None
             images = self.policy(images, draws.operations)
-        return self.erased(self.normalise(images), draws)
+        return self.erase_boxes(self.normalise(images), draws)
 
-    def cropped(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """uint8 (B, C, size, size): where each image was cut, and whether flipped."""
+    def crop_images(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
+        """uint8 (B, C, size, size): cut or shifted, and flipped, as drawn for each image."""
         if draws.crops is not None:
             return crop.apply(images, draws.crops, self.size)
+        assert draws.shifts is not None
         return shift.apply(resize(images, self.size), draws.shifts, self.padding)
 
-    def erased(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
+    def erase_boxes(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
+        """Normalised images (B, C, size, size) with a box filled in each for which one was drawn."""
         if draws.boxes is None:
             return images
-        if draws.noise is None:
-            return erasing.apply(images, draws.boxes, self.fill)
-        return erasing.apply_noise(images, draws.boxes, draws.noise)
+        if draws.noise is not None:
+            return erasing.apply_noise(images, draws.boxes, draws.noise)
+        assert self.fill is not None
+        return erasing.apply(images, draws.boxes, self.fill)
 
 
-def read_policy(
-    policy: str, mean: tuple[float, ...] = (0.5,)
-) -> autoaugment.AutoAugment | randaugment.RandAugment:
+def read_policy(policy: str, mean: tuple[float, ...] = (0.5,)) -> Policy:
     """AutoAugment's policy, or RandAugment, which shows `mean` (0..1) where no image is. ValueError for others."""
-    if policy.startswith("rand"):
-        return randaugment.read(policy, tuple(min(255, round(255 * value)) for value in mean))
-    return autoaugment.AutoAugment(policy)
+    if not policy.startswith("rand"):
+        return autoaugment.AutoAugment(policy)
+    colour = tuple(min(255, round(255 * value)) for value in mean)
+    return randaugment.read(policy, colour)
+
 
 
 def check_policy(recipe: Augmentation) -> None:

@@ -1,9 +1,13 @@
 """A classifier: backbone and one linear layer, or two where the backbone has a distillation token."""
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch.nn as nn
 from torch import Tensor
+
+from .backbone import Backbone
+
+HeadInit = Literal["normal", "zero"]
 
 
 class Classifier(nn.Module):
@@ -15,32 +19,35 @@ class Classifier(nn.Module):
 
     frozen = False
 
-    def __init__(
-        self, backbone: nn.Module, classes: int, head_init: Literal["normal", "zero"] = "normal"
-    ):
+    def __init__(self, backbone: nn.Module, classes: int, head_init: HeadInit = "normal"):
         super().__init__()
-        self.backbone, self.head = backbone, _head(backbone.dim, classes, head_init)
-        second = hasattr(backbone, "forward_tokens")
-        self.distill_head = _head(backbone.dim, classes, head_init) if second else None
+        self.backbone = cast(Backbone, backbone)
+        self.head = _linear_head(self.backbone.dim, classes, head_init)
+        self.distill_head: nn.Linear | None = None
+        if hasattr(backbone, "forward_tokens"):
+            self.distill_head = _linear_head(self.backbone.dim, classes, head_init)
 
     def forward(self, images: Tensor) -> Tensor:
-        own, distilled, _ = self.outputs(images)
-        return joined(own, distilled)
+        logits, distilled, _ = self.forward_heads(images)
+        return mean_logits(logits, distilled)
 
-    def outputs(
-        self, images: Tensor, maps: bool = False
+    def forward_heads(
+        self, images: Tensor, with_maps: bool = False
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The logits of the head and of the distillation token's, the same tensor where there is none; all maps."""
+        maps: dict[str, Tensor] = {}
         if self.distill_head is None:
-            features, found = (
-                self.backbone.forward_maps(images) if maps else (self.backbone(images), {})
-            )
+            if with_maps:
+                features, maps = self.backbone.forward_maps(images)
+            else:
+                features = self.backbone(images)
             logits = self.head(features)
-            return logits, logits, found
-        tokens, found = (
-            self.backbone.token_maps(images) if maps else (self.backbone.forward_tokens(images), {})
-        )
-        return self.head(tokens[0]), self.distill_head(tokens[1]), found
+            return logits, logits, maps
+        if with_maps:
+            tokens, maps = self.backbone.token_maps(images)
+        else:
+            tokens = self.backbone.forward_tokens(images)
+        return self.head(tokens[0]), self.distill_head(tokens[1]), maps
 
     def load_heads(self, head: dict[str, Tensor], second: dict[str, Tensor]) -> None:
         """The weights of a file's classifiers; one alone is for both tokens, which were averaged before it."""
@@ -61,14 +68,16 @@ class Classifier(nn.Module):
         return self
 
 
-def joined(own: Tensor, distilled: Tensor) -> Tensor:
+def mean_logits(logits: Tensor, distilled: Tensor) -> Tensor:
     """The mean of both heads' logits; where they are one tensor, this."""
-    return own if distilled is own else (own + distilled) / 2
+    if distilled is logits:
+        return logits
+    return (logits + distilled) / 2
 
 
-def _head(width: int, classes: int, start: str) -> nn.Linear:
+def _linear_head(width: int, classes: int, init: HeadInit) -> nn.Linear:
     head = nn.Linear(width, classes)
-    if start == "zero":
+    if init == "zero":
         nn.init.zeros_(head.weight)
     else:
         nn.init.trunc_normal_(head.weight, std=0.02)

@@ -41,7 +41,8 @@ class LogitDistillation(nn.Module):
         if temperature <= 0:
             raise ValueError(f"the temperature is {temperature:g}; it must be above 0")
         self.kind, self.temperature, self.weight = kind, temperature, weight
-        self.standardised, self.floor, self.alpha, self.beta = standardised, floor, alpha, beta
+        self.standardised, self.floor = standardised, floor
+        self.alpha, self.beta = alpha, beta
 
     @classmethod
     def from_recipe(cls, recipe: Teaching) -> "LogitDistillation | None":
@@ -61,7 +62,8 @@ class LogitDistillation(nn.Module):
         check_classes(student, teacher)
         student, teacher = student.float(), teacher.detach().float()
         if self.standardised:
-            student, teacher = standardise(student, self.floor), standardise(teacher, self.floor)
+            student = standardise(student, self.floor)
+            teacher = standardise(teacher, self.floor)
         return self.weight * self.loss(student, teacher, labels)
 
     def loss(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
@@ -96,8 +98,10 @@ def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
     The code of Li et al. 2022 (arXiv 2207.10026) divides this by the number of classes as well.
     """
-    log_p, log_q = ((logits / temperature).log_softmax(-1) for logits in (teacher, student))
-    return temperature**2 * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    log_p = (teacher / temperature).log_softmax(-1)
+    log_q = (student / temperature).log_softmax(-1)
+    divergence = F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
 
 
 def hard(student: Tensor, teacher: Tensor) -> Tensor:
@@ -109,21 +113,21 @@ def decoupled(
     student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, alpha: float, beta: float
 ) -> Tensor:
     """T^2 (alpha KL of label against rest + beta KL among the rest) in nats; logits (B, classes), labels (B,)."""
-    (own, rest), (teacher_own, teacher_rest) = (
-        split(logits / temperature, labels) for logits in (student, teacher)
-    )
-    return temperature**2 * (
-        alpha * soft(own, teacher_own, 1.0) + beta * soft(rest, teacher_rest, 1.0)
-    )
+    label, rest = split_by_label(student / temperature, labels)
+    teacher_label, teacher_rest = split_by_label(teacher / temperature, labels)
+    label_divergence = soft(label, teacher_label, 1.0)
+    rest_divergence = soft(rest, teacher_rest, 1.0)
+    return temperature**2 * (alpha * label_divergence + beta * rest_divergence)
 
 
-def split(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def split_by_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (B, classes) -> of label and of all the rest together (B, 2), and of each of the rest (B, classes - 1)."""
+    label = labels[:, None]
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
-    rest = logits.gather(1, others + (others >= labels[:, None]))
-    return torch.cat(
-        [logits.gather(1, labels[:, None]), rest.logsumexp(1, keepdim=True)], dim=1
-    ), rest
+    others = others + (others >= label)  # steps over the label
+    rest = logits.gather(1, others)
+    together = rest.logsumexp(1, keepdim=True)
+    return torch.cat([logits.gather(1, label), together], dim=1), rest
 
 
 def check_classes(student: Tensor, teacher: Tensor) -> None:

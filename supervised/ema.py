@@ -26,7 +26,7 @@ class Ema:
         warmup: bool = False,
         start: int = 0,
         every: int = 1,
-    ):
+    ) -> None:
         if not 0 <= decay <= 1:
             raise ValueError(
                 f"the decay of the averaged weights is {decay}; it must be between 0 and 1"
@@ -43,16 +43,18 @@ class Ema:
         """The network with the averaged weights, in evaluation mode."""
         return self.average.module
 
-    def update(self, model: nn.Module, done: int) -> None:
-        """Follow the network after `done` optimizer steps: 1, 2, ..."""
-        if done % self.every == 0:
-            self.average.apply_update_(model, self.decay(done))
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Average in the network's weights after so many optimizer steps: 1, 2, ..."""
+        if steps % self.every == 0:
+            self.average.apply_update_(model, self.decay(steps))
 
-    def decay(self, done: int) -> float:
-        """The decay of the update after `done` steps."""
-        if done <= self.start:
+    def decay(self, steps: int) -> float:
+        """The decay of the update after so many steps."""
+        if steps <= self.start:
             return 0.0
-        return self.average.get_decay(done - self.start if self.warmup else None)
+        if not self.warmup:
+            return self.average.get_decay()
+        return self.average.get_decay(steps - self.start)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged network's state dict, names as the network's own."""

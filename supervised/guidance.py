@@ -32,46 +32,56 @@ class Guidance(nn.Module):
         if transform not in TRANSFORMS:
             raise ValueError(f"no guidance is called {transform!r}; take {', '.join(TRANSFORMS)}")
         check_pairs(student_widths, teacher_widths)
-        pairs = zip(student_widths, teacher_widths, strict=True) if transform == "linear" else ()
-        self.projections = nn.ModuleList(nn.Conv2d(own, other, 1) for own, other in pairs)
+        self.projections = nn.ModuleList()
+        if transform == "linear":
+            for student_width, teacher_width in zip(student_widths, teacher_widths, strict=True):
+                self.projections.append(nn.Conv2d(student_width, teacher_width, 1))
         self.transform = TRANSFORMS[transform]
 
     def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """Maps (B, width, h, w) of both, in pairs -> the sum of the pairs' losses."""
-        return sum(self.pairs(student, teacher))
+        total, *others = self.pair_losses(student, teacher)
+        for loss in others:
+            total = total + loss
+        return total
 
-    def pairs(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
+    def pair_losses(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[Tensor]:
         """The loss of each pair of maps; gradients reach the student and the projections only."""
         check_pairs(student, teacher)
-        if self.projections:
-            student = [
-                project(maps) for project, maps in zip(self.projections, student, strict=True)
-            ]
-        return [self.pair(own, other.detach()) for own, other in zip(student, teacher, strict=True)]
+        losses = []
+        for pair, (student_map, teacher_map) in enumerate(zip(student, teacher, strict=True)):
+            if self.projections:
+                student_map = self.projections[pair](student_map)
+            losses.append(self.pair_loss(student_map, teacher_map.detach()))
+        return losses
 
-    def pair(self, student: Tensor, teacher: Tensor) -> Tensor:
+    def pair_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The loss of one pair of maps, the student's already projected."""
         with torch.autocast(student.device.type, enabled=False):
-            student, teacher = same_size(student.float(), teacher.float())
+            student, teacher = match_sizes(student.float(), teacher.float())
             return F.mse_loss(self.transform(student), self.transform(teacher))
 
 
 def teacher_images(images: Tensor, size: int = 32) -> Tensor:
     """The student's augmented images (B, C, h, w) at the CNN's size, reduced without a filter as published."""
-    return resize(images, (size, size))
+    return resize_maps(images, (size, size))
 
 
-def same_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """Two maps (B, width, h, w), both brought to the larger height and the larger width of the two."""
-    size = tuple(max(sides) for sides in zip(first.shape[2:], second.shape[2:], strict=True))
-    return resize(first, size), resize(second, size)
+    size = max(first.shape[2], second.shape[2]), max(first.shape[3], second.shape[3])
+    return resize_maps(first, size), resize_maps(second, size)
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resampling of (B, C, h, w), without a filter; the maps themselves if they have the size."""
     if tuple(maps.shape[2:]) == size:
         return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def identity(maps: Tensor) -> Tensor:
+    return maps
 
 
 def attention(maps: Tensor) -> Tensor:
@@ -85,7 +95,7 @@ def similarity(maps: Tensor) -> Tensor:
     return F.normalize(flat @ flat.T)
 
 
-TRANSFORMS = {"linear": lambda maps: maps, "attention": attention, "similarity": similarity}
+TRANSFORMS = {"linear": identity, "attention": attention, "similarity": similarity}
 
 
 def check_pairs(student: Sequence, teacher: Sequence) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .distillation import LogitDistillation
 from .mixing import Mixed
-from .train_module import Answer
+from .train_module import StudentOutput
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,18 @@ class Loss:
     guide_weight: float = 2.5
 
     def __call__(
-        self, answer: Answer, mixed: Mixed, teacher_logits: Tensor | None = None
-    ) -> tuple[Tensor, dict]:
-        """The sum, and its parts by name as they are added: ce, guidance, kd, in nats but guidance."""
-        parts = {
-            "ce": self.ce_weight
-            * self.objective(answer.logits, mixed.labels, mixed.partners, mixed.share)
-        }
-        if answer.guidance is not None:
-            parts["guidance"] = self.guide_weight * answer.guidance
+        self, output: StudentOutput, mixed: Mixed, teacher_logits: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, and its terms by name as they are added: ce, guidance, kd, in nats but guidance."""
+        cross_entropy = self.objective(output.logits, mixed.labels, mixed.partners, mixed.share)
+        total = self.ce_weight * cross_entropy
+        terms = {"ce": total}
+        if output.guidance is not None:
+            terms["guidance"] = self.guide_weight * output.guidance
+            total = total + terms["guidance"]
         if self.distillation is not None:
+            # A mixed image has no one label.
             labels = mixed.labels if mixed.share == 1 else None
-            parts["kd"] = self.distillation(answer.distilled, teacher_logits, labels)
-        return sum(parts.values()), parts
+            terms["kd"] = self.distillation(output.distilled, teacher_logits, labels)
+            total = total + terms["kd"]
+        return total, terms

@@ -4,17 +4,19 @@ A random resized crop by the published rule of Li et al. 2022 (arXiv 2207.10026)
 of the image, times the map's size, each cut to a whole number; that part of the map is resampled to the map's size,
 bilinearly. A shift of the padded image likewise: the offset in map steps is cut to a whole number, and what comes from
 outside is 0. Both are one linear map for each axis, whose row i is weights over the source about a position.
+B images, maps of `width` channels and h x w places.
 """
 
 import torch
 from torch import Tensor
 
+from ..augment.crop import Crops
 from ..augment.device import send
 from ..augment.shift import Shifts
 from .augmentation import TrainDraws
 
 
-def follow(
+def transform_maps(
     maps: Tensor, draws: TrainDraws, source: tuple[int, int], size: int, padding: int
 ) -> Tensor:
     """Maps (B, width, h, w) of whole images, and what was drawn for these, on the CPU -> float32 (B, width, h, w).
@@ -22,42 +24,52 @@ def follow(
     source: height, width in px of the images that random resized crops were drawn for. size, padding: side in px of
     the images that shifts were drawn for, and their border.
     """
-    shape = tuple(maps.shape[2:])
+    height, width = maps.shape[2:]
     if draws.crops is not None:
-        rows, columns = (
-            _crop(*draws.crops.box[:, axis::2].T, source[axis], shape[axis]) for axis in (0, 1)
-        )
-        columns = torch.where(draws.crops.flipped[:, None], columns.flip(1), columns)
+        rows, columns = _crop_positions(draws.crops, source, height, width)
     else:
-        rows, columns = _shifts(draws.shifts, size, padding, shape)
-    rows, columns = (_weights(send(position, maps.device)) for position in (rows, columns))
-    narrow = torch.einsum("bcij,bkj->bcik", maps.float(), columns)
-    return torch.einsum("bli,bcik->bclk", rows, narrow)
+        assert draws.shifts is not None
+        rows, columns = _shift_positions(draws.shifts, size, padding, height, width)
+    row_weights = _interpolation(send(rows, maps.device))
+    column_weights = _interpolation(send(columns, maps.device))
+    narrowed = torch.einsum("bcij,bkj->bcik", maps.float(), column_weights)
+    return torch.einsum("bli,bcik->bclk", row_weights, narrowed)
 
 
-def _crop(start: Tensor, length: Tensor, side: int, size: int) -> Tensor:
-    """Where each step of the resampled part comes from, one axis: (B, size), in steps of the whole map."""
-    start, length = ((values.double() / side * size).long() for values in (start, length))
-    length = length.clamp(
-        min=1
-    )  # of a small map nothing may be left, where the published code fails
-    centres = (torch.arange(size) + 0.5) * (length[:, None] / size) - 0.5
-    return start[:, None] + centres.clamp(min=0).minimum(length[:, None] - 1)
+def _crop_positions(
+    crops: Crops, source: tuple[int, int], height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Where each row and column of the resampled part comes from: (B, h), (B, w). The flip is after the crop."""
+    top, left, crop_height, crop_width = crops.box.unbind(1)
+    rows = _part_positions(top, crop_height, source[0], height)
+    columns = _part_positions(left, crop_width, source[1], width)
+    return rows, torch.where(crops.flipped[:, None], columns.flip(1), columns)
 
 
-def _shifts(
-    draws: Shifts, size: int, padding: int, shape: tuple[int, int]
+def _part_positions(start: Tensor, length: Tensor, side: int, steps: int) -> Tensor:
+    """The same of one axis, (B, steps), in steps of the whole map. start, length (B,) and side in px."""
+    start = (start.double() / side * steps).long()
+    length = (length.double() / side * steps).long()
+    length = length.clamp(min=1)  # a small map may have none left, where the published code fails
+    start, length = start[:, None], length[:, None]
+    centres = (torch.arange(steps) + 0.5) * (length / steps) - 0.5
+    return start + centres.clamp(min=0).minimum(length - 1)
+
+
+def _shift_positions(
+    shifts: Shifts, size: int, padding: int, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """Where each row and column of the shifted map comes from: (B, h), (B, w). The flip was before the shift."""
-    offsets = (draws.start - padding).double() / size
-    rows, columns = (
-        torch.arange(steps) + (offset * steps).trunc()[:, None]
-        for offset, steps in zip(offsets.T, shape, strict=True)
-    )
-    return rows, torch.where(draws.flipped[:, None], shape[1] - 1 - columns, columns)
+    offsets = (shifts.start - padding).double() / size  # as shares of the image
+    row_offsets = (offsets[:, 0] * height).trunc()
+    column_offsets = (offsets[:, 1] * width).trunc()
+    rows = torch.arange(height) + row_offsets[:, None]
+    columns = torch.arange(width) + column_offsets[:, None]
+    return rows, torch.where(shifts.flipped[:, None], width - 1 - columns, columns)
 
 
-def _weights(position: Tensor) -> Tensor:
-    """Linear interpolation at positions (B, n) between n values: (B, n, n); nothing where they lie outside."""
-    steps = torch.arange(position.shape[1], device=position.device)
-    return (1 - (position[..., None] - steps).abs()).clamp(min=0).float()
+def _interpolation(positions: Tensor) -> Tensor:
+    """The weights of linear interpolation at positions (B, n) between n values: (B, n, n); 0 for positions outside."""
+    steps = torch.arange(positions.shape[1], device=positions.device)
+    distances = (positions[..., None] - steps).abs()
+    return (1 - distances).clamp(min=0).float()

@@ -6,9 +6,7 @@ of an image stand in a row, as with repeated augmentation, partners are a few pl
 first image with the last and so on, locality guidance's a random permutation: both are the same in distribution.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,12 +18,12 @@ from ..config.augmentation import Augmentation
 class Mix:
     """What happens to a batch. share: how much of each image is its own; box: rows and columns from the partner.
 
-    apart: from an image to its partner, a power of two.
+    distance: from an image to its partner, a power of two.
     """
 
     share: float = 1.0
     box: tuple[slice, slice] | None = None
-    apart: int = 1
+    distance: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,53 +67,62 @@ class Mixing:
         )
 
     @property
-    def apart(self) -> int:
+    def distance(self) -> int:
         """From an image to its partner: the least power of two that leaves its copies behind."""
         return 1 << (self.copies - 1).bit_length()
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Mix:
-        random = np.random.default_rng(torch.randint(2**62, (), generator=generator).item())
-        kinds = [kind for kind in ("cutmix", "mixup") if getattr(self, kind) is not None]
-        if not kinds or random.random() >= self.probability:
+        seed = torch.randint(2**62, (), generator=generator).item()
+        random = np.random.default_rng(int(seed))
+        if self.cutmix is None and self.mixup is None:
             return Mix()
-        kind = kinds[0] if random.random() < self.switch else kinds[-1]
-        share = float(random.beta(getattr(self, kind), getattr(self, kind)))
-        if kind == "mixup":
-            return Mix(share, apart=self.apart)
-        centre = random.integers(height), random.integers(width)
-        return replace(cut(share, height, width, centre), apart=self.apart)
+        if random.random() >= self.probability:
+            return Mix()
+        cuts = random.random() < self.switch  # drawn also where only one of the two is on
+        if self.cutmix is not None and (cuts or self.mixup is None):
+            share = random.beta(self.cutmix, self.cutmix)
+            centre = int(random.integers(height)), int(random.integers(width))
+            return cutmix_box(share, height, width, centre, self.distance)
+        assert self.mixup is not None
+        share = random.beta(self.mixup, self.mixup)
+        return Mix(share, distance=self.distance)
 
 
-def cut(share: float, height: int, width: int, centre: tuple[int, int]) -> Mix:
+def cutmix_box(
+    share: float, height: int, width: int, centre: tuple[int, int], distance: int = 1
+) -> Mix:
     """A box of area 1 - share about a centre (row, column), clipped at the border, which raises the share."""
     side = np.sqrt(1 - share)
     rows = _span(centre[0], int(height * side), height)
     columns = _span(centre[1], int(width * side), width)
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
-    return Mix(1 - area / (height * width), (rows, columns))
+    return Mix(1 - area / (height * width), (rows, columns), distance)
 
 
 def apply(images: torch.Tensor, labels: torch.Tensor, mix: Mix) -> Mixed:
     """Mix float images (B, C, H, W) and labels (B,) with their partners; who has none, at the end, stays alone."""
     if mix.share == 1:
         return Mixed(images, labels, labels, 1.0)
-    partner = partners(len(images), mix.apart, images.device)
-    others = images[partner]
+    index = partners(len(images), mix.distance, images.device)
+    others = images[index]
     if mix.box is None:
         mixed = torch.lerp(others, images, mix.share)
     else:
         mixed = images.clone()
         rows, columns = mix.box
         mixed[:, :, rows, columns] = others[:, :, rows, columns]
-    return Mixed(mixed, labels, labels[partner], mix.share)
+    return Mixed(mixed, labels, labels[index], mix.share)
 
 
-def partners(batch: int, apart: int = 1, device: torch.device | str = "cpu") -> torch.Tensor:
-    """1, 0, 3, 2, ... or, two apart, 2, 3, 0, 1, 6, ...: (B,) int64; an image without a partner is its own."""
+def partners(batch: int, distance: int = 1, device: torch.device | str = "cpu") -> torch.Tensor:
+    """1, 0, 3, 2, ... or, at distance 2, 2, 3, 0, 1, 6, ...: (B,) int64; an image without a partner is its own."""
     own = torch.arange(batch, device=device)
-    partner = own ^ apart
+    partner = own ^ distance
     return torch.where(partner < batch, partner, own)
 
 
 def _span(centre: int, length: int, size: int) -> slice:
-    return slice(max(0, int(centre) - length // 2), min(size, int(centre) + length // 2))
+    """Pixels about a centre, clipped at the border."""
+    start = max(0, centre - length // 2)
+    stop = min(size, centre + length // 2)
+    return slice(start, stop)

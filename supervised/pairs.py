@@ -1,23 +1,29 @@
-"""Which maps of a student follow which of a teacher: named, or found by stage.
+"""Which maps of a student follow which of a teacher: named, or chosen by stage.
 
 Networks say what maps they have in `maps`: {name: (width, stride)}, in their order; ours say in `stages` which of them
-end a stage.
+end a stage. A network here is anything that says so: a backbone, or a folder of stored maps.
 """
 
-from collections.abc import Sequence
-from itertools import accumulate, groupby
+from collections.abc import Mapping, Sequence
+
+from .backbone import MapSize
 
 
 def pair_maps(
-    student, teacher, student_names: Sequence[str] = (), teacher_names: Sequence[str] = ()
+    student: object,
+    teacher: object,
+    student_names: Sequence[str] = (),
+    teacher_names: Sequence[str] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the student's maps, and those of the teacher's that guide them.
 
     Without names the teacher's are the ends of its stages, and the student's are spread over its blocks, see `spread`.
     ValueError for names that a network does not have, or that do not make pairs.
     """
-    theirs = named(teacher, teacher_names, "--guide_teacher") or stages(teacher)
-    own = named(student, student_names, "--guide_student") or spread(student, len(theirs))
+    check_map_names(teacher, teacher_names, "--guide_teacher")
+    theirs = tuple(teacher_names) or stage_ends(teacher)
+    check_map_names(student, student_names, "--guide_student")
+    own = tuple(student_names) or spread(student, len(theirs))
     if len(own) != len(theirs):
         raise ValueError(
             f"{len(own)} maps of the student ({', '.join(own)}) and {len(theirs)} of the teacher ({', '.join(theirs)}) "
@@ -26,57 +32,84 @@ def pair_maps(
     return own, theirs
 
 
-def spread(network, count: int) -> tuple[str, ...]:
+def spread(network: object, count: int) -> tuple[str, ...]:
     """`count` maps from the first block to the last; where a stage begins at one, the end of the stage before.
 
     For three this gives the published blocks of all eight configurations (0, 6, 11 of DeiT, PiT and ConViT; 0, 3, 6 and
     0, 7, 13 of T2T-ViT; 0, 3, 7 of PVT and PVTv2), but of CvT, 0, 6, 11 of 13 blocks, where the last one is taken.
     """
-    split = by_stage(network)
-    names = [name for stage in split for name in stage]
-    begins = accumulate((len(stage) for stage in split), initial=0)
-    begins = {
-        begin for begin, stage in zip(begins, split, strict=False) if begin and len(stage) > 1
-    }
+    names: list[str] = []
+    stage_starts = set()
+    for stage in maps_by_stage(network):
+        if names and len(stage) > 1:
+            stage_starts.add(len(names))
+        names += stage
     last = len(names) - 1
-    places = (
-        [min(last, place * len(names) // (count - 1)) for place in range(count)]
-        if count > 1
-        else [last]
-    )
-    return tuple(names[place - (place in begins)] for place in places)
+    if count == 1:
+        return (names[last],)
+    spread_names = []
+    for place in range(count):
+        index = min(last, place * len(names) // (count - 1))
+        if index in stage_starts:
+            index -= 1
+        spread_names.append(names[index])
+    return tuple(spread_names)
 
 
-def stages(network) -> tuple[str, ...]:
+def stage_ends(network: object) -> tuple[str, ...]:
     """The last map of each stage."""
-    return tuple(stage[-1] for stage in by_stage(network))
+    return tuple(stage[-1] for stage in maps_by_stage(network))
 
 
-def by_stage(network) -> list[tuple[str, ...]]:
+def maps_by_stage(network: object) -> list[list[str]]:
     """The names of all maps, stage by stage. ValueError for a network without maps.
 
     Where a network has no `stages` of names (timm's), a stage is what has one stride, and what comes before stride 4 is
     the stem.
     """
-    maps = getattr(network, "maps", None)
+    maps = _maps(network)
     if not maps:
         raise ValueError(f"{type(network).__name__} gives no feature maps, which guidance needs")
     ends = getattr(network, "stages", None)
     if isinstance(ends, tuple):
-        numbers = accumulate((name in ends for name in maps), initial=0)
-        groups = groupby(zip(numbers, maps, strict=False), key=lambda pair: pair[0])
-        return [tuple(name for _, name in group) for _, group in groups]
-    least = min(4, max(found.stride for found in maps.values()))
-    body = [name for name, found in maps.items() if found.stride >= least]
-    return [tuple(group) for _, group in groupby(body, key=lambda name: maps[name].stride)]
+        return _split_at_ends(maps, ends)
+    return _split_by_stride(maps)
 
 
-def named(network, names: Sequence[str], flag: str) -> tuple[str, ...]:
-    """The names, each of a map of this network, else ValueError."""
+def _split_at_ends(maps: Mapping[str, MapSize], ends: tuple[str, ...]) -> list[list[str]]:
+    stages: list[list[str]] = [[]]
+    for name in maps:
+        stages[-1].append(name)
+        if name in ends:
+            stages.append([])
+    return [stage for stage in stages if stage]
+
+
+def _split_by_stride(maps: Mapping[str, MapSize]) -> list[list[str]]:
+    body_stride = min(4, max(size.stride for size in maps.values()))
+    stages: list[list[str]] = []
+    stride = None
+    for name, size in maps.items():
+        if size.stride < body_stride:
+            continue
+        if size.stride != stride:
+            stages.append([])
+            stride = size.stride
+        stages[-1].append(name)
+    return stages
+
+
+def check_map_names(network: object, names: Sequence[str], flag: str) -> None:
+    """ValueError unless each is the name of a map of this network."""
+    maps = _maps(network)
     for name in names:
-        if name not in (getattr(network, "maps", None) or {}):
-            known = ", ".join(getattr(network, "maps", None) or ()) or "none"
+        if name not in maps:
+            known_names = ", ".join(maps) or "none"
             raise ValueError(
-                f"{flag} {name}: {type(network).__name__} has no map of this name; it has {known}"
+                f"{flag} {name}: {type(network).__name__} has no map of this name; it has {known_names}"
             )
-    return tuple(names)
+
+
+def _maps(network: object) -> Mapping[str, MapSize]:
+    """The sizes of a network's maps by name; none of a network that does not say."""
+    return getattr(network, "maps", None) or {}

@@ -5,23 +5,28 @@ arXiv 2106.08254).
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from timm.models import group_parameters
 from torch import Tensor
 
+from .backbone import Backbone
 
-def groups(
+Group = dict[str, Any]  # of an optimizer: its params, and what is said of them
+
+
+def parameter_groups(
     model: nn.Module,
     *,
     exempt: Sequence[str] = (),
     layer_decay: float = 1.0,
     backbone: nn.Module | None = None,
     example: Tensor | None = None,
-) -> list[dict]:
+) -> list[Group]:
     """Groups for engine/optim.py: `decays` says whether a group's weights decay, `lr_scale` multiplies its rate.
 
     Vectors and biases never decay, nor do parameters whose name matches a pattern of `exempt`: "cls_token" is that name
@@ -30,118 +35,137 @@ def groups(
     rate, its stem as l = 0; all else at the whole rate. `example` is a small batch of images (B, C, h, w) to find the
     layers with, needed where layer_decay is not 1. ValueError where the layers cannot be found.
     """
-    backbone = getattr(model, "backbone", None) if backbone is None else backbone
-    if backbone is None and layer_decay != 1:
-        raise ValueError(
-            f"{type(model).__name__} has no backbone whose layers could learn at different rates"
-        )
-    inside = (
-        {}
-        if backbone is None
-        else {parameter: name for name, parameter in backbone.named_parameters()}
-    )
-    scales = {} if layer_decay == 1 else _scales(backbone, layer_decay, example)
-    found: dict[tuple[float, bool], list] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            name = inside.get(parameter, name)
-            decays = (
-                parameter.ndim > 1 and not name.endswith(".bias") and not _matches(name, exempt)
+    if backbone is None:
+        backbone = getattr(model, "backbone", None)
+    backbone_names: dict[nn.Parameter, str] = {}
+    if backbone is not None:
+        backbone_names = _names_of_parameters(backbone)
+    lr_scales: dict[str, float] = {}
+    if layer_decay != 1:
+        if backbone is None:
+            raise ValueError(
+                f"{type(model).__name__} has no backbone whose layers could learn at different rates"
             )
-            scale = scales.get(name, 1.0) if parameter in inside else 1.0
-            found.setdefault((scale, decays), []).append(parameter)
-    ordered = sorted(found.items(), key=lambda item: item[0], reverse=True)
-    return [_group(parameters, *kind) for kind, parameters in ordered]
+        lr_scales = _lr_scales(backbone, layer_decay, example)
+
+    members: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        lr_scale = 1.0
+        if parameter in backbone_names:
+            name = backbone_names[parameter]
+            lr_scale = lr_scales.get(name, 1.0)
+        decays = parameter.ndim > 1 and not name.endswith(".bias") and not _matches(name, exempt)
+        members.setdefault((lr_scale, decays), []).append(parameter)
+
+    groups = []
+    for lr_scale, decays in sorted(members, reverse=True):
+        group: Group = {"params": members[lr_scale, decays], "decays": decays, "lr_scale": lr_scale}
+        if not decays:
+            group["weight_decay"] = 0.0
+        groups.append(group)
+    return groups
 
 
-def chosen(
-    learner: nn.Module,
+def select_groups(
+    module: nn.Module,
     backbone: nn.Module,
     decay: str,
     no_decay: Sequence[str],
     layer_decay: float,
     example: Tensor,
-) -> list[dict]:
+) -> list[Group]:
     """The groups that the flags ask for: with decay "all" every parameter decays, as published for two stages."""
     if decay == "all" and layer_decay == 1:
-        return [{"params": [p for p in learner.parameters() if p.requires_grad], "decays": True}]
-    found = groups(
-        learner, backbone=backbone, exempt=no_decay, layer_decay=layer_decay, example=example
+        learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        return [{"params": learning, "decays": True}]
+    groups = parameter_groups(
+        module, backbone=backbone, exempt=no_decay, layer_decay=layer_decay, example=example
     )
-    return [group | {"decays": group["decays"] or decay == "all"} for group in found]
+    if decay == "all":
+        for group in groups:
+            group["decays"] = True
+    return groups
+
+
+def parameter_layers(backbone: nn.Module, example: Tensor | None = None) -> dict[str, int]:
+    """Each trainable parameter's layer: 0 the stem, then the blocks 1 .. L, whatever follows the last one in it too.
+
+    timm's networks say it themselves; others through their feature maps, which need an `example` batch of images.
+    """
+    matcher = getattr(backbone, "group_matcher", None)
+    if matcher is not None:
+        return group_parameters(backbone, matcher(coarse=False), reverse=True)
+    if not getattr(backbone, "maps", None) or example is None:
+        raise ValueError(
+            f"the layers of {type(backbone).__name__} are found by its feature maps on example images"
+        )
+    names = _names_of_parameters(backbone)
+    layers = {}
+    for layer, parameters in enumerate(_parameters_by_map(backbone, example), start=1):
+        for parameter in parameters:
+            layers[names[parameter]] = layer
+    first = [name for name, layer in layers.items() if layer == 1]
+    for name in _stem(first, list(names.values())):
+        layers[name] = 0
+    return layers
+
+
+def _names_of_parameters(module: nn.Module) -> dict[nn.Parameter, str]:
+    return {parameter: name for name, parameter in module.named_parameters()}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _group(parameters: list[nn.Parameter], scale: float, decays: bool) -> dict:
-    group = {"params": parameters, "decays": decays, "lr_scale": scale}
-    return group if decays else group | {"weight_decay": 0.0}
-
-
-def _scales(backbone: nn.Module, layer_decay: float, example: Tensor | None) -> dict[str, float]:
+def _lr_scales(backbone: nn.Module, layer_decay: float, example: Tensor | None) -> dict[str, float]:
+    """What each parameter's learning rate is multiplied by, by name."""
     if not 0 < layer_decay <= 1:
         raise ValueError(
             f"the layers' decay of the learning rate is {layer_decay}; it must be above 0 and at most 1"
         )
-    found = layers(backbone, example)
-    last = max(found.values())
-    return {name: layer_decay ** (last + 1 - layer) for name, layer in found.items()}
+    layers = parameter_layers(backbone, example)
+    top = max(layers.values()) + 1
+    return {name: layer_decay ** (top - layer) for name, layer in layers.items()}
 
 
-def layers(backbone: nn.Module, example: Tensor | None = None) -> dict[str, int]:
-    """Each trainable parameter's layer: 0 the stem, then the blocks 1 .. L, whatever follows the last one in it too.
-
-    timm's networks say it themselves; others through their feature maps, which need an `example` batch of images.
-    """
-    if hasattr(backbone, "group_matcher"):
-        return group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-    if not getattr(backbone, "maps", None) or example is None:
-        raise ValueError(
-            f"the layers of {type(backbone).__name__} are found by its feature maps on example images"
-        )
-    names = {parameter: name for name, parameter in backbone.named_parameters()}
-    found = {
-        names[parameter]: layer
-        for layer, parameters in enumerate(_by_map(backbone, example), start=1)
-        for parameter in parameters
-    }
-    return found | dict.fromkeys(
-        _stem([name for name, layer in found.items() if layer == 1], names.values()), 0
-    )
-
-
-def _by_map(backbone: nn.Module, example: Tensor) -> Iterator[list[nn.Parameter]]:
+def _parameters_by_map(backbone: nn.Module, example: Tensor) -> list[list[nn.Parameter]]:
     """For each feature map the parameters that it depends on and no earlier one does, by the graph of the gradients.
 
     The last map's also hold those that only the features depend on.
     """
     training = backbone.training
     with torch.enable_grad():
-        features, maps = backbone.eval().forward_maps(example)
+        features, maps = cast(Backbone, backbone.eval()).forward_maps(example)
     backbone.train(training)
-    seen: set = set()
-    *early, last = maps.values()
-    yield from (_leaves([found], seen) for found in early)
-    yield _leaves([last, features], seen)
+    visited: set[Any] = set()
+    parameters = [_new_leaves(output, visited) for output in maps.values()]
+    parameters[-1] += _new_leaves(features, visited)
+    return parameters
 
 
-def _leaves(outputs: list[Tensor], seen: set) -> list[nn.Parameter]:
-    """The leaves of the graph below `outputs`, without the nodes in `seen`, to which it adds."""
-    nodes, leaves = [output.grad_fn for output in outputs], []
+def _new_leaves(output: Tensor, visited: set[Any]) -> list[nn.Parameter]:
+    """The leaves of the graph below an output, without the nodes in `visited`, to which it adds."""
+    nodes: list[Any] = [output.grad_fn]
+    leaves = []
     while nodes:
         node = nodes.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            if hasattr(node, "variable"):
-                leaves.append(node.variable)
-            nodes += [following for following, _ in node.next_functions]
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        nodes += [following for following, _ in node.next_functions]
     return leaves
 
 
-def _stem(first: list[str], order: Sequence[str]) -> list[str]:
+def _stem(first: list[str], names: Sequence[str]) -> list[str]:
     """Of the names below the first map those outside its block, which is where the last-defined one is: "blocks."."""
-    last = [name for name in order if name in set(first)][-1]
+    last = max(first, key=names.index)
     block = re.match(r"(.*blocks\.|.*?\.)?\d+\.", last)
-    return [name for name in first if block and not name.startswith(block[1] or block[0])]
+    if block is None:
+        return []
+    prefix = block[1] or block[0]
+    return [name for name in first if not name.startswith(prefix)]

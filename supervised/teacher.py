@@ -1,35 +1,36 @@
 """The teacher of guidance and distillation: a frozen network that sees the student's images at its own size."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .classifier import Classifier, joined
+from ..augment.device import channels
+from .backbone import Backbone
+from .classifier import Classifier, mean_logits
 from .guidance import teacher_images
 
-Colours = tuple[
-    Sequence[float], Sequence[float]
-]  # mean and deviation of each channel, in units of 0..1
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation of each channel, in units of 0..1."""
 
 
-class Taught(NamedTuple):
-    """What the teacher says of a batch; no gradients."""
+class TeacherOutput(NamedTuple):
+    """What the teacher makes of a batch; no gradients."""
 
     logits: Tensor | None  # (B, classes); None of a backbone without classifier
     maps: list[Tensor]  # (B, width, h, w) each, in the order of the names asked for
 
 
 class Teacher(nn.Module):
-    """The student's normalised images (B, C, h, w) -> Taught, by a Classifier or a bare backbone.
+    """The student's normalised images (B, C, h, w) -> TeacherOutput, by a Classifier or a bare backbone.
 
     size: side in px at which it sees them, resampled as published. names: of the maps that it gives. batch_norm:
     "running" takes the statistics of its training, and nothing ever changes; "batch", as published, takes those of each
     batch, so that what it says of an image depends on the others, and the running ones drift unused. train() of a
-    module around it changes nothing. colours: how the student's images and the teacher's own were normalised.
+    module around it changes nothing. normalisations: of the student's images, and of those that the teacher learned on.
     """
 
     def __init__(
@@ -38,22 +39,22 @@ class Teacher(nn.Module):
         size: int,
         names: Sequence[str] = (),
         batch_norm: Literal["running", "batch"] = "running",
-        colours: tuple[Colours, Colours] | None = None,
+        normalisations: tuple[Normalisation, Normalisation] | None = None,
     ) -> None:
         super().__init__()
-        self.network, self.size, self.names, self.batch_norm = (
-            network.requires_grad_(False),
-            size,
-            tuple(names),
-            batch_norm,
-        )
-        self.recolouring = recolouring(*colours) if colours else None
+        self.network = network.requires_grad_(False)
+        self.size, self.names, self.batch_norm = size, tuple(names), batch_norm
+        self.factor_and_offset: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+        if normalisations:
+            self.factor_and_offset = renormalisation(*normalisations)
         self.train()
 
     @property
-    def backbone(self) -> nn.Module:
+    def backbone(self) -> Backbone:
         """Whose maps are named."""
-        return self.network.backbone if isinstance(self.network, Classifier) else self.network
+        if isinstance(self.network, Classifier):
+            return self.network.backbone
+        return cast(Backbone, self.network)
 
     def train(self, mode: bool = True) -> "Teacher":
         super().train(False)
@@ -63,30 +64,32 @@ class Teacher(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, images: Tensor) -> Taught:
+    def forward(self, images: Tensor) -> TeacherOutput:
         images = teacher_images(images, self.size)
-        if self.recolouring:
-            factor, offset = (
-                images.new_tensor(values).view(-1, 1, 1) for values in self.recolouring
-            )
-            images = images * factor + offset
-        logits, maps = self._answer(images)
-        return Taught(logits, [maps[name] for name in self.names])
-
-    def _answer(self, images: Tensor) -> tuple[Tensor | None, dict[str, Tensor]]:
+        if self.factor_and_offset is not None:
+            factor, offset = self.factor_and_offset
+            images = images * channels(factor, images.device) + channels(offset, images.device)
+        logits: Tensor | None = None
         if isinstance(self.network, Classifier):
-            own, distilled, maps = self.network.outputs(images, maps=bool(self.names))
-            return joined(own, distilled), maps
-        return None, self.network.forward_maps(images)[1]
+            with_maps = bool(self.names)
+            own_logits, distilled, maps = self.network.forward_heads(images, with_maps)
+            logits = mean_logits(own_logits, distilled)
+        else:
+            _, maps = self.backbone.forward_maps(images)
+        return TeacherOutput(logits, [maps[name] for name in self.names])
 
 
-def recolouring(student: Colours, teacher: Colours) -> Colours | None:
+def renormalisation(
+    student: Normalisation, teacher: Normalisation
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Factor and offset of each channel from the student's normalisation to the teacher's; None where they agree."""
-    (mean, std), (other_mean, other_std) = student, teacher
-    if (*mean, *std) == (*other_mean, *other_std):
+    (means, stds), (teacher_means, teacher_stds) = student, teacher
+    if [*means, *stds] == [*teacher_means, *teacher_stds]:
         return None
-    factor = [own / other for own, other in zip(std, other_std, strict=True)]
-    offset = [
-        (own - other) / by for own, other, by in zip(mean, other_mean, other_std, strict=True)
-    ]
-    return factor, offset
+    factors, offsets = [], []
+    for mean, std, teacher_mean, teacher_std in zip(
+        means, stds, teacher_means, teacher_stds, strict=True
+    ):
+        factors.append(std / teacher_std)
+        offsets.append((mean - teacher_mean) / teacher_std)
+    return tuple(factors), tuple(offsets)

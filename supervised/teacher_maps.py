@@ -1,17 +1,18 @@
 """A teacher's maps of all training images, stored once in place of running it in every epoch.
 
-A folder with one array (N, width, h, w) for each map, NAME.npy, and features.json, which says what they are, of which
-images and network they were made, and how many images are done. It is written after the maps of each batch, so that
-writing can go on where it was interrupted. N images in the order of the data set.
+A folder with one array (N, width, h, w) for each map, NAME.npy, and features.json, its header, which says what they
+are, of which images and network they were made, and how many images are done. It is written after the maps of each
+batch, so that writing can go on where it was interrupted. N images in the order of the data set.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -19,35 +20,45 @@ from torch import Tensor
 
 from ..augment.device import send
 from .augmentation import TrainDraws
-from .map_transform import follow
+from .map_transform import transform_maps
 
 HEADER = "features.json"
 TYPES = {"float16": torch.float16, "float32": torch.float32}
-WORDS = {
+DESCRIPTIONS = {
     "dataset": "data set", "images": "number of images", "side": "stored images of", "pixels": "images with hash",
     "labels": "labels with hash", "teacher": "teacher with hash", "size": "images for the teacher of",
     "batch_norm": "batch norms by", "batch": "batches of", "maps": "maps", "dtype": "numbers in",
 }  # fmt: skip
 
 
-class Stored(NamedTuple):
-    """One map: as models' maps, and its size."""
+class MapShape(NamedTuple):
+    """One map: its channels, the pixels of the image from one place to the next, and its places."""
 
     width: int
     stride: int
     rows: int
     columns: int
 
+    @property
+    def array_shape(self) -> tuple[int, int, int]:
+        return self.width, self.rows, self.columns
 
-def check_same(folder: Path, stored: dict, expected: dict, what: str) -> None:
+    @property
+    def values(self) -> int:
+        """Numbers of one image's map."""
+        return self.width * self.rows * self.columns
+
+
+def check_header(
+    folder: Path, header: dict[str, Any], expected: dict[str, Any], advice: str
+) -> None:
     """ValueError that names what differs between a folder's header and what is expected of it."""
-    differ = [
-        f"{WORDS[name]} {stored.get(name)} (here {value})"
-        for name, value in expected.items()
-        if stored.get(name) != value
-    ]
-    if differ:
-        raise ValueError(f"{folder} holds other features: {'; '.join(differ)}: {what}")
+    differences = []
+    for name, value in expected.items():
+        if header.get(name) != value:
+            differences.append(f"{DESCRIPTIONS[name]} {header.get(name)} (here {value})")
+    if differences:
+        raise ValueError(f"{folder} holds other features: {'; '.join(differences)}: {advice}")
 
 
 # Writing
@@ -56,23 +67,28 @@ def check_same(folder: Path, stored: dict, expected: dict, what: str) -> None:
 class Writer:
     """`with Writer(...) as writer:` stores maps batch by batch, after those that an interrupted one has left there.
 
-    fingerprint: images_print and teacher_print together. maps: of each the name and shape. ValueError where the folder
-    holds other features.
+    fingerprint: of the data set and of the teacher together, by engine/fingerprint.py. maps: the shape of each by name.
+    ValueError where the folder holds other features.
     """
 
     def __init__(
-        self, folder: str | Path, fingerprint: dict, maps: dict[str, Stored], dtype: str = "float16"
+        self,
+        folder: str | Path,
+        fingerprint: dict[str, Any],
+        maps: dict[str, MapShape],
+        dtype: str = "float16",
     ) -> None:
         self.folder, self.maps, self.dtype = Path(folder), maps, TYPES[dtype]
-        self.images = fingerprint["images"]
-        shapes = {name: list(found) for name, found in maps.items()}
-        self.header = {**fingerprint, "dtype": dtype, "maps": shapes, "done": 0}
-        found = _header(self.folder)
-        if found:
-            expected = {name: value for name, value in self.header.items() if name != "done"}
-            check_same(self.folder, found, expected, "choose another --output")
-            self.header = found
-        self._files: list = []
+        self.images: int = fingerprint["images"]
+        shapes = {name: list(shape) for name, shape in maps.items()}
+        expected = {**fingerprint, "dtype": dtype, "maps": shapes}
+        stored = _read_header(self.folder)
+        if stored is None:
+            self.header = {**expected, "done": 0}
+        else:
+            check_header(self.folder, stored, expected, "choose another --output")
+            self.header = stored
+        self._files: list[BinaryIO] = []
 
     @property
     def done(self) -> int:
@@ -82,77 +98,78 @@ class Writer:
     @property
     def bytes(self) -> int:
         """Of all maps of all images."""
-        return self.images * sum(self._row(found) for found in self.maps.values())
+        per_image = sum(shape.values for shape in self.maps.values()) * self.dtype.itemsize
+        return self.images * per_image
 
     def check_space(self) -> None:
         """OSError where the disk has no room for what is not yet written."""
-        left = self.bytes * (self.images - self.done) // self.images
-        existing = next(
-            folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists()
-        )
+        needed = self.bytes * (self.images - self.done) // self.images
+        existing = self.folder
+        if not existing.exists():
+            existing = next(path for path in self.folder.absolute().parents if path.exists())
         free = shutil.disk_usage(existing).free
-        if free < left:
-            smaller = "fewer maps by --guide_teacher" + (
-                " or --dtype float16" if self.dtype == torch.float32 else ""
-            )
-            raise OSError(
-                f"{self.folder} needs {size(left)} and the disk has {size(free)} free: make room, choose another "
-                f"--output, or {smaller}"
-            )
+        if free >= needed:
+            return
+        smaller = "fewer maps by --guide_teacher"
+        if self.dtype == torch.float32:
+            smaller += " or --dtype float16"
+        raise OSError(
+            f"{self.folder} needs {format_bytes(needed)} and the disk has {format_bytes(free)} free: make room, choose "
+            f"another --output, or {smaller}"
+        )
 
     def __enter__(self) -> "Writer":
         """Make the files, or cut off what was written after the last whole batch."""
-        self._attempt(self._open)
+        with self._errors_in_one_line():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name, shape in self.maps.items():
+                self._open(self.folder / f"{name}.npy", shape)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for file in self._files:
             file.close()
         self._files = []
 
     def append(self, maps: Sequence[Tensor]) -> None:
         """The maps (B, width, h, w) of the next images. OSError in one line where the disk is full."""
-        arrays = [self._array(name, values) for name, values in zip(self.maps, maps, strict=True)]
-        self._attempt(lambda: self._append(arrays))
+        arrays = []
+        for name, values in zip(self.maps, maps, strict=True):
+            arrays.append(self._to_array(name, values))
+        with self._errors_in_one_line():
+            for file, array in zip(self._files, arrays, strict=True):
+                file.write(array.data)
+                file.flush()
+                os.fsync(file.fileno())
+            self.header = {**self.header, "done": self.done + len(arrays[0])}
+            _write_whole(self.folder / HEADER, json.dumps(self.header, indent=1))
 
-    def _open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, found in self.maps.items():
-            path = self.folder / f"{name}.npy"
-            file = open(path, "r+b" if self.done else "w+b")  # noqa: SIM115, __exit__ closes it
-            self._files.append(file)
-            kind = {
-                "descr": np.lib.format.dtype_to_descr(np.dtype(self.header["dtype"])),
-                "fortran_order": False,
-            }
-            np.lib.format.write_array_header_1_0(
-                file, kind | {"shape": (self.images, *_shape(found))}
-            )
-            file.truncate(file.seek(self.done * self._row(found), os.SEEK_CUR))
+    def _open(self, path: Path, shape: MapShape) -> None:
+        """Make an array's file with its header, or open it, and go to the end of what is done."""
+        file = open(path, "r+b" if self.done else "w+b")  # noqa: SIM115, __exit__ closes it
+        self._files.append(file)
+        array_header = {
+            "descr": np.lib.format.dtype_to_descr(np.dtype(self.header["dtype"])),
+            "fortran_order": False,
+            "shape": (self.images, *shape.array_shape),
+        }
+        np.lib.format.write_array_header_1_0(file, array_header)
+        done_bytes = self.done * shape.values * self.dtype.itemsize
+        file.truncate(file.seek(done_bytes, os.SEEK_CUR))
 
-    def _append(self, arrays: list[np.ndarray]) -> None:
-        for file, array in zip(self._files, arrays, strict=True):
-            file.write(array.data)
-            file.flush()
-            os.fsync(file.fileno())
-        self.header = self.header | {"done": self.done + len(arrays[0])}
-        _replace(self.folder / HEADER, json.dumps(self.header, indent=1))
+    def _to_array(self, name: str, values: Tensor) -> np.ndarray:
+        values = values.to(self.dtype)
+        if not values.isfinite().all():
+            message = f"the teacher's map {name} has values that are not finite"
+            if self.dtype != torch.float32:
+                message += ", or too large for float16: --dtype float32"
+            raise ValueError(message)
+        return values.cpu().contiguous().numpy()
 
-    def _array(self, name: str, values: Tensor) -> np.ndarray:
-        stored = values.to(self.dtype)
-        if not stored.isfinite().all():
-            hint = (
-                "" if self.dtype == torch.float32 else ", or too large for float16: --dtype float32"
-            )
-            raise ValueError(f"the teacher's map {name} has values that are not finite{hint}")
-        return stored.cpu().contiguous().numpy()
-
-    def _row(self, found: Stored) -> int:
-        return found.width * found.rows * found.columns * self.dtype.itemsize
-
-    def _attempt(self, work) -> None:
+    @contextmanager
+    def _errors_in_one_line(self) -> Iterator[None]:
         try:
-            work()
+            yield
         except OSError as error:
             raise OSError(
                 f"cannot write {self.folder}: {error.strerror}; {self.done} of {self.images} images are stored, and "
@@ -160,12 +177,14 @@ class Writer:
             ) from None
 
 
-def size(count: int) -> str:
+def format_bytes(count: int) -> str:
     """Bytes for people: 5.73 GB."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.1f} MB"
 
 
-def _replace(path: Path, text: str) -> None:
+def _write_whole(path: Path, text: str) -> None:
     """A file that is the new one or the old one, never half of it."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
@@ -176,46 +195,42 @@ def _replace(path: Path, text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Features:
-    """Stored maps. As a network it has `maps` and `stages`, for supervised/pairs.py."""
+class StoredMaps:
+    """The maps of a folder. As a network it has `maps` and `stages`, for supervised/pairs.py."""
 
     folder: Path
-    header: dict
-    maps: dict[str, Stored]
+    header: dict[str, Any]
+    maps: dict[str, MapShape]
     stages: tuple[str, ...]
     arrays: dict[str, Tensor]  # (N, width, h, w) each, over memory maps
 
     @classmethod
-    def open(cls, folder: str | Path, expected: dict) -> "Features":
-        """`expected`: images_print and, where the teacher is known, teacher_print, of engine/fingerprint.py.
+    def open(cls, folder: str | Path, expected: dict[str, Any]) -> "StoredMaps":
+        """`expected`: the data set's fingerprint and, where the teacher is known, its own, by engine/fingerprint.py.
 
         FileNotFoundError where nothing is stored; ValueError where it is of other images or of another teacher, where
         it is not whole, or damaged.
         """
         folder = Path(folder)
-        header = _header(folder)
-        if not header:
+        header = _read_header(folder)
+        if header is None:
             raise FileNotFoundError(
-                f"no features at {folder}: make them by precompute.py --output {folder}"
+                f"no features at {folder}: make them by multicrop precompute --output {folder}"
             )
-        check_same(
-            folder,
-            header,
-            expected,
-            "give the flags that they were made with, or make others by precompute.py",
-        )
+        advice = "give the flags that they were made with, or make others by multicrop precompute"
+        check_header(folder, header, expected, advice)
         if header["done"] < header["images"]:
             raise ValueError(
-                f"{folder} holds {header['done']} of {header['images']} images: give the same command of precompute.py "
+                f"{folder} holds {header['done']} of {header['images']} images: give the same command of multicrop precompute "
                 "again, it goes on from there"
             )
-        maps = {name: Stored(*shape) for name, shape in header["maps"].items()}
-        arrays = {
-            name: _array(folder / f"{name}.npy", header, found) for name, found in maps.items()
-        }
+        maps, arrays = {}, {}
+        for name, shape in header["maps"].items():
+            maps[name] = MapShape(*shape)
+            arrays[name] = _read_array(folder / f"{name}.npy", header, maps[name])
         return cls(folder, header, maps, tuple(maps), arrays)
 
-    def cut(
+    def load_batch(
         self,
         index: Tensor,
         draws: TrainDraws,
@@ -228,17 +243,21 @@ class Features:
     ) -> list[Tensor]:
         """The maps of a batch, each float32 (B, width, h, w) on the device, cut and flipped as its images were.
 
-        index: (B,) of the images in the data set; draws: of the augmentation of these B; the rest as `follow`'s.
+        index: (B,) of the images in the data set; draws: of the augmentation of these B; the rest as transform_maps'.
         """
-        maps = (send(self.arrays[name][index.cpu()], device) for name in names)
-        return [follow(found, draws, source, size, padding) for found in maps]
+        index = index.cpu()
+        batch = []
+        for name in names:
+            maps = send(self.arrays[name][index], device)
+            batch.append(transform_maps(maps, draws, source, size, padding))
+        return batch
 
 
-def _header(folder: Path) -> dict | None:
+def _read_header(folder: Path) -> dict[str, Any] | None:
     """What a folder says about its features, None where there are none."""
     path = folder / HEADER
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text()) or None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
@@ -247,21 +266,18 @@ def _header(folder: Path) -> dict | None:
         ) from None
 
 
-def _array(path: Path, header: dict, found: Stored) -> Tensor:
+def _read_array(path: Path, header: dict[str, Any], shape: MapShape) -> Tensor:
+    """A map of all images over the file, of which nothing is read yet."""
     try:
-        array = np.lib.format.open_memmap(
-            path, "c"
-        )  # pages of our own, were they written to: torch wants writable ones
+        # "c": pages of our own, were they written to, since torch wants writable ones
+        array = np.lib.format.open_memmap(path, "c")
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged ({error}): make the features anew by precompute.py"
+            f"{path} is damaged ({error}): make the features anew by multicrop precompute"
         ) from None
-    if array.shape != (header["images"], *_shape(found)) or array.dtype != header["dtype"]:
+    expected_shape = (header["images"], *shape.array_shape)
+    if array.shape != expected_shape or array.dtype != header["dtype"]:
         raise ValueError(
-            f"{path} is not what {HEADER} beside it says: make the features anew by precompute.py"
+            f"{path} is not what {HEADER} beside it says: make the features anew by multicrop precompute"
         )
     return torch.from_numpy(array)
-
-
-def _shape(found: Stored) -> tuple[int, int, int]:
-    return found.width, found.rows, found.columns

@@ -9,20 +9,20 @@ from typing import NamedTuple
 import torch.nn as nn
 from torch import Tensor
 
-from .classifier import Classifier, joined
+from .classifier import Classifier, mean_logits
 from .guidance import Guidance
 
 
-class Answer(NamedTuple):
-    """What the student says of a batch."""
+class StudentOutput(NamedTuple):
+    """What the student makes of a batch."""
 
     logits: Tensor  # (B, classes), for the cross-entropy
     distilled: Tensor  # (B, classes), for distillation: of the distillation token where there is one, else the same
     guidance: Tensor | None  # the loss of its maps, unweighted; None where it is not guided
 
 
-class Learner(nn.Module):
-    """Images (B, C, h, w), and the teacher's maps where there is guidance -> Answer, by one pass of the backbone.
+class TrainModule(nn.Module):
+    """Images (B, C, h, w), and the teacher's maps where it is guided -> StudentOutput, by one pass of the backbone.
 
     names: of the student's maps, one for each of the teacher's. distils: whether logits are distilled. Without, a
     distillation token's head learns the labels as the other one does: every parameter gets a gradient.
@@ -36,14 +36,22 @@ class Learner(nn.Module):
         distils: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.guidance, self.names, self.distils = model, guidance, tuple(names), distils
+        self.model, self.guidance = model, guidance
+        self.names, self.distils = tuple(names), distils
 
-    def forward(self, images: Tensor, maps: Sequence[Tensor] | None = None) -> Answer:
+    def forward(
+        self, images: Tensor, teacher_maps: Sequence[Tensor] | None = None
+    ) -> StudentOutput:
         if self.guidance is None and not self.distils:
             logits = self.model(images)
-            return Answer(logits, logits, None)
-        own, distilled, found = self.model.outputs(images, maps=self.guidance is not None)
+            return StudentOutput(logits, logits, None)
+        guided = self.guidance is not None
+        logits, distilled, maps = self.model.forward_heads(images, with_maps=guided)
         if not self.distils:
-            own = distilled = joined(own, distilled)
-        loss = self.guidance([found[name] for name in self.names], maps) if self.guidance else None
-        return Answer(own, distilled, loss)
+            logits = distilled = mean_logits(logits, distilled)
+        guidance_loss = None
+        if self.guidance is not None:
+            assert teacher_maps is not None
+            student_maps = [maps[name] for name in self.names]
+            guidance_loss = self.guidance(student_maps, teacher_maps)
+        return StudentOutput(logits, distilled, guidance_loss)

@@ -10,9 +10,10 @@ def split(
 
     From each class `fraction` of its images, rounded, is drawn for validation; at least one image of every class stays.
     """
-    held = torch.zeros(len(labels), dtype=torch.bool)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
         count = min(round(fraction * len(members)), len(members) - 1)
-        held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return (~held).nonzero().squeeze(1), held.nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator)
+        held_out[members[order[:count]]] = True
+    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)

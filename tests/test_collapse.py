@@ -1,4 +1,4 @@
-"""probes/collapse.py: the statistics on cases with a known answer, and the sentence that each collapse gets."""
+"""probes/collapse.py: the statistics on cases with a known result, and the sentence that each collapse gets."""
 
 import math
 import time
@@ -6,10 +6,24 @@ import time
 import pytest
 import torch
 
-from multicrop.probes.collapse import Watch, diagnosis, statistics
+from multicrop.probes.collapse import (
+    CollapseMonitor,
+    diagnosis,
+    feature_statistics,
+    target_statistics,
+)
 
 K, B, D = 64, 128, 24
 LN_K = math.log(K)
+
+
+def statistics(targets, features):
+    return target_statistics(targets) | feature_statistics(features)
+
+
+def diagnose(loss, metrics, best_rank=None, **options):
+    """Of targets over K prototypes."""
+    return diagnosis(loss, metrics, LN_K, K, best_rank=best_rank, **options)
 
 
 def make(targets="own", features="spread"):
@@ -76,11 +90,9 @@ def test_a_healthy_run_gets_no_advice():
         "mean_entropy": 0.9993 * LN_K,
         "target_gap": 0.072,
     }
-    assert (
-        diagnosis(0.993 * LN_K, flat_start, K) is None
-    )  # measured in a run whose feature rank rose
-    assert diagnosis(3.0, make(), K) is None
-    assert diagnosis(3.0, make(), K, best_rank=make()["feature_rank"]) is None
+    assert diagnose(0.993 * LN_K, flat_start) is None  # measured in a run whose feature rank rose
+    assert diagnose(3.0, make()) is None
+    assert diagnose(3.0, make(), best_rank=make()["feature_rank"]) is None
 
 
 @pytest.mark.parametrize(
@@ -107,22 +119,22 @@ def test_a_healthy_run_gets_no_advice():
     ],
 )
 def test_each_collapse_is_named_with_what_to_try(loss, case, best_rank, names, advice):
-    sentence = diagnosis(loss, make(**case), K, best_rank)
+    sentence = diagnose(loss, make(**case), best_rank)
     assert names in sentence and advice in sentence
     assert f"ln K {LN_K:.2f}" in sentence and "\n" not in sentence
 
 
 def test_early_on_only_targets_can_be_bad_news():
     point = make(features="point")
-    assert diagnosis(3.0, point, K) and diagnosis(3.0, point, K, early=True) is None
-    assert diagnosis(LN_K, make("one"), K, early=True).startswith("Collapse to about 1 of all")
-    assert "Uniform collapse" in diagnosis(LN_K, make("uniform"), K, early=True)
+    assert diagnose(3.0, point) and diagnose(3.0, point, early=True) is None
+    assert diagnose(LN_K, make("one"), early=True).startswith("Collapse to about 1 of all")
+    assert "Uniform collapse" in diagnose(LN_K, make("uniform"), early=True)
 
 
 def test_a_loss_that_never_left_ln_k_is_said_once_it_should_have():
-    assert diagnosis(LN_K, make(), K) is None
-    assert diagnosis(LN_K, make(), K, lowest=0.9 * LN_K) is None
-    assert "never left ln K" in diagnosis(LN_K, make(), K, lowest=0.99 * LN_K)
+    assert diagnose(LN_K, make()) is None
+    assert diagnose(LN_K, make(), lowest_loss=0.9 * LN_K) is None
+    assert "never left ln K" in diagnose(LN_K, make(), lowest_loss=0.99 * LN_K)
 
 
 def targets(kind: str) -> torch.Tensor:
@@ -130,29 +142,46 @@ def targets(kind: str) -> torch.Tensor:
     return ({"own": 4, "uniform": 0.001}[kind] * logits).softmax(-1)
 
 
-def test_the_watch_speaks_in_time_and_once():
+def test_the_monitor_speaks_in_time_and_once():
     features = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
-    watch = Watch(K, early=1, warm=10, late=30)
-    assert watch.warning(5) is None  # nothing was looked at
-    watch.look(LN_K, targets("uniform"), features)
-    assert watch.warning(0.5) is None
-    assert "Uniform collapse" in watch.warning(1) and watch.warning(2) is None
-    watch.look(LN_K, targets("own"), torch.ones(B, D))
-    assert watch.warning(9) is None
-    assert "Feature rank near 1" in watch.warning(10)
-    watch.look(LN_K, targets("own"), features)
-    assert watch.warning(29) is None and "never left ln K" in watch.warning(30)
+    monitor = CollapseMonitor(LN_K, K, early=1, warm=10, late=30)
+    assert monitor.warning(5) is None  # nothing was looked at
+    monitor.update(LN_K, statistics(targets("uniform"), features))
+    assert monitor.warning(0.5) is None
+    assert "Uniform collapse" in monitor.warning(1) and monitor.warning(2) is None
+    monitor.update(LN_K, statistics(targets("own"), torch.ones(B, D)))
+    assert monitor.warning(9) is None
+    assert "Feature rank near 1" in monitor.warning(10)
+    monitor.update(LN_K, statistics(targets("own"), features))
+    assert monitor.warning(29) is None and "never left ln K" in monitor.warning(30)
 
 
-def test_the_watch_recalls_a_run_that_is_resumed():
+def test_the_monitor_recalls_a_run_that_is_resumed():
     features = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
     few = features * (torch.arange(D) < 3)
-    fresh, resumed = Watch(K, late=30), Watch(K, late=30)
+    fresh, resumed = CollapseMonitor(LN_K, K, late=30), CollapseMonitor(LN_K, K, late=30)
     rows = [{"step": 1, "loss": 0.5 * LN_K, "feature_rank": 20.0}, {"step": 1, "knn_top1": 10.0}]
     resumed.recall(rows)
-    for watch in (fresh, resumed):
-        watch.look(LN_K, targets("own"), few)
+    for monitor in (fresh, resumed):
+        monitor.update(LN_K, statistics(targets("own"), few))
     assert "never left" in fresh.warning(40) and "fallen below half" in resumed.warning(40)
+
+
+def test_an_objective_without_targets_is_judged_by_loss_and_features():
+    uninformed = math.log(2 * B - 1)
+    features = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
+    monitor = CollapseMonitor(uninformed, warm=10, late=30)
+    monitor.update(uninformed, feature_statistics(features))
+    assert monitor.warning(29) is None
+    assert "never left what it is without learning" in monitor.warning(30)
+    monitor.update(2.0, feature_statistics(torch.ones(B, D)))
+    assert monitor.warning(9) is None
+    words = monitor.warning(10)
+    assert "Feature rank near 1" in words and f"without learning {uninformed:.2f}" in words
+    monitor.update(0.01, feature_statistics(features))
+    assert monitor.warning(40).startswith("The loss is almost 0: ")
+    for text in (words, monitor.warning(40) or ""):
+        assert "teacher_temp" not in text and "ln K" not in text and "target" not in text
 
 
 def test_it_is_cheap_enough_for_every_logging_interval():

@@ -10,7 +10,7 @@ from multicrop.supervised.distillation import (
     decoupled,
     hard,
     soft,
-    split,
+    split_by_label,
     standardise,
 )
 
@@ -178,7 +178,7 @@ def test_a_student_like_its_teacher_costs_nothing(tensors):
 
 def test_split_parts_with_the_label_first():
     logits = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
-    own, rest = split(logits, torch.tensor([0, 1, 2]))
+    own, rest = split_by_label(logits, torch.tensor([0, 1, 2]))
     assert rest.tolist() == [[2.0, 3.0], [4.0, 6.0], [7.0, 8.0]]
     close(own.softmax(1)[:, 0], logits.softmax(1).diagonal())
 

@@ -18,7 +18,7 @@ from multicrop.commands import knn as command
 from multicrop.config.knn import Recipe
 from multicrop.datasets import image_folder, shapes
 from multicrop.engine import checkpoint, seeds
-from multicrop.probes.features import features
+from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
 from multicrop.registry import backbone
 
@@ -118,7 +118,8 @@ def by_hand(seed: int) -> dict[int, tuple[float, float]]:
     chosen = torch.arange(300) * 400 // 300
     transform = EvalTransform(32, shapes.MEAN, shapes.STD)
     banks = [
-        features(network(seed), pixels, transform) for pixels in (train.pixels[chosen], test.pixels)
+        extract_features(network(seed), pixels, transform)
+        for pixels in (train.pixels[chosen], test.pixels)
     ]
     return knn(banks[0], train.labels[chosen], banks[1], test.labels, k=(5, 20), classes=10)
 

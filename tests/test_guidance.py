@@ -20,8 +20,8 @@ from locality_guidance import (
 from multicrop.supervised.guidance import (
     Guidance,
     attention,
-    resize,
-    same_size,
+    match_sizes,
+    resize_maps,
     similarity,
     teacher_images,
 )
@@ -49,7 +49,7 @@ def check_recorded(tensors: dict[str, torch.Tensor], transform: str) -> None:
     )
     for place, index in enumerate(indices if transform == "linear" else ()):
         guidance.projections[place].load_state_dict(part(tensors, f"proj/{index}."))
-    for loss, index in zip(guidance.pairs(student, teacher), indices, strict=True):
+    for loss, index in zip(guidance.pair_losses(student, teacher), indices, strict=True):
         close(loss, tensors[f"pair_loss/{index}"])
     loss = guidance(student, teacher)
     close(loss, tensors.get("loss", sum(part(tensors, "pair_loss/").values())))
@@ -74,9 +74,9 @@ def test_all_recorded_pairs(shared_golden, group, transform):
 
 def test_common_size_is_the_larger_one_on_either_axis():
     wide, tall = maps(0, (1, 2, 3, 8), (1, 5, 6, 4))
-    wide, tall = same_size(wide, tall)
+    wide, tall = match_sizes(wide, tall)
     assert wide.shape == (1, 2, 6, 8) and tall.shape == (1, 5, 6, 8)
-    assert resize(tall, (6, 8)) is tall
+    assert resize_maps(tall, (6, 8)) is tall
 
 
 def test_equal_features_cost_nothing_and_the_pairs_add_up():
@@ -86,7 +86,7 @@ def test_equal_features_cost_nothing_and_the_pairs_add_up():
         assert not list(guidance.parameters())
         assert guidance([x, x], [x, x]) == 0
         other = maps(1, (3, 4, 5, 5))[0]
-        close(guidance([other, other], [x, x]), 2 * guidance.pairs([other, x], [x, x])[0])
+        close(guidance([other, other], [x, x]), 2 * guidance.pair_losses([other, x], [x, x])[0])
 
 
 def test_attention_ignores_strength_and_sign_and_similarity_ignores_strength():

@@ -20,7 +20,7 @@ from multicrop.supervised.mixing import Mix, apply
 from multicrop.supervised.objectives.cross_entropy import Objective
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.train_module import Learner
+from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 
 LOG = "log_cls_inter_logit_total_lr_top1err_top5err"
@@ -56,7 +56,7 @@ def six_steps(tensors, learner, loss, teacher, build, rates: dict, decay: float)
     """Every recorded loss and rate on the way."""
     exempt = ("cls_token", "pos_embed", "dist_token")
     optimizer = build(
-        parameters.groups(learner.train(), exempt=exempt, backbone=learner.model.backbone)
+        parameters.parameter_groups(learner.train(), exempt=exempt, backbone=learner.model.backbone)
     )
     for step, recorded_step in enumerate(tensors[LOG]):
         lr = epoch_cosine(step // 3, 4, **rates)
@@ -97,7 +97,7 @@ def guided(tensors, folder) -> None:
     names, _ = pair_maps(model.backbone, teacher.backbone, ["blocks.0", "blocks.1", "blocks.1"])
     guidance = Guidance([36, 36, 36], [16, 32, 64])
     guidance.projections.load_state_dict(part(tensors, "proj_before/"))
-    learner = Learner(model, guidance, names)
+    learner = TrainModule(model, guidance, names)
     six_steps(
         tensors,
         learner,
@@ -130,7 +130,7 @@ def test_logit_distillation(shared_golden, tmp_path):
     loss = Loss(
         Objective(0.0), LogitDistillation(temperature=2.0, weight=10.0, floor=0.0), ce_weight=0.5
     )
-    learner = Learner(model, distils=True)
+    learner = TrainModule(model, distils=True)
     six_steps(tensors, learner, loss, teacher, lambda g: optim.build("adamw", g), TRANSFORMER, 0.05)
     check_weights(model, tensors, "student", tmp_path, **options)
     check_weights(teacher.network, tensors, "teacher", tmp_path, **CNN)
@@ -140,7 +140,7 @@ def test_a_cnn_alone(shared_golden, tmp_path):
     tensors = recorded(shared_golden / SHARED / "steps_cnn_sgd.safetensors")
     model = network(part(tensors, "student_before/"), folder=tmp_path, **CNN)
     six_steps(
-        tensors, Learner(model), Loss(Objective(0.0)), None,
+        tensors, TrainModule(model), Loss(Objective(0.0)), None,
         lambda groups: optim.build("sgd", groups, 0.9, True), {"peak": 0.1, "end": 0.0}, 5e-4,
     )  # fmt: skip
     check_weights(model, tensors, "student", tmp_path, **CNN)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from multicrop.probes import knn as probe
-from multicrop.probes.features import features
+from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "two_stage_ssl" / "knn.npz")
@@ -222,14 +222,15 @@ def test_features_come_from_evaluation_mode_and_leave_the_modes_alone(kind, tmp_
         np.save(tmp_path / "x.npy", images.numpy())
         stored = np.load(tmp_path / "x.npy", mmap_mode="c")
         stored = torch.from_numpy(stored)
-    found = features(network, stored, lambda x: x.float() / 255, batch_size=4)
+    found = extract_features(network, stored, lambda x: x.float() / 255, batch_size=4)
     assert [module.training for module in network.modules()] == before
     assert found.dtype == torch.float32 and not found.requires_grad
     network.eval()
     torch.testing.assert_close(found, network(images.float() / 255).detach())
     chosen = torch.tensor([9, 0, 3, 3, 10])
     torch.testing.assert_close(
-        features(network, stored, lambda x: x / 255, batch_size=2, chosen=chosen), found[chosen]
+        extract_features(network, stored, lambda x: x / 255, batch_size=2, indices=chosen),
+        found[chosen],
     )
 
 
@@ -237,10 +238,10 @@ def test_features_under_autocast_are_float32_and_modes_survive_an_error():
     network = Backbone().train()
     images = torch.randint(256, (4, 3, 2, 2), dtype=torch.uint8)
     assert (
-        features(network, images, lambda x: x.float(), autocast=torch.bfloat16).dtype
+        extract_features(network, images, lambda x: x.float(), autocast=torch.bfloat16).dtype
         == torch.float32
     )
-    assert features(network, images[:0], lambda x: x.float()).shape == (0, 5)
+    assert extract_features(network, images[:0], lambda x: x.float()).shape == (0, 5)
     with pytest.raises(RuntimeError):
-        features(network, images, lambda x: x)  # uint8 into a linear layer
+        extract_features(network, images, lambda x: x)  # uint8 into a linear layer
     assert network.training and network.layer[1].training

@@ -88,12 +88,14 @@ def test_one_method_may_be_more_frequent():
 @pytest.mark.parametrize("copies", [1, 2, 3, 4, 5])
 def test_copies_of_an_image_are_not_mixed_with_each_other(copies):
     mix = draws(1, probability=1.0, copies=copies)[0]
-    batch = 8 * mix.apart
+    batch = 8 * mix.distance
     image = torch.arange(batch) // copies
-    partner = mixing.partners(batch, mix.apart)
+    partner = mixing.partners(batch, mix.distance)
     assert (image != image[partner]).all() and torch.equal(partner[partner], torch.arange(batch))
-    part = mixing.partners(2 * mix.apart, mix.apart)  # a batch may be cut after each two groups
-    assert torch.equal(part, partner[: 2 * mix.apart])
+    part = mixing.partners(
+        2 * mix.distance, mix.distance
+    )  # a batch may be cut after each two groups
+    assert torch.equal(part, partner[: 2 * mix.distance])
 
 
 @pytest.fixture
@@ -119,7 +121,7 @@ def one_by_one(recorded, kind, mix):
 
 def test_mixup_and_cutmix_give_the_recorded_batches(recorded):
     centre = tuple(recorded["cutmix/centre_xy"].flip(0).tolist())
-    cut = mixing.cut(recorded["cutmix/lambda_drawn"].item(), 16, 16, centre)
+    cut = mixing.cutmix_box(recorded["cutmix/lambda_drawn"].item(), 16, 16, centre)
     for kind, mix in (("mixup", Mix(recorded["mixup/lambda_drawn"].item())), ("cutmix", cut)):
         images, targets = one_by_one(recorded, kind, mix)
         assert np.allclose(images, recorded[f"{kind}/inputs_out"], atol=1e-6)

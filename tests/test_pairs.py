@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from multicrop import registry
-from multicrop.supervised.pairs import by_stage, pair_maps, spread, stages
+from multicrop.supervised.pairs import maps_by_stage, pair_maps, spread, stage_ends
 
 PUBLISHED = {
     "deit_tiny": (0, 6, 11), "t2t_vit_7": (0, 3, 6), "t2t_vit_14": (0, 7, 13), "pit_tiny": (0, 6, 11),
@@ -35,8 +35,8 @@ def test_every_family_guides_and_is_guided(family):
     assert (
         len(own) == len(theirs) == 3 and places == sorted(places) and places[-1] == len(names) - 1
     )
-    assert stages(network)[-1] == names[-1] and len(pair_maps(teacher, network)[0]) == len(
-        stages(network)
+    assert stage_ends(network)[-1] == names[-1] and len(pair_maps(teacher, network)[0]) == len(
+        stage_ends(network)
     )
 
 
@@ -53,9 +53,9 @@ def test_numbers_of_stages_that_differ():
 
 
 def test_models_of_timm_have_stages_by_stride():
-    assert stages(backbone("timm:resnet18")) == ("layer1", "layer2", "layer3", "layer4")
-    assert stages(backbone("timm:vit_tiny_patch16_224")) == ("blocks.11",)
-    assert [stage[0] for stage in by_stage(backbone("timm:vgg11"))] == [
+    assert stage_ends(backbone("timm:resnet18")) == ("layer1", "layer2", "layer3", "layer4")
+    assert stage_ends(backbone("timm:vit_tiny_patch16_224")) == ("blocks.11",)
+    assert [stage[0] for stage in maps_by_stage(backbone("timm:vgg11"))] == [
         f"features.{index}" for index in (9, 14, 19, 20)
     ]
     assert pair_maps(backbone("timm:vit_tiny_patch16_224"), backbone("timm:resnet18"))[0] == (

@@ -10,7 +10,7 @@ from timm.optim import param_groups_layer_decay
 from multicrop import registry
 from multicrop.engine import optim
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.parameters import groups, layers
+from multicrop.supervised.parameters import parameter_groups, parameter_layers
 
 IMAGES = torch.zeros(1, 3, 32, 32)
 SMALL = {
@@ -25,18 +25,27 @@ def classifier(arch: str) -> Classifier:
 
 
 def decaying(model: nn.Module, **options) -> set[str]:
-    chosen = {p for group in groups(model, **options) if group["decays"] for p in group["params"]}
+    chosen = {
+        p
+        for group in parameter_groups(model, **options)
+        if group["decays"]
+        for p in group["params"]
+    }
     return {name for name, p in model.named_parameters() if p in chosen}
 
 
 def scales(model: nn.Module, **options) -> dict[str, float]:
-    found = {p: group["lr_scale"] for group in groups(model, **options) for p in group["params"]}
+    found = {
+        p: group["lr_scale"]
+        for group in parameter_groups(model, **options)
+        for p in group["params"]
+    }
     return {name: found[p] for name, p in model.named_parameters()}
 
 
 def test_by_default_the_groups_are_those_of_stage_one():
     model = classifier("dhvt")
-    ours, plain = groups(model), optim.groups(model)
+    ours, plain = parameter_groups(model), optim.groups(model)
     assert [group["decays"] for group in ours] == [True, False]
     for own, other in zip(ours, plain, strict=True):
         assert all(p is q for p, q in zip(own["params"], other["params"], strict=True))
@@ -69,7 +78,7 @@ def test_published_rule_of_locality_guidance():
 def test_frozen_parameters_are_in_no_group():
     model = classifier("vit")
     model.backbone.requires_grad_(False)
-    assert sum(len(group["params"]) for group in groups(model)) == 2
+    assert sum(len(group["params"]) for group in parameter_groups(model)) == 2
 
 
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "resnet10t"])
@@ -85,7 +94,7 @@ def test_layers_of_timm_are_those_of_timm(name):
     model = Classifier(registry.backbone(f"timm:{name}", 224), 10)
     own = {
         p: (g["lr_scale"], g["decays"])
-        for g in groups(model, layer_decay=0.75)
+        for g in parameter_groups(model, layer_decay=0.75)
         for p in g["params"]
     }
     found = {key: own[p] for key, p in model.backbone.named_parameters()}
@@ -95,13 +104,13 @@ def test_layers_of_timm_are_those_of_timm(name):
 
 def test_layers_by_feature_maps_are_those_by_timms_names(monkeypatch):
     vit = registry.backbone("vit", 32, **SMALL["vit"])
-    by_name = layers(vit)
+    by_name = parameter_layers(vit)
     monkeypatch.delattr(VisionTransformer, "group_matcher")
-    assert layers(vit, IMAGES) == by_name and max(by_name.values()) == 3
+    assert parameter_layers(vit, IMAGES) == by_name and max(by_name.values()) == 3
 
 
 def test_layers_of_a_network_of_ours():
-    found = layers(registry.backbone("dhvt", 32, **SMALL["dhvt"]), IMAGES)
+    found = parameter_layers(registry.backbone("dhvt", 32, **SMALL["dhvt"]), IMAGES)
     for name, layer in found.items():
         block = (
             name.split(".")[1]
@@ -114,7 +123,7 @@ def test_layers_of_a_network_of_ours():
 
 
 def test_layers_through_stages():
-    found = layers(registry.backbone("swin", 32, **SMALL["swin"]), IMAGES)
+    found = parameter_layers(registry.backbone("swin", 32, **SMALL["swin"]), IMAGES)
     assert found["patch_embed.proj.weight"] == 0
     assert (
         found["layers.0.blocks.0.attn.qkv.weight"] == 1
@@ -140,7 +149,7 @@ def test_rates_shrink_towards_the_input():
         found["backbone.blocks.0.attn.qkv.weight"] == 0.125
         and found["backbone.cls_token"] == 0.0625
     )
-    optimizer = optim.build("adamw", groups(model, layer_decay=0.5, example=IMAGES))
+    optimizer = optim.build("adamw", parameter_groups(model, layer_decay=0.5, example=IMAGES))
     optim.set_rates(optimizer, 0.1, 0.05)
     rates = {
         p: (group["lr"], group["weight_decay"])
@@ -174,6 +183,6 @@ def test_projections_beside_the_student_learn_at_the_whole_rate():
 )
 def test_impossible_options_are_one_line(options, message):
     with pytest.raises(ValueError, match=message):
-        groups(classifier("dhvt"), **options)
+        parameter_groups(classifier("dhvt"), **options)
     with pytest.raises(ValueError, match="Linear has no backbone"):
-        groups(nn.Linear(2, 2), layer_decay=0.5)
+        parameter_groups(nn.Linear(2, 2), layer_decay=0.5)

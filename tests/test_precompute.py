@@ -1,4 +1,4 @@
-"""precompute.py: what it stores, what it says, and what it refuses. The files themselves: test_offline.py."""
+"""precompute.py: what it stores, what it says, and what it refuses. The files themselves: test_teacher_maps.py."""
 
 import json
 
@@ -17,7 +17,7 @@ from multicrop.registry import backbone
 from multicrop.supervised import teacher_maps
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import Features
+from multicrop.supervised.teacher_maps import StoredMaps
 
 OPTIONS = {"arch": "resnet", "image_size": 16, "depth": 8, "in_channels": 3, "drop_path_rate": 0.1}
 IMAGES = 50
@@ -70,7 +70,7 @@ def data() -> tuple[dict, torch.Tensor]:
 def test_the_maps_are_the_teachers_of_whole_images(teacher, tmp_path, capsys):
     result = run(teacher, tmp_path / "features")
     fingerprint, pixels = data()
-    features = Features.open(
+    features = StoredMaps.open(
         tmp_path / "features", fingerprint | teacher_print(Teacher(network(), 16))
     )
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
@@ -106,7 +106,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
     run(teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",))
     fingerprint, pixels = data()
     batch = Teacher(network(), 16, ("s2",), batch_norm="batch")
-    features = Features.open(tmp_path / "features", fingerprint | teacher_print(batch))
+    features = StoredMaps.open(tmp_path / "features", fingerprint | teacher_print(batch))
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
     for rows in (slice(16, 32), slice(48, 50)):
         torch.testing.assert_close(
@@ -117,7 +117,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
             teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",), batch_size=10
         )
     with pytest.raises(ValueError, match=r"batch norms by batch \(here running\)"):
-        Features.open(tmp_path / "features", teacher_print(Teacher(network(), 16)))
+        StoredMaps.open(tmp_path / "features", teacher_print(Teacher(network(), 16)))
 
 
 def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(

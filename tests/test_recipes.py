@@ -198,7 +198,7 @@ def test_mixing_ends_where_published():
 
 def test_repeated_augmentation_does_not_mix_copies():
     r = stage_two("dhvt_small_cifar_patch2")
-    assert r.repeats == 3 and r.mixing(0, r.repeats).apart == 4
+    assert r.repeats == 3 and r.mixing(0, r.repeats).distance == 4
     assert stage_two("dhvt_finetune").repeats == 1
     assert r.share(4) == 64
     with pytest.raises(

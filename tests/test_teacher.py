@@ -8,7 +8,7 @@ from torch import nn
 from multicrop import registry
 from multicrop.engine import checkpoint
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.teacher import Teacher, recolouring
+from multicrop.supervised.teacher import Teacher, renormalisation
 from multicrop.weights import pretrained
 
 
@@ -110,9 +110,13 @@ def test_images_of_another_normalisation_are_brought_to_the_teachers():
     model = resnet()
     direct = Teacher(model, 16, ("s1",))(normalised(other))
     close(
-        Teacher(model, 16, ("s1",), colours=(own, other))(normalised(own)).maps[0], direct.maps[0]
+        Teacher(model, 16, ("s1",), normalisations=(own, other))(normalised(own)).maps[0],
+        direct.maps[0],
     )
-    assert recolouring(own, own) is None and recolouring(([0.5], [1.0]), ((0.5,), (1.0,))) is None
+    assert (
+        renormalisation(own, own) is None
+        and renormalisation(([0.5], [1.0]), ((0.5,), (1.0,))) is None
+    )
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 class Objective(nn.Module):
     """smoothing: the share of the target spread evenly over all classes."""
 
-    def __init__(self, smoothing: float = 0.1):
+    def __init__(self, smoothing: float = 0.1) -> None:
         super().__init__()
         self.smoothing = smoothing
 
@@ -21,7 +21,10 @@ class Objective(nn.Module):
     ) -> torch.Tensor:
         """logits (B, classes), labels (B,), of mixed images also their partners' (B,) and the own share -> nats."""
         own = self._smoothed(logits, labels)
-        return own if share == 1 else share * own + (1 - share) * self._smoothed(logits, partners)
+        if share == 1:
+            return own
+        assert partners is not None
+        return share * own + (1 - share) * self._smoothed(logits, partners)
 
     def _smoothed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)

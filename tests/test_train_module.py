@@ -12,7 +12,7 @@ from multicrop.supervised.guidance import Guidance
 from multicrop.supervised.loss import Loss
 from multicrop.supervised.mixing import Mixed
 from multicrop.supervised.objectives.cross_entropy import Objective
-from multicrop.supervised.train_module import Learner
+from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 
 NAMES = ("blocks.0", "blocks.1")
@@ -25,9 +25,9 @@ def student(arch: str = "deit_tiny", head_init: str = "normal") -> Classifier:
     )
 
 
-def learner(arch: str = "deit_tiny", guided: bool = False, distils: bool = False) -> Learner:
+def learner(arch: str = "deit_tiny", guided: bool = False, distils: bool = False) -> TrainModule:
     guidance = Guidance([24, 24], [8, 8]) if guided else None
-    return Learner(student(arch), guidance, NAMES if guided else (), distils)
+    return TrainModule(student(arch), guidance, NAMES if guided else (), distils)
 
 
 def images(*shape: int) -> torch.Tensor:
@@ -46,7 +46,7 @@ def parts(answer, distillation=None, share: float = 1.0, **weights):
 def test_a_plain_classifier_keeps_its_names_and_its_answer():
     model = student()
     assert {name.partition(".")[0] for name in model.state_dict()} == {"backbone", "head"}
-    answer = Learner(model)(X)
+    answer = TrainModule(model)(X)
     assert (
         torch.equal(answer.logits, model(X))
         and answer.distilled is answer.logits
@@ -160,8 +160,8 @@ def test_one_head_on_the_mean_of_both_tokens_is_both():
 DDP = """
 import sys; sys.path[:0] = [{root!r}, {root!r} + "/tests"]
 import torch, warnings
-from multicrop import ranks
-from test_learner import *
+from multicrop.engine import ranks
+from test_train_module import *
 device = ranks.start("cpu")
 for arch in ("deit_tiny", "deit_tiny_distilled"):
     for guided in (False, True):

@@ -13,12 +13,12 @@ from multicrop.datasets._images import ImageSet
 from multicrop.engine.fingerprint import images_print, teacher_print
 from multicrop.supervised import teacher_maps
 from multicrop.supervised.augmentation import TrainDraws
-from multicrop.supervised.map_transform import follow
+from multicrop.supervised.map_transform import transform_maps
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import HEADER, Features, Stored, Writer, size
+from multicrop.supervised.teacher_maps import HEADER, MapShape, StoredMaps, Writer, format_bytes
 
-MAPS = {"s1": Stored(4, 1, 8, 8), "s2": Stored(6, 2, 4, 4)}
+MAPS = {"s1": MapShape(4, 1, 8, 8), "s2": MapShape(6, 2, 4, 4)}
 IMAGES = 10
 
 
@@ -55,7 +55,7 @@ def write(
 def test_stored_maps_come_back(tmp_path):
     writer = write(tmp_path)
     assert writer.bytes == IMAGES * (4 * 64 + 6 * 16) * 4
-    features = Features.open(tmp_path, PRINT)
+    features = StoredMaps.open(tmp_path, PRINT)
     for name, values in zip(MAPS, VALUES, strict=True):
         assert torch.equal(features.arrays[name], values)
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), values.numpy())
@@ -67,7 +67,7 @@ def test_half_precision_takes_half_the_room(tmp_path):
         write(tmp_path, dtype="float16").bytes * 2
         == Writer(tmp_path / "x", PRINT, MAPS, "float32").bytes
     )
-    found = Features.open(tmp_path, PRINT).arrays["s1"]
+    found = StoredMaps.open(tmp_path, PRINT).arrays["s1"]
     assert found.dtype == torch.float16 and torch.equal(found, VALUES[0].half())
 
 
@@ -80,18 +80,18 @@ def test_a_batchs_maps_are_cut_as_its_images(tmp_path):
         None,
     )
     place = {"source": (8, 8), "size": 8, "padding": 2}
-    found = Features.open(tmp_path, PRINT).cut(index, draws, names=("s2", "s1"), **place)
+    found = StoredMaps.open(tmp_path, PRINT).load_batch(index, draws, names=("s2", "s1"), **place)
     for ours, values in zip(found, reversed(VALUES), strict=True):
-        assert torch.equal(ours, follow(values[index], draws, *place.values()))
+        assert torch.equal(ours, transform_maps(values[index], draws, *place.values()))
 
 
 def test_stored_maps_pair_as_a_teachers(tmp_path):
     write(tmp_path)
     student = registry.backbone("deit_tiny", 32, embed_dim=24, num_layers=3)
-    features = Features.open(tmp_path, PRINT)
+    features = StoredMaps.open(tmp_path, PRINT)
     assert pair_maps(student, features) == (("blocks.0", "blocks.2"), ("s1", "s2"))
     with pytest.raises(
-        ValueError, match=r"--guide_teacher s3: Features has no map of this name; it has s1, s2"
+        ValueError, match=r"--guide_teacher s3: StoredMaps has no map of this name; it has s1, s2"
     ):
         pair_maps(student, features, teacher_names=["s3"])
 
@@ -100,9 +100,9 @@ def test_stored_maps_pair_as_a_teachers(tmp_path):
 def test_writing_goes_on_where_it_was_interrupted(tmp_path, torn):
     assert write(tmp_path, stop=4).done == 6
     with pytest.raises(
-        ValueError, match=r"holds 6 of 10 images: give the same command of precompute.py again"
+        ValueError, match=r"holds 6 of 10 images: give the same command of multicrop precompute again"
     ):
-        Features.open(tmp_path, PRINT)
+        StoredMaps.open(tmp_path, PRINT)
     if torn:  # a batch of which only one map was written, when the machine stopped
         with open(tmp_path / "s1.npy", "ab") as file:
             file.write(b"\x07" * 1000)
@@ -110,7 +110,7 @@ def test_writing_goes_on_where_it_was_interrupted(tmp_path, torn):
     assert write(tmp_path).done == IMAGES
     assert (tmp_path / "s2.npy").read_bytes()[: len(before)] == before
     for name, values in zip(MAPS, VALUES, strict=True):
-        assert torch.equal(Features.open(tmp_path, PRINT).arrays[name], values)
+        assert torch.equal(StoredMaps.open(tmp_path, PRINT).arrays[name], values)
 
 
 def test_whole_features_are_left_alone(tmp_path):
@@ -160,7 +160,7 @@ def test_a_disk_that_fills_up_on_the_way(tmp_path, monkeypatch):
             writer.append([values[3:6] for values in VALUES])
     monkeypatch.undo()
     write(tmp_path)
-    assert torch.equal(Features.open(tmp_path, PRINT).arrays["s2"], VALUES[1])
+    assert torch.equal(StoredMaps.open(tmp_path, PRINT).arrays["s2"], VALUES[1])
 
 
 def test_the_folder_is_a_file(tmp_path):
@@ -199,7 +199,7 @@ def changed_pixels():
 def test_features_of_other_images_or_teachers(tmp_path, fingerprint, message):
     write(tmp_path, fingerprint=PRINT | {"teacher": "a", "batch_norm": "running"})
     with pytest.raises(ValueError, match=message) as error:
-        Features.open(tmp_path, fingerprint)
+        StoredMaps.open(tmp_path, fingerprint)
     assert str(error.value).startswith(f"{tmp_path} holds other features: ") and "\n" not in str(
         error.value
     )
@@ -219,9 +219,9 @@ def test_other_features_are_not_written_over(tmp_path):
 
 def test_no_features(tmp_path):
     with pytest.raises(
-        FileNotFoundError, match=r"no features at .*: make them by precompute.py --output"
+        FileNotFoundError, match=r"no features at .*: make them by multicrop precompute --output"
     ):
-        Features.open(tmp_path / "none", PRINT)
+        StoredMaps.open(tmp_path / "none", PRINT)
 
 
 def test_damaged_features(tmp_path):
@@ -230,13 +230,13 @@ def test_damaged_features(tmp_path):
     for damaged in (whole[:1000], b"", b"x" * 2000):
         (tmp_path / "s1.npy").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"s1.npy is damaged \(.*make the features anew"):
-            Features.open(tmp_path, PRINT)
+            StoredMaps.open(tmp_path, PRINT)
     np.save(tmp_path / "s1.npy", np.zeros((10, 4, 8, 7), np.float32))
     with pytest.raises(ValueError, match=r"s1.npy is not what features.json beside it says"):
-        Features.open(tmp_path, PRINT)
+        StoredMaps.open(tmp_path, PRINT)
     (tmp_path / HEADER).write_text(json.dumps(PRINT)[:30])
     with pytest.raises(ValueError, match=r"features.json is damaged"):
-        Features.open(tmp_path, PRINT)
+        StoredMaps.open(tmp_path, PRINT)
 
 
 def test_values_that_a_type_cannot_hold(tmp_path):
@@ -267,4 +267,4 @@ def test_teachers_are_told_apart():
 
 
 def test_sizes_for_people():
-    assert (size(5_734_400_000), size(2_500_000)) == ("5.73 GB", "2.5 MB")
+    assert (format_bytes(5_734_400_000), format_bytes(2_500_000)) == ("5.73 GB", "2.5 MB")

@@ -1,4 +1,4 @@
-"""Stored maps follow what is done to their images: the published rule, and shifts."""
+"""Stored maps transform_maps what is done to their images: the published rule, and shifts."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from locality_guidance import COMMITTED, SHARED, close, recorded
 
 from multicrop.augment import crop, shift
 from multicrop.supervised.augmentation import TrainDraws, TrainTransform
-from multicrop.supervised.map_transform import follow
+from multicrop.supervised.map_transform import transform_maps
 
 
 def maps(*shape: int) -> torch.Tensor:
@@ -18,12 +18,12 @@ def cut(found: torch.Tensor, boxes, flipped, source: tuple[int, int]) -> torch.T
     draws = TrainDraws(
         None, None, None, crop.Crops(torch.as_tensor(boxes), torch.as_tensor(flipped))
     )
-    return follow(found.expand(len(boxes), *found.shape[-3:]), draws, source, -1, -1)
+    return transform_maps(found.expand(len(boxes), *found.shape[-3:]), draws, source, -1, -1)
 
 
 def shifted(found: torch.Tensor, start, flipped, size: int = 32, padding: int = 4) -> torch.Tensor:
     draws = TrainDraws(shift.Shifts(torch.as_tensor(start), torch.as_tensor(flipped)), None, None)
-    return follow(found, draws, (-1, -1), size, padding)
+    return transform_maps(found, draws, (-1, -1), size, padding)
 
 
 def check_published(tensors) -> None:
@@ -105,5 +105,5 @@ def test_images_and_their_maps_stay_together(cutting):
     )
     transform = TrainTransform(32, (0.0,) * 3, (1.0,) * 3, policy=None, erase=None, cut=cutting)
     draws = transform.draw(6, torch.Generator().manual_seed(1))
-    ours = follow(images / 255, draws, (32, 32), 32, transform.padding)
+    ours = transform_maps(images / 255, draws, (32, 32), 32, transform.padding)
     assert (ours - transform(images, draws)).abs().mean() < 0.02

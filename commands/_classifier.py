@@ -47,7 +47,9 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
-    best: BestEpoch = field(default_factory=BestEpoch)  # the epoch that the validation images select
+    best: BestEpoch = field(
+        default_factory=BestEpoch
+    )  # the epoch that the validation images select
 
     PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 
@@ -156,7 +158,9 @@ def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher |
     if file.metadata.data:
         own = data.train.mean, data.train.std
         normalisations = own, (file.metadata.data["mean"], file.metadata.data["std"])
-    return Teacher(network, size, batch_norm=teaching.teacher_bn, normalisations=normalisations).to(device)
+    return Teacher(network, size, batch_norm=teaching.teacher_bn, normalisations=normalisations).to(
+        device
+    )
 
 
 def build_guidance(

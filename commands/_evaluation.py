@@ -47,7 +47,12 @@ class Evaluation:
         device: torch.device,
         dtype: torch.dtype | None,
     ):
-        self.objective, self.transform, self.device, self.dtype = objective, transform, device, dtype
+        self.objective, self.transform, self.device, self.dtype = (
+            objective,
+            transform,
+            device,
+            dtype,
+        )
 
     @torch.no_grad()
     def accuracy(

@@ -110,7 +110,7 @@ def images_per_part(recipe: Recipe, world: int) -> int:
             f"--batch_size {batch} is not divisible by {world} ranks x {optimisation.accumulate} parts"
         )
     share = batch // parts
-    group = 2 * Mixing.from_recipe(recipe.augmentation, copies=optimisation.repeats).apart
+    group = 2 * Mixing.from_recipe(recipe.augmentation, copies=optimisation.repeats).distance
     if share % group and share < batch and recipe.augmentation.mixes:
         how = "an odd number, and mixing takes them by pairs"
         if group > 2:

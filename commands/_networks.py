@@ -1,8 +1,12 @@
 """Backbones from files: which architecture, filled with what."""
 
+from pathlib import Path
+from typing import Any
+
 import torch.nn as nn
 
 from multicrop import registry
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
 
@@ -61,3 +65,29 @@ def build_teacher_backbone(
     backbone = registry.backbone(**options | {"image_size": size})
     fill_backbone(backbone, file, options["arch"], strict=True)
     return backbone, size
+
+
+def load_backbone(path: str | Path, key: str = "teacher") -> nn.Module:
+    """The backbone of one of our checkpoints in evaluation mode, with what `transform_of` needs to know.
+
+    ValueError for a file of another program, which does not say its architecture.
+    """
+    file = pretrained.read(path, key)
+    metadata = file.metadata
+    if not metadata.backbone:
+        raise ValueError(
+            f"{file.path} is not one of our checkpoints and does not say its architecture: build the network with "
+            "timm.create_model or multicrop.registry.backbone, and load the file into it"
+        )
+    backbone: Any = backbone_of(file, quiet=True).eval()
+    backbone.image_size = metadata.backbone["image_size"]
+    backbone.mean, backbone.std = tuple(metadata.data["mean"]), tuple(metadata.data["std"])
+    backbone.crop_pct = metadata.data.get("crop_pct")
+    return backbone
+
+
+def transform_of(backbone: Any) -> EvalTransform:
+    """What a loaded backbone sees of uint8 images (B, C, H, W)."""
+    return EvalTransform(
+        backbone.image_size, backbone.mean, backbone.std, crop_pct=backbone.crop_pct
+    )

@@ -49,7 +49,9 @@ def run(recipe: Recipe) -> dict:
         datasets.add(origin.dataset)
         if len(datasets) > 1:
             names = ", ".join(sorted(datasets))
-            raise ValueError(f"these checkpoints come from different data sets ({names}): give --dataset")
+            raise ValueError(
+                f"these checkpoints come from different data sets ({names}): give --dataset"
+            )
         assert origin.source_size is not None
         train, test = load(origin, load_options(recipe.data, origin.source_size))
         assert train.labels is not None and test.labels is not None
@@ -163,7 +165,11 @@ def vote(
 
     def accuracy() -> dict[int, tuple[float, float]]:
         return probe.knn(
-            **bank, k=options.nb_knn, temperature=options.temperature, classes=classes, backend=options.backend
+            **bank,
+            k=options.nb_knn,
+            temperature=options.temperature,
+            classes=classes,
+            backend=options.backend,
         )
 
     try:

@@ -57,7 +57,9 @@ def run(recipe: Recipe) -> dict:
         "done": writer.done,
         "bytes": writer.bytes,
         "dtype": recipe.features.dtype,
-        "maps": {name: [shape.width, shape.rows, shape.columns] for name, shape in writer.maps.items()},
+        "maps": {
+            name: [shape.width, shape.rows, shape.columns] for name, shape in writer.maps.items()
+        },
         **progress.total(),
     }
 
@@ -73,7 +75,9 @@ def read_teacher(recipe: Recipe) -> Pretrained:
 
 def build(recipe: Recipe, file: Pretrained, channels: int) -> Teacher:
     options = recipe.teacher
-    network, size = build_teacher_backbone(file, options.teacher_arch, options.teacher_image_size, channels)
+    network, size = build_teacher_backbone(
+        file, options.teacher_arch, options.teacher_image_size, channels
+    )
     check_map_names(network, options.guide_teacher, "--guide_teacher")
     names = options.guide_teacher or stage_ends(network)
     return Teacher(network, size, names, options.teacher_bn)
@@ -111,7 +115,9 @@ def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps
     """What is to be written, said before it begins. OSError where the disk has no room for it."""
     teacher, options = maps_of.teacher, recipe.features
     fingerprint = dataset_fingerprint(dataset, images) | teacher_fingerprint(teacher)
-    if recipe.teacher.teacher_bn == "batch":  # what the teacher says of an image depends on the others
+    if (
+        recipe.teacher.teacher_bn == "batch"
+    ):  # what the teacher says of an image depends on the others
         fingerprint["batch"] = options.batch_size
     example = maps_of(torch.zeros(2, *images.pixels.shape[1:], dtype=torch.uint8))
     shapes = {}
@@ -119,7 +125,9 @@ def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps
         _, width, rows, columns = maps.shape
         shapes[name] = MapShape(width, teacher.backbone.maps[name].stride, rows, columns)
     writer = Writer(options.output, fingerprint, shapes, options.dtype)
-    listed = [f"{name} {shape.width} x {shape.rows} x {shape.columns}" for name, shape in shapes.items()]
+    listed = [
+        f"{name} {shape.width} x {shape.rows} x {shape.columns}" for name, shape in shapes.items()
+    ]
     ranks.log(
         f"{writer.images} images of {dataset}; maps {', '.join(listed)}, {options.dtype}: "
         f"{format_bytes(writer.bytes)} at {options.output}"

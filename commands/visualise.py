@@ -33,7 +33,9 @@ def run(recipe: Recipe) -> dict:
     file = pretrained.read(recipe.run)
     assert file.path is not None
     if file.metadata.kind != "ssl":
-        raise ValueError(f"{file.path} is no checkpoint of pretraining: give the folder of a pretraining run")
+        raise ValueError(
+            f"{file.path} is no checkpoint of pretraining: give the folder of a pretraining run"
+        )
     folder = Path(recipe.output_dir or file.path.parent)
     images = pick_images(recipe, file)
     draw_run_curves(file.path.parent, folder / "curves.png")
@@ -69,7 +71,9 @@ def draw_run_crops(recipe: Recipe, file: Pretrained, images: Tensor, path: Path)
     pretraining = from_flags(Pretraining, file.metadata.recipe)
     multi_crop = MultiCrop.from_recipe(pretraining, data["mean"], data["std"])
     height, width = images.shape[-2:]
-    parameters = multi_crop.draw(len(images), height, width, seeds.generator(recipe.seed, "crops", 0))
+    parameters = multi_crop.draw(
+        len(images), height, width, seeds.generator(recipe.seed, "crops", 0)
+    )
     views = multi_crop(images, parameters)
     mean = torch.tensor(data["mean"]).view(-1, 1, 1)
     std = torch.tensor(data["std"]).view(-1, 1, 1)

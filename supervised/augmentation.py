@@ -67,7 +67,12 @@ class TrainTransform:
 
     @classmethod
     def from_recipe(
-        cls, recipe: Augmentation, dataset: str, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+        cls,
+        recipe: Augmentation,
+        dataset: str,
+        size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
     ) -> "TrainTransform":
         """The transform of training images of an entry of datasets/."""
         flip = flip_probability(recipe, dataset)
@@ -75,7 +80,9 @@ class TrainTransform:
         if recipe.crop_scale:
             cut = crop.RandomResizedCrop(recipe.crop_scale, recipe.crop_ratio, flip)
         if recipe.re:
-            erase = erasing.Erasing(recipe.re, recipe.re_sh, recipe.re_r1, log_aspect=recipe.re_aspect == "log")
+            erase = erasing.Erasing(
+                recipe.re, recipe.re_sh, recipe.re_r1, log_aspect=recipe.re_aspect == "log"
+            )
         fill: float | tuple[float, ...] | None = 0.0
         if recipe.re_mode == "pixel":
             fill = None
@@ -149,7 +156,6 @@ def read_policy(policy: str, mean: tuple[float, ...] = (0.5,)) -> Policy:
         return autoaugment.AutoAugment(policy)
     colour = tuple(min(255, round(255 * value)) for value in mean)
     return randaugment.read(policy, colour)
-
 
 
 def check_policy(recipe: Augmentation) -> None:

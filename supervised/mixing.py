@@ -55,7 +55,7 @@ class Mixing:
     copies: int = 1
 
     @classmethod
-    def from_recipe(cls, recipe: Augmentation, epoch: int = 0, copies: int = 1) -> Mixing:
+    def from_recipe(cls, recipe: Augmentation, epoch: int = 0, copies: int = 1) -> "Mixing":
         """What happens to batches in an epoch, counted from 0."""
         ended = recipe.mixup_off_epoch > 0 and epoch >= recipe.mixup_off_epoch
         return cls(

@@ -25,7 +25,10 @@ def test_loss_gradient_and_centre_are_the_published_ones(golden, case):
             objective.centre, torch.tensor(recorded[f"{case}_center_before_{call}"][0])
         )
         loss = objective.loss(
-            student, objective.targets(teacher, {"teacher_temp": float(recorded[f"{case}_teacher_temp_{call}"])})
+            student,
+            objective.targets(
+                teacher, {"teacher_temp": float(recorded[f"{case}_teacher_temp_{call}"])}
+            ),
         )
         loss.backward()
         objective.update(objective.observe(teacher))
@@ -55,4 +58,7 @@ def test_closed_form_is_the_double_loop():
 def test_half_precision_logits_give_a_float32_loss():
     logits = torch.randn(4, 2, 16, dtype=torch.bfloat16)
     objective = Objective(16)
-    assert objective.loss(logits, objective.targets(logits[:2], {"teacher_temp": 0.04})).dtype == torch.float32
+    assert (
+        objective.loss(logits, objective.targets(logits[:2], {"teacher_temp": 0.04})).dtype
+        == torch.float32
+    )

@@ -100,7 +100,8 @@ def test_stored_maps_pair_as_a_teachers(tmp_path):
 def test_writing_goes_on_where_it_was_interrupted(tmp_path, torn):
     assert write(tmp_path, stop=4).done == 6
     with pytest.raises(
-        ValueError, match=r"holds 6 of 10 images: give the same command of multicrop precompute again"
+        ValueError,
+        match=r"holds 6 of 10 images: give the same command of multicrop precompute again",
     ):
         StoredMaps.open(tmp_path, PRINT)
     if torn:  # a batch of which only one map was written, when the machine stopped

@@ -1,0 +1,52 @@
+"""The commands as Python functions, and a trained backbone in one line.
+
+Keyword arguments are named as the flags, and `recipe=` is a recipe file. They go through the parser of the command line,
+so that names, types and messages are the same; what a function returns is what the command prints last.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import cli
+
+if TYPE_CHECKING:
+    import torch.nn as nn
+
+    from .augment.evaluation import EvalTransform
+
+
+def pretrain(**flags: Any) -> dict[str, Any]:
+    """Stage one. ValueError in one line for what a user can mend. Flags: config/pretrain.py."""
+    return _run("pretrain", (), flags)
+
+
+def finetune(**flags: Any) -> dict[str, Any]:
+    """Stage two, or with eval=True a classifier's accuracy. Flags: config/finetune.py."""
+    return _run("finetune", (), flags)
+
+
+def knn(*checkpoints: str | Path, **flags: Any) -> dict[str, Any]:
+    """The k-NN probe of checkpoint files or run folders. Flags: config/knn.py."""
+    return _run("knn", checkpoints, flags)
+
+
+def load(path: str | Path, key: str = "teacher") -> "nn.Module":
+    """The backbone of a run folder or of one of our checkpoint files, on the CPU, in evaluation mode.
+
+    It has .dim, and beside that .image_size in pixels, .mean and .std per channel in units of 0..1, of the images that
+    it was trained on: `transform` brings images to that form. key: which network of stage one, teacher or student.
+    """
+    return import_module("multicrop.commands._networks").load_backbone(path, key)
+
+
+def transform(backbone: "nn.Module") -> "EvalTransform":
+    """What brings uint8 images (B, C, H, W) on any device to the input of a loaded backbone."""
+    return import_module("multicrop.commands._networks").transform_of(backbone)
+
+
+def _run(command: str, positional: tuple[str | Path, ...], flags: dict[str, Any]) -> dict[str, Any]:
+    recipe_type = import_module(f"multicrop.config.{command}").Recipe
+    words = [*map(str, positional), *cli.words_of(flags)]
+    recipe = cli.parse(recipe_type, words)
+    return import_module(f"multicrop.commands.{command}").run(recipe)

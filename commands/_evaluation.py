@@ -13,6 +13,7 @@ from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _images
 from multicrop.commands._train_state import Networks
 from multicrop.config.finetune import Recipe
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import checkpoint, ranks
 from multicrop.engine.loop import Loop
 from multicrop.engine.progress import Progress
@@ -35,10 +36,8 @@ def evaluate(r: Recipe, file: File, device: torch.device, cast: torch.dtype | No
             f"{file.path} has no classifier, it was not finetuned: without --eval it is finetuned"
         )
     described = file.about.get("backbone", {})
-    (test,) = _images.labelled(
-        r.dataset, r.datapath, r.stored_side(described), r.download,
-        splits=("test",), stream=r.stream, workers=r.workers,
-    )  # fmt: skip
+    load_options = LoadOptions(r.stored_side(described), r.download, r.stream, r.workers)
+    (test,) = _images.load_labelled(r.dataset, r.datapath, load_options, splits=("test",))
     file.check_classes(test.classes, r.dataset)
     options = r.backbone(described, test.pixels.shape[-1], test.pixels.shape[1])
     model = Classifier(backbone(**options), len(test.classes))

@@ -24,6 +24,7 @@ from multicrop.commands._evaluation import BEST, both, conclude, evaluate, measu
 from multicrop.commands._summary import plan
 from multicrop.commands._train_state import Networks
 from multicrop.config.finetune import Recipe
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import optim, ranks, sampling, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.fingerprint import fingerprint, images_print, teacher_print
@@ -201,14 +202,8 @@ def load(r: Recipe, file: File) -> Data:
         pretrained.fill(backbone(**early), file, early["arch"])
     else:
         check(**early)
-    train, test = _images.labelled(
-        r.dataset,
-        r.datapath,
-        r.stored_side(described),
-        r.download,
-        stream=r.stream,
-        workers=r.workers,
-    )
+    options = LoadOptions(r.stored_side(described), r.download, r.stream, r.workers)
+    train, test = _images.load_labelled(r.dataset, r.datapath, options)
     mean, std = r.colours(train.mean, train.std)
     train, test = (replace(split, mean=mean, std=std) for split in (train, test))
     entry = source(r.dataset).entry

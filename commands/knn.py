@@ -25,6 +25,7 @@ from multicrop import cli
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _images
 from multicrop.config.knn import Recipe
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import ranks, seeds
 from multicrop.engine.precision import autocast_type
 from multicrop.probes.features import features
@@ -46,7 +47,8 @@ def run(r: Recipe) -> dict:
                 f"these checkpoints come from different data sets ({', '.join(sorted(sets))}): give --dataset"
             )
         # Data: uint8 images of both splits.
-        train, test = load(*origin(r, subject), r.download, stream=r.stream, workers=r.workers)
+        dataset, folder, stored = origin(r, subject)
+        train, test = load(dataset, folder, LoadOptions(stored, r.download, r.stream, r.workers))
         chosen = thin(len(train), r.max_train_images)
 
         # Features: every rank takes a stretch of the images. Then votes.
@@ -140,7 +142,7 @@ def origin(r: Recipe, subject: Subject) -> tuple[str, str, int]:
     return dataset, folder, stored or times * subject.backbone["image_size"]
 
 
-load = lru_cache(maxsize=1)(_images.labelled)  # read once for all checkpoints that share them
+load = lru_cache(maxsize=1)(_images.load_labelled)  # read once for all checkpoints that share them
 
 
 def thin(images: int, most: int | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _images
 from multicrop.config.precompute import Recipe
-from multicrop.datasets._images import ImageSet
+from multicrop.datasets._images import ImageSet, LoadOptions
 from multicrop.engine import ranks
 from multicrop.engine.fingerprint import images_print, teacher_print
 from multicrop.engine.interrupt import Interrupt
@@ -86,9 +86,8 @@ def load(r: Recipe, file: File) -> tuple[str, ImageSet]:
     stored = (
         stored or r.teacher_image_size or file.about.get("backbone", {}).get("image_size") or 64
     )
-    (split,) = _images.labelled(
-        dataset, folder, stored, r.download, splits=("train",), stream=r.stream, workers=r.workers
-    )
+    options = LoadOptions(stored, r.download, r.stream, r.workers)
+    (split,) = _images.load_labelled(dataset, folder, options, splits=("train",))
     return source(dataset).entry, split
 
 

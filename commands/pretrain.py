@@ -19,6 +19,7 @@ from torch import Tensor
 from multicrop import cli
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.config.pretrain import Recipe
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.fingerprint import fingerprint
@@ -134,12 +135,11 @@ def shorten(r: Recipe) -> Recipe:
 def load(r: Recipe):
     """The training images, and the test images if the online k-NN wants them and the data set has labels."""
     data = source(r.dataset)
-    options = {"source_size": r.source_size or 2 * r.image_size, "download": r.download}
-    options |= {"stream": r.stream, "workers": r.workers}
+    options = LoadOptions(r.source_size or 2 * r.image_size, r.download, r.stream, r.workers)
     with ranks.first_on_node():
-        images = data.load(r.datapath, "train", **options)
+        images = data.load(r.datapath, "train", options)
         test = (
-            data.load(r.datapath, "test", **options)
+            data.load(r.datapath, "test", options)
             if r.knn_freq and images.labels is not None
             else None
         )

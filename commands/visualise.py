@@ -14,6 +14,7 @@ from torch import Tensor
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import seeds
 from multicrop.pictures.figures import draw_attention, draw_crops, draw_curves
 from multicrop.probes.attention import heat_maps
@@ -43,7 +44,7 @@ def pick(r: Recipe, recipe: dict) -> Tensor:
     data = source(recipe["dataset"])
     stored = recipe["source_size"] or 2 * recipe["image_size"]
     split = r.split if recipe["dataset"] != "images" else "train"  # that set has no other
-    pixels = data.load(r.datapath or recipe["datapath"], split, source_size=stored).pixels
+    pixels = data.load(r.datapath or recipe["datapath"], split, LoadOptions(stored)).pixels
     return pixels[torch.linspace(0, len(pixels) - 1, min(r.images, len(pixels))).long()]
 
 

@@ -11,8 +11,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from multicrop.datasets._images import ImageSet
-from multicrop.registry import find, names
+from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.registry import names, source
 
 CIFAR_META = {"filename": "batches.meta", "key": "label_names", "md5": None}
 FOLDER_SETS = ("cifar10", "cifar100", "svhn", "cinic10", "tiny_imagenet", "image_folder")
@@ -24,7 +24,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def load(name, root, split, **options) -> ImageSet:
-    return find("datasets", name).load(root, split, **options)
+    return source(name).load(root, split, LoadOptions(**options))
 
 
 def noise(seed, side=8):
@@ -52,11 +52,9 @@ def is_noise(image, seed) -> bool:
 
 @pytest.mark.parametrize("name", names("datasets"))
 def test_signature(name):
-    parameters = inspect.signature(find("datasets", name).load).parameters
-    assert list(parameters)[:2] == ["root", "split"]
-    assert {key: parameters[key].default for key in ("source_size", "download", "seed")} == {
-        "source_size": 64, "download": False, "seed": 0,
-    }  # fmt: skip
+    parameters = inspect.signature(source(name).data_set.load).parameters
+    assert list(parameters)[:3] == ["root", "split", "options"]
+    assert parameters["options"].default == LoadOptions(64, False, None, None)
 
 
 @pytest.mark.parametrize("name", names("datasets"))
@@ -151,7 +149,7 @@ def test_label_of_a_skipped_image_goes_with_it(tmp_path, capsys):
     ],
 )
 def test_published_spellings(spelling, entry):
-    assert find("datasets", spelling).__name__ == f"multicrop.datasets.{entry}"
+    assert source(spelling).entry == entry
 
 
 # CIFAR and SVHN as torchvision stores them (its checksums are switched off: the files here are tiny)
@@ -375,7 +373,7 @@ def test_image_folder_without_splits_holds_out_a_tenth_of_each_class(tmp_path, c
     seen = {image.numpy().tobytes() for image in [*train.pixels, *test.pixels]}
     assert len(seen) == 40
     assert capsys.readouterr().err.count("4 of 40 images are held out") == 1
-    assert torch.equal(load("image_folder", tmp_path, "test", seed=7).pixels, test.pixels)
+    assert torch.equal(load("image_folder", tmp_path, "test", source_size=32).pixels, test.pixels)
 
 
 def test_image_folder_small_classes_keep_an_image_for_each_split(tmp_path):

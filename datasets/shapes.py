@@ -266,7 +266,7 @@ MEAN = (0.523, 0.512, 0.495)  # measured
 STD = (0.208, 0.198, 0.188)  # measured
 
 DATASET = DataSet(
-    title="shapes, ten procedural shapes that come with this program",
+    title="ten procedural shapes, made by this program",
     layout="nothing: the images are drawn in seconds",
     load=load,
 )

@@ -136,17 +136,11 @@ def _literals(path: Path, name: str) -> dict[str, Any]:
 
 
 def dataset_help(labelled: bool = False) -> str:
-    """The names for --dataset, each variant once, for a help text; with labelled=True those with labels alone."""
+    """The names for --dataset, for a help text; with labelled=True of the data sets with labels alone."""
     spellings = []
     for entry, declaration in declarations().items():
-        if labelled and not declaration.get("labelled", True):
-            continue
-        spellings.append(entry)
-        variants: list[dict] = []
-        for name, variant in declaration.get("variants", {}).items():
-            if variant not in variants:
-                variants.append(variant)
-                spellings.append(name)
+        if declaration.get("labelled", True) or not labelled:
+            spellings += [entry, *_variant_names(declaration)]
     return ", ".join(spellings)
 
 
@@ -154,10 +148,21 @@ def dataset_table() -> str:
     """The table of data sets in docs/datasets.md, in Markdown."""
     rows = ["| `--dataset` | data set | what `--datapath` holds |", "|---|---|---|"]
     for entry, declaration in declarations().items():
-        spellings = [entry, *declaration.get("aliases", ()), *declaration.get("variants", {})]
+        spellings = [entry, *declaration.get("aliases", ()), *_variant_names(declaration)]
         cell = ", ".join(f"`{name}`" for name in spellings)
         rows.append(f"| {cell} | {declaration['title']} | {declaration['layout']} |")
     return "\n".join(rows)
+
+
+def _variant_names(declaration: dict[str, Any]) -> list[str]:
+    """The first name of each variant."""
+    spellings: list[str] = []
+    variants: list[dict] = []
+    for name, variant in declaration.get("variants", {}).items():
+        if variant not in variants:
+            variants.append(variant)
+            spellings.append(name)
+    return spellings
 
 
 # Backbones
@@ -199,7 +204,7 @@ def _variants(module: ModuleType) -> dict[str, dict]:
     return getattr(module, "VARIANTS", {})
 
 
-def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:
+def backbone(arch: str, image_size: int | None = None, **options: Any) -> nn.Module:
     """Build the backbone that a spec string names, for square images of `image_size` px (None: a variant's own size).
 
     Options that are None keep the architecture's own value; one that it does not have is a ValueError.
@@ -217,7 +222,7 @@ def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:
     return module.build(image_size, **given)
 
 
-def check(arch: str, image_size: int | None = None, **options) -> None:
+def check(arch: str, image_size: int | None = None, **options: Any) -> None:
     """What is wrong with the arguments of `backbone`, to be said before a long decoding; without a size only names."""
     if image_size:
         backbone(arch, image_size, **options)

@@ -1,18 +1,23 @@
 """Every entry of datasets/: layouts, labels, constants, splits, and what a user can get wrong. No network."""
 
+import dataclasses
 import inspect
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
 import torchvision
+from conftest import ROOT
 from PIL import Image
 
 from multicrop.datasets._images import ImageSet, LoadOptions
-from multicrop.registry import names, source
+from multicrop.registry import dataset_table, declarations, names, source
 
 CIFAR_META = {"filename": "batches.meta", "key": "label_names", "md5": None}
 FOLDER_SETS = ("cifar10", "cifar100", "svhn", "cinic10", "tiny_imagenet", "image_folder")
@@ -446,3 +451,58 @@ def test_labels_must_match_the_images():
             (),
             (),
         )
+
+
+# The declarations: DATASET at the end of each file
+
+
+@pytest.mark.parametrize("name", names("datasets"))
+def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
+    data_set = source(name).data_set
+    fields = {field.name for field in dataclasses.fields(data_set)} - {
+        "load",
+        "listing",
+        "recognise",
+    }
+    defaults = {"labelled": True, "aliases": (), "variants": {}}
+    declared = defaults | declarations()[name]
+    assert declared == {field: getattr(data_set, field) for field in fields}
+
+
+def test_every_name_of_a_data_set_is_its_own():
+    spellings = []
+    for name in names("datasets"):
+        data_set = source(name).data_set
+        spellings += [name, *data_set.aliases, *data_set.variants]
+    plain = [re.sub("[^a-z0-9]", "", name.lower()) for name in spellings]
+    assert len(set(plain)) == len(plain)
+    for spelling in spellings:
+        assert source(spelling) == source(spelling.upper())
+
+
+def test_variants_are_arguments_of_load_and_listing():
+    for name in names("datasets"):
+        data_set = source(name).data_set
+        for variant in data_set.variants.values():
+            for function in (data_set.load, data_set.listing):
+                assert set(variant) <= set(inspect.signature(function).parameters)
+
+
+def test_the_table_of_the_documentation_is_that_of_the_declarations():
+    assert dataset_table() in (ROOT / "docs" / "datasets.md").read_text(), (
+        "docs/datasets.md needs the table that multicrop.registry.dataset_table() gives"
+    )
+
+
+def test_the_help_text_names_every_data_set_and_imports_none():
+    code = (
+        "import sys; from multicrop.registry import dataset_help, dataset_table; dataset_table();"
+        "print(dataset_help()); print(dataset_help(labelled=True));"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    spellings, labelled, imported = done.stdout.splitlines()
+    assert set(names("datasets")) < set(spellings.split(", ")) and "clipart" in spellings
+    assert set(spellings.split(", ")) - set(labelled.split(", ")) == {"images"}
+    assert imported == "False False"

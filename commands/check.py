@@ -4,14 +4,17 @@ multicrop check photos                    # or an archive, or a folder of LMDB f
 """
 
 import shlex
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from multicrop.config.check import Recipe
+from multicrop.datasets._folders import existing_folder
+from multicrop.datasets._images import SPLITS, ImageSet
+from multicrop.datasets._survey import balance, survey
 from multicrop.engine import ranks
-from multicrop.registry import Source, find, names, source
+from multicrop.registry import Source, names, source
 
-GENERAL = ("image_folder", "images")  # they read what no other entry knows
+GENERAL = ("image_folder", "images")  # they read what no other entry recognises
 SIZES = (
     224,
     128,
@@ -21,86 +24,101 @@ SIZES = (
 )  # image sizes that a command proposes: the largest that the images have
 
 
-def run(r: Recipe) -> dict:
-    data, name = recognised(r.path, r.dataset)
-    splits = {split: report(data, r, split) for split in ("train", "test")}
-    found = {"status": "finished", "path": r.path, "dataset": name, **splits}
-    for split, seen in splits.items():
-        say(split, seen)
-    if "images" not in splits["train"]:
-        return found
-    found["commands"] = commands(name, data, r.path, splits["train"])
-    for line in (f"{name} reads {r.path}; to train on it:", *found["commands"]):
+def run(r: Recipe) -> dict[str, Any]:
+    data, name = recognise(r.path, r.dataset)
+    reports = {split: report(data, r, split) for split in SPLITS}
+    for split, counts in reports.items():
+        print_report(split, counts)
+    result = {"status": "finished", "path": r.path, "dataset": name, **reports}
+    if "short_side" not in reports["train"]:  # no image can be read
+        return result
+    result["commands"] = commands(name, data, r.path, reports["train"])
+    ranks.say(f"{name} reads {r.path}; to train on it:")
+    for line in result["commands"]:
         ranks.say(line)
-    return found
+    return result
 
 
-def recognised(path: str, dataset: str | None) -> tuple[Source, str]:
+def recognise(path: str, dataset: str | None) -> tuple[Source, str]:
     """The entry that reads a path, and how --dataset names it. ValueError when none does."""
     if dataset:
         return source(dataset), dataset
-    entries = [name for name in names("datasets") if name not in GENERAL]
-    root = find("datasets", "image_folder").existing_folder(Path(path).expanduser())
+    folder = existing_folder(Path(path).expanduser())
+    entries = [entry for entry in names("datasets") if entry not in GENERAL]
     for entry in (*entries, *GENERAL):
-        module = find("datasets", entry)
-        name = module.recognise(root) if hasattr(module, "recognise") else None
+        recognise_folder = source(entry).data_set.recognise
+        name = recognise_folder(folder) if recognise_folder else None
         if name:
             return source(name), name
     raise ValueError(f"{path} holds no images that any entry of datasets/ would read")
 
 
 def splits_of(data: Source) -> tuple[str, ...]:
-    return ("train", "test") if getattr(data.module, "LABELLED", True) else ("train",)
+    return SPLITS if data.labelled else ("train",)
 
 
-def report(data: Source, r: Recipe, split: str) -> dict:
+def report(data: Source, r: Recipe, split: str) -> dict[str, Any]:
     """What a split holds, or the error that reading it gives."""
     if split not in splits_of(data):
         return {"error": "no labels, so no test split"}
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            return find("datasets", "image_folder").survey(listing, r.decode, r.workers)
-        return resident(data.load(r.path, split))
+            return survey(listing, r.decode, r.workers)
+        return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
         if split == "train":
             raise
         return {"error": str(error)}
 
 
-def resident(images) -> dict:
-    """The same of a set that is read at once."""
-    side, counts = images.pixels.shape[-1], Counter(images.labels.tolist())
-    each = {name: counts[label] for label, name in enumerate(images.classes)}
+def report_resident(images: ImageSet) -> dict[str, Any]:
+    """What a set holds that is read at once."""
+    side = images.pixels.shape[-1]
+    labels = None if images.labels is None else images.labels.tolist()
     return {
-        "images": len(images), "width": [side] * 3, "height": [side] * 3, "short_side": side, "square": True,
-        "unreadable": 0, "unreadable_images": [], "classes": len(each), "fewest": min(each.values()),
-        "most": max(each.values()), "per_class": each,
-    }  # fmt: skip
+        "images": len(images),
+        "width": [side] * 3,
+        "height": [side] * 3,
+        "short_side": side,
+        "square": True,
+        "unreadable": 0,
+        "unreadable_images": [],
+        **balance(labels, images.classes),
+    }
 
 
-def say(split: str, seen: dict) -> None:
-    if "error" in seen:
-        return ranks.say(f"{split}: {seen['error']}")
-    sides = " x ".join(
-        "{}..{} (median {})".format(*[seen[k][i] for i in (0, 2, 1)]) for k in ("width", "height")
-    )
-    classes = (
-        f"{seen['classes']} classes of {seen['fewest']} to {seen['most']}"
-        if seen["classes"]
-        else "no labels"
-    )
+def print_report(split: str, counts: dict[str, Any]) -> None:
+    if "error" in counts:
+        ranks.say(f"{split}: {counts['error']}")
+        return
+    classes = "no labels"
+    if counts["classes"]:
+        classes = f"{counts['classes']} classes of {counts['fewest']} to {counts['most']}"
+    sides = "no image that can be read"
+    if "width" in counts:
+        sides = f"{span(counts['width'])} x {span(counts['height'])} px"
     ranks.say(
-        f"{split}: {seen['images']} images, {classes}; {sides} px; {seen['unreadable']} unreadable"
+        f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
-    for name in seen["unreadable_images"]:
+    for name in counts["unreadable_images"]:
         ranks.say(f"  unreadable: {name}")
 
 
-def commands(name: str, data: Source, path: str, seen: dict) -> list[str]:
+def span(sizes: list[int]) -> str:
+    smallest, median, largest = sizes
+    return f"{smallest}..{largest} (median {median})"
+
+
+def commands(name: str, data: Source, path: str, counts: dict[str, Any]) -> list[str]:
     """The commands of both stages, of the first alone where there are no labels."""
-    size = next((size for size in SIZES if size <= seen["short_side"]), SIZES[-1])
-    where = f"--dataset {name} --datapath {shlex.quote(path)}"
-    first = f"python train_ssl.py {where} --image_size {size} --output_dir runs/{data.entry}"
-    second = f"python finetune.py {where} --pretrained_weights runs/{data.entry} --output_dir runs/{data.entry}-ft"
-    return [first, second] if seen["classes"] else [first]
+    size = SIZES[-1]
+    for candidate in SIZES:
+        if candidate <= counts["short_side"]:
+            size = candidate
+            break
+    images = f"--dataset {name} --datapath {shlex.quote(path)}"
+    run_folder = f"runs/{data.entry}"
+    first = f"python train_ssl.py {images} --image_size {size} --output_dir {run_folder}"
+    second = f"python finetune.py {images} --pretrained_weights {run_folder} --output_dir {run_folder}-ft"
+    return [first, second] if counts["classes"] else [first]

@@ -4,25 +4,32 @@ multicrop pack photos --out packed        # packed/train.lmdb and packed/test.lm
 """
 
 from pathlib import Path
+from typing import Any
 
 from multicrop.commands import check
-from multicrop.commands.check import recognised, splits_of
+from multicrop.commands.check import recognise, splits_of
 from multicrop.config.check import Recipe as Check
 from multicrop.config.pack import Recipe
-from multicrop.registry import find
+from multicrop.datasets._pack import pack
 
 
-def run(r: Recipe) -> dict:
-    data, name = recognised(r.path, r.dataset)
-    listings = {split: data.listing(r.path, split) for split in splits_of(data)}
-    if None in listings.values():
-        raise ValueError(
-            f"{r.path} holds {name} in files that are read at once: there is nothing to pack"
-        )
-    sizes = find("datasets", "lmdb").pack(listings, Path(r.out).expanduser())
+def run(r: Recipe) -> dict[str, Any]:
+    data, name = recognise(r.path, r.dataset)
+    listings = {}
+    for split in splits_of(data):
+        listing = data.listing(r.path, split)
+        if listing is None:
+            raise ValueError(
+                f"{r.path} holds {name} in files that are read at once: there is nothing to pack"
+            )
+        listings[split] = listing
+    sizes = pack(listings, Path(r.out).expanduser())
     packed = check.run(Check(r.out, dataset="lmdb", decode=False))
-    counts = {split: packed[split]["images"] for split in listings}
     return {
-        "status": "finished", "dataset": "lmdb", "out": r.out, "images": counts, "bytes": sizes,
+        "status": "finished",
+        "dataset": "lmdb",
+        "out": r.out,
+        "images": {split: packed[split]["images"] for split in listings},
+        "bytes": sizes,
         "commands": packed["commands"],
-    }  # fmt: skip
+    }

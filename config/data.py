@@ -10,8 +10,7 @@ class Data:
     """The images. What is None follows from what the weights were made with."""
 
     dataset: str | None = None
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
-    domains), ImageNet, lmdb or image_folder (None: else shapes); multicrop check PATH says which."""
+    """Name of a data set, see above (None: else shapes, which is embedded); multicrop check PATH says which."""
     datapath: str | None = None
     """Folder of the data set (None: the weights' own if they have the same data set, else ./data)."""
     download: bool = False

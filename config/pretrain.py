@@ -46,8 +46,7 @@ class Images(Data):
     """The images."""
 
     dataset: str = "shapes"
-    """shapes (embedded), CIFAR10, CIFAR100, SVHN, CINIC10, Tiny-ImageNet, Flowers102, Chaoyang, clipart (and the other
-    domains), ImageNet, lmdb, image_folder, or images (no labels); multicrop check PATH says which."""
+    """Name of a data set, see above; shapes is embedded, images needs no labels; multicrop check PATH says which."""
     datapath: str = "./data"
     """Folder of the data set."""
     source_size: int | None = None

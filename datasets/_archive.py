@@ -13,17 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Union
 
 from . import _decode
+from ._decode import Place
 
 ZIP = (".zip",)
 TAR = (".tar",)
-COMPRESSED = {
-    ".tar.gz": gzip.open, ".tgz": gzip.open, ".tar.bz2": bz2.open, ".tbz": bz2.open, ".tbz2": bz2.open,
-    ".tar.xz": lzma.open, ".txz": lzma.open,
-}  # fmt: skip
+GZIP = (".tar.gz", ".tgz")
+BZIP2 = (".tar.bz2", ".tbz", ".tbz2")
+XZ = (".tar.xz", ".txz")
+COMPRESSED = (*GZIP, *BZIP2, *XZ)
 ENDINGS = (*ZIP, *TAR, *COMPRESSED)
+SPLITS = (
+    "train",
+    "test",
+    "val",
+    "valid",
+)  # a folder of such a name is no top folder that holds all
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -33,14 +40,17 @@ DAMAGE = (
     lzma.LZMAError,
     ValueError,
 )
+Tree = dict[
+    str, Union["Tree", list]
+]  # what a folder holds: folders, and places without the archive's name
 
 
 def is_archive(path: Path) -> bool:
-    """By its name; what it holds is seen when it is opened."""
+    """By its name; what it holds is read when it is opened."""
     return path.is_file() and path.name.lower().endswith(ENDINGS)
 
 
-class Inside:
+class ArchiveFolder:
     """A folder inside an archive, with the part of pathlib's interface that listings of folders use."""
 
     def __init__(self, file: Path, parts: tuple[str, ...] = ()):
@@ -51,19 +61,18 @@ class Inside:
         return self.parts[-1] if self.parts else self.file.name
 
     @property
-    def parent(self) -> "Inside":
-        return Inside(self.file, self.parts[:-1])
+    def parent(self) -> "ArchiveFolder":
+        return ArchiveFolder(self.file, self.parts[:-1])
 
-    def __truediv__(self, name: str) -> "Inside":
-        return Inside(
-            self.file, (*self.parts, *(part for part in name.split("/") if part not in ("", ".")))
-        )
+    def __truediv__(self, name: str) -> "ArchiveFolder":
+        parts = [part for part in name.split("/") if part not in ("", ".")]
+        return ArchiveFolder(self.file, (*self.parts, *parts))
 
     def __str__(self) -> str:
         return "/".join((str(self.file), *self.parts))
 
-    def resolve(self) -> "Inside":
-        return Inside(self.file.resolve(), self.parts)
+    def resolve(self) -> "ArchiveFolder":
+        return ArchiveFolder(self.file.resolve(), self.parts)
 
     def is_dir(self) -> bool:
         return isinstance(self._node(), dict)
@@ -75,134 +84,139 @@ class Inside:
         return self._node() is not None
 
     def folders(self) -> list[str]:
-        return [name for name, node in (self._node() or {}).items() if isinstance(node, dict)]
+        """Names of the folders inside this one."""
+        return [name for name, node in self._children().items() if isinstance(node, dict)]
 
     def files(self) -> Iterator[str]:
         """Relative names of all files below."""
-        yield from _below(self._node() or {}, "")
+        yield from _files_below(self._children(), "")
 
     def read_text(self) -> str:
-        with tempfile.TemporaryDirectory() as work, _plain(self.file, Path(work)) as file:
-            return _decode.source([str(file), *self._node()]).read().decode()
+        with tempfile.TemporaryDirectory() as work, self.places([""], Path(work)) as (place,):
+            return _decode.content(place).decode()
 
     def stamp(self, names: list[str]) -> bytes:
         """Of the archive as a whole: its size and modification time."""
         stat = os.stat(self.file)
-        return b"\0".join([b"%d %d" % (stat.st_size, stat.st_mtime_ns), *map(os.fsencode, names)])
+        size_and_time = b"%d %d" % (stat.st_size, stat.st_mtime_ns)
+        return b"\0".join([size_and_time, *map(os.fsencode, names)])
 
     @contextmanager
-    def places(self, names: list[str], work: Path | None) -> Iterator[list[_decode.Place]]:
-        with _plain(self.file, work) as file:
-            yield [[str(file), *(self / name)._node()] for name in names]
+    def places(self, names: list[str], work: Path | None) -> Iterator[list[Place]]:
+        with _uncompressed(self.file, work) as file:
+            yield [[str(file), *(self / name)._place()] for name in names]
 
-    def _node(self) -> dict | list | None:
-        """{name: node} of a folder, the place of a file, None of neither."""
+    def _place(self) -> list:
+        node = self._node()
+        assert isinstance(node, list)  # it was listed as a file
+        return node
+
+    def _children(self) -> Tree:
+        node = self._node()
+        return node if isinstance(node, dict) else {}
+
+    def _node(self) -> Tree | list | None:
+        """What a folder holds, the place of a file, None of neither."""
         stat = os.stat(self.file)
-        node = _tree(self.file, stat.st_size, stat.st_mtime_ns)
+        node: Tree | list | None = _tree(self.file, stat.st_size, stat.st_mtime_ns)
         for part in self.parts:
             node = node.get(part) if isinstance(node, dict) else None
         return node
 
 
-def opened(file: Path) -> Inside:
+Folder = Path | ArchiveFolder
+
+
+def open_archive(file: Path) -> ArchiveFolder:
     """The archive's images as a folder: the one top folder that holds all, if there is one. ValueError if damaged."""
-    inside = Inside(file)
-    while len(folders := _visible(inside.folders())) == 1 and (inside / folders[0]).folders():
-        if any("/" not in name for name in inside.files()) or folders[0] in (
-            "train",
-            "test",
-            "val",
-            "valid",
-        ):
-            break
-        inside = inside / folders[0]
-    return inside
+    folder = ArchiveFolder(file)
+    while True:
+        inner = [name for name in folder.folders() if not name.startswith((".", "__"))]
+        if len(inner) != 1 or inner[0] in SPLITS:
+            return folder
+        if not (folder / inner[0]).folders():  # its files are one class
+            return folder
+        if any("/" not in name for name in folder.files()):
+            return folder
+        folder = folder / inner[0]
 
 
-def _visible(names: list[str]) -> list[str]:
-    return [name for name in names if not name.startswith((".", "__"))]
-
-
-def _below(node: dict, prefix: str) -> Iterator[str]:
-    for name, child in node.items():
+def _files_below(folder: Tree, prefix: str) -> Iterator[str]:
+    for name, child in folder.items():
         if isinstance(child, dict):
-            yield from _below(child, f"{prefix}{name}/")
+            yield from _files_below(child, f"{prefix}{name}/")
         else:
             yield prefix + name
 
 
 @lru_cache(maxsize=4)
-def _tree(file: Path, size: int, modified: int) -> dict:
-    """Folders as dicts, files as places without the archive's name. Size and time are part of the key only."""
-    tree: dict = {}
+def _tree(file: Path, size: int, modified: int) -> Tree:
+    """What the archive holds. Size and time are part of the key only."""
+    tree: Tree = {}
     try:
-        for name, place in (
-            _zip_members(file) if file.name.lower().endswith(ZIP) else _tar_members(file)
-        ):
-            _grow(tree, [part for part in name.split("/") if part not in ("", ".", "..")], place)
+        members = _zip_members(file) if file.name.lower().endswith(ZIP) else _tar_members(file)
+        for name, place in members:
+            parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+            _insert(tree, parts, place)
     except DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"{file} cannot be read as an archive, it is damaged or none ({_said(error)})"
+            f"{file} cannot be read as an archive, it is damaged or none ({reason})"
         ) from error
     return tree
 
 
-def _grow(tree: dict, parts: list[str], place: list) -> None:
-    node = tree
-    for folder in parts[:-1]:
-        node = node.setdefault(folder, {})
-        if not isinstance(node, dict):
-            raise ValueError(f"{folder} is a file and a folder")
-    node[parts[-1]] = place
+def _insert(tree: Tree, parts: list[str], place: list) -> None:
+    folder = tree
+    for name in parts[:-1]:
+        child = folder.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise ValueError(f"{name} is a file and a folder")
+        folder = child
+    folder[parts[-1]] = place
 
 
 def _zip_members(file: Path) -> Iterator[tuple[str, list]]:
+    """Name and place, without the archive's name, of every file."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir():
                 continue
             if member.flag_bits & 1:
                 raise ValueError("it is encrypted")
-            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            compressed = member.compress_type == zipfile.ZIP_DEFLATED
+            if not compressed and member.compress_type != zipfile.ZIP_STORED:
                 raise ValueError(
                     "its compression is not zip's usual one: pack it again by `zip -0 -r`"
                 )
-            compressed = member.compress_type == zipfile.ZIP_DEFLATED
-            yield (
-                member.filename,
-                [
-                    member.header_offset,
-                    member.compress_size,
-                    member.file_size,
-                    compressed,
-                    member.CRC,
-                ],
-            )
+            sizes = [member.compress_size, member.file_size]
+            yield member.filename, [member.header_offset, *sizes, compressed, member.CRC]
 
 
 def _tar_members(file: Path) -> Iterator[tuple[str, list]]:
-    with _decompressed(file) as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
+    """Name and place, without the archive's name, of every file; a place counts uncompressed bytes."""
+    with _decompress(file) as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
         for member in archive:
             if member.isreg() and not member.issparse():
                 yield member.name, [member.offset_data, member.size]
 
 
-def _decompressed(file: Path) -> BinaryIO:
+def _decompress(file: Path) -> BinaryIO | gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile:
     """A tar file opened for reading, decompressed on the way if need be."""
-    how = next(
-        (how for ending, how in COMPRESSED.items() if file.name.lower().endswith(ending)), open
-    )
-    return how(file, "rb")
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    name = file.name.lower()
+    if name.endswith(GZIP):
+        return gzip.open(file, "rb")
+    if name.endswith(BZIP2):
+        return bz2.open(file, "rb")
+    if name.endswith(XZ):
+        return lzma.open(file, "rb")
+    return open(file, "rb")
 
 
 @contextmanager
-def _plain(file: Path, work: Path | None) -> Iterator[Path]:
+def _uncompressed(file: Path, work: Path | None) -> Iterator[Path]:
     """The file whose bytes places count: the archive, or of a compressed tar a copy in `work`, removed at the end."""
-    if not file.name.lower().endswith(tuple(COMPRESSED)):
+    if not file.name.lower().endswith(COMPRESSED):
         yield file
         return
     if work is None:
@@ -211,7 +225,7 @@ def _plain(file: Path, work: Path | None) -> Iterator[Path]:
         )
     copy = work / "unpacked.tar"
     try:
-        with _decompressed(file) as packed, open(copy, "wb") as out:
+        with _decompress(file) as packed, open(copy, "wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
         yield copy
     finally:

@@ -5,17 +5,21 @@ tuple's items, which are a union again, of a binary and an int64 column. The two
 0xffffffff and the length of a FlatBuffers table; the batch's body follows. (Arrow's Message.fbs, Columnar.rst.)
 """
 
+import mmap
 import struct
 
 MARK = b"\xff\xff\xff\xff"
 COUNTS = 64  # most bytes of the counts at the start
-BUFFERS = (
-    11  # types, offsets; validity, offsets; types, offsets; validity, offsets, data; validity, data
-)
+# Buffers: types, offsets; validity, offsets; types, offsets; validity, offsets, data; validity, data.
+BUFFERS = 11
 LIST_OFFSETS, BINARY_OFFSETS, BINARY, LABEL = 3, 7, 8, 10  # places among them
+NOT_PYARROW = "a record is not of pyarrow"
+NOT_A_PAIR = "a record is not a pair of image bytes and a label"
+TOO_EARLY = "a record ends too early"
+Buffer = bytes | mmap.mmap
 
 
-def image_and_label(data, offset: int, length: int) -> tuple[int, int, int]:
+def image_and_label(data: Buffer, offset: int, length: int) -> tuple[int, int, int]:
     """The record at data[offset : offset + length] -> offset and length of the image's bytes, and the label.
 
     ValueError when it is anything else.
@@ -23,57 +27,67 @@ def image_and_label(data, offset: int, length: int) -> tuple[int, int, int]:
     try:
         return _image_and_label(data, offset, offset + length)
     except (struct.error, OverflowError):
-        raise ValueError("a record ends too early") from None
+        raise ValueError(TOO_EARLY) from None
 
 
-def _image_and_label(data, start: int, end: int) -> tuple[int, int, int]:
-    at = data.find(MARK, start, min(end, start + COUNTS))
-    if at < 0:
-        raise ValueError("a record is not of pyarrow")
-    _, at = _message(data, at)
-    batch, body = _message(data, at)
-    buffers = _buffers(data, batch)
+def _image_and_label(data: Buffer, start: int, end: int) -> tuple[int, int, int]:
+    schema = data.find(MARK, start, min(end, start + COUNTS))
+    if schema < 0:
+        raise ValueError(NOT_PYARROW)
+    _, schema_end = _message(data, schema)
+    batch, body = _message(data, schema_end)
+    buffers = []
+    for buffer_offset, size in _buffers(data, batch):
+        position = body + buffer_offset
+        if position < body or size < 0 or position + size > end:
+            raise ValueError(TOO_EARLY)
+        buffers.append((position, size))
     if len(buffers) != BUFFERS:
-        raise ValueError("a record is not a pair of image bytes and a label")
-    spans = [(body + buffer, size) for buffer, size in buffers]
-    if any(at < body or size < 0 or at + size > end for at, size in spans):
-        raise ValueError("a record ends too early")
-    image, size = spans[BINARY]
-    items = struct.unpack_from("<ii", data, spans[LIST_OFFSETS][0])
-    if items != (0, 2) or struct.unpack_from("<ii", data, spans[BINARY_OFFSETS][0]) != (0, size):
-        raise ValueError("a record is not a pair of image bytes and a label")
-    return image, size, struct.unpack_from("<q", data, spans[LABEL][0])[0]
+        raise ValueError(NOT_A_PAIR)
+    image, size = buffers[BINARY]
+    items = struct.unpack_from("<ii", data, buffers[LIST_OFFSETS][0])
+    image_span = struct.unpack_from("<ii", data, buffers[BINARY_OFFSETS][0])
+    if items != (0, 2) or image_span != (0, size):
+        raise ValueError(NOT_A_PAIR)
+    (label,) = struct.unpack_from("<q", data, buffers[LABEL][0])
+    return image, size, label
 
 
-def _message(data, at: int) -> tuple[int, int]:
+def _message(data: Buffer, start: int) -> tuple[int, int]:
     """The place of a message's header table, and the end of the message's metadata, where its body begins."""
-    mark, size = struct.unpack_from("<4si", data, at)
+    mark, size = struct.unpack_from("<4si", data, start)
     if mark != MARK or size <= 0:
-        raise ValueError("a record is not of pyarrow")
-    table = at + 8 + struct.unpack_from("<I", data, at + 8)[0]
-    header = _field(data, table, 2)
+        raise ValueError(NOT_PYARROW)
+    table = start + 8
+    header = _field(data, table + _uint32(data, table), 2)
     if header is None:
-        raise ValueError("a record is not of pyarrow")
-    return header + struct.unpack_from("<I", data, header)[0], at + 8 + size
+        raise ValueError(NOT_PYARROW)
+    return header + _uint32(data, header), table + size
 
 
-def _buffers(data, batch: int) -> list[tuple[int, int]]:
-    """Offset in the body and length of each buffer of a RecordBatch."""
+def _buffers(data: Buffer, batch: int) -> list[tuple[int, int]]:
+    """Offset in the body and length of each buffer of a RecordBatch; [] when their number is another."""
     field = _field(data, batch, 2)
     if field is None:
         return []
-    vector = field + struct.unpack_from("<I", data, field)[0]
-    (count,) = struct.unpack_from("<I", data, vector)
-    if count != BUFFERS:
+    vector = field + _uint32(data, field)
+    if _uint32(data, vector) != BUFFERS:
         return []
-    return [struct.unpack_from("<qq", data, vector + 4 + 16 * i) for i in range(count)]
+    numbers = struct.unpack_from(f"<{2 * BUFFERS}q", data, vector + 4)
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
 
 
-def _field(data, table: int, number: int) -> int | None:
+def _field(data: Buffer, table: int, number: int) -> int | None:
     """Where a FlatBuffers table holds a field."""
-    layout = table - struct.unpack_from("<i", data, table)[0]
+    (back,) = struct.unpack_from("<i", data, table)
+    layout = table - back
     (size,) = struct.unpack_from("<H", data, layout)
-    (offset,) = (
-        struct.unpack_from("<H", data, layout + 4 + 2 * number) if 4 + 2 * number < size else (0,)
-    )
+    entry = 4 + 2 * number
+    if entry >= size:
+        return None
+    (offset,) = struct.unpack_from("<H", data, layout + entry)
     return table + offset if offset else None
+
+
+def _uint32(data: Buffer, position: int) -> int:
+    return struct.unpack_from("<I", data, position)[0]

@@ -36,55 +36,66 @@ def read(place: Place, side: int, exact: bool) -> np.ndarray:
     exact: it is stored as it is, OtherSize when it has another size. Otherwise the shorter side is resized to `side`
     (bicubic, antialiased) and the centre is kept.
     """
-    with Image.open(source(place)) as image:
+    with open_image(place) as image:
         if not exact:
-            image.draft(
-                None, (2 * side, 2 * side)
-            )  # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side
-        upright = ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side.
+            image.draft(None, (2 * side, 2 * side))
+        upright = image
+        if orientation(image) != 1:
+            upright = ImageOps.exif_transpose(image)
         if exact and upright.size != (side, side):
-            raise OtherSize(where(place))
+            raise OtherSize(file_of(place))
         return np.asarray(centre_square(rgb(upright), side)).transpose(2, 0, 1)
 
 
-def source(place: Place) -> str | io.BytesIO:
-    """What Pillow opens. OSError when the bytes are not those that were stored."""
+def open_image(place: Place) -> Image.Image:
+    """The image, its pixels not decoded yet. One of UNREADABLE when that cannot be."""
     if isinstance(place, str):
-        return place
-    file, offset, length, *packed = place
+        return Image.open(place)
+    return Image.open(io.BytesIO(content(place)))
+
+
+def content(place: Place) -> bytes:
+    """The bytes of an image's file. OSError when they are not those that were stored."""
+    if isinstance(place, str):
+        with open(place, "rb") as image:
+            return image.read()
+    file, offset, length, *member = place
     with open(file, "rb") as stored:
         stored.seek(offset)
-        if packed:
-            return io.BytesIO(unzipped(stored, length, *packed))
-        return io.BytesIO(whole(stored.read(length), length))
+        if member:
+            return unzip(stored, length, *member)
+        return read_exactly(stored, length)
 
 
-def unzipped(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
-    """A member of a zip file whose local header comes next."""
-    header = whole(stored.read(30), 30)
-    stored.seek(sum(struct.unpack("<HH", header[26:])), io.SEEK_CUR)  # its name and its extra field
-    content = whole(stored.read(packed), packed)
+def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
+    """A member of a zip file whose local header comes next, stored in `packed` bytes."""
+    header = read_exactly(stored, 30)
+    name, extra = struct.unpack("<HH", header[26:])  # lengths of the fields that follow the header
+    stored.seek(name + extra, io.SEEK_CUR)
+    data = read_exactly(stored, packed)
     if compressed:
-        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, length + 1)
-    if header[:4] != b"PK\3\4" or len(content) != length or zlib.crc32(content) != crc:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length + 1)
+    if header[:4] != b"PK\3\4" or len(data) != length or zlib.crc32(data) != crc:
         raise OSError("damaged inside the archive")
-    return content
+    return data
 
 
-def whole(content: bytes, length: int) -> bytes:
-    if len(content) != length:
+def read_exactly(stored: BinaryIO, length: int) -> bytes:
+    data = stored.read(length)
+    if len(data) != length:
         raise OSError("the file ends before it")
-    return content
+    return data
 
 
-def where(place: Place) -> str:
+def file_of(place: Place) -> str:
     return place if isinstance(place, str) else str(place[0])
 
 
 def size(place: Place) -> tuple[int, int] | None:
     """Width and height from the header; None when it is not readable."""
     try:
-        with Image.open(source(place)) as image:
+        with open_image(place) as image:
             return image.size
     except UNREADABLE:
         return None
@@ -92,7 +103,10 @@ def size(place: Place) -> tuple[int, int] | None:
 
 def square_side(place: Place) -> int | None:
     """The side of a square image, from its header; None when it is not square or not readable."""
-    width, height = size(place) or (0, None)
+    width_and_height = size(place)
+    if width_and_height is None:
+        return None
+    width, height = width_and_height
     return width if width == height else None
 
 
@@ -133,74 +147,84 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     )
 
 
-def rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
+def decode_rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
     """uint8 (N, 3, side, side) and [[row, reason]] of those that cannot be read, which are black."""
-    pixels, bad = np.zeros((len(places), 3, side, side), np.uint8), []
+    pixels = np.zeros((len(places), 3, side, side), np.uint8)
+    unreadable = []
     for row, place in enumerate(places):
         try:
             pixels[row] = read(place, side, exact)
         except UNREADABLE as error:
-            bad.append([row, one_line(error, place)])
-    return pixels, bad
+            unreadable.append([row, one_line(error, place)])
+    return pixels, unreadable
 
 
 def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: bool) -> dict:
     """Write the images as rows start, start + 1, ... of `out`.
 
-    Returns {count, bad: [[row, reason]], sums, squares}; the sums are per channel.
+    Returns {count, unreadable: [[row, reason]], sums, squares}; the sums are per channel.
     """
-    pixels, bad = rows(places, side, exact)
+    pixels, unreadable = decode_rows(places, side, exact)
     out.seek(start * pixels[0].nbytes)
     out.write(pixels.data)
     out.flush()  # so that a full disk is an error here
     sums = pixels.sum((0, 2, 3), dtype=np.int64)
     squares = np.square(pixels, dtype=np.uint32).sum((0, 2, 3), dtype=np.int64)
-    bad = [[start + row, reason] for row, reason in bad]
-    return {"count": len(places), "bad": bad, "sums": sums.tolist(), "squares": squares.tolist()}
+    return {
+        "count": len(places),
+        "unreadable": [[start + row, reason] for row, reason in unreadable],
+        "sums": sums.tolist(),
+        "squares": squares.tolist(),
+    }
 
 
 def one_line(error: BaseException, place: Place) -> str:
-    if "cannot identify image file" in str(error):
+    """Why an image cannot be read, without the name of its file."""
+    reason = str(error)
+    if "cannot identify image file" in reason:
         return "not an image, or damaged"
-    return " ".join(str(error).replace(repr(where(place)), "").split()) or type(error).__name__
+    return " ".join(reason.replace(repr(file_of(place)), "").split()) or type(error).__name__
 
 
-def serve_file(path: str, side: int, exact: bool) -> None:
-    """Answer each line [start, places] on standard input with a line on standard output; the pixels go to a file."""
+def serve_file(side: int, exact: bool, path: str) -> None:
+    """Reply to each line [start, places] on standard input with a line on standard output; the pixels go to a file."""
     with open(path, "r+b") as out:
         for line in sys.stdin:
             start, places = json.loads(line)
             try:
-                answer = decode(out, start, places, side, exact)
+                reply = decode(out, start, places, side, exact)
             except OtherSize as error:
-                answer = {"other_size": str(error)}
+                reply = {"other_size": str(error)}
             except OSError as error:
-                answer = {"error": error.strerror or str(error)}
-            print(json.dumps(answer), flush=True)
+                reply = {"error": error.strerror or str(error)}
+            print(json.dumps(reply), flush=True)
 
 
 def serve_stream(side: int) -> None:
-    """Answer each line of places with a line {bad} and the pixels' bytes, until the input ends."""
+    """Reply to each line of places with a line {unreadable} and the pixels' bytes, until the input ends."""
     for line in sys.stdin:
-        pixels, bad = rows(json.loads(line), side, False)
-        sys.stdout.buffer.write(json.dumps({"bad": bad}).encode() + b"\n")
+        pixels, unreadable = decode_rows(json.loads(line), side, False)
+        sys.stdout.buffer.write(json.dumps({"unreadable": unreadable}).encode() + b"\n")
         sys.stdout.buffer.write(pixels.data)
         sys.stdout.buffer.flush()
 
 
-def main(kind: str, side: str, *path: str) -> None:
-    for name in (
-        "SIGINT",
-        "SIGTERM",
-        "SIGUSR1",
-    ):  # the parent's to handle: when it ends, our input does
-        if hasattr(signal, name):
+def ignore_signals() -> None:
+    """They are the parent's to handle: when it ends, our input does."""
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):  # Windows has not all of them
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if kind == "stream":
-        serve_stream(int(side))
+
+
+def main(words: list[str]) -> None:
+    """`stream SIDE`, or `exact SIDE FILE`, or `fit SIDE FILE`."""
+    ignore_signals()
+    if words[0] == "stream":
+        serve_stream(int(words[1]))
     else:
-        serve_file(*path, int(side), kind == "exact")
+        kind, side, path = words
+        serve_file(int(side), kind == "exact", path)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

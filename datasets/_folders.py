@@ -5,39 +5,32 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from ._archive import Inside, is_archive, opened
-from ._cache import common_side, decoded
-from ._images import ImageSet
+from ._archive import ArchiveFolder, Folder, is_archive, open_archive
+from ._cache import load_cached
+from ._decode_all import common_side
+from ._images import ImageSet, LoadOptions
 from ._places import Root, places
 from ._stream import Streamed, statistics
 
 ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".bmp",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".webp",
-    ".tif",
-    ".tiff",
-    ".gif",
-)
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".webp", ".tif", ".tiff", ".gif",
+)  # fmt: skip
 EVALUATION = (
     "test",
     "val",
     "valid",
     "validation",
-)  # names of the folder that is the public evaluation split
+)  # folders that may be the public evaluation split
 RESIDENT = (
     0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
 )
+Constants = tuple[
+    tuple[float, ...], tuple[float, ...]
+]  # mean and std per channel, in units of 0..1
 
 
 @dataclass(frozen=True)
@@ -51,52 +44,49 @@ class Listing:
     part: str = ""  # tells apart listings that share a root
 
 
-def existing_folder(root: str | Path | Inside) -> Path | Inside:
+def existing_folder(root: str | Folder) -> Folder:
     """The folder, or an archive as one, or one line that says what is wrong with it."""
-    if isinstance(root, Inside):
+    if isinstance(root, ArchiveFolder):
         return root
-    root = Path(root).expanduser()
-    if root.is_dir():
-        return root
-    if is_archive(root):
-        return opened(root)
-    if root.exists():
+    path = Path(root).expanduser()
+    if path.is_dir():
+        return path
+    if is_archive(path):
+        return open_archive(path)
+    if path.exists():
         raise ValueError(
-            f"{root} is a file; a folder of images is expected, or a .zip or .tar of one"
+            f"{path} is a file; a folder of images is expected, or a .zip or .tar of one"
         )
-    raise FileNotFoundError(f"there is no folder {root}")
+    raise FileNotFoundError(f"there is no folder {path}")
 
 
-def image_names(folder: Path | Inside) -> list[str]:
+def image_names(folder: Folder) -> list[str]:
     """Relative names of all image files below, in sorted order; hidden files and folders are left out."""
-    if isinstance(folder, Inside):
-        return sorted(
-            name
-            for name in folder.files()
-            if name.lower().endswith(ENDINGS) and "/." not in f"/{name}"
-        )
+    if isinstance(folder, ArchiveFolder):
+        visible = (name for name in folder.files() if "/." not in f"/{name}")
+        return sorted(name for name in visible if name.lower().endswith(ENDINGS))
     return sorted(_walk(folder, "", frozenset()))
 
 
-def _walk(folder: Path, prefix: str, parents: frozenset) -> Iterator[str]:
-    here = os.path.realpath(folder)
-    if here in parents:  # a link back up
+def _walk(folder: Path, prefix: str, parents: frozenset[str]) -> Iterator[str]:
+    real = os.path.realpath(folder)
+    if real in parents:  # a link back up
         return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", parents | {here})
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", parents | {real})
             elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
                 yield prefix + entry.name
 
 
-def class_names(folder: Path | Inside) -> tuple[str, ...]:
+def class_names(folder: Folder) -> tuple[str, ...]:
     """The sub-folders, one per class, in sorted order; () when there is no such folder."""
     if not folder.is_dir():
         return ()
-    if isinstance(folder, Inside):
+    if isinstance(folder, ArchiveFolder):
         names = folder.folders()
     else:
         with os.scandir(folder) as entries:
@@ -104,69 +94,80 @@ def class_names(folder: Path | Inside) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
 
 
+def class_folders(folder: Folder, superclasses: bool = False) -> dict[str, str]:
+    """Each class and its folder below `folder`, in the order of labels.
+
+    superclasses: where every folder in `folder` holds folders, those are the classes.
+    """
+    names = class_names(folder)
+    if superclasses:
+        leaves: dict[str, str] = {}
+        for name in names:
+            inner = class_names(folder / name)
+            if not inner:
+                break
+            leaves |= {leaf: f"{name}/{leaf}" for leaf in inner}
+        else:
+            return dict(sorted(leaves.items()))
+    return {name: name for name in names}
+
+
 def by_class(
-    folder: Path | Inside, classes: tuple[str, ...] | None = None, superclasses: bool = False
+    folder: Folder, classes: tuple[str, ...] | None = None, superclasses: bool = False
 ) -> Listing:
     """Images of folder/<class>/**. `classes` are those of the training split; without it every class has an image.
 
     superclasses: where every folder in `folder` holds folders, those are the classes.
     """
-    found = class_folders(folder, superclasses)
-    listed = {name: image_names(folder / below) for name, below in found.items()}
-    if not any(listed.values()) and isinstance(folder, Path) and any(folder.glob("*.lmdb")):
-        raise ValueError(f"{folder} holds .lmdb files: they are --dataset lmdb")
-    if not found:
-        raise ValueError(
-            f"{folder} has no class folders; images without classes are --dataset images"
-        )
-    if not any(listed.values()):
-        raise ValueError(f"the class folders of {folder} hold no images")
+    folders = class_folders(folder, superclasses)
+    files = {name: image_names(folder / path) for name, path in folders.items()}
+    if not any(files.values()):
+        raise ValueError(_why_no_images(folder, folders))
     if classes is None:
-        classes = tuple(found)
-        _no_empty_class(folder, listed)
-    unknown = [name for name in found if listed[name] and name not in classes]
-    if unknown:
-        raise ValueError(
-            f"{folder / found[unknown[0]]} is a class that the training split does not have"
-        )
+        _check_no_empty_class(folder, files)
+        classes = tuple(folders)
     number = {name: label for label, name in enumerate(classes)}
-    known = [name for name in found if name in number]
-    names = [f"{found[name]}/{file}" for name in known for file in listed[name]]
-    labels = [number[name] for name in known for _ in listed[name]]
+    names: list[str] = []
+    labels: list[int] = []
+    for name, path in folders.items():
+        if name in number:
+            names += [f"{path}/{file}" for file in files[name]]
+            labels += [number[name]] * len(files[name])
+        elif files[name]:
+            raise ValueError(f"{folder / path} is a class that the training split does not have")
     return Listing(folder, names, labels, classes)
 
 
-def class_folders(folder: Path | Inside, superclasses: bool = False) -> dict[str, str]:
-    """Each class and its folder below `folder`, in the order of labels."""
-    names = class_names(folder)
-    below = {name: class_names(folder / name) for name in names} if superclasses else {}
-    if below and all(below.values()):
-        return dict(sorted((leaf, f"{name}/{leaf}") for name in names for leaf in below[name]))
-    return {name: name for name in names}
+def _why_no_images(folder: Folder, folders: dict[str, str]) -> str:
+    if isinstance(folder, Path) and any(folder.glob("*.lmdb")):
+        return f"{folder} holds .lmdb files: they are --dataset lmdb"
+    if not folders:
+        return f"{folder} has no class folders; images without classes are --dataset images"
+    return f"the class folders of {folder} hold no images"
+
+
+def _check_no_empty_class(folder: Folder, files: dict[str, list[str]]) -> None:
+    empty = [name for name, names in files.items() if not names]
+    if empty:
+        raise ValueError(
+            f"class folder {folder / empty[0]} holds no images ({len(empty)} of {len(files)} are empty)"
+        )
 
 
 def by_list(
-    root: Path | Inside, names: list[str], labels: list[int], classes: tuple[str, ...], said: str
+    root: Folder, names: list[str], labels: list[int], classes: tuple[str, ...], source: str
 ) -> Listing:
-    """Images that a file of the data set names. FileNotFoundError when some of them are not there."""
+    """Images that a file of the data set, `source`, names. FileNotFoundError when some of them are not there."""
     missing = [name for name in names if not (root / name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{said} names {len(missing)} images of {len(names)} that are not in {root}, e.g. {missing[0]}: "
+            f"{source} names {len(missing)} images of {len(names)} that are not in {root}, e.g. {missing[0]}: "
             "fetch or unpack them again"
         )
     return Listing(root, names, labels, classes)
 
 
-def _no_empty_class(folder: Path | Inside, listed: dict[str, list[str]]) -> None:
-    empty = [name for name, files in listed.items() if not files]
-    if empty:
-        raise ValueError(
-            f"class folder {folder / empty[0]} holds no images ({len(empty)} of {len(listed)} are empty)"
-        )
-
-
-def split_by_class(root: Path | Inside, split: str, superclasses: bool = False) -> Listing:
+def split_by_class(root: Folder, split: str, superclasses: bool = False) -> Listing:
     """Images of root/train/<class>/** or of the evaluation folder beside it, with the training split's classes."""
     if split == "train":
         return by_class(root / "train", None, superclasses)
@@ -175,59 +176,61 @@ def split_by_class(root: Path | Inside, split: str, superclasses: bool = False) 
         raise FileNotFoundError(
             f"{root} has no {', '.join(EVALUATION[:-1])} or {EVALUATION[-1]} folder with classes"
         )
-    return by_class(
-        folder, tuple(class_folders(root / "train", superclasses)) or None, superclasses
-    )
+    classes = tuple(class_folders(root / "train", superclasses))
+    return by_class(folder, classes or None, superclasses)
 
 
-def evaluation_folder(root: Path | Inside) -> Path | Inside | None:
+def evaluation_folder(root: Folder) -> Folder | None:
     """The first of test, val, valid, validation that has class folders."""
-    return next((root / name for name in EVALUATION if class_names(root / name)), None)
+    for name in EVALUATION:
+        if class_names(root / name):
+            return root / name
+    return None
 
 
-def above_train(root: Path | Inside) -> Path | Inside:
+def above_train(root: Folder) -> Folder:
     """The data set's root when its `train` folder was given, as the published pretraining commands do."""
-    return root.parent if root.name == "train" and not (root / "train").is_dir() else root
+    is_train = root.name == "train" and not (root / "train").is_dir()
+    return root.parent if is_train else root
 
 
 def image_set(
-    listing: Listing,
-    source_size: int,
-    constants: tuple[tuple, tuple] | None = None,
-    stream: bool | None = None,
-    workers: int | None = None,
+    listing: Listing, options: LoadOptions, constants: Constants | None = None
 ) -> ImageSet:
-    """Decode a listing through the cache, or stream it: then `workers` processes decode what is asked for, each time.
+    """Decode a listing through the cache, or stream it: then worker processes decode what is asked for, each time.
 
-    `constants` are mean and std; without them the pixels' own are used. stream=None: what would fill the memory is.
+    `constants` are mean and std; without them the pixels' own are used. ValueError when the listing is empty.
     """
     if not listing.names:
         raise ValueError(f"{listing.root} holds no images")
-    labels = None if listing.labels is None else torch.tensor(listing.labels)
-    if _too_large(listing, source_size) if stream is None else stream:
-        pixels = _streamed(listing, labels, source_size, workers)
-        return ImageSet(pixels, labels, listing.classes, *(constants or statistics(pixels)))
-    cached = decoded(listing.root, listing.names, source_size, listing.part)
-    labels = None if labels is None else labels[cached.kept]
-    return ImageSet(
-        cached.pixels, labels, listing.classes, *(constants or (cached.mean, cached.std))
-    )
+    labels = None
+    if listing.labels is not None:
+        labels = torch.tensor(listing.labels)
+    stream = options.stream
+    if stream is None:
+        stream = _is_too_large(listing, options.source_size)
+    if stream:
+        streamed = _streamed(listing, labels, options)
+        mean, std = constants or statistics(streamed)
+        # Nothing of a tensor but its shape, type and indexing is used of a set's pixels.
+        return ImageSet(cast(torch.Tensor, streamed), labels, listing.classes, mean, std)
+    cached = load_cached(listing.root, listing.names, options.source_size, listing.part)
+    if labels is not None:
+        labels = labels[cached.kept]
+    mean, std = constants or (cached.mean, cached.std)
+    return ImageSet(cached.pixels, labels, listing.classes, mean, std)
 
 
-def _streamed(
-    listing: Listing, labels: torch.Tensor | None, source_size: int, workers: int | None
-) -> Streamed:
-    with places(listing.root.resolve(), listing.names, None) as found:
-        return Streamed(
-            found, listing.names, labels, common_side(found, source_size) or source_size, workers
-        )
+def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOptions) -> Streamed:
+    with places(listing.root.resolve(), listing.names, None) as image_places:
+        side = common_side(image_places, options.source_size) or options.source_size
+        return Streamed(image_places, listing.names, labels, side, options.workers)
 
 
-def _too_large(listing: Listing, source_size: int) -> bool:
-    size, memory = (
-        len(listing.names) * 3 * source_size**2,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
+def _is_too_large(listing: Listing, source_size: int) -> bool:
+    """Whether the pixels would fill the memory; if so it is said."""
+    size = len(listing.names) * 3 * source_size**2
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size <= RESIDENT * memory:
         return False
     print(

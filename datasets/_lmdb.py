@@ -16,12 +16,9 @@ from ._decode import Place
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER = 16  # bytes of a page before its nodes, or before the value that it begins
-BRANCH, LEAF, META = 1, 2, 8  # flags of pages
-BIG, SUB, DUPLICATES = (
-    1,
-    2,
-    4,
-)  # flags of nodes: the value has pages of its own; it is a database; it is many values
+BRANCH, LEAF = 1, 2  # flags of pages
+# Flags of nodes: the value has pages of its own; it is a database; it is many values.
+BIG, SUB, DUPLICATES = 1, 2, 4
 Span = tuple[int, int]  # offset and length in the file
 
 
@@ -30,7 +27,7 @@ class Damaged(ValueError):
 
 
 class Database:
-    """An open LMDB file: `spans` says where the value of each key lies, `read` gives its bytes."""
+    """An open LMDB file: `spans` says where the value of each key lies, database[key] is its bytes."""
 
     def __init__(self, file: Path):
         self.file = file
@@ -42,14 +39,17 @@ class Database:
             struct.error,
             OverflowError,
             ValueError,
-        ) as error:  # an empty file cannot be mapped: ValueError
+        ) as error:  # mmap: ValueError if it is empty
             raise ValueError(
                 f"{file} is damaged or no LMDB file ({error}): copy or build it again"
             ) from None
 
+    def __getitem__(self, key: bytes) -> bytes:
+        offset, length = self.spans[key]
+        return self.bytes[offset : offset + length]
+
     def read(self, key: bytes) -> bytes | None:
-        offset, length = self.spans.get(key, (0, 0))
-        return self.bytes[offset : offset + length] if key in self.spans else None
+        return self[key] if key in self.spans else None
 
 
 class Records:
@@ -65,6 +65,7 @@ class Records:
         return Records(self.file.resolve(), self.spans)
 
     def stamp(self, names: list[str]) -> bytes:
+        """Changes when the file does."""
         stat = os.stat(self.file)
         return b"%d %d %d" % (stat.st_size, stat.st_mtime_ns, len(names))
 
@@ -76,31 +77,45 @@ class Records:
 def _entries(data: mmap.mmap) -> Iterator[tuple[bytes, Span]]:
     """Key and span of every value, in the order of keys. Damaged, or struct.error past the end."""
     page_size, root, count = _newest_meta(data)
-    found, open_pages, seen = 0, [root] if count else [], 0
+    open_pages = [root] if count else []
+    entries = pages = 0
     while open_pages:
-        at, seen = open_pages.pop() * page_size, seen + 1
-        if seen * page_size > len(data):
+        page = open_pages.pop()
+        pages += 1
+        if pages * page_size > len(data):
             raise Damaged("its pages go in a circle")
-        flags, lower = struct.unpack_from("<10xHH", data, at)
-        inside = max(lower - HEADER, 0) // 2
-        nodes = [at + offset for offset in struct.unpack_from(f"<{inside}H", data, at + HEADER)]
+        flags, nodes = _page(data, page * page_size)
         if flags & BRANCH:
-            open_pages += [_child(data, node) for node in reversed(nodes)]
+            for node in reversed(nodes):  # the first child is popped first
+                open_pages.append(_child(data, node))
         elif flags & LEAF:
-            found += len(nodes)
-            yield from (_leaf(data, node, page_size) for node in nodes)
+            entries += len(nodes)
+            for node in nodes:
+                yield _leaf(data, node, page_size)
         else:
-            raise Damaged(f"page {at // page_size} is of no known kind")
-    if found != count:
-        raise Damaged(f"{found} entries of {count} are there")
+            raise Damaged(f"page {page} is of no known kind")
+    if entries != count:
+        raise Damaged(f"{entries} entries of {count} are there")
+
+
+def _page(data: mmap.mmap, start: int) -> tuple[int, list[int]]:
+    """Flags of a page, and where its nodes begin."""
+    flags, lower = struct.unpack_from("<10xHH", data, start)
+    count = max(lower - HEADER, 0) // 2
+    offsets = struct.unpack_from(f"<{count}H", data, start + HEADER)
+    return flags, [start + offset for offset in offsets]
 
 
 def _newest_meta(data: mmap.mmap) -> tuple[int, int, int]:
     """Page size, root page and number of entries of the main database."""
     metas = []
-    for at in (0, struct.unpack_from("<I", data, HEADER + 24)[0]):
-        magic, version, page_size = struct.unpack_from("<II16xI", data, at + HEADER)
-        entries, root, transaction = struct.unpack_from("<QQ8xQ", data, at + HEADER + 24 + 48 + 32)
+    (second,) = struct.unpack_from(
+        "<I", data, HEADER + 24
+    )  # the page size, as the first meta page has it
+    for start in (0, second):
+        magic, version, page_size = struct.unpack_from("<II16xI", data, start + HEADER)
+        main = start + HEADER + 24 + 48 + 32
+        entries, root, transaction = struct.unpack_from("<QQ8xQ", data, main)
         if magic == MAGIC and version == VERSION and 512 <= page_size <= 65536:
             metas.append((transaction, page_size, root, entries))
     if not metas:
@@ -110,17 +125,21 @@ def _newest_meta(data: mmap.mmap) -> tuple[int, int, int]:
 
 
 def _child(data: mmap.mmap, node: int) -> int:
+    """The page that a node of a branch points to."""
     low, high, top = struct.unpack_from("<HHH", data, node)
     return low | high << 16 | top << 32
 
 
 def _leaf(data: mmap.mmap, node: int, page_size: int) -> tuple[bytes, Span]:
+    """Key and span of a leaf's node."""
     low, high, flags, key_length = struct.unpack_from("<HHHH", data, node)
-    length, at = low | high << 16, node + 8 + key_length
     if flags & (SUB | DUPLICATES):
         raise Damaged("it holds databases inside, or several values for a key")
+    key_end = node + 8 + key_length
+    start, length = key_end, low | high << 16
     if flags & BIG:
-        at = struct.unpack_from("<Q", data, at)[0] * page_size + HEADER
-    if at + length > len(data):
+        (page,) = struct.unpack_from("<Q", data, key_end)
+        start = page * page_size + HEADER
+    if start + length > len(data):
         raise Damaged("it ends before its last value")
-    return bytes(data[node + 8 : node + 8 + key_length]), (at, length)
+    return bytes(data[node + 8 : key_end]), (start, length)

@@ -5,22 +5,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._archive import Inside
+from ._archive import ArchiveFolder
 from ._decode import Place
 from ._lmdb import Records
 
-Root = Path | Inside | Records
+Root = Path | ArchiveFolder | Records
 
 
 def stamp(root: Root, names: list[str]) -> bytes:
     """Changes when an image does: of files their names, sizes and modification times."""
     if not isinstance(root, Path):
         return root.stamp(names)
-    stats = (os.stat(root / name) for name in names)
-    lines = (
-        b"%s\0%d\0%d\n" % (os.fsencode(n), s.st_size, s.st_mtime_ns)
-        for n, s in zip(names, stats, strict=True)
-    )
+    lines = []
+    for name in names:
+        stat = os.stat(root / name)
+        lines.append(b"%s\0%d\0%d\n" % (os.fsencode(name), stat.st_size, stat.st_mtime_ns))
     return b"".join(lines)
 
 
@@ -32,6 +31,6 @@ def places(root: Root, names: list[str], work: Path | None) -> Iterator[list[Pla
     """
     if isinstance(root, Path):
         yield [os.path.join(root, name) for name in names]
-    else:
-        with root.places(names, work) as found:
-            yield found
+        return
+    with root.places(names, work) as image_places:
+        yield image_places

@@ -9,8 +9,9 @@ import filelock
 import numpy as np
 import torch
 
-from ._archive import Inside
+from ._archive import ArchiveFolder
 from ._folders import (
+    Folder,
     Listing,
     class_folders,
     class_names,
@@ -18,9 +19,11 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import ImageSet, check_split
+from ._images import ImageSet, LoadOptions, check_split
 
-Read = Callable[[Path, str, bool], tuple[np.ndarray, list[int], tuple[str, ...]]]
+Binary = tuple[
+    np.ndarray, list[int], tuple[str, ...]
+]  # pixels uint8 (N, 3, 32, 32), labels, classes
 
 
 @dataclass(frozen=True)
@@ -29,78 +32,78 @@ class Published:
 
     title: str
     binary: dict[str, str]  # per split, a file that torchvision expects below its root
-    read: Read  # (root, split, download) -> pixels uint8 (N, 3, 32, 32), labels, classes; torchvision's errors
+    read: Callable[[Path, str, bool], Binary]  # (root, split, download); torchvision's errors
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
-def load_published(
-    data: Published,
-    root: str | Path,
-    split: str,
-    source_size: int,
-    download: bool,
-    stream: bool | None,
-    workers: int | None,
-) -> ImageSet:
-    """The split from wherever it lies below root, downloaded first when it is missing and `download` is set."""
+def load_published(data: Published, root: str | Path, split: str, options: LoadOptions) -> ImageSet:
+    """The split from wherever it lies below root, downloaded first when it is missing and options.download is set."""
     check_split(split)
     root = Path(root).expanduser()
     try:
-        found = listing_of(data, root, split)
+        listing = listing_of(data, root, split)
     except FileNotFoundError as error:
-        if not download:
+        if not options.download:
             raise FileNotFoundError(f"{error}; --download fetches it") from None
         return _download(data, root, split)
-    if found is None:
-        return _read(data, _binary(data, existing_folder(root), split), split)
-    return image_set(found, source_size, (data.mean, data.std), stream, workers)
+    if listing is not None:
+        return image_set(listing, options, (data.mean, data.std))
+    place = _binary_place(data, existing_folder(root), split)
+    assert isinstance(place, Path)  # else listing_of had raised an error
+    return _read(data, place, split)
 
 
 def listing_of(data: Published, root: str | Path, split: str) -> Listing | None:
     """The image files of a split, not read yet; None where the binary files are. FileNotFoundError without either."""
     check_split(split)
-    missing = f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders"
-    missing += ", there and in a sub-folder of its name"
+    missing = (
+        f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders, "
+        "there and in a sub-folder of its name"
+    )
     if not Path(root).expanduser().exists():
         raise FileNotFoundError(missing)
-    place = _binary(data, existing_folder(root), split)
-    if isinstance(place, Inside):
+    folder = existing_folder(root)
+    binary = _binary_place(data, folder, split)
+    if isinstance(binary, ArchiveFolder):
         raise ValueError(
-            f"{place.file} holds the binary files of {data.title}: unpack it and give the folder"
+            f"{binary.file} holds the binary files of {data.title}: unpack it and give the folder"
         )
-    if place is not None:
+    if binary is not None:
         return None
-    places = _places(data, existing_folder(root))
-    place = next((p for p in places if class_names(p / "train") or class_names(p / split)), None)
-    if place is None:
-        raise FileNotFoundError(missing)
-    return split_by_class(place, split, superclasses=True)
+    for place in _places(data, folder):
+        if class_names(place / "train") or class_names(place / split):
+            return split_by_class(place, split, superclasses=True)
+    raise FileNotFoundError(missing)
 
 
-def recognised(data: Published, root: Path | Inside, classes: set[str]) -> bool:
+def has_published(data: Published, root: Folder, classes: set[str]) -> bool:
     """Whether root has the binary files, or class folders some of which are called so."""
-    if _binary(data, root, "train") is not None:
+    if _binary_place(data, root, "train") is not None:
         return True
-    return any(
-        classes <= set(class_folders(place / "train", True)) for place in _places(data, root)
-    )
+    folders = [class_folders(place / "train", True) for place in _places(data, root)]
+    return any(classes <= set(names) for names in folders)
 
 
-def _binary(data: Published, root: Path | Inside, split: str) -> Path | Inside | None:
-    return next(
-        (place for place in _places(data, root) if (place / data.binary[split]).exists()), None
-    )
+def _binary_place(data: Published, root: Folder, split: str) -> Folder | None:
+    """The folder that has the binary file of a split."""
+    for place in _places(data, root):
+        if (place / data.binary[split]).exists():
+            return place
+    return None
 
 
-def _places(data: Published, root: Path | Inside) -> list[Path | Inside]:
+def _places(data: Published, root: Folder) -> list[Folder]:
     """root, the folder above when root is the inner folder itself, sub-folders called like the set."""
+    places = [root]
     inner = Path(data.binary["train"]).parent.name
-    plain = re.sub(r"\W", "", data.title).lower()
-    named = [
-        root / name for name in class_names(root) if re.sub(r"[\W_]", "", name).lower() == plain
-    ]
-    return [root, *([root.parent] if root.name == inner else []), *named]
+    if root.name == inner:
+        places.append(root.parent)
+    title = re.sub(r"\W", "", data.title).lower()
+    for name in class_names(root):
+        if re.sub(r"[\W_]", "", name).lower() == title:
+            places.append(root / name)
+    return places
 
 
 def _read(data: Published, place: Path, split: str, download: bool = False) -> ImageSet:
@@ -113,18 +116,20 @@ def _read(data: Published, place: Path, split: str, download: bool = False) -> I
         raise ValueError(
             f"the {data.title} files in {place} are incomplete or damaged; {hint}"
         ) from error
-    pixels = torch.from_numpy(np.ascontiguousarray(pixels))
     return ImageSet(
-        pixels, torch.as_tensor(labels, dtype=torch.int64), classes, data.mean, data.std
+        torch.from_numpy(np.ascontiguousarray(pixels)),
+        torch.as_tensor(labels, dtype=torch.int64),
+        classes,
+        data.mean,
+        data.std,
     )
 
 
 def _download(data: Published, root: Path, split: str) -> ImageSet:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(
-            root / ".download.lock"
-        ):  # one process downloads, the others find the files
+        # One process downloads, the others find the files.
+        with filelock.FileLock(root / ".download.lock"):
             return _read(data, root, split, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -7,7 +7,9 @@ index depend on the files only, not on workers, ranks or what was read before.
 
 import os
 import sys
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,49 +40,56 @@ class Streamed:
         self.shape = torch.Size((len(places), 3, side, side))
         self.nbytes = self.shape.numel()
         self._numbers = torch.arange(len(places))
-        self._instead: dict[int, int] = {}  # of an unreadable image: the next of its class
+        self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), side)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index) -> Tensor:
+    def __getitem__(self, index: Any) -> Tensor:
         """uint8 (..., 3, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
-        wanted, rows = self._numbers[index].unique(
-            return_inverse=True
-        )  # a repeated image is decoded once
-        return torch.from_numpy(self._decoded(wanted.tolist()))[rows]
+        # A repeated image is decoded once.
+        numbers, rows = self._numbers[index].unique(return_inverse=True)
+        return torch.from_numpy(self._decode(numbers.tolist()))[rows]
 
-    def _decoded(self, wanted: list[int]):
-        """Rows of images; those that turn out unreadable are asked for again, as the ones in their place."""
-        numbers = [self._standing_in(number) for number in wanted]
-        pixels, bad = self._decoders.decode([self._places[number] for number in numbers])
-        for row, reason in bad:
-            self._skip(numbers[row], reason)
-        if bad:
-            rows = [row for row, _ in bad]
-            pixels[rows] = self._decoded([numbers[row] for row in rows])
+    def _decode(self, numbers: list[int]) -> np.ndarray:
+        """uint8 (len(numbers), 3, S, S). Images that turn out unreadable are replaced by their substitutes."""
+        numbers = [self._readable(number) for number in numbers]
+        pixels, unreadable = self._decoders.decode([self._places[number] for number in numbers])
+        for row, reason in unreadable:
+            self._substitute(numbers[row], reason)
+        if unreadable:
+            rows = [row for row, _ in unreadable]
+            pixels[rows] = self._decode([numbers[row] for row in rows])
         return pixels
 
-    def _standing_in(self, number: int) -> int:
+    def _readable(self, number: int) -> int:
+        """The image itself, or the one that stands in for it. ValueError when its class has none left."""
         first = number
-        while number in self._instead:
-            number = self._instead[number]
+        while number in self._substitutes:
+            number = self._substitutes[number]
             if number == first:
                 raise ValueError(
                     f"none of the images of the class of {self._names[first]} is readable"
                 )
         return number
 
-    def _skip(self, number: int, reason: str) -> None:
-        if number in self._instead:
+    def _substitute(self, number: int, reason: str) -> None:
+        """Let the next image of its class stand in for an unreadable one, and say so."""
+        if number in self._substitutes:
             return
-        self._instead[number] = self._next(number)
-        count = len(self._instead)
-        if count <= NAMED:
-            said = f"unreadable image {self._names[number]} ({reason}): {self._names[self._instead[number]]} is taken"
-            print(said + "; no more are named" * (count == NAMED), file=sys.stderr)
+        substitute = self._next(number)
+        self._substitutes[number] = substitute
+        count = len(self._substitutes)
+        if count > NAMED:
+            return
+        line = (
+            f"unreadable image {self._names[number]} ({reason}): {self._names[substitute]} is taken"
+        )
+        if count == NAMED:
+            line += "; no more are named"
+        print(line, file=sys.stderr)
 
     def _next(self, number: int) -> int:
         """The next image of the same class; after the last comes the first."""
@@ -93,13 +102,15 @@ class Streamed:
 
 def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel, in units of 0..1, of at most SAMPLE images spread over the set."""
-    chosen = torch.arange(min(SAMPLE, len(pixels))) * len(pixels) // min(SAMPLE, len(pixels))
-    sums, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    count = min(SAMPLE, len(pixels))
+    chosen = torch.arange(count) * len(pixels) // count
+    sums = torch.zeros(3, dtype=torch.float64)
+    squares = torch.zeros(3, dtype=torch.float64)
     for part in chosen.split(PART):
         values = pixels[part].long()
-        sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
-    count = len(chosen) * pixels.shape[2] * pixels.shape[3]
-    mean = sums / count / 255
-    return tuple(mean.tolist()), tuple(
-        (squares / count / 255**2 - mean**2).clamp(min=0).sqrt().tolist()
-    )
+        sums += values.sum((0, 2, 3))
+        squares += values.square().sum((0, 2, 3))
+    values_per_channel = count * pixels.shape[2] * pixels.shape[3]
+    mean = sums / values_per_channel / 255
+    variance = squares / values_per_channel / 255**2 - mean**2
+    return tuple(mean.tolist()), tuple(variance.clamp(min=0).sqrt().tolist())

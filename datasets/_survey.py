@@ -3,77 +3,95 @@
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tqdm import tqdm
 
-from ._decode import size
+from ._decode import Place, size
 from ._folders import Listing
 from ._places import places
 from ._workers import Decoders, processors
 
 SIDE = 32  # to which images are decoded only to see whether they can be
-ORDER = 512  # images between movements of the progress bar
+CHUNK = 512  # images between movements of the progress bar
 NAMED = 20  # unreadable images that are named
 
 
-def survey(listing: Listing, decode: bool = True, workers: int | None = None) -> dict:
+def survey(listing: Listing, decode: bool = True, workers: int | None = None) -> dict[str, Any]:
     """Counts, and sizes in pixels (smallest, median, largest); with decode=False only headers are read."""
     with (
         TemporaryDirectory() as work,
-        places(listing.root.resolve(), listing.names, Path(work)) as found,
+        places(listing.root.resolve(), listing.names, Path(work)) as image_places,
     ):
-        sizes = [
-            size(place)
-            for place in tqdm(found, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)
-        ]
-        bad = [(i, "no image header") for i, known in enumerate(sizes) if known is None]
+        sizes, unreadable = _read_headers(image_places)
         if decode:
-            bad = _undecodable(found, workers or processors())
+            unreadable = _undecodable(image_places, workers or processors())
+    named = [f"{listing.names[index]}: {reason}" for index, reason in unreadable[:NAMED]]
     return {
         "images": len(listing.names),
-        **_spread(list(filter(None, sizes))),
-        "unreadable": len(bad),
-        "unreadable_images": [f"{listing.names[i]}: {reason}" for i, reason in bad[:NAMED]],
-        **_balance(listing),
+        **_spread(sizes),
+        "unreadable": len(unreadable),
+        "unreadable_images": named,
+        **balance(listing.labels, listing.classes),
     }
 
 
-def _undecodable(found: list, workers: int) -> list[tuple[int, str]]:
-    decoders, bad = Decoders(workers, SIDE), []
+def _read_headers(image_places: list[Place]) -> tuple[list[tuple[int, int]], list[tuple[int, str]]]:
+    """Width and height of every image that has a header, and (index, reason) of the others."""
+    sizes, unreadable = [], []
+    bar = tqdm(image_places, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)
+    for index, place in enumerate(bar):
+        width_and_height = size(place)
+        if width_and_height is None:
+            unreadable.append((index, "no image header"))
+        else:
+            sizes.append(width_and_height)
+    return sizes, unreadable
+
+
+def _undecodable(image_places: list[Place], workers: int) -> list[tuple[int, str]]:
+    """(index, reason) of the images that cannot be decoded."""
+    decoders, unreadable = Decoders(workers, SIDE), []
     with tqdm(
-        total=len(found), desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
+        total=len(image_places), desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
     ) as bar:
-        for start in range(0, len(found), ORDER):
-            part = found[start : start + ORDER]
-            bad += [(start + row, reason) for row, reason in decoders.decode(part)[1]]
-            bar.update(len(part))
-    return bad
+        for start in range(0, len(image_places), CHUNK):
+            chunk = image_places[start : start + CHUNK]
+            _, failures = decoders.decode(chunk)
+            for row, reason in failures:
+                unreadable.append((start + row, reason))
+            bar.update(len(chunk))
+    return unreadable
 
 
-def _spread(sizes: list[tuple[int, int]]) -> dict:
+def _spread(sizes: list[tuple[int, int]]) -> dict[str, Any]:
     if not sizes:
         return {}
-    spread = {
-        name: [min(values), int(statistics.median(values)), max(values)]
-        for name, values in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
-    }
-    return spread | {
-        "short_side": int(statistics.median(map(min, sizes))),
-        "square": all(w == h for w, h in sizes),
-    }
-
-
-def _balance(listing: Listing) -> dict:
-    """Images of each class."""
-    if listing.labels is None:
-        return {"classes": 0}
-    counts = Counter(listing.labels)
-    each = {name: counts[label] for label, name in enumerate(listing.classes)}
+    short_sides = [min(width_and_height) for width_and_height in sizes]
     return {
-        "classes": len(each),
-        "fewest": min(each.values()),
-        "most": max(each.values()),
-        "per_class": each,
+        "width": _smallest_median_largest([width for width, _ in sizes]),
+        "height": _smallest_median_largest([height for _, height in sizes]),
+        "short_side": int(statistics.median(short_sides)),
+        "square": all(width == height for width, height in sizes),
+    }
+
+
+def _smallest_median_largest(values: list[int]) -> list[int]:
+    return [min(values), int(statistics.median(values)), max(values)]
+
+
+def balance(labels: Sequence[int] | None, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Images of each class: their number, the fewest, the most, and all by name."""
+    if labels is None:
+        return {"classes": 0}
+    counts = Counter(labels)
+    per_class = {name: counts[label] for label, name in enumerate(classes)}
+    return {
+        "classes": len(per_class),
+        "fewest": min(per_class.values()),
+        "most": max(per_class.values()),
+        "per_class": per_class,
     }

@@ -8,17 +8,23 @@ import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 from . import _decode
+from ._decode import Place
 
-CHUNK = 8  # most images per order to a streaming worker; small, so that none waits long for another
+CHUNK = (
+    8  # most images per request to a streaming worker; small, so that none waits long for another
+)
 
 
 def processors() -> int:
     """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class Worker:
@@ -27,28 +33,30 @@ class Worker:
     def __init__(self, *arguments: object):
         command = [sys.executable, _decode.__file__, *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdin and self.process.stdout
+        self._requests, self._replies = self.process.stdin, self.process.stdout
 
-    def ask(self, order: list) -> dict:
-        """Its answer to one order. BrokenPipeError when it is gone."""
-        self.process.stdin.write(json.dumps(order).encode() + b"\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+    def ask(self, request: list) -> dict[str, Any]:
+        """Its reply to one request. BrokenPipeError when it is gone."""
+        self._requests.write(json.dumps(request).encode() + b"\n")
+        self._requests.flush()
+        line = self._replies.readline()
         if not line:
             raise BrokenPipeError
         return json.loads(line)
 
     def fill(self, rows: np.ndarray) -> None:
         """Read as many bytes as `rows` holds into it."""
-        view = memoryview(rows).cast("B")
+        view = memoryview(rows.data).cast("B")
         while view.nbytes:
-            count = self.process.stdout.readinto(view)
+            count = self._replies.readinto(view)  # type: ignore[attr-defined]  # it is a BufferedReader
             if not count:
                 raise BrokenPipeError
             view = view[count:]
 
     def close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            with contextlib.suppress(BrokenPipeError):  # it ended with an order unread
+        for pipe in (self._requests, self._replies):
+            with contextlib.suppress(BrokenPipeError):  # it ended with a request unread
                 pipe.close()
         self.process.wait()
 
@@ -60,34 +68,38 @@ class Decoders:
         self.count, self.side = count, side
         self._threads = ThreadPoolExecutor(count, "decode")
         self._workers: list[Worker] = []
-        self._idle: queue.SimpleQueue = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         weakref.finalize(self, _close, self._threads, self._workers)
 
-    def decode(self, places: list[_decode.Place]) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    def decode(self, places: list[Place]) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """uint8 (N, 3, side, side), and (row, reason) of what cannot be read. ChildProcessError if a worker is gone."""
         pixels = np.empty((len(places), 3, self.side, self.side), np.uint8)
-        size = min(CHUNK, max(1, -(-len(places) // (2 * self.count))))
+        size = max(
+            1, -(-len(places) // (2 * self.count))
+        )  # two requests to each worker, rounded up
+        size = min(CHUNK, size)
         starts = range(0, len(places), size)
-        parts = self._threads.map(
-            lambda s: self._decode(places[s : s + size], pixels[s : s + size]), starts
+        parts = [slice(start, start + size) for start in starts]
+        replies = self._threads.map(
+            self._decode, [places[part] for part in parts], [pixels[part] for part in parts]
         )
-        return pixels, [
-            (start + row, reason)
-            for start, bad in zip(starts, parts, strict=True)
-            for row, reason in bad
-        ]
+        unreadable = []
+        for start, rows in zip(starts, replies, strict=True):
+            for row, reason in rows:
+                unreadable.append((start + row, reason))
+        return pixels, unreadable
 
-    def _decode(self, places: list[_decode.Place], rows: np.ndarray) -> list:
+    def _decode(self, places: list[Place], rows: np.ndarray) -> list[tuple[int, str]]:
         worker = self._take()
         try:
-            bad = worker.ask(places)["bad"]
+            unreadable = worker.ask(places)["unreadable"]
             worker.fill(rows)
         except BrokenPipeError as error:
             raise ChildProcessError(
                 "an image-decoding process was ended; was memory short?"
             ) from error
         self._idle.put(worker)
-        return bad
+        return unreadable
 
     def _take(self) -> Worker:
         """An idle worker; there are as many as threads, so one is idle or yet to be started."""

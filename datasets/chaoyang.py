@@ -5,10 +5,11 @@ Labels are lists in train.json and test.json: [{"name": "train/....JPG", "label"
 
 import json
 from pathlib import Path
+from typing import Any
 
-from ._archive import Inside
-from ._folders import Listing, above_train, by_list, existing_folder, image_set
-from ._images import ImageSet, check_split
+from ._data_set import DataSet
+from ._folders import Folder, Listing, above_train, by_list, existing_folder, image_set
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
 CLASSES = ("normal", "serrated", "adenocarcinoma", "adenoma")
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the published recipe
@@ -16,30 +17,12 @@ STD = (0.229, 0.224, 0.225)
 HOME = "https://bupt-ai-cz.github.io/HSA-NRL/"
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """root/{train,test}.json and the images they name; root may also be the folder above `chaoyang`.
 
     FileNotFoundError when a list or an image is missing, ValueError when a list is none.
     """
-    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
-
-
-def recognise(root: Path | Inside) -> str | None:
-    return "chaoyang" if (_place(root) / "train.json").exists() else None
-
-
-def _place(root: str | Path | Inside) -> Path | Inside:
-    root = above_train(existing_folder(root))
-    return root / "chaoyang" if (root / "chaoyang").is_dir() else root
+    return image_set(listing(root, split), options, (MEAN, STD))
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -51,19 +34,45 @@ def listing(root: str | Path, split: str) -> Listing:
         raise FileNotFoundError(
             f"there is no {file}, the list of Chaoyang's {split} images; it comes with them: {HOME}"
         )
-    pairs = _pairs(file)
-    return by_list(
-        place, [name for name, _ in pairs], [label for _, label in pairs], CLASSES, str(file)
-    )
+    names, labels = _names_and_labels(file)
+    return by_list(place, names, labels, CLASSES, str(file))
 
 
-def _pairs(file) -> list[tuple[str, int]]:
+def recognise(root: Folder) -> str | None:
+    return "chaoyang" if (_place(root) / "train.json").exists() else None
+
+
+def _place(root: str | Folder) -> Folder:
+    folder = above_train(existing_folder(root))
+    inner = folder / "chaoyang"
+    return inner if inner.is_dir() else folder
+
+
+def _names_and_labels(file: Folder) -> tuple[list[str], list[int]]:
+    names, labels = [], []
     try:
-        pairs = [(row["name"], row["label"]) for row in json.loads(file.read_text())]
+        for row in json.loads(file.read_text()):
+            names.append(row["name"])
+            labels.append(row["label"])
     except (ValueError, KeyError, TypeError):
-        pairs = None
-    if not pairs or not all(
-        isinstance(n, str) and type(k) is int and k in range(len(CLASSES)) for n, k in pairs
-    ):
+        names = []
+    if not names or not all(map(_is_name, names)) or not all(map(_is_label, labels)):
         raise ValueError(f'{file} is not a list of {{"name": file, "label": 0..3}}: fetch it again')
-    return pairs
+    return names, labels
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_label(value: Any) -> bool:
+    return type(value) is int and value in range(len(CLASSES))  # true and false are no labels
+
+
+DATASET = DataSet(
+    title="Chaoyang",
+    layout="`train.json`, `test.json` and the images they name",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+)

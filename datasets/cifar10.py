@@ -4,27 +4,18 @@ from pathlib import Path
 
 import torchvision
 
-from ._archive import Inside
-from ._folders import Listing, above_train, class_names
-from ._images import ImageSet
-from ._published import Published, listing_of, load_published, recognised
+from ._data_set import DataSet
+from ._folders import Folder, Listing, above_train, class_names
+from ._images import DEFAULTS, ImageSet, LoadOptions
+from ._published import Binary, Published, has_published, listing_of, load_published
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """torchvision's files below root, or root/{train,test}/<class>/ image files, which may be larger.
 
-    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    FileNotFoundError when root has neither and options.download is not set; OSError when the download fails.
     """
-    return load_published(CIFAR10, root, split, source_size, download, stream, workers)
+    return load_published(CIFAR10, root, split, options)
 
 
 def listing(root: str | Path, split: str) -> Listing | None:
@@ -32,13 +23,15 @@ def listing(root: str | Path, split: str) -> Listing | None:
     return listing_of(CIFAR10, root, split)
 
 
-def recognise(root: Path | Inside) -> str | None:
+def recognise(root: Folder) -> str | None:
     """A folder `valid` is CINIC-10's, which has the same classes."""
-    known = recognised(CIFAR10, root, {"airplane", "automobile", "truck"})
-    return "cifar10" if known and not class_names(above_train(root) / "valid") else None
+    if class_names(above_train(root) / "valid"):
+        return None
+    classes = {"airplane", "automobile", "truck"}
+    return "cifar10" if has_published(CIFAR10, root, classes) else None
 
 
-def _read(root: Path, split: str, download: bool):
+def _read(root: Path, split: str, download: bool) -> Binary:
     data = torchvision.datasets.CIFAR10(root, train=split == "train", download=download)
     return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
 
@@ -49,4 +42,12 @@ CIFAR10 = Published(
     read=_read,
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2470, 0.2435, 0.2616),
+)
+
+DATASET = DataSet(
+    title="CIFAR-10",
+    layout="torchvision's files (`--download` fetches them), or `{train,test}/<class>/*.png`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
 )

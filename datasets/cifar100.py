@@ -4,29 +4,18 @@ from pathlib import Path
 
 import torchvision
 
-from ._archive import Inside
-from ._folders import Listing
-from ._images import ImageSet
-from ._published import Published, listing_of, load_published, recognised
-
-ALIASES = ("cifar",)  # in the scripts of DHVT and LocalViT
+from ._data_set import DataSet
+from ._folders import Folder, Listing
+from ._images import DEFAULTS, ImageSet, LoadOptions
+from ._published import Binary, Published, has_published, listing_of, load_published
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """torchvision's files below root, or root/{train,test}/<class>/ image files, which may be larger.
 
-    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    FileNotFoundError when root has neither and options.download is not set; OSError when the download fails.
     """
-    return load_published(CIFAR100, root, split, source_size, download, stream, workers)
+    return load_published(CIFAR100, root, split, options)
 
 
 def listing(root: str | Path, split: str) -> Listing | None:
@@ -34,15 +23,12 @@ def listing(root: str | Path, split: str) -> Listing | None:
     return listing_of(CIFAR100, root, split)
 
 
-def recognise(root: Path | Inside) -> str | None:
-    return (
-        "cifar100"
-        if recognised(CIFAR100, root, {"aquarium_fish", "pickup_truck", "worm"})
-        else None
-    )
+def recognise(root: Folder) -> str | None:
+    classes = {"aquarium_fish", "pickup_truck", "worm"}
+    return "cifar100" if has_published(CIFAR100, root, classes) else None
 
 
-def _read(root: Path, split: str, download: bool):
+def _read(root: Path, split: str, download: bool) -> Binary:
     data = torchvision.datasets.CIFAR100(root, train=split == "train", download=download)
     return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
 
@@ -53,4 +39,13 @@ CIFAR100 = Published(
     read=_read,
     mean=(0.5070, 0.4865, 0.4409),
     std=(0.2673, 0.2564, 0.2762),
+)
+
+DATASET = DataSet(
+    title="CIFAR-100",
+    layout="torchvision's files (`--download` fetches them), or `{train,test}/<class>/*.png`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    aliases=("cifar",),  # in the scripts of DHVT and LocalViT
 )

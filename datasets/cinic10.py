@@ -6,28 +6,26 @@ compare with it, give a root whose `test` is that folder, or that has no `test`.
 
 from pathlib import Path
 
-from ._archive import Inside
-from ._folders import Listing, above_train, class_names, existing_folder, image_set, split_by_class
-from ._images import ImageSet, check_split
+from ._data_set import DataSet
+from ._folders import (
+    Folder,
+    Listing,
+    above_train,
+    class_names,
+    existing_folder,
+    image_set,
+    split_by_class,
+)
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
-ALIASES = ("cinic",)
 MEAN = (0.47889522, 0.47227842, 0.43047404)
 STD = (0.24205776, 0.23828046, 0.25874835)
 ARCHIVE = "https://datashare.ed.ac.uk/handle/10283/3192"
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """root/{train,test}/<class>/*.png; root may also be the `train` folder itself. It cannot be downloaded here."""
-    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
+    return image_set(listing(root, split), options, (MEAN, STD))
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -46,8 +44,20 @@ def listing(root: str | Path, split: str) -> Listing:
     return split_by_class(place, split)
 
 
-def recognise(root: Path | Inside) -> str | None:
+def recognise(root: Folder) -> str | None:
     """CIFAR-10's classes, and a folder `valid` that CIFAR-10 has not."""
     place = above_train(root)
-    known = {"airplane", "automobile", "truck"} <= set(class_names(place / "train"))
-    return "cinic10" if known and class_names(place / "valid") else None
+    classes = set(class_names(place / "train"))
+    if not {"airplane", "automobile", "truck"} <= classes:
+        return None
+    return "cinic10" if class_names(place / "valid") else None
+
+
+DATASET = DataSet(
+    title="CINIC-10",
+    layout="`{train,valid,test}/<class>/*.png`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    aliases=("cinic",),
+)

@@ -7,8 +7,9 @@ images in class folders <domain>/{train,val}/<class>/ are read as well.
 
 from pathlib import Path
 
-from ._archive import Inside
+from ._data_set import DataSet
 from ._folders import (
+    Folder,
     Listing,
     above_train,
     by_list,
@@ -18,91 +19,87 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import ImageSet, check_split
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
 DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
-VARIANTS = {
-    prefix + domain: {"domain": domain} for domain in DOMAINS for prefix in ("", "domainnet:")
-}
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the published recipe
 STD = (0.229, 0.224, 0.225)
 HOME = "http://ai.bu.edu/M3SDA/"
 
 
 def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-    domain: str | None = None,
+    root: str | Path, split: str, options: LoadOptions = DEFAULTS, *, domain: str | None = None
 ) -> ImageSet:
     """root holds the domain's folder and its lists, or is that folder. domain=None: the one that is there.
 
     FileNotFoundError when images of a list are missing; ValueError when there are several domains.
     """
-    return image_set(listing(root, split, domain), source_size, (MEAN, STD), stream, workers)
-
-
-def recognise(root: Path | Inside) -> str | None:
-    """By a domain's list, or by the name of the folder."""
-    known = [
-        name
-        for name in DOMAINS
-        if (root / f"{name}_train.txt").exists() or class_names(root / name / "train")
-    ]
-    known += [root.name] if root.name in DOMAINS and class_names(root / "train") else []
-    return f"domainnet:{known[0]}" if known else None
+    return image_set(listing(root, split, domain), options, (MEAN, STD))
 
 
 def listing(root: str | Path, split: str, domain: str | None = None) -> Listing:
     """The images of a split, not read yet."""
     check_split(split)
-    root = above_train(existing_folder(root))
-    domain = domain or _only(root)
-    for place in (root, root.parent):
+    folder = above_train(existing_folder(root))
+    domain = domain or _only_domain(folder)
+    for place in (folder, folder.parent):
         if (place / f"{domain}_{split}.txt").exists():
             return _listed(place, domain, split)
-    for place in (root / domain, root):
+    for place in (folder / domain, folder):
         if class_names(place / "train") and evaluation_folder(place):
             return split_by_class(place, split)
     raise FileNotFoundError(
-        f"there is no {domain} of DomainNet in {root}: looked for {domain}_{split}.txt and {domain}/{split}/<class>/; "
-        f"get it from {HOME}"
+        f"there is no {domain} of DomainNet in {folder}: looked for {domain}_{split}.txt and "
+        f"{domain}/{split}/<class>/; get it from {HOME}"
     )
 
 
-def _only(root: Path | Inside) -> str:
+def recognise(root: Folder) -> str | None:
+    """By a domain's list, or by the name of the folder."""
+    for name in DOMAINS:
+        if (root / f"{name}_train.txt").exists() or class_names(root / name / "train"):
+            return f"domainnet:{name}"
+    if root.name in DOMAINS and class_names(root / "train"):
+        return f"domainnet:{root.name}"
+    return None
+
+
+def _only_domain(root: Folder) -> str:
     """The one domain in root."""
-    here = [
-        name for name in DOMAINS if (root / f"{name}_train.txt").exists() or (root / name).is_dir()
-    ]
     if root.name in DOMAINS:
-        here = [root.name]
-    if len(here) == 1:
-        return here[0]
-    found = f"holds {', '.join(here)}" if here else "holds none that is known by its name"
+        return root.name
+    domains = []
+    for name in DOMAINS:
+        if (root / f"{name}_train.txt").exists() or (root / name).is_dir():
+            domains.append(name)
+    if len(domains) == 1:
+        return domains[0]
+    if domains:
+        content, example = f"holds {', '.join(domains)}", domains[0]
+    else:
+        content, example = "holds none that is known by its name", DOMAINS[0]
     raise ValueError(
-        f"{root} {found}: say which domain of DomainNet, e.g. --dataset domainnet:{(here or DOMAINS)[0]}"
+        f"{root} {content}: say which domain of DomainNet, e.g. --dataset domainnet:{example}"
     )
 
 
-def _listed(place: Path | Inside, domain: str, split: str) -> Listing:
-    files = {name: place / f"{domain}_{name}.txt" for name in ("train", "test")}
-    names, labels = _lines(files[split])
-    known = dict(zip(labels, (name.split("/")[-2] for name in names), strict=True))
-    if split == "test" and files["train"].exists():
-        others = _lines(files["train"])
-        known |= dict(zip(others[1], (name.split("/")[-2] for name in others[0]), strict=True))
-    classes = tuple(known.get(label, str(label)) for label in range(max(known) + 1))
-    return by_list(place, names, labels, classes, str(files[split]))
+def _listed(place: Folder, domain: str, split: str) -> Listing:
+    """The images of a list. A class is called after the folder of its images, in either list."""
+    file = place / f"{domain}_{split}.txt"
+    names, labels = _names_and_labels(file)
+    class_of = _classes(names, labels)
+    train = place / f"{domain}_train.txt"
+    if split == "test" and train.exists():
+        class_of |= _classes(*_names_and_labels(train))
+    classes = tuple(class_of.get(label, str(label)) for label in range(max(class_of) + 1))
+    return by_list(place, names, labels, classes, str(file))
 
 
-def _lines(file: Path | Inside) -> tuple[list[str], list[int]]:
-    """Names and labels of a list."""
+def _classes(names: list[str], labels: list[int]) -> dict[int, str]:
+    return {label: name.split("/")[-2] for name, label in zip(names, labels, strict=True)}
+
+
+def _names_and_labels(file: Folder) -> tuple[list[str], list[int]]:
     names, labels = [], []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
@@ -117,3 +114,26 @@ def _lines(file: Path | Inside) -> tuple[list[str], list[int]]:
     if not names:
         raise ValueError(f"{file} names no images")
     return names, labels
+
+
+DATASET = DataSet(
+    title="DomainNet",
+    layout="`<domain>_{train,test}.txt` and `<domain>/<class>/`, or `<domain>/{train,val}/<class>/`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    variants={
+        "clipart": {"domain": "clipart"},
+        "domainnet:clipart": {"domain": "clipart"},
+        "infograph": {"domain": "infograph"},
+        "domainnet:infograph": {"domain": "infograph"},
+        "painting": {"domain": "painting"},
+        "domainnet:painting": {"domain": "painting"},
+        "quickdraw": {"domain": "quickdraw"},
+        "domainnet:quickdraw": {"domain": "quickdraw"},
+        "real": {"domain": "real"},
+        "domainnet:real": {"domain": "real"},
+        "sketch": {"domain": "sketch"},
+        "domainnet:sketch": {"domain": "sketch"},
+    },
+)

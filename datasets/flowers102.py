@@ -9,11 +9,14 @@ Numbers on one split say nothing about the other (the same recipe has 98 % there
 from pathlib import Path
 
 import filelock
+import numpy as np
 import scipy.io
 import torchvision
 
-from ._archive import Inside
+from ._archive import ArchiveFolder
+from ._data_set import DataSet
 from ._folders import (
+    Folder,
     Listing,
     above_train,
     by_class,
@@ -23,136 +26,118 @@ from ._folders import (
     existing_folder,
     image_set,
 )
-from ._images import ImageSet, check_split
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
-ALIASES = ("flowers", "oxford_flowers102")
-VARIANTS = {
-    "flowers102:official": {"layout": "official"},
-    "flowers102:1020": {"layout": "official", "lists": ("trnid",)},
-    "flowers102:kaggle": {"layout": "kaggle"},
-}
 MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as in the published recipes
 STD = (0.229, 0.224, 0.225)
-FOLDERS = (
-    "",
-    "flowers-102",
-    "flowers",
-    "flower_data",
-    "dataset",
-)  # torchvision's, published ones', Kaggle's
-KAGGLE = "https://www.kaggle.com/c/oxford-102-flower-pytorch"
+TRAIN = ("trnid", "valid")  # the lists of setid.mat that are the training split
+# Where the images are: in root itself, or in the folders of torchvision, of published code and of Kaggle.
+FOLDERS = ("", "flowers-102", "flowers", "flower_data", "dataset")
+OFFICIAL = "jpg/ with imagelabels.mat and setid.mat (--download fetches them)"
+KAGGLE = "train/<1..102>/ and valid/ (from https://www.kaggle.com/c/oxford-102-flower-pytorch)"
+DAMAGE = (
+    scipy.io.matlab.MatReadError,
+    KeyError,
+    ValueError,
+    TypeError,
+    OSError,
+    NotImplementedError,
+)
 
 
 def load(
     root: str | Path,
     split: str,
+    options: LoadOptions = DEFAULTS,
     *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
     layout: str | None = None,
-    lists: tuple[str, ...] = ("trnid", "valid"),
+    lists: tuple[str, ...] = TRAIN,
 ) -> ImageSet:
     """jpg/ with imagelabels.mat and setid.mat (official), or train/<1..102>/ and valid/<1..102>/ (kaggle).
 
-    layout=None: what root or a sub-folder holds, the official one first. `download` fetches the official one.
+    layout=None: what root or a sub-folder holds, the official one first. options.download fetches the official one.
     """
     check_split(split)
-    if download and layout != "kaggle" and not _found(root, layout):
+    if options.download and layout != "kaggle" and not _find(root, layout):
         _download(Path(root).expanduser())
-    return image_set(listing(root, split, layout, lists), source_size, (MEAN, STD), stream, workers)
-
-
-def recognise(root: Path | Inside) -> str | None:
-    found = _found(root, None)
-    return f"flowers102:{found[0]}" if found else None
+    return image_set(listing(root, split, layout, lists), options, (MEAN, STD))
 
 
 def listing(
-    root: str | Path,
-    split: str,
-    layout: str | None = None,
-    lists: tuple[str, ...] = ("trnid", "valid"),
+    root: str | Path, split: str, layout: str | None = None, lists: tuple[str, ...] = TRAIN
 ) -> Listing:
     """The images of a split, not read yet."""
     check_split(split)
-    found = _found(root, layout)
-    if not found:
-        wanted = (
-            ""
-            if layout == "kaggle"
-            else "jpg/ with imagelabels.mat and setid.mat (--download fetches them)"
-        )
-        other = "" if layout == "official" else f"train/<1..102>/ and valid/ (from {KAGGLE})"
-        looked = " or ".join(filter(None, (wanted, other)))
+    layout_and_place = _find(root, layout)
+    if layout_and_place is None:
+        wanted = {"official": OFFICIAL, "kaggle": KAGGLE}
+        names = [layout] if layout else ["official", "kaggle"]
         raise FileNotFoundError(
-            f"there is no Flowers-102 in {existing_folder(root)}: looked for {looked}"
+            f"there is no Flowers-102 in {existing_folder(root)}: looked for "
+            f"{' or '.join(wanted[name] for name in names)}"
         )
-    kind, place = found
-    return (
-        _kaggle(place, split)
-        if kind == "kaggle"
-        else _official(place, lists if split == "train" else ("tstid",))
-    )
+    layout, place = layout_and_place
+    if layout == "kaggle":
+        return _kaggle(place, split)
+    return _official(place, lists if split == "train" else ("tstid",))
 
 
-def _found(root: str | Path, layout: str | None) -> tuple[str, Path | Inside] | None:
+def recognise(root: Folder) -> str | None:
+    layout_and_place = _find(root, None)
+    return f"flowers102:{layout_and_place[0]}" if layout_and_place else None
+
+
+def _find(root: str | Folder, layout: str | None) -> tuple[str, Folder] | None:
     """The layout that root or a sub-folder has, and where."""
     try:
-        root = above_train(existing_folder(root))
+        folder = above_train(existing_folder(root))
     except FileNotFoundError:
         return None
-    for kind in ("official", "kaggle") if layout is None else (layout,):
-        for place in (root / name if name else root for name in FOLDERS):
-            if (place / "setid.mat").exists() if kind == "official" else _numbered(place):
-                return kind, place
+    places = [folder / name if name else folder for name in FOLDERS]
+    if layout != "kaggle":
+        for place in places:
+            if (place / "setid.mat").exists():
+                return "official", place
+    if layout != "official":
+        for place in places:
+            if _is_numbered(place):
+                return "kaggle", place
     return None
 
 
-def _numbered(place: Path | Inside) -> bool:
+def _is_numbered(place: Folder) -> bool:
+    """Whether the classes are numbers. Ten are digits, not flowers."""
     classes = class_names(place / "train")
-    return len(classes) > 10 and all(
-        name.isdigit() for name in classes
-    )  # ten are digits, not flowers
+    return len(classes) > 10 and all(name.isdigit() for name in classes)
 
 
-def _official(place: Path | Inside, lists: tuple[str, ...]) -> Listing:
-    if isinstance(place, Inside):
+def _official(place: Folder, lists: tuple[str, ...]) -> Listing:
+    if isinstance(place, ArchiveFolder):
         raise ValueError(f"{place} holds Flowers-102's .mat files: unpack it and give the folder")
-    images = [int(i) for name in lists for i in _matrix(place / "setid.mat", name)]
-    labels = [int(label) for label in _matrix(place / "imagelabels.mat", "labels")]
-    if not 1 <= min(images) <= max(images) <= len(labels):
+    sets = place / "setid.mat"
+    images = np.concatenate([_matrix(sets, name) for name in lists]).astype(int)
+    labels = _matrix(place / "imagelabels.mat", "labels").astype(int)
+    if not 1 <= images.min() <= images.max() <= len(labels):
         raise ValueError(
-            f"{place / 'setid.mat'} names images that imagelabels.mat has no label for: fetch both again"
+            f"{sets} names images that imagelabels.mat has no label for: fetch both again"
         )
-    classes = tuple(str(label) for label in range(1, max(labels) + 1))
     names = [f"jpg/image_{image:05d}.jpg" for image in images]
-    return by_list(
-        place, names, [labels[image - 1] - 1 for image in images], classes, f"{place / 'setid.mat'}"
-    )
+    classes = tuple(str(label) for label in range(1, labels.max() + 1))
+    return by_list(place, names, (labels[images - 1] - 1).tolist(), classes, str(sets))
 
 
-def _matrix(file: Path, name: str):
+def _matrix(file: Path, name: str) -> np.ndarray:
     if not file.is_file():
         raise FileNotFoundError(
             f"there is no {file}, which belongs to Flowers-102's official layout"
         )
     try:
         return scipy.io.loadmat(file)[name].ravel()
-    except (
-        scipy.io.matlab.MatReadError,
-        KeyError,
-        ValueError,
-        TypeError,
-        OSError,
-        NotImplementedError,
-    ) as error:
+    except DAMAGE as error:
         raise ValueError(f"{file} is damaged, it gives no {name!r}: fetch it again") from error
 
 
-def _kaggle(place: Path | Inside, split: str) -> Listing:
+def _kaggle(place: Folder, split: str) -> Listing:
     """Classes in the order of their numbers, as timm sorts folders."""
     classes = tuple(sorted(class_names(place / "train"), key=int))
     if split == "train":
@@ -167,10 +152,26 @@ def _download(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / ".download.lock"):
-            if not _found(root, "official"):
+            if not _find(root, "official"):
                 torchvision.datasets.Flowers102(root, download=True)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise OSError(
             f"could not download Flowers-102 to {root}: {reason}; check the network and the disk"
         ) from error
+
+
+DATASET = DataSet(
+    title="Flowers-102",
+    layout="`jpg/` with `imagelabels.mat` and `setid.mat` (`--download` fetches them), or Kaggle's "
+    "`train/<1..102>/`, `valid/`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    aliases=("flowers", "oxford_flowers102"),
+    variants={
+        "flowers102:official": {"layout": "official"},
+        "flowers102:1020": {"layout": "official", "lists": ("trnid",)},
+        "flowers102:kaggle": {"layout": "kaggle"},
+    },
+)

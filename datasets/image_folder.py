@@ -7,9 +7,10 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-from ._archive import Inside
+from ._data_set import DataSet
 from ._folders import (
     EVALUATION,
+    Folder,
     Listing,
     above_train,
     by_class,
@@ -19,30 +20,20 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import ImageSet, check_split
-from ._survey import survey as survey
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """Mean and std are measured on the training pixels. Without a test folder a tenth of each class is the test split.
 
     That tenth depends on the file names only. FileNotFoundError or ValueError when there is nothing to read.
     """
     check_split(split)
     listings = _listings(existing_folder(root))
-    train = image_set(listings["train"], source_size, None, stream, workers)
+    train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(listings["test"], source_size, (train.mean, train.std), stream, workers)
+    return image_set(listings["test"], options, (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -51,52 +42,73 @@ def listing(root: str | Path, split: str) -> Listing:
     return _listings(existing_folder(root))[split]
 
 
-def recognise(root: Path | Inside) -> str | None:
+def recognise(root: Folder) -> str | None:
     return "image_folder" if class_names(root) else None
 
 
-def _listings(root: Path | Inside) -> dict[str, Listing]:
+def _listings(root: Folder) -> dict[str, Listing]:
     folder = above_train(root)
     if class_names(folder / "train") and evaluation_folder(folder):
         return {split: split_by_class(folder, split) for split in ("train", "test")}
-    folder = root / "train" if class_names(root / "train") else root
-    if folder == root and (name := next((n for n in EVALUATION if class_names(root / n)), None)):
-        raise FileNotFoundError(f"{root} has {name}/ with class folders but no train/ beside it")
-    return _tenth(by_class(folder))
+    if class_names(root / "train"):
+        return _hold_out(by_class(root / "train"))
+    for name in EVALUATION:
+        if class_names(root / name):
+            raise FileNotFoundError(
+                f"{root} has {name}/ with class folders but no train/ beside it"
+            )
+    return _hold_out(by_class(root))
 
 
-def _tenth(whole: Listing) -> dict[str, Listing]:
+def _hold_out(whole: Listing) -> dict[str, Listing]:
     """Split each class by a hash of its file names: a tenth, and at least one of two images, is the test split."""
-    test = {index for label in range(len(whole.classes)) for index in _held_out(whole, label)}
-    if not test:
+    held_out = _held_out(whole)
+    if not held_out:
         raise ValueError(
             f"{whole.root} has one image per class; a test split needs at least two of some class"
         )
-    _say(
-        f"{whole.root} has no test folder: {len(test)} of {len(whole.names)} images are held out as the test split"
+    _print_once(
+        f"{whole.root} has no test folder: {len(held_out)} of {len(whole.names)} images are held out as the test split"
     )
-    return {
-        split: replace(
-            whole,
-            names=[name for i, name in enumerate(whole.names) if (i in test) == (split == "test")],
-            labels=[
-                label for i, label in enumerate(whole.labels) if (i in test) == (split == "test")
-            ],
-            part=split,
-        )
-        for split in ("train", "test")
-    }
+    train = [index for index in range(len(whole.names)) if index not in held_out]
+    return {"train": _part(whole, train, "train"), "test": _part(whole, sorted(held_out), "test")}
 
 
-def _held_out(whole: Listing, label: int) -> list[int]:
-    of_class = [index for index, other in enumerate(whole.labels) if other == label]
-    of_class.sort(
-        key=lambda index: (zlib.crc32(os.fsencode(whole.names[index])), whole.names[index])
-    )
-    return of_class[: max(len(of_class) // 10, int(len(of_class) > 1))]
+def _held_out(whole: Listing) -> set[int]:
+    """Indices of the images of the test split."""
+    assert whole.labels is not None
+    of_class: list[list[int]] = [[] for _ in whole.classes]
+    for index, label in enumerate(whole.labels):
+        of_class[label].append(index)
+    held_out: set[int] = set()
+    for indices in of_class:
+        indices.sort(key=lambda index: _hash_and_name(whole.names[index]))
+        count = max(len(indices) // 10, int(len(indices) > 1))
+        held_out.update(indices[:count])
+    return held_out
+
+
+def _hash_and_name(name: str) -> tuple[int, str]:
+    return zlib.crc32(os.fsencode(name)), name
+
+
+def _part(whole: Listing, indices: list[int], part: str) -> Listing:
+    assert whole.labels is not None
+    names = [whole.names[index] for index in indices]
+    labels = [whole.labels[index] for index in indices]
+    return replace(whole, names=names, labels=labels, part=part)
 
 
 @functools.cache
-def _say(line: str) -> None:
+def _print_once(line: str) -> None:
     """Once per process: both splits would say it."""
     print(line, file=sys.stderr)
+
+
+DATASET = DataSet(
+    title="your own images in class folders",
+    layout="`{train,test}/<class>/` (or `val`, `valid`), or `<class>/`: then a tenth of each class is the test split",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+)

@@ -6,8 +6,9 @@ It is streamed from its files unless the machine can hold it (--stream true or f
 import re
 from pathlib import Path
 
-from ._archive import Inside
+from ._data_set import DataSet
 from ._folders import (
+    Folder,
     Listing,
     above_train,
     class_names,
@@ -16,40 +17,16 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import ImageSet, check_split
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
-ALIASES = ("imnet", "imagenet1k", "ilsvrc2012")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 INNER = "ILSVRC/Data/CLS-LOC"  # as the archive of Kaggle unpacks
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """root/train/<id>/ and root/{val,validation}/<id>/. FileNotFoundError when they are not there."""
-    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
-
-
-def recognise(root: Path | Inside) -> str | None:
-    classes = class_names(_place(root) / "train")
-    return (
-        "imagenet"
-        if len(classes) == 1000 and all(re.fullmatch(r"n\d{8}", name) for name in classes)
-        else None
-    )
-
-
-def _place(root: str | Path | Inside) -> Path | Inside:
-    root = above_train(existing_folder(root))
-    return root / INNER if (root / INNER).is_dir() else root
+    return image_set(listing(root, split), options, (MEAN, STD))
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -65,3 +42,26 @@ def listing(root: str | Path, split: str) -> Listing:
             f"{place / 'val'} has no class folders: sort its images into val/<id>/ first"
         )
     return split_by_class(place, split)
+
+
+def recognise(root: Folder) -> str | None:
+    classes = class_names(_place(root) / "train")
+    if len(classes) != 1000:
+        return None
+    return "imagenet" if all(re.fullmatch(r"n\d{8}", name) for name in classes) else None
+
+
+def _place(root: str | Folder) -> Folder:
+    folder = above_train(existing_folder(root))
+    inner = folder / INNER
+    return inner if inner.is_dir() else folder
+
+
+DATASET = DataSet(
+    title="ImageNet",
+    layout="`train/<id>/`, `val/<id>/`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    aliases=("imnet", "imagenet1k", "ilsvrc2012"),
+)

@@ -2,25 +2,14 @@
 
 from pathlib import Path
 
-from ._archive import Inside
-from ._folders import Listing, existing_folder, image_names, image_set
-from ._images import ImageSet, check_split
-
-LABELLED = False
+from ._data_set import DataSet
+from ._folders import Folder, Listing, existing_folder, image_names, image_set
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """All images, unlabelled; mean and std are measured. ValueError for the test split, which needs labels."""
-    return image_set(listing(root, split), source_size, None, stream, workers)
+    return image_set(listing(root, split), options)
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -30,9 +19,19 @@ def listing(root: str | Path, split: str) -> Listing:
         raise ValueError(
             "--dataset images has no labels and so no test split; class folders are --dataset image_folder"
         )
-    root = existing_folder(root)
-    return Listing(root, image_names(root), None, ())
+    folder = existing_folder(root)
+    return Listing(folder, image_names(folder), None, ())
 
 
-def recognise(root: Path | Inside) -> str | None:
+def recognise(root: Folder) -> str | None:
     return "images" if image_names(root) else None
+
+
+DATASET = DataSet(
+    title="your own images without labels",
+    layout="image files in any tree of folders; for pretraining only",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    labelled=False,
+)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ._images import SPLITS, ImageSet, check_split
+from ._data_set import DataSet
+from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
 
 # How hard the set is.
 GRID = 3  # shapes of one class per image: GRID x GRID, each in a cell of its own
@@ -23,10 +24,8 @@ RADIUS = (0.75, 1.00)  # of a shape's circumscribed circle, in half sides of its
 OFF_CENTRE = 0.50  # largest shift of a shape along each axis, in half sides of its cell
 TILT = 0.3  # largest rotation to either side, in radians; less of it is easier, also for raw pixels
 STRETCH = 0.15  # largest relative stretch along one axis (and shrink along the other)
-PAINTS = (
-    (0.46, 0.40, 0.32),
-    (-0.38, -0.40, -0.44),
-)  # differences to the background, in turn over an image's shapes
+# Differences of the paints to the background, in turn over an image's shapes.
+PAINTS = ((0.46, 0.40, 0.32), (-0.38, -0.40, -0.44))
 CONTRAST = (0.9, 1.1)  # factor of the paints
 MIDDLE = 0.02  # how far the background's lightness is from 1/2
 HUES = 0.02  # how far the background and the paints are from their colour
@@ -42,17 +41,14 @@ CHUNK = 500  # images drawn together, from a random stream of their own: more im
 def load(
     root: str | Path,
     split: str,
+    options: LoadOptions = DEFAULTS,
     *,
-    source_size: int = 64,
-    download: bool = False,
     seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
     train_images: int = 5000,
     test_images: int = 1000,
     image_size: int = 32,
 ) -> ImageSet:
-    """Draw the split; the same arguments give the same images. What concerns files has no meaning here.
+    """Draw the split; the same arguments give the same images. root and options have no meaning here.
 
     Train and test, and different seeds, are drawn from different random streams.
     """
@@ -62,14 +58,13 @@ def load(
         raise ValueError(
             f"shapes needs at least 1 image of at least 8 px, not {count} of {image_size}"
         )
-    chunks = []
+    pixels, labels = [], []
     for start in range(0, count, CHUNK):
-        random = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
-        chunks.append(_draw(random, image_size, min(CHUNK, count - start)))
-    pixels, labels = (
-        torch.from_numpy(np.concatenate(parts)) for parts in zip(*chunks, strict=True)
-    )
-    return ImageSet(pixels, labels, CLASSES, MEAN, STD)
+        stream = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
+        chunk_pixels, chunk_labels = _draw(stream, image_size, min(CHUNK, count - start))
+        pixels.append(torch.from_numpy(chunk_pixels))
+        labels.append(torch.from_numpy(chunk_labels))
+    return ImageSet(torch.cat(pixels), torch.cat(labels), CLASSES, MEAN, STD)
 
 
 def _draw(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -86,10 +81,9 @@ def _draw(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarra
     order = stream.permuted(np.tile(np.arange(GRID**2) % len(PAINTS), (CHUNK, 1)), axis=1)
     for cell, (column, row) in enumerate(np.ndindex(GRID, GRID)):
         paint = lightness + _paint(stream, order[:, cell]) + _texture(stream, x, y)
-        cover = _shape(
-            stream, labels, GRID * (x + 1) - 2 * column - 1, GRID * (y + 1) - 2 * row - 1
-        )
-        image = _over(image, paint, cover)
+        cell_x = GRID * (x + 1) - 2 * column - 1
+        cell_y = GRID * (y + 1) - 2 * row - 1
+        image = _over(image, paint, _shape(stream, labels, cell_x, cell_y))
     image += stream.normal(0, NOISE, image.shape).astype(np.float32)
     return (image[:count].clip(0, 1) * 255 + 0.5).astype(np.uint8), labels[:count]
 
@@ -98,11 +92,11 @@ def _over(image: np.ndarray, paint: np.ndarray, cover: np.ndarray) -> np.ndarray
     return image + (paint - image) * cover
 
 
-def _paint(stream: np.random.Generator, which: np.ndarray) -> np.ndarray:
-    """One of the paints per image, slightly varied: (CHUNK, 3, 1, 1)."""
-    return np.array(PAINTS, np.float32)[which, :, None, None] * _between(stream, *CONTRAST) + _hue(
-        stream
-    )
+def _paint(stream: np.random.Generator, index: np.ndarray) -> np.ndarray:
+    """The paint that each image's index names, slightly varied: (CHUNK, 3, 1, 1)."""
+    paints = np.array(PAINTS, np.float32)[index, :, None, None]
+    paints = paints * _between(stream, *CONTRAST)
+    return paints + _hue(stream)
 
 
 def _hue(stream: np.random.Generator) -> np.ndarray:
@@ -121,41 +115,43 @@ def _field(stream: np.random.Generator, size: int, channels: int, amplitude: flo
 
 def _texture(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Stripes, checks or blotches of random direction and frequency, (CHUNK, 1, S, S)."""
-    angle, frequency = _between(stream, 0, math.pi), _between(stream, 4, 14)
-    u, v = (part[:, 0] for part in _turned(x[:, None], y[:, None], angle))
-    stripes = np.sin(frequency[:, 0] * u + _between(stream, 0, 2 * math.pi)[:, 0])
-    checks = stripes * np.sin(frequency[:, 0] * v)
-    blotches = _field(stream, x.shape[-1], 1, 1.5)[:, 0]
-    kind = stream.integers(3, size=(CHUNK, 1, 1))
-    return (np.choose(kind, (stripes, checks, blotches)) * _between(stream, 0, TEXTURE)[:, 0])[
-        :, None
-    ]
+    angle = _between(stream, 0, math.pi)
+    frequency = _between(stream, 4, 14)
+    u, v = _turn(x[:, None], y[:, None], angle)
+    stripes = np.sin(frequency * u + _between(stream, 0, 2 * math.pi))
+    checks = stripes * np.sin(frequency * v)
+    blotches = _field(stream, x.shape[-1], 1, 1.5)
+    kind = stream.integers(3, size=(CHUNK, 1, 1, 1))
+    pattern = np.choose(kind, (stripes, checks, blotches))
+    return pattern * _between(stream, 0, TEXTURE)
 
 
 def _clutter(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Coverage of one small disc or bar per image, anywhere: (CHUNK, 1, S, S)."""
-    dx, dy = x - _between(stream, -1, 1)[:, 0], y - _between(stream, -1, 1)[:, 0]
-    u, v = _turned(dx, dy, _between(stream, 0, math.pi)[:, 0])
-    length = (_between(stream, -0.4, 0.6).clip(0))[:, 0]  # 0 is a disc
+    dx = x - _between(stream, -1, 1)
+    dy = y - _between(stream, -1, 1)
+    u, v = _turn(dx, dy, _between(stream, 0, math.pi))
+    length = _between(stream, -0.4, 0.6).clip(0)  # 0 is a disc
     along = u - u.clip(-length, length)
-    return _cover(np.hypot(along, v) - _between(stream, *CLUTTER_RADIUS)[:, 0], 2 / x.shape[-1])[
-        :, None
-    ]
+    distance = np.hypot(along, v) - _between(stream, *CLUTTER_RADIUS)
+    return _cover(distance, 2 / x.shape[-1])
 
 
 def _shape(
     stream: np.random.Generator, labels: np.ndarray, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Coverage of a shape of each image's class, in a pose of its own, (CHUNK, 1, S, S). x, y: -1..1 in its cell."""
-    radius, stretch = _between(stream, *RADIUS)[:, 0], 1 + _between(stream, -STRETCH, STRETCH)[:, 0]
-    dx, dy = (part - _between(stream, -OFF_CENTRE, OFF_CENTRE)[:, 0] for part in (x, y))
-    u, v = _turned(dx / radius, dy / radius, _between(stream, -TILT, TILT)[:, 0])
+    radius = _between(stream, *RADIUS)
+    stretch = 1 + _between(stream, -STRETCH, STRETCH)
+    dx = x - _between(stream, -OFF_CENTRE, OFF_CENTRE)
+    dy = y - _between(stream, -OFF_CENTRE, OFF_CENTRE)
+    u, v = _turn(dx / radius, dy / radius, _between(stream, -TILT, TILT))
     u, v = u * stretch, v / stretch
     distance = np.empty(u.shape, np.float32)
     for label, outline in enumerate(OUTLINES.values()):
-        mine = labels == label
-        distance[mine] = outline(u[mine], v[mine])
-    return _cover(distance * radius, 2 * GRID / x.shape[-1])[:, None]
+        of_class = labels == label
+        distance[of_class] = outline(u[of_class], v[of_class])
+    return _cover(distance * radius, 2 * GRID / x.shape[-1])
 
 
 def _cover(distance: np.ndarray, pixel: float) -> np.ndarray:
@@ -163,8 +159,10 @@ def _cover(distance: np.ndarray, pixel: float) -> np.ndarray:
     return (0.5 - distance / pixel).clip(0, 1)
 
 
-def _turned(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+def _turn(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates in a frame that is turned by `angle`, in radians."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    return x * cos + y * sin, y * cos - x * sin
 
 
 def _between(stream: np.random.Generator, low: float, high: float) -> np.ndarray:
@@ -179,34 +177,58 @@ def _polygon(corners: list[tuple[float, float]]) -> Callable[[np.ndarray, np.nda
     """Signed distance to a closed polygon, negative inside."""
 
     def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        nearest, inside = np.full(x.shape, np.inf, np.float32), np.zeros(x.shape, bool)
+        nearest = np.full(x.shape, np.inf, np.float32)
+        inside = np.zeros(x.shape, bool)
         for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
-            ex, ey, px, py = bx - ax, by - ay, x - ax, y - ay
+            # The edge from a to b, and the point p, both seen from a.
+            ex, ey = bx - ax, by - ay
+            px, py = x - ax, y - ay
             along = ((px * ex + py * ey) / (ex * ex + ey * ey)).clip(0, 1)
-            nearest = np.minimum(nearest, (px - ex * along) ** 2 + (py - ey * along) ** 2)
-            if ey:  # a ray to the right crosses this edge
-                inside ^= ((ay > y) != (by > y)) & (px < ex * py / ey)
+            squared = (px - ex * along) ** 2 + (py - ey * along) ** 2
+            nearest = np.minimum(nearest, squared)
+            if ey:
+                between = (ay > y) != (by > y)
+                crossed = px < ex * py / ey  # by a ray to the right
+                inside ^= between & crossed
         return np.where(inside, -1, 1) * np.sqrt(nearest)
 
     return distance
 
 
-def _at(radius: float, turn: float) -> tuple[float, float]:
-    return radius * math.sin(2 * math.pi * turn), -radius * math.cos(2 * math.pi * turn)
+def _star(points: int, outer: float, inner: float) -> list[tuple[float, float]]:
+    """Corners on two circles in turn, the first at the top."""
+    corners = []
+    for i in range(2 * points):
+        radius = inner if i % 2 else outer
+        angle = 2 * math.pi * (i / (2 * points))
+        corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
+    return corners
+
+
+def _triangle(radius: float) -> list[tuple[float, float]]:
+    corners = []
+    for i in range(3):
+        angle = 2 * math.pi * (i / 3)
+        corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
+    return corners
 
 
 def _plus(half: float, reach: float) -> list[tuple[float, float]]:
-    quarter = [
-        (half, -half),
-        (reach, -half),
-        (reach, half),
-    ]  # then turned by 90 degrees three times
-    return [((x, y), (-y, x), (-x, -y), (y, -x))[turn] for turn in range(4) for x, y in quarter]
+    corners = []
+    quarter = [(half, -half), (reach, -half), (reach, half)]
+    for _ in range(4):
+        corners += quarter
+        quarter = [(-y, x) for x, y in quarter]  # turned by 90 degrees
+    return corners
 
 
-def _heart(t: float) -> tuple[float, float]:
-    y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-    return 0.83 * math.sin(t) ** 3, -0.83 * (y + 0.7) / 16
+def _heart(corners: int) -> list[tuple[float, float]]:
+    points = []
+    for i in range(corners):
+        t = 2 * math.pi * i / corners
+        y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
+        points.append((0.83 * math.sin(t) ** 3, -0.83 * (y + 0.7) / 16))
+    return points
 
 
 def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -221,7 +243,9 @@ def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(np.hypot(x - 0.15, y) - 0.95, 0.8 - np.hypot(x - 0.6, y))
 
 
-OUTLINES = {  # signed distances, about the same centre
+OUTLINES: dict[
+    str, Callable[[np.ndarray, np.ndarray], np.ndarray]
+] = {  # signed distances, around one centre
     "arrow": _polygon(
         [(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]
     ),
@@ -231,12 +255,18 @@ OUTLINES = {  # signed distances, about the same centre
     "crescent": _crescent,
     "cross": _polygon(_plus(0.2, 0.95)),
     "disc": _disc,
-    "heart": _polygon([_heart(2 * math.pi * i / 28) for i in range(28)]),
+    "heart": _polygon(_heart(28)),
     "ring": _ring,
     "square": _polygon([(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)]),
-    "star": _polygon([_at(0.42 if i % 2 else 1.05, i / 10) for i in range(10)]),
-    "triangle": _polygon([_at(1.07, i / 3) for i in range(3)]),
+    "star": _polygon(_star(5, 1.05, 0.42)),
+    "triangle": _polygon(_triangle(1.07)),
 }
 CLASSES = tuple(OUTLINES)
 MEAN = (0.523, 0.512, 0.495)  # measured
 STD = (0.208, 0.198, 0.188)  # measured
+
+DATASET = DataSet(
+    title="ten procedural shapes, made by this program",
+    layout="nothing: the images are drawn in seconds",
+    load=load,
+)

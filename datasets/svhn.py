@@ -4,27 +4,20 @@ from pathlib import Path
 
 import torchvision
 
-from ._archive import Inside
-from ._folders import Listing
-from ._images import ImageSet
-from ._published import Published, listing_of, load_published, recognised
+from ._data_set import DataSet
+from ._folders import Folder, Listing
+from ._images import DEFAULTS, ImageSet, LoadOptions
+from ._published import Binary, Published, has_published, listing_of, load_published
+
+DIGITS = tuple("0123456789")
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """{train,test}_32x32.mat below root, or root/{train,test}/<digit>/ image files.
 
-    FileNotFoundError when root has neither and `download` is not set; OSError when the download fails.
+    FileNotFoundError when root has neither and options.download is not set; OSError when the download fails.
     """
-    return load_published(SVHN, root, split, source_size, download, stream, workers)
+    return load_published(SVHN, root, split, options)
 
 
 def listing(root: str | Path, split: str) -> Listing | None:
@@ -32,13 +25,13 @@ def listing(root: str | Path, split: str) -> Listing | None:
     return listing_of(SVHN, root, split)
 
 
-def recognise(root: Path | Inside) -> str | None:
-    return "svhn" if recognised(SVHN, root, set("0123456789")) else None
+def recognise(root: Folder) -> str | None:
+    return "svhn" if has_published(SVHN, root, set(DIGITS)) else None
 
 
-def _read(root: Path, split: str, download: bool):
+def _read(root: Path, split: str, download: bool) -> Binary:
     data = torchvision.datasets.SVHN(root, split=split, download=download)
-    return data.data, data.labels, tuple(str(digit) for digit in range(10))
+    return data.data, data.labels, DIGITS
 
 
 SVHN = Published(
@@ -47,4 +40,12 @@ SVHN = Published(
     read=_read,
     mean=(0.4377, 0.4438, 0.4728),
     std=(0.1980, 0.2010, 0.1970),
+)
+
+DATASET = DataSet(
+    title="SVHN",
+    layout="torchvision's files (`--download` fetches them), or `{train,test}/<class>/*.png`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
 )

@@ -5,8 +5,9 @@ The test split is `val`; the shipped `test` folder has no labels. Labels count t
 
 from pathlib import Path
 
-from ._archive import Inside
+from ._data_set import DataSet
 from ._folders import (
+    Folder,
     Listing,
     above_train,
     by_class,
@@ -15,29 +16,20 @@ from ._folders import (
     image_names,
     image_set,
 )
-from ._images import ImageSet, check_split
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 
-ALIASES = ("tiny-imagenet-200",)
 MEAN = (0.4802, 0.4481, 0.3975)
 STD = (0.2770, 0.2691, 0.2821)
+INNER = "tiny-imagenet-200"  # the folder in the archive
 ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
-def load(
-    root: str | Path,
-    split: str,
-    *,
-    source_size: int = 64,
-    download: bool = False,
-    seed: int = 0,
-    stream: bool | None = None,
-    workers: int | None = None,
-) -> ImageSet:
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """The unpacked archive: train/<id>/images/, val/images/ with val_annotations.txt; or val/<id>/ as rearranged.
 
     root may also be its `train` folder, or the folder that holds tiny-imagenet-200. It cannot be downloaded here.
     """
-    return image_set(listing(root, split), source_size, (MEAN, STD), stream, workers)
+    return image_set(listing(root, split), options, (MEAN, STD))
 
 
 def listing(root: str | Path, split: str) -> Listing:
@@ -45,53 +37,85 @@ def listing(root: str | Path, split: str) -> Listing:
     check_split(split)
     place = _place(root)
     classes = class_names(place / "train") or _ids(place)
-    return by_class(place / "train") if split == "train" else _validation(place / "val", classes)
+    if split == "train":
+        return by_class(place / "train")
+    return _validation(place / "val", classes)
 
 
-def recognise(root: Path | Inside) -> str | None:
-    places = (above_train(root), root / "tiny-imagenet-200")
-    return "tiny_imagenet" if any((place / "wnids.txt").exists() for place in places) else None
+def recognise(root: Folder) -> str | None:
+    for place in (above_train(root), root / INNER):
+        if (place / "wnids.txt").exists():
+            return "tiny_imagenet"
+    return None
 
 
-def _place(root: str | Path) -> Path:
+def _place(root: str | Path) -> Folder:
     try:
-        root = above_train(existing_folder(root))
+        folder = above_train(existing_folder(root))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}; Tiny-ImageNet is to be fetched by hand from {ARCHIVE}"
         ) from None
-    for place in (root, root / "tiny-imagenet-200"):
+    for place in (folder, folder / INNER):
         if (place / "train").is_dir() or (place / "val").is_dir():
             return place
     raise FileNotFoundError(
-        f"there is no Tiny-ImageNet in {root}: looked for train/<id>/; get it from {ARCHIVE}"
+        f"there is no Tiny-ImageNet in {folder}: looked for train/<id>/; get it from {ARCHIVE}"
     )
 
 
-def _ids(place: Path) -> tuple[str, ...]:
+def _ids(place: Folder) -> tuple[str, ...]:
     """The classes when there is no training split."""
-    if not (place / "wnids.txt").is_file():
+    file = place / "wnids.txt"
+    if not file.is_file():
         raise FileNotFoundError(
             f"{place} has neither train/<id>/ folders nor wnids.txt, so the classes are unknown"
         )
-    return tuple(sorted((place / "wnids.txt").read_text().split()))
+    return tuple(sorted(file.read_text().split()))
 
 
-def _validation(folder: Path, classes: tuple[str, ...]) -> Listing:
+def _validation(folder: Folder, classes: tuple[str, ...]) -> Listing:
     existing_folder(folder)
     if set(class_names(folder)) & set(classes):
         return by_class(folder, classes)
-    notes = folder / "val_annotations.txt"
-    if not notes.is_file():
+    file = folder / "val_annotations.txt"
+    if not file.is_file():
         raise FileNotFoundError(
             f"{folder} has neither <id>/ folders of the training classes nor val_annotations.txt"
         )
-    ids = dict(line.split("\t")[:2] for line in notes.read_text().splitlines() if "\t" in line)
-    index = {name: label for label, name in enumerate(classes)}
-    names = [f"images/{name}" for name in image_names(folder / "images")]
-    unknown = [name for name in names if ids.get(Path(name).name) not in index]
-    if unknown:
+    label_of = _labels_of_files(file, classes)
+    names, labels, unlabelled = [], [], []
+    for name in image_names(folder / "images"):
+        path = f"images/{name}"
+        label = label_of.get(Path(name).name)
+        if label is None:
+            unlabelled.append(path)
+        else:
+            names.append(path)
+            labels.append(label)
+    if unlabelled:
         raise ValueError(
-            f"{notes} gives no known class for {len(unknown)} images, e.g. {unknown[0]}"
+            f"{file} gives no known class for {len(unlabelled)} images, e.g. {unlabelled[0]}"
         )
-    return Listing(folder, names, [index[ids[Path(name).name]] for name in names], classes)
+    return Listing(folder, names, labels, classes)
+
+
+def _labels_of_files(annotations: Folder, classes: tuple[str, ...]) -> dict[str, int]:
+    """The label of each file: lines of "<file> <id> ...", separated by tabs."""
+    number = {name: label for label, name in enumerate(classes)}
+    label_of = {}
+    for line in annotations.read_text().splitlines():
+        words = line.split("\t")
+        if len(words) > 1 and words[1] in number:
+            label_of[words[0]] = number[words[1]]
+    return label_of
+
+
+DATASET = DataSet(
+    title="Tiny-ImageNet",
+    layout="the official layout, with or without rearranged `val/`",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+    aliases=("tiny-imagenet-200",),
+)

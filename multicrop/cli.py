@@ -22,7 +22,7 @@ import yaml
 from .config.flags import flag_types
 from .engine.allocator import keep_memory
 from .engine.interrupt import RESUME_ME
-from .registry import nearest
+from .registry import dataset_help, nearest
 
 R = TypeVar("R")
 HELP = (
@@ -245,7 +245,7 @@ def _tyro(
             return tyro.cli(
                 recipe_type,
                 prog=program,
-                description=f"{inspect.getdoc(recipe_type)}\n\n{HELP}",
+                description=_description(recipe_type),
                 args=words,
                 use_underscores=True,
                 return_unknown_args=True,
@@ -256,6 +256,14 @@ def _tyro(
         if not stop.code:  # --help
             raise
         raise UsageError(f"{_unboxed(boxed.getvalue())}; see --help") from None
+
+
+def _description(recipe_type: type) -> str:
+    """What --help says above the flags."""
+    paragraphs = [inspect.getdoc(recipe_type) or "", HELP]
+    if "dataset" in flag_types(recipe_type):
+        paragraphs.append(f"--dataset is one of {dataset_help()}; case, - and _ do not matter.")
+    return "\n\n".join(paragraphs)
 
 
 def _unboxed(message: str) -> str:

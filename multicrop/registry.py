@@ -1,19 +1,24 @@
 """Plug-ins: a file in commands/, models/, datasets/ or an objectives/ is an entry, and its name is the file's.
 
-A file in models/ may list more names in VARIANTS: {name: options of its build, image_size the published size}.
+A file in models/ may list more names in VARIANTS: {name: options of its build, image_size the published size}. A file
+in datasets/ declares its other names in DATASET (datasets/_data_set.py).
 
-Files that start with an underscore hold parts and are not entries.
+Files that start with an underscore hold parts and are not entries. One that ends with an underscore is called so
+because a package has its name: lmdb_.py is the entry lmdb.
 """
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,84 +30,144 @@ KINDS = {"models": "family of backbones", "datasets": "data set"}
 
 def names(kind: str) -> list[str]:
     """The entries of a kind, e.g. names("models") -> ["cait", "swin", ...]."""
-    files = (file for folder in _folders(kind) for file in folder.glob("*.py"))
-    return sorted({file.stem for file in files if not file.stem.startswith("_")})
+    return sorted(_files(kind))
 
 
 def file(kind: str, name: str) -> Path:
     """The file of one entry, not imported."""
-    return next(
-        folder / f"{name}.py" for folder in _folders(kind) if (folder / f"{name}.py").is_file()
-    )
+    return _files(kind)[name]
 
 
-def _folders(kind: str) -> list[Path]:
-    return [Path(folder) for folder in import_module(f"multicrop.{kind}").__path__]
+def _files(kind: str) -> dict[str, Path]:
+    """The file of every entry."""
+    files: dict[str, Path] = {}
+    for folder in import_module(f"multicrop.{kind}").__path__:
+        for path in Path(folder).glob("[!_]*.py"):
+            files.setdefault(path.stem.removesuffix("_"), path)
+    return files
 
 
 def find(kind: str, name: str) -> ModuleType:
     """The module of one entry; case, - and _ do not matter. ValueError with the nearest name when there is none."""
-    known = {_plain(entry): entry for entry in names(kind)}
-    if _plain(name) not in known:
-        known |= {
-            _plain(alias): entry for entry in known.values() for alias in aliases(kind, entry)
-        }
-    entry = known.get(_plain(name))
-    if entry is None:
-        raise ValueError(
-            f"no {KINDS.get(kind, 'objective')} is called {name!r}{nearest(name, names(kind))}"
-        )
-    return import_module(f"multicrop.{kind}.{entry}")
+    for entry in names(kind):
+        if _plain(entry) == _plain(name):
+            return _module(kind, entry)
+    raise ValueError(
+        f"no {KINDS.get(kind, 'objective')} is called {name!r}{nearest(name, names(kind))}"
+    )
 
 
-def aliases(kind: str, entry: str) -> tuple[str, ...]:
-    """Other published spellings that an entry's module lists in ALIASES."""
-    return _aliases(import_module(f"multicrop.{kind}.{entry}"))
+def _module(kind: str, entry: str) -> ModuleType:
+    return import_module(f"multicrop.{kind}.{file(kind, entry).stem}")
 
 
-def _aliases(module: ModuleType) -> tuple[str, ...]:
-    return getattr(module, "ALIASES", ())
+# Data sets
 
 
-class Source(NamedTuple):
-    """What --dataset names: a module of datasets/, its name, and the options that make it this variant."""
+@dataclass(frozen=True)
+class Source:
+    """What --dataset names. The types that load and listing return are those of datasets/_data_set.py."""
 
     entry: str
-    module: ModuleType
-    options: dict
+    """The name of its file in datasets/."""
+    data_set: Any
+    """The DataSet that the file declares."""
+    variant: Mapping[str, Any]
+    """The further arguments of load and listing that make it this variant."""
 
-    def load(self, root: str | Path, split: str, **how):
-        """The ImageSet of a split."""
-        return self.module.load(root, split, **self.options, **how)
+    @property
+    def labelled(self) -> bool:
+        return self.data_set.labelled
 
-    def listing(self, root: str | Path, split: str):
-        """The names and labels of a split's image files, not read yet; None where there are no such files."""
-        return (
-            self.module.listing(root, split, **self.options)
-            if hasattr(self.module, "listing")
-            else None
-        )
+    def load(self, root: str | Path, split: str, options: Any = None) -> Any:
+        """The ImageSet of "train" or "test", read as LoadOptions say (None: as their defaults do)."""
+        if options is None:
+            return self.data_set.load(root, split, **self.variant)
+        return self.data_set.load(root, split, options, **self.variant)
+
+    def listing(self, root: str | Path, split: str) -> Any:
+        """The Listing of a split's image files, not read yet; None where there are no such files."""
+        if self.data_set.listing is None:
+            return None
+        return self.data_set.listing(root, split, **self.variant)
 
 
 def source(dataset: str) -> Source:
-    """ "cifar10" (a file of datasets/, or a spelling that it lists) or "domainnet:clipart" (a name in some VARIANTS).
+    """ "cifar10" (a file of datasets/, or one of its aliases) or "domainnet:clipart" (a variant that a file declares).
 
     Case, - and _ do not matter. ValueError with the nearest name when there is none.
     """
-    entries = {_plain(entry): entry for entry in names("datasets")}
-    if entry := entries.get(_plain(dataset)):
-        return Source(entry, import_module(f"multicrop.datasets.{entry}"), {})
-    modules = {entry: import_module(f"multicrop.datasets.{entry}") for entry in entries.values()}
-    known = {}
-    for entry, module in modules.items():
-        known |= {name: Source(entry, module, {}) for name in (entry, *_aliases(module))}
-        known |= {
-            name: Source(entry, module, options) for name, options in _variants(module).items()
-        }
-    for name, found in known.items():
+    for entry in names("datasets"):
+        if _plain(entry) == _plain(dataset):  # the other files need not be imported
+            return Source(entry, _module("datasets", entry).DATASET, {})
+    sources = _sources()
+    for name, candidate in sources.items():
         if _plain(name) == _plain(dataset):
-            return found
-    raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, [*known])}")
+            return candidate
+    raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, list(sources))}")
+
+
+def _sources() -> dict[str, Source]:
+    """Every name of every data set: entries, aliases and variants."""
+    sources = {}
+    for entry in names("datasets"):
+        data_set = _module("datasets", entry).DATASET
+        for name in (entry, *data_set.aliases):
+            sources[name] = Source(entry, data_set, {})
+        for name, variant in data_set.variants.items():
+            sources[name] = Source(entry, data_set, variant)
+    return sources
+
+
+def declarations() -> dict[str, dict[str, Any]]:
+    """The literal arguments of each entry's DATASET = DataSet(...), read without importing the file (and torch)."""
+    return {entry: _literals(path, "DATASET") for entry, path in sorted(_files("datasets").items())}
+
+
+def _literals(path: Path, name: str) -> dict[str, Any]:
+    """The keyword arguments that are literals, where a file assigns `name` from a call."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            assert isinstance(node.value, ast.Call)
+            return {
+                str(argument.arg): ast.literal_eval(argument.value)
+                for argument in node.value.keywords
+                if not isinstance(argument.value, ast.Name)
+            }
+    raise AttributeError(f"{path} has no {name}")
+
+
+def dataset_help(labelled: bool = False) -> str:
+    """The names for --dataset, for a help text; with labelled=True of the data sets with labels alone."""
+    spellings = []
+    for entry, declaration in declarations().items():
+        if declaration.get("labelled", True) or not labelled:
+            spellings += [entry, *_variant_names(declaration)]
+    return ", ".join(spellings)
+
+
+def dataset_table() -> str:
+    """The table of data sets in docs/datasets.md, in Markdown."""
+    rows = ["| `--dataset` | data set | what `--datapath` holds |", "|---|---|---|"]
+    for entry, declaration in declarations().items():
+        spellings = [entry, *declaration.get("aliases", ()), *_variant_names(declaration)]
+        cell = ", ".join(f"`{name}`" for name in spellings)
+        rows.append(f"| {cell} | {declaration['title']} | {declaration['layout']} |")
+    return "\n".join(rows)
+
+
+def _variant_names(declaration: dict[str, Any]) -> list[str]:
+    """The first name of each variant."""
+    spellings: list[str] = []
+    variants: list[dict] = []
+    for name, variant in declaration.get("variants", {}).items():
+        if variant not in variants:
+            variants.append(variant)
+            spellings.append(name)
+    return spellings
+
+
+# Backbones
 
 
 class Architecture(NamedTuple):
@@ -120,20 +185,20 @@ def architecture(arch: str) -> Architecture:
     family, _, name = arch.partition(":")
     if name:
         return Architecture(find("models", family), {"name": name})
-    known = {_plain(entry): entry for entry in names("models")}
-    if _plain(arch) in known:
-        return Architecture(import_module(f"multicrop.models.{known[_plain(arch)]}"), {})
-    known = variants()
-    for variant, module in known.items():
+    for entry in names("models"):
+        if _plain(entry) == _plain(arch):
+            return Architecture(_module("models", entry), {})
+    modules = variants()
+    for variant, module in modules.items():
         if _plain(variant) == _plain(arch):
             return Architecture(module, module.VARIANTS[variant])
-    hint = nearest(arch, [*names("models"), *known], show=False)
+    hint = nearest(arch, [*names("models"), *modules], show=False)
     raise ValueError(f"--arch {arch}: no such backbone{hint}; a model of timm is timm:<name>")
 
 
 def variants() -> dict[str, ModuleType]:
     """Every registered name of a size or published setting, and the family's module: {"cct_7_3x1_32": ..., ...}."""
-    modules = [import_module(f"multicrop.models.{entry}") for entry in names("models")]
+    modules = [_module("models", entry) for entry in names("models")]
     return {name: module for module in modules for name in _variants(module)}
 
 
@@ -141,7 +206,7 @@ def _variants(module: ModuleType) -> dict[str, dict]:
     return getattr(module, "VARIANTS", {})
 
 
-def backbone(arch: str, image_size: int | None = None, **options) -> nn.Module:
+def backbone(arch: str, image_size: int | None = None, **options: Any) -> nn.Module:
     """Build the backbone that a spec string names, for square images of `image_size` px (None: a variant's own size).
 
     Options that are None keep the architecture's own value; one that it does not have is a ValueError.
@@ -169,7 +234,7 @@ def adapter(arch: str) -> Callable[[dict, nn.Module], dict] | None:
     return getattr(architecture(arch).module, "adapt", None)
 
 
-def check(arch: str, image_size: int | None = None, **options) -> None:
+def check(arch: str, image_size: int | None = None, **options: Any) -> None:
     """What is wrong with the arguments of `backbone`, to be said before a long decoding; without a size only names."""
     if image_size:
         backbone(arch, image_size, **options)
@@ -178,11 +243,13 @@ def check(arch: str, image_size: int | None = None, **options) -> None:
         getattr(module, "check", lambda _: None)(own.get("name"))
 
 
-def nearest(word: str, known: list[str], show: bool = True) -> str:
-    """The end of an error message: the closest known word, and all of them unless show is False."""
-    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.5)
+def nearest(word: str, known_names: list[str], show: bool = True) -> str:
+    """The end of an error message: the closest of the known names, and all of them unless show is False."""
+    close = difflib.get_close_matches(word.lower(), known_names, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return hint + (f"; known: {', '.join(known)}" if show else "")
+    if show:
+        hint += f"; known: {', '.join(known_names)}"
+    return hint
 
 
 def _plain(name: str) -> str:

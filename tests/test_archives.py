@@ -11,6 +11,7 @@ from PIL import Image
 
 from multicrop.datasets import _decode
 from multicrop.datasets._cache import cache_folder
+from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
 
 KINDS = (
@@ -67,7 +68,7 @@ def packed(folder, file, inside=""):
 
 
 def load(root, split="train", name="image_folder", **options):
-    return source(name).load(root, split, **options)
+    return source(name).load(root, split, LoadOptions(**options))
 
 
 @pytest.mark.parametrize("inside", ["", "photos/"])

@@ -13,7 +13,7 @@ from torchvision.transforms import functional as F
 
 import multicrop
 from multicrop.datasets import _cache, _decode
-from multicrop.datasets._cache import decoded
+from multicrop.datasets._cache import load_cached
 
 ROOT = Path(multicrop.__file__).parents[1]
 
@@ -43,7 +43,7 @@ def entries(cache: Path) -> list[str]:
 @pytest.mark.parametrize("count", [5, 300], ids=["in this process", "in workers"])
 def test_square_images_are_stored_as_they_are(tmp_path, count):
     names = write(tmp_path / "a", count)
-    found = decoded(tmp_path / "a", names, 64)
+    found = load_cached(tmp_path / "a", names, 64)
     expected = np.stack([noise(8, 8, seed=i).transpose(2, 0, 1) for i in range(count)])
     assert np.array_equal(found.pixels.numpy(), expected)
     assert found.kept.tolist() == list(range(count))
@@ -58,13 +58,13 @@ def test_one_image_of_another_size_resizes_all(tmp_path, count):
     Image.fromarray(noise(9, 12)).save(
         tmp_path / "a" / names[-2]
     )  # not in the sample of headers when there are 300
-    assert decoded(tmp_path / "a", names, 16).pixels.shape == (count, 3, 16, 16)
+    assert load_cached(tmp_path / "a", names, 16).pixels.shape == (count, 3, 16, 16)
 
 
 def test_larger_images_are_resized_and_centre_cropped(tmp_path):
     image = Image.fromarray(noise(60, 40)).resize((90, 60), Image.Resampling.BICUBIC)
     image.save(tmp_path / "a.png")
-    found = decoded(tmp_path, ["a.png"], 24).pixels[0]
+    found = load_cached(tmp_path, ["a.png"], 24).pixels[0]
     whole = F.resize(image, 24, F.InterpolationMode.BICUBIC)  # 36 x 24
     expected = F.pil_to_tensor(F.center_crop(whole, 24))
     assert (found.int() - expected.int()).abs().max() <= 1
@@ -73,7 +73,7 @@ def test_larger_images_are_resized_and_centre_cropped(tmp_path):
 def test_draft_decoding_of_large_jpegs_is_close_to_full_decoding(tmp_path):
     smooth = Image.fromarray(noise(12, 16)).resize((960, 720), Image.Resampling.BICUBIC)
     smooth.save(tmp_path / "a.jpg", quality=95)
-    found = decoded(tmp_path, ["a.jpg"], 24).pixels[0]
+    found = load_cached(tmp_path, ["a.jpg"], 24).pixels[0]
     with Image.open(tmp_path / "a.jpg") as image:
         full = F.pil_to_tensor(F.center_crop(F.resize(image, 24, F.InterpolationMode.BICUBIC), 24))
     assert (found.int() - full.int()).abs().float().mean() < 1.5
@@ -93,7 +93,7 @@ def test_modes_become_rgb(tmp_path):
     }
     for name, image in files.items():
         image.save(tmp_path / name)
-    found = dict(zip(files, decoded(tmp_path, [*files], 64).pixels.numpy(), strict=True))
+    found = dict(zip(files, load_cached(tmp_path, [*files], 64).pixels.numpy(), strict=True))
     for name in ("L.png", "I16.png", "P.png", "CMYK.tif", "F.tif"):
         assert np.array_equal(found[name], np.stack([grey] * 3)), name
     assert (found["RGBA.png"][:, :4] == 255).all() and np.array_equal(
@@ -106,7 +106,7 @@ def test_exif_orientation_is_respected(tmp_path):
     exif[_decode.ORIENTATION] = 6  # to be turned clockwise by a quarter
     Image.fromarray(noise(8, 8)).save(tmp_path / "a.png", exif=exif)
     expected = np.rot90(noise(8, 8), -1).transpose(2, 0, 1)
-    assert np.array_equal(decoded(tmp_path, ["a.png"], 8).pixels[0].numpy(), expected)
+    assert np.array_equal(load_cached(tmp_path, ["a.png"], 8).pixels[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("count", [20, 300], ids=["in this process", "in workers"])
@@ -116,7 +116,7 @@ def test_unreadable_images_are_left_out_and_named(tmp_path, capsys, count):
     (tmp_path / names[3]).write_bytes((tmp_path / names[3]).read_bytes()[:90])
     (tmp_path / names[4]).write_bytes(b"")
     for _ in range(2):  # built, then read back
-        found = decoded(tmp_path, names, 64)
+        found = load_cached(tmp_path, names, 64)
         kept = [i for i in range(count) if i not in (0, 3, 4)]
         assert found.kept.tolist() == kept
         assert np.array_equal(
@@ -133,7 +133,7 @@ def test_the_list_of_unreadable_images_is_cut(tmp_path, capsys):
     names = write(tmp_path, 20)
     for name in names[:15]:
         (tmp_path / name).write_bytes(b"no image")
-    decoded(tmp_path, names, 64)
+    load_cached(tmp_path, names, 64)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.count(".png") == 10 and line.endswith("and 5 more")
 
@@ -141,44 +141,44 @@ def test_the_list_of_unreadable_images_is_cut(tmp_path, capsys):
 def test_all_unreadable_is_an_error_and_leaves_nothing(tmp_path, cache):
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"none of the 1 images in .* is readable; a\.png"):
-        decoded(tmp_path, ["a.png"], 64)
+        load_cached(tmp_path, ["a.png"], 64)
     assert entries(cache) == []
 
 
 def test_second_read_decodes_nothing(tmp_path, monkeypatch):
     names = write(tmp_path, 5)
-    first = decoded(tmp_path, names, 64)
+    first = load_cached(tmp_path, names, 64)
     monkeypatch.setattr(_decode, "decode", None)
-    assert torch.equal(decoded(tmp_path, names, 64).pixels, first.pixels)
+    assert torch.equal(load_cached(tmp_path, names, 64).pixels, first.pixels)
 
 
 def test_changed_folder_is_decoded_again_and_the_old_entry_removed(tmp_path, cache):
     folder = tmp_path / "a"
     names = write(folder, 5)
-    before = decoded(folder, names, 64).pixels
+    before = load_cached(folder, names, 64).pixels
     old = entries(cache)
     Image.fromarray(noise(8, 8, seed=99)).save(folder / names[2])
-    after = decoded(folder, names, 64).pixels
+    after = load_cached(folder, names, 64).pixels
     assert torch.equal(after[:2], before[:2]) and not torch.equal(after[2], before[2])
     assert len(entries(cache)) == 1 and entries(cache) != old
-    assert len(decoded(folder, write(folder, 6), 64).pixels) == 6
+    assert len(load_cached(folder, write(folder, 6), 64).pixels) == 6
     assert len(entries(cache)) == 1
 
 
 def test_touched_file_counts_as_changed(tmp_path, cache):
     names = write(tmp_path / "a", 2)
-    decoded(tmp_path / "a", names, 64)
+    load_cached(tmp_path / "a", names, 64)
     old = entries(cache)
     os.utime(tmp_path / "a" / names[0], ns=(1, 1))
-    decoded(tmp_path / "a", names, 64)
+    load_cached(tmp_path / "a", names, 64)
     assert entries(cache) != old
 
 
 def test_other_source_size_and_part_have_their_own_entries(tmp_path, cache):
     names = write(tmp_path / "a", 4, side=16)
-    assert decoded(tmp_path / "a", names, 8).pixels.shape[-1] == 8
-    assert decoded(tmp_path / "a", names, 16).pixels.shape[-1] == 16
-    assert len(decoded(tmp_path / "a", names[:2], 16, "test").pixels) == 2
+    assert load_cached(tmp_path / "a", names, 8).pixels.shape[-1] == 8
+    assert load_cached(tmp_path / "a", names, 16).pixels.shape[-1] == 16
+    assert len(load_cached(tmp_path / "a", names[:2], 16, "test").pixels) == 2
     assert len(entries(cache)) == 3
 
 
@@ -186,32 +186,32 @@ def test_other_source_size_and_part_have_their_own_entries(tmp_path, cache):
 @pytest.mark.parametrize("damage", ["cut", "empty", "absent"])
 def test_damaged_entry_is_built_again(tmp_path, cache, file, damage):
     names = write(tmp_path / "a", 5)
-    expected = decoded(tmp_path / "a", names, 64).pixels.clone()
+    expected = load_cached(tmp_path / "a", names, 64).pixels.clone()
     path = cache / entries(cache)[0] / file
     content = path.read_bytes()
     path.unlink()
     if damage != "absent":
         path.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
-    assert torch.equal(decoded(tmp_path / "a", names, 64).pixels, expected)
+    assert torch.equal(load_cached(tmp_path / "a", names, 64).pixels, expected)
 
 
 def test_pixels_may_be_written_without_touching_the_cache(tmp_path):
     names = write(tmp_path / "a", 5)
-    first = decoded(tmp_path / "a", names, 64).pixels
+    first = load_cached(tmp_path / "a", names, 64).pixels
     expected = first.clone()
     first.zero_()
-    assert torch.equal(decoded(tmp_path / "a", names, 64).pixels, expected)
+    assert torch.equal(load_cached(tmp_path / "a", names, 64).pixels, expected)
 
 
 BUILD = """
 import sys
 from pathlib import Path
 from multicrop.datasets import _cache
-from multicrop.datasets._cache import decoded
+from multicrop.datasets._cache import load_cached
 build = _cache._build
 _cache._build = lambda *args: (print("building", flush=True), build(*args))
 root = Path(sys.argv[1])
-print(decoded(root, sorted(p.name for p in root.iterdir()), 64).pixels.sum().item())
+print(load_cached(root, sorted(p.name for p in root.iterdir()), 64).pixels.sum().item())
 """
 
 
@@ -234,25 +234,25 @@ def test_unusable_cache_folder_is_one_clear_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(OSError, match=r"cannot use the image cache in .*file.*MULTICROP_CACHE"):
-        decoded(tmp_path / "a", names, 64)
+        load_cached(tmp_path / "a", names, 64)
 
 
 def test_too_little_room_is_said_before_decoding(tmp_path, cache, monkeypatch):
     names = write(tmp_path / "a", 2)
     monkeypatch.setattr(_cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(OSError, match=r"GB are needed and 0.00 GB are free.*MULTICROP_CACHE"):
-        decoded(tmp_path / "a", names, 64)
+        load_cached(tmp_path / "a", names, 64)
     assert entries(cache) == []
 
 
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from multicrop.datasets._cache import decoded
+from multicrop.datasets._cache import load_cached
 root = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 try:
-    decoded(root, sorted(p.name for p in root.iterdir()), 64)
+    load_cached(root, sorted(p.name for p in root.iterdir()), 64)
 except OSError as error:
     print(error)
 """
@@ -273,7 +273,7 @@ def test_dead_worker_is_an_error(tmp_path, monkeypatch):
     names = write(tmp_path / "a", 300)
     monkeypatch.setattr(_cache.sys, "executable", "/bin/false")
     with pytest.raises(ChildProcessError, match="ended"):
-        decoded(tmp_path / "a", names, 64)
+        load_cached(tmp_path / "a", names, 64)
 
 
 def test_the_worker_imports_neither_torch_nor_this_package():

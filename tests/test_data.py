@@ -20,6 +20,7 @@ from multicrop.commands import pack as packing
 from multicrop.config.check import Recipe
 from multicrop.config.pack import Recipe as Pack
 from multicrop.datasets import _cache, _decode
+from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
 
 
@@ -163,7 +164,7 @@ def published(root):
 def test_published_layouts_are_recognised(tmp_path):
     published(tmp_path)
     wanted = {path: path.name.removesuffix(".png") for path in tmp_path.iterdir()}
-    assert {path: checking.recognised(str(path), None)[1] for path in wanted} == wanted
+    assert {path: checking.recognise(str(path), None)[1] for path in wanted} == wanted
     for path, name in wanted.items():
         listing = source(name).listing(str(path), "train")
         assert listing.names and listing.labels is not None, path
@@ -256,7 +257,7 @@ def test_an_unlabelled_folder_is_refused_before_it_is_decoded(tmp_path, monkeypa
     write(tmp_path / "a.png")
     monkeypatch.setattr(_decode, "decode", None)
     with pytest.raises(ValueError, match=r"--dataset images has no labels.*--dataset image_folder"):
-        _images.labelled("images", str(tmp_path), 32, False)
+        _images.load_labelled("images", str(tmp_path), LoadOptions(source_size=32))
 
 
 def test_no_room_for_the_cache_says_how_much_and_what_to_do(photos, monkeypatch):
@@ -265,12 +266,19 @@ def test_no_room_for_the_cache_says_how_much_and_what_to_do(photos, monkeypatch)
         OSError, match=r"0\.00 GB are needed and 0\.00 GB are free; make room .* --stream true"
     ):
         source("image_folder").load(photos, "train")
-    assert len(source("image_folder").load(photos, "train", stream=True, workers=1).pixels[:]) == 9
+    assert (
+        len(
+            source("image_folder")
+            .load(photos, "train", LoadOptions(stream=True, workers=1))
+            .pixels[:]
+        )
+        == 9
+    )
 
 
 def test_why_files_are_decoded_again_is_said(photos, capsys):
     for size in (16, 24, 20, 16):
-        source("image_folder").load(photos, "train", source_size=size)
+        source("image_folder").load(photos, "train", LoadOptions(source_size=size))
         said = [line for line in capsys.readouterr().err.splitlines() if "decoded again" in line]
         if size == 20:
             held = "the cache holds it for --source_size 16 and --source_size 24"

@@ -1,18 +1,23 @@
 """Every entry of datasets/: layouts, labels, constants, splits, and what a user can get wrong. No network."""
 
+import dataclasses
 import inspect
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import scipy.io
 import torch
 import torchvision
+from conftest import ROOT
 from PIL import Image
 
-from multicrop.datasets._images import ImageSet
-from multicrop.registry import find, names
+from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.registry import dataset_table, declarations, names, source
 
 CIFAR_META = {"filename": "batches.meta", "key": "label_names", "md5": None}
 FOLDER_SETS = ("cifar10", "cifar100", "svhn", "cinic10", "tiny_imagenet", "image_folder")
@@ -24,7 +29,7 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def load(name, root, split, **options) -> ImageSet:
-    return find("datasets", name).load(root, split, **options)
+    return source(name).load(root, split, LoadOptions(**options))
 
 
 def noise(seed, side=8):
@@ -52,11 +57,9 @@ def is_noise(image, seed) -> bool:
 
 @pytest.mark.parametrize("name", names("datasets"))
 def test_signature(name):
-    parameters = inspect.signature(find("datasets", name).load).parameters
-    assert list(parameters)[:2] == ["root", "split"]
-    assert {key: parameters[key].default for key in ("source_size", "download", "seed")} == {
-        "source_size": 64, "download": False, "seed": 0,
-    }  # fmt: skip
+    parameters = inspect.signature(source(name).data_set.load).parameters
+    assert list(parameters)[:3] == ["root", "split", "options"]
+    assert parameters["options"].default == LoadOptions(64, False, None, None)
 
 
 @pytest.mark.parametrize("name", names("datasets"))
@@ -151,7 +154,7 @@ def test_label_of_a_skipped_image_goes_with_it(tmp_path, capsys):
     ],
 )
 def test_published_spellings(spelling, entry):
-    assert find("datasets", spelling).__name__ == f"multicrop.datasets.{entry}"
+    assert source(spelling).entry == entry
 
 
 # CIFAR and SVHN as torchvision stores them (its checksums are switched off: the files here are tiny)
@@ -375,7 +378,7 @@ def test_image_folder_without_splits_holds_out_a_tenth_of_each_class(tmp_path, c
     seen = {image.numpy().tobytes() for image in [*train.pixels, *test.pixels]}
     assert len(seen) == 40
     assert capsys.readouterr().err.count("4 of 40 images are held out") == 1
-    assert torch.equal(load("image_folder", tmp_path, "test", seed=7).pixels, test.pixels)
+    assert torch.equal(load("image_folder", tmp_path, "test", source_size=32).pixels, test.pixels)
 
 
 def test_image_folder_small_classes_keep_an_image_for_each_split(tmp_path):
@@ -448,3 +451,58 @@ def test_labels_must_match_the_images():
             (),
             (),
         )
+
+
+# The declarations: DATASET at the end of each file
+
+
+@pytest.mark.parametrize("name", names("datasets"))
+def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
+    data_set = source(name).data_set
+    fields = {field.name for field in dataclasses.fields(data_set)} - {
+        "load",
+        "listing",
+        "recognise",
+    }
+    defaults = {"labelled": True, "aliases": (), "variants": {}}
+    declared = defaults | declarations()[name]
+    assert declared == {field: getattr(data_set, field) for field in fields}
+
+
+def test_every_name_of_a_data_set_is_its_own():
+    spellings = []
+    for name in names("datasets"):
+        data_set = source(name).data_set
+        spellings += [name, *data_set.aliases, *data_set.variants]
+    plain = [re.sub("[^a-z0-9]", "", name.lower()) for name in spellings]
+    assert len(set(plain)) == len(plain)
+    for spelling in spellings:
+        assert source(spelling) == source(spelling.upper())
+
+
+def test_variants_are_arguments_of_load_and_listing():
+    for name in names("datasets"):
+        data_set = source(name).data_set
+        for variant in data_set.variants.values():
+            for function in (data_set.load, data_set.listing):
+                assert set(variant) <= set(inspect.signature(function).parameters)
+
+
+def test_the_table_of_the_documentation_is_that_of_the_declarations():
+    assert dataset_table() in (ROOT / "docs" / "datasets.md").read_text(), (
+        "docs/datasets.md needs the table that multicrop.registry.dataset_table() gives"
+    )
+
+
+def test_the_help_text_names_every_data_set_and_imports_none():
+    code = (
+        "import sys; from multicrop.registry import dataset_help, dataset_table; dataset_table();"
+        "print(dataset_help()); print(dataset_help(labelled=True));"
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    spellings, labelled, imported = done.stdout.splitlines()
+    assert set(names("datasets")) < set(spellings.split(", ")) and "clipart" in spellings
+    assert set(spellings.split(", ")) - set(labelled.split(", ")) == {"images"}
+    assert imported == "False False"

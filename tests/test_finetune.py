@@ -326,14 +326,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
 
 def test_a_signal_while_images_are_read_leaves_the_run_resumable(colours, tmp_path, monkeypatch):
-    labelled = _images.labelled
+    labelled = _images.load_labelled
 
     def slow(*arguments, **options):
         signal.raise_signal(signal.SIGTERM)
         return labelled(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_images, "labelled", slow)
+        patch.setattr(_images, "load_labelled", slow)
         result = run(colours, tmp_path, epochs=1)
     assert (result["status"], result["step"]) == ("interrupted", 0)
     assert run(colours, tmp_path, epochs=1)["status"] == "finished"
@@ -596,7 +596,7 @@ def test_an_odd_share_of_a_mixed_batch_is_refused():
 def test_it_is_said_before_images_are_decoded(flags, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(_images, "labelled", None)
+    monkeypatch.setattr(_images, "load_labelled", None)
     assert says in refused(capsys, "--scratch", *flags.split())
 
 
@@ -604,7 +604,7 @@ def test_weights_that_do_not_fit_are_refused_before_images_are_decoded(
     capsys, tmp_path, monkeypatch
 ):
     torch.save({"unknown.weight": torch.zeros(3)}, tmp_path / "x.pt")
-    monkeypatch.setattr(_images, "labelled", None)
+    monkeypatch.setattr(_images, "load_labelled", None)
     assert "x.pt" in refused(
         capsys, "--pretrained_weights", tmp_path / "x.pt", "--image_size", "32"
     )

@@ -8,6 +8,7 @@ import scipy.io
 import torchvision
 from PIL import Image
 
+from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
 
 IMAGES = 24
@@ -43,7 +44,7 @@ def write_kaggle(root):
 
 
 def load(root, split="train", name="flowers102", **options):
-    return source(name).load(root, split, **options)
+    return source(name).load(root, split, LoadOptions(**options))
 
 
 def values(images):

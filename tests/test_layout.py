@@ -1,6 +1,7 @@
 """The arrows of the house: which folder may import which, and that the folder ssl/ never hides Python's own ssl."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,34 @@ def test_ssl_is_pythons_own_under_torchrun_and_in_a_loaders_workers(tmp_path):
     )
     words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
     subprocess.run([sys.executable, *words], check=True, cwd=ROOT, timeout=240)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["commands", "config", "engine", "weights", "ssl", "supervised", "augment", "probes", "models", "datasets",
+     "pictures", "multicrop"],
+)  # fmt: skip
+def test_no_files_of_a_folder_import_each_other_in_a_circle(folder):
+    paths = {}
+    for path in (ROOT / folder).rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        paths[module.removeprefix("multicrop.")] = path
+    imports = {}
+    for module, path in paths.items():
+        package = module.split(".")[:-1]
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                above = package[: len(package) - node.level + 1] if node.level else []
+                stem = ".".join([*above, *(node.module or "").split(".")]).strip(".")
+                names = [stem, *(f"{stem}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            targets.update(name.removeprefix("multicrop.").strip(".") for name in names)
+        imports[module] = (targets & set(paths)) - {module}
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))

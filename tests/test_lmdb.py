@@ -14,6 +14,7 @@ from PIL import Image
 
 from multicrop.datasets import _pack
 from multicrop.datasets._arrow import image_and_label
+from multicrop.datasets._images import LoadOptions
 from multicrop.datasets._lmdb import Database
 from multicrop.registry import source
 
@@ -27,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def load(root, split="train", **options):
-    return source("lmdb").load(root, split, **options)
+    return source("lmdb").load(root, split, LoadOptions(**options))
 
 
 def recorded(seed, side):
@@ -165,7 +166,7 @@ def test_a_pickle_is_never_read(tmp_path):
         transaction.put(b"0", pickle.dumps((Evil(), 0)))
     with pytest.raises(
         ValueError,
-        match=r"not of pyarrow\): build it again from the image files: python -m multicrop",
+        match=r"not of pyarrow\): build it again from the image files: multicrop pack",
     ):
         load(tmp_path)
     assert not (tmp_path / "evil").exists()
@@ -212,7 +213,7 @@ def photos(tmp_path):
 
 def pack(photos, out):
     listings = {split: source("image_folder").listing(photos, split) for split in ("train", "test")}
-    return source("lmdb").module.pack(listings, out)
+    return _pack.pack(listings, out)
 
 
 def test_packed_images_are_those_of_the_folder(photos, tmp_path):
@@ -238,7 +239,7 @@ def test_packed_images_are_those_of_the_folder(photos, tmp_path):
 
 def test_unlabelled_images_are_packed_too(photos, tmp_path):
     listing = source("images").listing(photos, "train")
-    source("lmdb").module.pack({"train": listing}, tmp_path / "packed")
+    _pack.pack({"train": listing}, tmp_path / "packed")
     found = load(tmp_path / "packed")
     assert len(found) == 12 and found.labels is None and found.classes == ()
 

@@ -63,7 +63,7 @@ def run(teacher, output, **values) -> dict:
 
 
 def data() -> tuple[dict, torch.Tensor]:
-    split = shapes.load("", "train", source_size=16)
+    split = shapes.load("", "train")
     return images_print("shapes", split), split.pixels
 
 

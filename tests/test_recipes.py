@@ -13,7 +13,7 @@ from locality_guidance import training_pieces
 from multicrop import cli
 from multicrop.commands import finetune, pretrain
 from multicrop.engine.schedule import course
-from multicrop.registry import backbone, find, source
+from multicrop.registry import backbone, source
 from multicrop.ssl.encoder import check_sizes
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,7 +74,7 @@ def test_published_stage_one_recipes_build_the_published_networks(path):
         256,
     )
     assert r.teacher_drop_path and r.precision == "fp32" and r.teacher_temp == 0.07
-    assert find("datasets", r.dataset).__name__.rpartition(".")[2] in path.stem
+    assert source(r.dataset).entry in path.stem
     body = backbone(**r.backbone(), in_channels=3)
     check_sizes(body, 3, r.image_size, r.image_size // 2)
     assert sum(p.numel() for p in body.parameters()) == PARAMETERS[r.arch, r.image_size]

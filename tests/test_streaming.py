@@ -14,6 +14,7 @@ from benchmarks import streaming
 from multicrop.commands import pretrain
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets import _folders, _stream
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine.batches import Batches
 from multicrop.registry import source
 
@@ -42,7 +43,7 @@ def photos(tmp_path):
 
 
 def load(root, split="train", **options):
-    return source("image_folder").load(root, split, source_size=24, **options)
+    return source("image_folder").load(root, split, LoadOptions(source_size=24, **options))
 
 
 def break_file(path):
@@ -126,7 +127,7 @@ def test_an_unreadable_image_is_named_once_and_the_next_of_its_class_takes_its_p
     wanted = whole.clone()
     wanted[[7, 11]] = whole[[8, 6]]
     images = source("images").load(
-        photos / "train", "train", source_size=24, stream=True, workers=1
+        photos / "train", "train", LoadOptions(source_size=24, stream=True, workers=1)
     )
     images = load(photos, stream=True, workers=2)
     capsys.readouterr()
@@ -138,10 +139,15 @@ def test_an_unreadable_image_is_named_once_and_the_next_of_its_class_takes_its_p
 
 def test_unreadable_images_without_classes(photos, capsys):
     folder = photos / "train" / "a"
-    whole = source("images").load(folder, "train", source_size=24, stream=False).pixels.clone()
+    whole = (
+        source("images")
+        .load(folder, "train", LoadOptions(source_size=24, stream=False))
+        .pixels.clone()
+    )
     last = sorted(folder.iterdir())[-1]
     break_file(last)
-    found = source("images").load(folder, "train", source_size=24, stream=True, workers=2).pixels
+    options = LoadOptions(source_size=24, stream=True, workers=2)
+    found = source("images").load(folder, "train", options).pixels
     assert torch.equal(found[-1:], whole[:1])
     assert capsys.readouterr().err.count(f"unreadable image {last.name}") == 1
 

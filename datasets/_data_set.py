@@ -1,0 +1,34 @@
+"""DataSet: what a file of datasets/ declares. It ends with DATASET = DataSet(...), and its name is the data set's.
+
+The arguments that are not functions are literals, so that names and the documentation's table can be read from the
+file without importing it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ._folders import Folder, Listing
+from ._images import ImageSet
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One source of images."""
+
+    title: str
+    """The data set's published name."""
+    layout: str
+    """What --datapath holds: one line of Markdown."""
+    load: Callable[..., ImageSet]
+    """load(root, split, options: LoadOptions, **variant) -> the images of "train" or "test"."""
+    listing: Callable[..., Listing | None] | None = None
+    """listing(root, split, **variant) -> the image files of a split, not read yet; None where they are binary files."""
+    recognise: Callable[[Folder], str | None] | None = None
+    """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
+    labelled: bool = True
+    """False: there are no labels, and so no test split."""
+    aliases: tuple[str, ...] = ()
+    """Other names of the data set."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Names of its variants, each with the further keyword arguments that it gives to load and listing."""

@@ -1,0 +1,144 @@
+"""Images in LMDB files train.lmdb and val.lmdb (or test.lmdb): two formats, neither of them unpickled.
+
+Ours (multicrop pack, see _pack.py): keys 00000000, 00000001, ... hold the files' bytes, "labels" int32 little-endian
+numbers, "about" JSON with the classes. That of the DHVT code: keys 0, 1, ... hold pyarrow-serialised (bytes, label);
+there are no class names. The file is not called lmdb.py, the name of the package that _pack.py imports.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from ._arrow import image_and_label
+from ._data_set import DataSet
+from ._folders import EVALUATION, Folder, Listing, image_set
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._lmdb import Database, Records, Span
+from ._pack import CLASSES, FORMAT, LABELS
+
+MOST_CLASSES = 1 << 20  # a damaged label may be any number
+
+
+def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
+    """root holds the files (or folders with data.mdb of their names), or is one of them.
+
+    Mean and std are measured on the training images. ValueError when a file is damaged or of an unknown format.
+    """
+    check_split(split)
+    train = image_set(listing(root, "train"), options)
+    if split == "train":
+        return train
+    test = listing(root, "test", train.classes)
+    return image_set(test, options, (train.mean, train.std))
+
+
+def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:
+    """The images of a split, not read yet. `classes` are those of the training file, if they are to be the same."""
+    check_split(split)
+    file = _file(Path(root).expanduser(), split)
+    database = Database(file)
+    packed = CLASSES in database.spans
+    images = _packed(database) if packed else _published(database, classes)
+    if classes is not None and images.classes != classes:
+        raise ValueError(f"{file} has other classes than the training file")
+    return images
+
+
+def recognise(root: Folder) -> str | None:
+    if not isinstance(root, Path):
+        return None
+    try:
+        _file(root, "train")
+    except (FileNotFoundError, ValueError):
+        return None
+    return "lmdb"
+
+
+def _file(root: Path, split: str) -> Path:
+    """The file of a split."""
+    inside = root.is_file() or (root / "data.mdb").is_file()
+    folder = root.parent if inside else root
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    names = ("train",) if split == "train" else EVALUATION
+    for name in names:
+        for path in (f"{name}.lmdb", f"{name}.lmdb/data.mdb", f"{name}/data.mdb"):
+            if (folder / path).is_file():
+                return folder / path
+    if root.is_file():
+        raise ValueError(
+            f"{root} is a file, and not {names[0]}.lmdb: give the folder of train.lmdb and val.lmdb"
+        )
+    files = " or ".join(f"{name}.lmdb" for name in names)
+    raise FileNotFoundError(f"there is no {files} in {folder}")
+
+
+def _packed(database: Database) -> Listing:
+    """The images of a file that multicrop pack wrote."""
+    try:
+        return _read_packed(database)
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{database.file} is damaged, or of another version: pack it again"
+        ) from None
+
+
+def _read_packed(database: Database) -> Listing:
+    """ValueError, KeyError or TypeError where something is not as it was written."""
+    metadata = json.loads(database[CLASSES])
+    if metadata["format"] != FORMAT:
+        raise ValueError
+    count, classes = metadata["images"], tuple(metadata["classes"])
+    spans = {f"{index:08d}": database.spans[b"%08d" % index] for index in range(count)}
+    labels = None
+    if LABELS in database.spans:
+        labels = np.frombuffer(database[LABELS], "<i4").tolist()
+        if len(labels) != count or not set(labels) <= set(range(len(classes))):
+            raise ValueError
+    return Listing(Records(database.file, spans), list(spans), labels, classes)
+
+
+def _published(database: Database, classes: tuple[str, ...] | None) -> Listing:
+    """The images of a file in the format of the DHVT code."""
+    try:
+        spans, labels = _published_records(database)
+    except ValueError as error:
+        hint = "build it again from the image files: multicrop pack"
+        raise ValueError(
+            f"{database.file} is no database of images that can be read safely ({error}): {hint}"
+        ) from None
+    if not labels or min(labels) < 0 or max(labels) >= MOST_CLASSES:
+        raise ValueError(
+            f"{database.file} holds no images with labels from 0 to {MOST_CLASSES - 1}"
+        )
+    if classes is None:
+        classes = tuple(str(label) for label in range(max(labels) + 1))
+    if max(labels) >= len(classes):
+        raise ValueError(
+            f"{database.file} has label {max(labels)}, and there are {len(classes)} classes"
+        )
+    return Listing(Records(database.file, spans), list(spans), labels, classes)
+
+
+def _published_records(database: Database) -> tuple[dict[str, Span], list[int]]:
+    """Where each image's bytes lie, and its label. ValueError when a record is missing or anything else."""
+    spans: dict[str, Span] = {}
+    labels = []
+    for number in range(len(database.spans.keys() - {b"__keys__", b"__len__"})):
+        record = database.spans.get(b"%d" % number)
+        if record is None:
+            raise ValueError(f"image {number} is missing")
+        offset, length, label = image_and_label(database.bytes, *record)
+        spans[str(number)] = (offset, length)
+        labels.append(label)
+    return spans, labels
+
+
+DATASET = DataSet(
+    title="LMDB files",
+    layout="`train.lmdb` and `test.lmdb`, as `multicrop pack` writes them, or `val.lmdb` of the DHVT code",
+    load=load,
+    listing=listing,
+    recognise=recognise,
+)

@@ -17,7 +17,7 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> 
     axis = axes[0, 0]
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis")
-    axis.set(xlabel="answer", ylabel="label")
+    axis.set(xlabel="predicted class", ylabel="label")
     if len(classes) <= MOST_NAMES:
         places = range(len(classes))
         axis.set_xticks(places, classes, rotation=90, fontsize=7)

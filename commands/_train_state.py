@@ -27,7 +27,7 @@ class Networks:
     stored: Callable | None  # what gives a batch's maps of the teacher, where they are stored
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    average: Ema | None  # of the model's weights
+    average: Ema[Classifier] | None  # of the model's weights
     best: BestEpoch = field(
         default_factory=BestEpoch
     )  # the epoch that the validation images select

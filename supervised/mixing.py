@@ -6,6 +6,7 @@ of an image stand in a row, as with repeated augmentation, partners are a few pl
 first image with the last and so on, locality guidance's a random permutation: both are the same in distribution.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def cutmix_box(
     share: float, height: int, width: int, centre: tuple[int, int], distance: int = 1
 ) -> Mix:
     """A box of area 1 - share about a centre (row, column), clipped at the border, which raises the share."""
-    side = np.sqrt(1 - share)
+    side = math.sqrt(1 - share)  # as a share of the image's
     rows = _span(centre[0], int(height * side), height)
     columns = _span(centre[1], int(width * side), width)
     area = (rows.stop - rows.start) * (columns.stop - columns.start)

@@ -15,9 +15,10 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> 
     side = min(12.0, 3 + 0.25 * len(classes))
     figure, axes = new_figure(1, 1, width=side, height=side)
     axis = axes[0, 0]
-    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    images_per_class = counts.sum(1, keepdim=True).clamp(min=1)
+    shares = counts / images_per_class
     image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="viridis")
-    axis.set(xlabel="answer", ylabel="label")
+    axis.set(xlabel="predicted class", ylabel="label")
     if len(classes) <= MOST_NAMES:
         places = range(len(classes))
         axis.set_xticks(places, classes, rotation=90, fontsize=7)

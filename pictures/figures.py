@@ -68,10 +68,12 @@ def draw_curves(
 
 def draw_attention(images: Tensor, maps: Tensor, path: str | Path) -> None:
     """Images (B, C, H, W) and heat maps or masks (B, heads, H, W): a row per image, each head on top of it."""
-    figure, axes = _blank_grid(len(images), maps.shape[1] + 1)
+    columns = 1 + maps.shape[1]  # the image alone, then each head
+    figure, axes = _blank_grid(len(images), columns)
+    heats = maps.float().cpu().numpy()
     for row, image in enumerate(images):
         _show(axes[row, 0], image)
-        for head, heat in enumerate(maps[row].float().cpu().numpy(), start=1):
+        for head, heat in enumerate(heats[row], start=1):
             axis = axes[row, head]
             _show(axis, image)
             axis.imshow(heat, cmap="viridis", alpha=0.65)
@@ -96,7 +98,7 @@ def _pixels(image: Tensor) -> np.ndarray:
     """(C, H, W) -> an array (H, W, 3), or (H, W) for one channel, in 0..1."""
     image = image.detach().cpu()
     if image.dtype == torch.uint8:
-        image = image.float() / 255
+        image = image / 255
     image = image.float().clamp(0, 1)
     if len(image) == 1:
         return image[0].numpy()

@@ -24,6 +24,7 @@ def mass_masks(attention: Tensor, image_size: int | tuple[int, int], mass: float
             f"the fraction of attention to keep must be above 0 and at most 1, not {mass}"
         )
     grid, patch = _on_grid(attention, image_size)
+    # The share of the patches up to each, weakest first; what is above 1 - mass belongs to the strongest.
     ascending, order = grid.flatten(2).sort(dim=-1)
     shares = ascending / ascending.sum(-1, keepdim=True)
     keep = shares.cumsum(-1) > 1 - mass
@@ -38,8 +39,8 @@ def _on_grid(attention: Tensor, image_size: int | tuple[int, int]) -> tuple[Tens
     height, width = image_size
     patches = attention.shape[-1] - 1
     patch = math.isqrt(height * width // patches) if patches > 0 else 0
-    fits = patch > 0 and height % patch == 0 and width % patch == 0
-    if not fits or (height // patch) * (width // patch) != patches:
+    divides = patch > 0 and height % patch == 0 and width % patch == 0
+    if not divides or height * width != patches * patch**2:
         raise ValueError(
             f"{attention.shape[-1]} tokens are not a class token and a grid of square patches "
             f"of a {height} x {width} image"

@@ -7,7 +7,8 @@ n test images, m training images, D width.
 
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -30,24 +31,26 @@ def knn(
 ) -> dict[int, tuple[float, float]]:
     """Features (m, D) and (n, D), labels (m,) and (n,) -> {k: (top-1, top-5)} in percent; features of any scale.
 
-    Top-5 means the best min(5, k, classes). A k above m becomes m (see `usable`). ValueError on labels that do not
+    Top-5 means the best min(5, k, classes). A k above m becomes m (see `usable_ks`). ValueError on labels that do not
     fit, on features that are not finite, and on a k or temperature that is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"k-NN temperature must be positive, not {temperature}")
-    ks = usable(k, len(train_features))
-    train_labels, test_labels = train_labels.cpu().long(), test_labels.cpu().long()
-    classes = _classes(train_labels, test_labels, classes)
+    ks = usable_ks(k, len(train_features))
+    train_labels = train_labels.cpu().long()
+    test_labels = test_labels.cpu().long()
+    classes = _count_classes(train_labels, test_labels, classes)
     _check(train_features, train_labels, "training")
     _check(test_features, test_labels, "test")
     similarity, index = search(train_features, test_features, max(ks), backend)
-    votes = train_labels[index]
-    return {
-        n: _accuracy(similarity[:, :n], votes[:, :n], test_labels, temperature, classes) for n in ks
-    }
+    accuracies = {}
+    for n in ks:
+        votes = train_labels[index[:, :n]]
+        accuracies[n] = _accuracy(similarity[:, :n], votes, test_labels, temperature, classes)
+    return accuracies
 
 
-def usable(k: Sequence[int], train_images: int) -> list[int]:
+def usable_ks(k: Sequence[int], train_images: int) -> list[int]:
     """The k that a training set of this size allows: sorted, each at most the number of its images, no doubles."""
     if not k or min(k) < 1:
         raise ValueError(f"k-NN needs at least one k, each 1 or more, not {list(k)}")
@@ -60,12 +63,12 @@ def search(
     """The k most similar training images: cosine similarities (n, k), largest first, and indices (n, k), on the CPU."""
     train = F.normalize(train_features.detach().float(), dim=1)
     test = F.normalize(test_features.detach().float(), dim=1)
-    if choose(backend, train.device) == "faiss":
+    if choose_backend(backend, train.device) == "faiss":
         return _search_faiss(train.cpu(), test.cpu(), k)
     return _search_torch(train, test, k)
 
 
-def choose(backend: str, device: torch.device) -> str:
+def choose_backend(backend: str, device: torch.device) -> str:
     """The backend behind "auto": faiss for features on the CPU where it is installed, torch everywhere else.
 
     Measured on 2 cores with 10,000 x 2,000 x 192, k = 20 to 200: faiss 0.06-0.35 s, torch 0.14-0.5 s. On macOS both
@@ -80,37 +83,44 @@ def choose(backend: str, device: torch.device) -> str:
         )
     if backend != "auto":
         return backend
-    return "faiss" if installed and device.type == "cpu" and sys.platform != "darwin" else "torch"
+    if installed and device.type == "cpu" and sys.platform != "darwin":
+        return "faiss"
+    return "torch"
 
 
-def votes(similarity: Tensor, neighbours: Tensor, temperature: float, classes: int) -> Tensor:
+def class_scores(similarity: Tensor, votes: Tensor, temperature: float, classes: int) -> Tensor:
     """Similarities and neighbours' labels, both (n, k) -> scores (n, classes), each row scaled by a positive factor.
 
     The factor exp(-largest / T) changes no ranking and keeps a small temperature from overflowing.
     """
-    weights = ((similarity - similarity[:, :1]).double() / temperature).exp()
-    return weights.new_zeros(len(weights), classes).scatter_add_(1, neighbours, weights)
+    below_largest = (similarity - similarity[:, :1]).double()
+    weights = (below_largest / temperature).exp()
+    scores = weights.new_zeros(len(weights), classes)
+    return scores.scatter_add_(1, votes, weights)
 
 
 def _accuracy(
-    similarity: Tensor, neighbours: Tensor, labels: Tensor, temperature: float, classes: int
-):
+    similarity: Tensor, votes: Tensor, labels: Tensor, temperature: float, classes: int
+) -> tuple[float, float]:
     """Top-1 and top-5 in percent."""
     top = min(5, similarity.shape[1], classes)
-    hits = torch.zeros(2, dtype=torch.long)
-    for rows in torch.arange(len(labels)).split(_ROWS):
-        scores = votes(similarity[rows], neighbours[rows], temperature, classes)
+    hits1 = hits5 = 0
+    for start in range(0, len(labels), _ROWS):
+        rows = slice(start, start + _ROWS)
+        scores = class_scores(similarity[rows], votes[rows], temperature, classes)
         rank = _rank(scores, labels[rows])
-        hits += torch.stack([(rank < 1).sum(), (rank < top).sum()])
-    top1, top5 = (100 * hits.double() / len(labels)).tolist()
-    return top1, top5
+        hits1 += int((rank < 1).sum())
+        hits5 += int((rank < top).sum())
+    return 100 * hits1 / len(labels), 100 * hits5 / len(labels)
 
 
 def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     """Place (n,) of the true class, 0 the best. Among equals (classes without a vote, too) the lower is first."""
-    own = scores.gather(1, labels[:, None])
-    earlier = torch.arange(scores.shape[1]) < labels[:, None]
-    return ((scores > own) | ((scores == own) & earlier)).sum(1)
+    label = labels[:, None]
+    own = scores.gather(1, label)
+    earlier = torch.arange(scores.shape[1]) < label
+    ahead = (scores > own) | ((scores == own) & earlier)
+    return ahead.sum(1)
 
 
 def _search_faiss(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -119,32 +129,41 @@ def _search_faiss(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatIP(train.shape[1])
     index.add(train.numpy())
-    similarity, neighbours = index.search(test.numpy(), k)
-    return torch.from_numpy(similarity), torch.from_numpy(neighbours)
+    similarity, indices = index.search(test.numpy(), k)
+    return torch.from_numpy(similarity), torch.from_numpy(indices)
 
 
 def _search_torch(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    similarities, indices = [], []
+    with _full_precision(), torch.autocast(train.device.type, enabled=False):
+        for part in test.split(max(1, _SIMILARITIES // len(train))):
+            similarity, index = (part @ train.T).topk(k)
+            similarities.append(similarity.cpu())
+            indices.append(index.cpu())
+    return torch.cat(similarities), torch.cat(indices)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """float32 products inside: TF32 similarities would pick other neighbours."""
     precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # TF32 similarities would pick other neighbours
+    torch.set_float32_matmul_precision("highest")
     try:
-        with torch.autocast(train.device.type, enabled=False):
-            chunks = test.split(max(1, _SIMILARITIES // len(train)))
-            found = [tuple(part.cpu() for part in (chunk @ train.T).topk(k)) for chunk in chunks]
+        yield
     finally:
         torch.set_float32_matmul_precision(precision)
-    similarity, neighbours = zip(*found, strict=True)
-    return torch.cat(similarity), torch.cat(neighbours)
 
 
-def _classes(train_labels: Tensor, test_labels: Tensor, classes: int | None) -> int:
-    if not len(train_labels) or not len(test_labels):
+def _count_classes(train_labels: Tensor, test_labels: Tensor, classes: int | None) -> int:
+    """`classes`, or as many as the labels need. ValueError where there are no labels, or others than these."""
+    if len(train_labels) == 0 or len(test_labels) == 0:
         raise ValueError("k-NN needs at least one training and one test image")
     labels = torch.cat([train_labels, test_labels])
-    classes = int(labels.max()) + 1 if classes is None else classes
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"k-NN labels must lie in 0..{classes - 1}; found {labels.min()} to {labels.max()}"
-        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if classes is None:
+        classes = highest + 1
+    if lowest < 0 or highest >= classes:
+        raise ValueError(f"k-NN labels must lie in 0..{classes - 1}; found {lowest} to {highest}")
     return classes
 
 

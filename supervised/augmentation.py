@@ -125,6 +125,7 @@ class TrainTransform:
         return TrainDraws(shifts, operations, boxes, crops, jitters, noise)
 
     def __call__(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
+        """Images on any device; their draws on the CPU, cut to these images where they are a part of the batch."""
         images = self.crop_images(images, draws)
         if draws.jitters is not None:
             images = jitter.apply(images, draws.jitters)

@@ -1,5 +1,6 @@
-"""What stage two asks of a backbone, as a type. models/ keeps the contract; nothing inherits from this class."""
+"""What stage two needs of a backbone, as types. The networks of models/ have it; they need not inherit from this."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch.nn as nn
@@ -7,7 +8,7 @@ from torch import Tensor
 
 
 class MapSize(Protocol):
-    """Of one feature map: its channels, and the pixels of the image from one of its places to the next."""
+    """The size of a feature map: its channels, and the pixels of the image from one of its places to the next."""
 
     @property
     def width(self) -> int: ...
@@ -17,19 +18,23 @@ class MapSize(Protocol):
 
 
 class Backbone(nn.Module):
-    """Images (B, C, h, w) -> features (B, dim). `cast` names a network so: nn.Module says nothing of its attributes."""
+    """Images (B, C, h, w) -> features (B, dim).
+
+    A network is cast to this type, because nn.Module does not say what type its attributes have. It has `forward_maps`
+    where it can be guided, and the methods of tokens where it has a distillation token.
+    """
 
     dim: int
-    maps: dict[str, MapSize]
+    maps: Mapping[str, MapSize]
 
     def forward_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features, and all maps (B, width, h, w) by name."""
         raise NotImplementedError
 
     def forward_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The features of the class token and of the distillation token, where there is one."""
+        """The features (B, dim) of the class token and of the distillation token."""
         raise NotImplementedError
 
     def token_maps(self, images: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-        """Both of these, and all maps by name."""
+        """Both of these, and all maps (B, width, h, w) by name."""
         raise NotImplementedError

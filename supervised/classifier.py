@@ -17,7 +17,7 @@ class Classifier(nn.Module):
     (Touvron et al. 2021, arXiv 2012.12877).
     """
 
-    frozen = False
+    frozen = False  # the backbone, see freeze_backbone
 
     def __init__(self, backbone: nn.Module, classes: int, head_init: HeadInit = "normal"):
         super().__init__()
@@ -28,6 +28,7 @@ class Classifier(nn.Module):
             self.distill_head = _linear_head(self.backbone.dim, classes, head_init)
 
     def forward(self, images: Tensor) -> Tensor:
+        """The logits (B, classes), of two heads their mean."""
         logits, distilled, _ = self.forward_heads(images)
         return mean_logits(logits, distilled)
 
@@ -62,6 +63,7 @@ class Classifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Classifier":
+        """As of any module, but a frozen backbone stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.backbone.eval()

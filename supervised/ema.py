@@ -3,12 +3,16 @@
 Tarvainen and Valpola 2017, arXiv 1703.01780; the arithmetic is that of timm's ModelEmaV3.
 """
 
+from typing import Generic, TypeVar, cast
+
 import torch.nn as nn
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[Network]):
     """After each step: average = decay * average + (1 - decay) * network, for parameters and buffers alike.
 
     Integer buffers are copied. Nothing but the average is state: the decay is a function of the step. Up to step
@@ -20,7 +24,7 @@ class Ema:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         decay: float,
         *,
         warmup: bool = False,
@@ -39,9 +43,9 @@ class Ema:
         self.warmup, self.start, self.every = warmup, start, every
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Network:
         """The network with the averaged weights, in evaluation mode."""
-        return self.average.module
+        return cast(Network, self.average.module)
 
     def update(self, model: nn.Module, steps: int) -> None:
         """Average in the network's weights after so many optimizer steps: 1, 2, ..."""
@@ -61,4 +65,5 @@ class Ema:
         return self.model.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from an averaged network's state dict."""
         self.model.load_state_dict(state)

@@ -6,6 +6,8 @@ of an image stand in a row, as with repeated augmentation, partners are a few pl
 first image with the last and so on, locality guidance's a random permutation: both are the same in distribution.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,16 +30,17 @@ class Mix:
 
 @dataclass(frozen=True)
 class Mixed:
-    """A mixed batch: images (B, C, H, W), the labels of their own and their partners' part (B,), the own share.
+    """A mixed batch: images (B, C, H, W), their own labels (B,) and their partners' (B,).
 
-    maps: a teacher's of these images, (B, width, h, w) each, where they are stored and nothing is mixed.
+    share: how much of each image is its own. maps: the teacher's maps of these images, (B, width, h, w) each, where
+    they are stored; such batches are not mixed.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     partners: torch.Tensor
     share: float
-    maps: tuple[torch.Tensor, ...] | list[torch.Tensor] = ()
+    maps: Sequence[torch.Tensor] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Mixing:
         return 1 << (self.copies - 1).bit_length()
 
     def draw(self, height: int, width: int, generator: torch.Generator) -> Mix:
+        """What happens to a batch of images of height x width px: a function of the generator's state."""
         seed = torch.randint(2**62, (), generator=generator).item()
         random = np.random.default_rng(int(seed))
         if self.cutmix is None and self.mixup is None:
@@ -92,7 +96,7 @@ def cutmix_box(
     share: float, height: int, width: int, centre: tuple[int, int], distance: int = 1
 ) -> Mix:
     """A box of area 1 - share about a centre (row, column), clipped at the border, which raises the share."""
-    side = np.sqrt(1 - share)
+    side = math.sqrt(1 - share)  # as a share of the image's
     rows = _span(centre[0], int(height * side), height)
     columns = _span(centre[1], int(width * side), width)
     area = (rows.stop - rows.start) * (columns.stop - columns.start)
@@ -100,7 +104,7 @@ def cutmix_box(
 
 
 def apply(images: torch.Tensor, labels: torch.Tensor, mix: Mix) -> Mixed:
-    """Mix float images (B, C, H, W) and labels (B,) with their partners; who has none, at the end, stays alone."""
+    """Mix float images (B, C, H, W) and labels (B,) with their partners. An image without a partner stays as it is."""
     if mix.share == 1:
         return Mixed(images, labels, labels, 1.0)
     index = partners(len(images), mix.distance, images.device)

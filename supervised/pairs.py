@@ -21,15 +21,15 @@ def pair_maps(
     ValueError for names that a network does not have, or that do not make pairs.
     """
     check_map_names(teacher, teacher_names, "--guide_teacher")
-    theirs = tuple(teacher_names) or stage_ends(teacher)
+    guides = tuple(teacher_names) or stage_ends(teacher)
     check_map_names(student, student_names, "--guide_student")
-    own = tuple(student_names) or spread(student, len(theirs))
-    if len(own) != len(theirs):
+    guided = tuple(student_names) or spread(student, len(guides))
+    if len(guided) != len(guides):
         raise ValueError(
-            f"{len(own)} maps of the student ({', '.join(own)}) and {len(theirs)} of the teacher ({', '.join(theirs)}) "
-            "do not make pairs: name as many with --guide_student as with --guide_teacher"
+            f"{len(guided)} maps of the student ({', '.join(guided)}) and {len(guides)} of the teacher "
+            f"({', '.join(guides)}) do not make pairs: name as many with --guide_student as with --guide_teacher"
         )
-    return own, theirs
+    return guided, guides
 
 
 def spread(network: object, count: int) -> tuple[str, ...]:
@@ -39,7 +39,7 @@ def spread(network: object, count: int) -> tuple[str, ...]:
     0, 7, 13 of T2T-ViT; 0, 3, 7 of PVT and PVTv2), but of CvT, 0, 6, 11 of 13 blocks, where the last one is taken.
     """
     names: list[str] = []
-    stage_starts = set()
+    stage_starts = set()  # of all but the first stage, and of those that have several maps
     for stage in maps_by_stage(network):
         if names and len(stage) > 1:
             stage_starts.add(len(names))
@@ -111,5 +111,5 @@ def check_map_names(network: object, names: Sequence[str], flag: str) -> None:
 
 
 def _maps(network: object) -> Mapping[str, MapSize]:
-    """The sizes of a network's maps by name; none of a network that does not say."""
+    """The sizes of a network's maps by name; empty for a network that does not say."""
     return getattr(network, "maps", None) or {}

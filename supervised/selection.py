@@ -18,6 +18,7 @@ class BestEpoch:
         return True
 
     def state_dict(self) -> dict[str, float]:
+        """What a checkpoint holds: nothing before the first epoch that was measured."""
         if self.val_top1 is None or self.epoch is None:
             return {}
         return {"val_top1": self.val_top1, "epoch": self.epoch}

@@ -51,12 +51,13 @@ class Teacher(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """Whose maps are named."""
+        """The network whose maps `names` are of."""
         if isinstance(self.network, Classifier):
             return self.network.backbone
         return cast(Backbone, self.network)
 
     def train(self, mode: bool = True) -> "Teacher":
+        """Evaluation mode whatever is asked for; batch norms that take a batch's statistics are in training mode."""
         super().train(False)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -65,6 +66,7 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> TeacherOutput:
+        """The student's images (B, C, h, w) of a batch, as they were augmented and mixed."""
         images = teacher_images(images, self.size)
         if self.factor_and_offset is not None:
             factor, offset = self.factor_and_offset

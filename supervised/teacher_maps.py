@@ -41,6 +41,7 @@ class MapShape(NamedTuple):
 
     @property
     def array_shape(self) -> tuple[int, int, int]:
+        """Of one image's map."""
         return self.width, self.rows, self.columns
 
     @property
@@ -82,12 +83,12 @@ class Writer:
         self.images: int = fingerprint["images"]
         shapes = {name: list(shape) for name, shape in maps.items()}
         expected = {**fingerprint, "dtype": dtype, "maps": shapes}
-        stored = _read_header(self.folder)
-        if stored is None:
-            self.header = {**expected, "done": 0}
+        header = _read_header(self.folder)
+        if header is None:
+            header = {**expected, "done": 0}
         else:
-            check_header(self.folder, stored, expected, "choose another --output")
-            self.header = stored
+            check_header(self.folder, header, expected, "choose another --output")
+        self.header = header
         self._files: list[BinaryIO] = []
 
     @property

@@ -42,6 +42,7 @@ class TrainModule(nn.Module):
     def forward(
         self, images: Tensor, teacher_maps: Sequence[Tensor] | None = None
     ) -> StudentOutput:
+        """images (B, C, h, w); teacher_maps: one (B, width, h, w) for each of `names`, needed where it is guided."""
         if self.guidance is None and not self.distils:
             logits = self.model(images)
             return StudentOutput(logits, logits, None)

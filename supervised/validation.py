@@ -16,4 +16,6 @@ def split(
         count = min(round(fraction * len(members)), len(members) - 1)
         order = torch.randperm(len(members), generator=generator)
         held_out[members[order[:count]]] = True
-    return (~held_out).nonzero().squeeze(1), held_out.nonzero().squeeze(1)
+    training = (~held_out).nonzero().squeeze(1)
+    validation = held_out.nonzero().squeeze(1)
+    return training, validation

@@ -10,11 +10,11 @@ CLASSES = ("cat", "dog", "owl")
 
 
 def example() -> Confusion:
-    answers, labels = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 0, 1, 1])
-    return Confusion(torch.nn.functional.one_hot(answers, 3).float(), labels, CLASSES)
+    predictions, labels = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 0, 1, 1])
+    return Confusion(torch.nn.functional.one_hot(predictions, 3).float(), labels, CLASSES)
 
 
-def test_rows_are_labels_and_columns_answers():
+def test_rows_are_labels_and_columns_predictions():
     assert example().counts.tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 0]]
 
 

@@ -51,7 +51,7 @@ def test_one_search_gives_the_scores_of_every_k_and_temperature(recorded, backen
     train, labels, test, _ = data_of(recorded)
     similarity, index = probe.search(train, test, max(KS), backend)
     for k in KS:
-        scores = probe.votes(similarity[:, :k], labels[index[:, :k]], temperature, CLASSES)
+        scores = probe.class_scores(similarity[:, :k], labels[index[:, :k]], temperature, CLASSES)
         scores *= (similarity[:, :1].double() / temperature).exp()
         expected = torch.from_numpy(recorded[f"k{k}_T{temperature}_scores"]).double()
         torch.testing.assert_close(scores, expected, rtol=2e-5, atol=1e-5 * expected.max().item())
@@ -116,7 +116,7 @@ def test_torch_search_is_the_same_in_pieces(monkeypatch):
 
 
 def test_k_is_limited_by_the_training_set():
-    assert probe.usable((10, 500, 400, 1), 400) == [1, 10, 400]
+    assert probe.usable_ks((10, 500, 400, 1), 400) == [1, 10, 400]
     assert list(knn(*DATA, k=(10, 500), classes=CLASSES)) == [10, 400]
 
 
@@ -162,15 +162,15 @@ def test_wrong_input_is_named(change, message):
 
 def test_without_faiss_auto_takes_torch(monkeypatch):
     cpu = torch.device("cpu")
-    assert probe.choose("auto", torch.device("cuda")) == "torch"
+    assert probe.choose_backend("auto", torch.device("cuda")) == "torch"
     monkeypatch.setattr(probe.sys, "platform", "darwin")
-    assert probe.choose("auto", cpu) == "torch"
+    assert probe.choose_backend("auto", cpu) == "torch"
     monkeypatch.setattr(probe.sys, "platform", "linux")
-    assert probe.choose("auto", cpu) == "faiss"
+    assert probe.choose_backend("auto", cpu) == "faiss"
     monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None)
-    assert probe.choose("auto", cpu) == "torch"
+    assert probe.choose_backend("auto", cpu) == "torch"
     with pytest.raises(ValueError, match="pip install faiss-cpu"):
-        probe.choose("faiss", cpu)
+        probe.choose_backend("faiss", cpu)
 
 
 @pytest.mark.slow

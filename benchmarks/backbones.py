@@ -80,7 +80,7 @@ def measure(b: Recipe) -> dict:
     }
     left = [name for name in sizes if name not in done and not (b.skip and re.search(b.skip, name))]
     for name in b.names or left:
-        ranks.say(name)
+        ranks.log(name)
         found["backbones"][name] = size_of(name, b.image_size, sizes.get(name)) | (
             rate(name, b) if b.seconds else {}
         )

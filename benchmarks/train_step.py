@@ -24,7 +24,7 @@ from multicrop.commands import pretrain
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
-from multicrop.engine.precision import autocast_type
+from multicrop.engine.precision import autocast_dtype
 from multicrop.ssl.crops import MultiCrop
 from multicrop.ssl.teacher import follow
 
@@ -67,7 +67,7 @@ def measure(b: Recipe) -> dict:
     if b.threads:
         torch.set_num_threads(b.threads)
     device = ranks.start(b.device)
-    cast = autocast_type(b.precision, device)
+    cast = autocast_dtype(b.precision, device)
     r = Pretraining(
         arch=b.arch, image_size=b.image_size, patch_size=b.patch_size, batch_size_per_gpu=b.batch_size,
         local_crops_number=b.local_crops_number, out_dim=b.out_dim, compile=b.compile, knn_freq=0,
@@ -116,7 +116,7 @@ def parts(clock, nets, batches, crop, r, step, cast) -> None:
     clock("backward", loss.backward)
 
     def finish():
-        optim.clip_each(nets.student.parameters(), r.clip_grad)
+        optim.clip_per_parameter(nets.student.parameters(), r.clip_grad)
         nets.optimizer.step()
         follow(nets.teacher, nets.student, 0.996)
         nets.objective.recentre(logits.float().mean((0, 1)))

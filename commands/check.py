@@ -33,9 +33,9 @@ def run(r: Recipe) -> dict[str, Any]:
     if "short_side" not in reports["train"]:  # no image can be read
         return result
     result["commands"] = commands(name, data, r.path, reports["train"])
-    ranks.say(f"{name} reads {r.path}; to train on it:")
+    ranks.log(f"{name} reads {r.path}; to train on it:")
     for line in result["commands"]:
-        ranks.say(line)
+        ranks.log(line)
     return result
 
 
@@ -90,7 +90,7 @@ def report_resident(images: ImageSet) -> dict[str, Any]:
 
 def print_report(split: str, counts: dict[str, Any]) -> None:
     if "error" in counts:
-        ranks.say(f"{split}: {counts['error']}")
+        ranks.log(f"{split}: {counts['error']}")
         return
     classes = "no labels"
     if counts["classes"]:
@@ -98,11 +98,11 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     sides = "no image that can be read"
     if "width" in counts:
         sides = f"{span(counts['width'])} x {span(counts['height'])} px"
-    ranks.say(
+    ranks.log(
         f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
     for name in counts["unreadable_images"]:
-        ranks.say(f"  unreadable: {name}")
+        ranks.log(f"  unreadable: {name}")
 
 
 def span(sizes: list[int]) -> str:

@@ -171,7 +171,7 @@ def checkpoint_filter_fn(state: dict, model: TimmModel) -> dict[str, Tensor]:
 
     A file without a classifier leaves the model's own.
     """
-    state = loading.network(state, Path("the file"))
+    state = loading.backbone_state_dict(state, Path("the file"))
     prefix = next((p for p in CLASSIFIERS if p + "weight" in state), None)
     head = {
         name: state.pop(prefix + name)

@@ -81,7 +81,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_saved_file(tmp_path, monkeypatch
 
 
 def test_an_error_of_the_writers_own_is_not_a_failed_write(tmp_path):
-    with pytest.raises(KeyError), checkpoint.replacing(tmp_path / "a.txt") as file:
+    with pytest.raises(KeyError), files.atomic_write(tmp_path / "a.txt") as file:
         file.write(b"half")
         raise KeyError("not about the disk")
     assert list(tmp_path.iterdir()) == []

@@ -104,7 +104,7 @@ def small(options: dict) -> torch.nn.Module:
 def load(model: torch.nn.Module, state: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Load a published state dict, all of it; returns the classifier's weight and bias."""
     head = [state.pop(f"classifier.fc.{name}") for name in ("weight", "bias")]
-    report = loading.load(model, state, compact.adapt)
+    report = loading.load_by_name(model, state, compact.adapt)
     assert not (report.missing or report.unused or report.misshapen)
     return head
 
@@ -267,7 +267,7 @@ def test_a_published_file_of_another_size_and_number_of_classes(recorded, tmp_pa
     found = pretrained.read(path)
     assert found.head["weight"].shape == (10, 32)
     model = small(file.about["kwargs"] | {"class_token": True})
-    report = loading.load(model, found.backbone, compact.adapt)
+    report = loading.load_by_name(model, found.backbone, compact.adapt)
     assert not (report.missing or report.unused or report.misshapen)
     theirs = compact.adapt(file.part("sd/"), model)
     for name, value in model.state_dict().items():
@@ -289,7 +289,7 @@ def test_another_crop_size_has_the_positions_that_a_loaded_file_would_have():
     torch.manual_seed(0)
     for name in ("vit_2_4", "cvt_2_4", "cct_2_3x2"):
         large, little = compact.build(32, name=name).eval(), compact.build(16, name=name).eval()
-        loading.load(little, large.state_dict(), compact.adapt)
+        loading.load_by_name(little, large.state_dict(), compact.adapt)
         x = torch.randn(2, 3, 16, 16)
         close(large(x), little(x))
 
@@ -426,12 +426,12 @@ def test_sine_positions_of_larger_grids_are_computed():
 
 def test_a_learned_table_under_a_sine_name_is_reported_not_ignored():
     learned, sine = compact.build(16, name="cct_2_3x1"), compact.build(16, name="cct_2_3x1_sine")
-    report = loading.load(sine, learned.state_dict(), compact.adapt)
+    report = loading.load_by_name(sine, learned.state_dict(), compact.adapt)
     assert report.unused == ["transformer.positional_emb"]
     state = sine.state_dict() | {"transformer.positional_emb": sinusoid(256, 128)}
-    assert loading.load(sine, state, compact.adapt).unused == []
+    assert loading.load_by_name(sine, state, compact.adapt).unused == []
     assert (
-        loading.load(learned, state, compact.adapt).missing == []
+        loading.load_by_name(learned, state, compact.adapt).missing == []
     )  # as the released code runs such a file
 
 

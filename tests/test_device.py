@@ -10,7 +10,7 @@ from multicrop.commands import finetune, pretrain
 from multicrop.datasets._images import ImageSet
 from multicrop.engine.batches import Batches
 from multicrop.ssl.crops import MultiCrop
-from multicrop.weights.pretrained import File
+from multicrop.weights.pretrained import Pretrained
 
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "image_size": 32}
 RGB = (0.4, 0.5, 0.6)
@@ -69,7 +69,7 @@ def cuda_step(kind: str):
     batches, parts = stage_two(device)
     images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)
     data = finetune.Data("cifar10", images, images, LABELS, LABELS, STAGE_TWO.backbone({}, 32, 3))
-    nets = finetune.build(STAGE_TWO, File(), data, device)
+    nets = finetune.build(STAGE_TWO, Pretrained(), data, device)
     return lambda step: finetune.update(nets, parts(step), STAGE_TWO, 1e-3, step, torch.bfloat16)
 
 

@@ -121,7 +121,7 @@ def load(model: torch.nn.Module, module, state: dict[str, torch.Tensor]) -> list
     """Load a published state dict, all of it; returns the classifier's weight and bias."""
     prefix = next(p for p in pretrained.CLASSIFIERS if p + "weight" in state)
     head = [state.pop(prefix + name) for name in ("weight", "bias")]
-    report = loading.load(model, state, module.adapt)
+    report = loading.load_by_name(model, state, module.adapt)
     missing = [
         name for name in report.missing if not name.endswith(("num_batches_tracked", "scale"))
     ]

@@ -253,7 +253,7 @@ def test_weights_of_another_image_size_fit(family):
     source = build(family, 32)
     patch = {"patch_size": source.patch_size} if getattr(source, "patch_size", None) else {}
     model = build(family, 48, **patch).eval()
-    report = loading.load(model, source.state_dict(), registry.find("models", family).adapt)
+    report = loading.load_by_name(model, source.state_dict(), registry.find("models", family).adapt)
     assert not report.misshapen and not report.missing
     with torch.no_grad():
         assert model(images(48)).isfinite().all()

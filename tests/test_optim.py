@@ -21,9 +21,9 @@ def test_matrices_decay_and_vectors_do_not():
 def test_each_gradient_is_capped_by_itself_and_the_norm_is_that_before():
     small, large = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
     small.grad, large.grad = torch.tensor([0.3, 0.4]), torch.tensor([30.0, 40.0])
-    assert optim.clip_each([small, large], 0).item() == pytest.approx(50.0025, rel=1e-6)
+    assert optim.clip_per_parameter([small, large], 0).item() == pytest.approx(50.0025, rel=1e-6)
     assert large.grad.norm().item() == 50
-    optim.clip_each([small, large], 2.0)
+    optim.clip_per_parameter([small, large], 2.0)
     assert small.grad.norm().item() == pytest.approx(
         0.5
     ) and large.grad.norm().item() == pytest.approx(2, rel=1e-5)

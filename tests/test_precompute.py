@@ -12,7 +12,7 @@ from multicrop.commands import precompute
 from multicrop.config.precompute import Recipe
 from multicrop.datasets import shapes
 from multicrop.engine import checkpoint
-from multicrop.engine.fingerprint import images_print, teacher_print
+from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.registry import backbone
 from multicrop.supervised import teacher_maps
 from multicrop.supervised.classifier import Classifier
@@ -64,14 +64,14 @@ def run(teacher, output, **values) -> dict:
 
 def data() -> tuple[dict, torch.Tensor]:
     split = shapes.load("", "train")
-    return images_print("shapes", split), split.pixels
+    return dataset_fingerprint("shapes", split), split.pixels
 
 
 def test_the_maps_are_the_teachers_of_whole_images(teacher, tmp_path, capsys):
     result = run(teacher, tmp_path / "features")
     fingerprint, pixels = data()
     features = StoredMaps.open(
-        tmp_path / "features", fingerprint | teacher_print(Teacher(network(), 16))
+        tmp_path / "features", fingerprint | teacher_fingerprint(Teacher(network(), 16))
     )
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
     taught = Teacher(network(), 16, ("s1", "s2", "s3"))(images)
@@ -106,7 +106,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
     run(teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",))
     fingerprint, pixels = data()
     batch = Teacher(network(), 16, ("s2",), batch_norm="batch")
-    features = StoredMaps.open(tmp_path / "features", fingerprint | teacher_print(batch))
+    features = StoredMaps.open(tmp_path / "features", fingerprint | teacher_fingerprint(batch))
     images = EvalTransform(16, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(pixels)
     for rows in (slice(16, 32), slice(48, 50)):
         torch.testing.assert_close(
@@ -117,7 +117,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
             teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",), batch_size=10
         )
     with pytest.raises(ValueError, match=r"batch norms by batch \(here running\)"):
-        StoredMaps.open(tmp_path / "features", teacher_print(Teacher(network(), 16)))
+        StoredMaps.open(tmp_path / "features", teacher_fingerprint(Teacher(network(), 16)))
 
 
 def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(

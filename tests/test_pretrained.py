@@ -77,4 +77,4 @@ def test_flags_say_where_the_images_are_then_the_file_for_its_own_data_set(tmp_p
     assert file.origin("cifar-10", None, None) == ("cifar-10", "somewhere", 48)
     assert file.origin(None, "there", 32) == ("CIFAR10", "there", 32)
     assert file.origin("SVHN", None, None) == ("SVHN", "./data", None)
-    assert pretrained.File().origin(None, None, None) == ("shapes", "./data", None)
+    assert pretrained.Pretrained().origin(None, None, None) == ("shapes", "./data", None)

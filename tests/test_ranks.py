@@ -11,9 +11,9 @@ from multicrop.engine import ranks
 
 def test_alone_every_call_is_the_identity():
     value = torch.tensor([1.0, 2.0])
-    assert ranks.world() == 1 and ranks.mean(value) is value and ranks.largest(value) is value
-    assert ranks.gather(value) is value and ranks.share(lambda: 3) == 3
-    assert ranks.everywhere(True) and not ranks.everywhere(False)
+    assert ranks.world_size() == 1 and ranks.all_reduce_mean(value) is value and ranks.all_reduce_max(value) is value
+    assert ranks.gather(value) is value and ranks.broadcast_object(lambda: 3) == 3
+    assert ranks.all_true(True) and not ranks.all_true(False)
     assert ranks.wrap(nn.Linear(1, 1), torch.device("cpu")).weight.shape == (1, 1)
 
 
@@ -23,9 +23,9 @@ def test_synchronised_norms_keep_the_activations(name, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     model = timm.create_model(name, num_classes=0)
     before = kinds(model)
-    ranks.synchronised_norms(model, torch.device("cpu"))
+    ranks.synchronise_norms(model, torch.device("cpu"))
     assert kinds(model) == before
-    after = kinds(ranks.synchronised_norms(model, torch.device("cuda")))
+    after = kinds(ranks.synchronise_norms(model, torch.device("cuda")))
     assert after["activation"] == before["activation"] > 10
     assert (after["synchronised"], after["plain"]) == (before["plain"], 0)
 

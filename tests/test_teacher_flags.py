@@ -9,7 +9,7 @@ import torch
 from multicrop.config.augmentation import Augmentation
 from multicrop.config.optimisation import Optimisation
 from multicrop.config.teacher import TeacherFlags, check_offline
-from multicrop.weights.pretrained import File
+from multicrop.weights.pretrained import Pretrained
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def test_the_term_for_logits():
 
 def test_a_teacher_of_other_classes_may_guide_but_not_distil():
     head = {"weight": torch.zeros(100, 8), "bias": torch.zeros(100)}
-    file, classes = File("t.pt", head=head), tuple("abc")
+    file, classes = Pretrained("t.pt", head=head), tuple("abc")
     Flags(**GUIDED).check_classes(file, classes, "letters")
     with pytest.raises(ValueError, match=r"t.pt tells 100 classes apart, but letters has 3"):
         Flags(**DISTILLED).check_classes(file, classes, "letters")

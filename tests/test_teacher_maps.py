@@ -10,7 +10,7 @@ import torch
 from multicrop import registry
 from multicrop.augment.shift import Shifts
 from multicrop.datasets._images import ImageSet
-from multicrop.engine.fingerprint import images_print, teacher_print
+from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.supervised import teacher_maps
 from multicrop.supervised.augmentation import TrainDraws
 from multicrop.supervised.map_transform import transform_maps
@@ -32,7 +32,7 @@ def pixels(seed: int = 0) -> torch.Tensor:
 
 
 def images_of(dataset: str, pixels: torch.Tensor, labels: torch.Tensor) -> dict:
-    return images_print(dataset, ImageSet(pixels, labels, (), (), ()))
+    return dataset_fingerprint(dataset, ImageSet(pixels, labels, (), (), ()))
 
 
 LABELS = torch.arange(IMAGES) % 3
@@ -257,11 +257,11 @@ def test_teachers_are_told_apart():
         torch.manual_seed(seed)
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
-    same, other = teacher_print(Teacher(network(0), 8)), teacher_print(Teacher(network(1), 8))
-    assert same == teacher_print(Teacher(network(0), 8)) and {
+    same, other = teacher_fingerprint(Teacher(network(0), 8)), teacher_fingerprint(Teacher(network(1), 8))
+    assert same == teacher_fingerprint(Teacher(network(0), 8)) and {
         k for k in same if same[k] != other[k]
     } == {"teacher"}
-    assert teacher_print(Teacher(network(0), 16, batch_norm="batch")) == same | {
+    assert teacher_fingerprint(Teacher(network(0), 16, batch_norm="batch")) == same | {
         "size": "16 px",
         "batch_norm": "batch",
     }

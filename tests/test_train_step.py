@@ -80,20 +80,20 @@ class Watched:
     """What one step computes on its way, in the words of the full set: outputs, gradients before and after the cap."""
 
     def __init__(self, nets: pretrain.Networks, monkeypatch) -> None:
-        self.nets, self.seen, self.clip_each = nets, {}, optim.clip_each
+        self.nets, self.seen, self.clip_per_parameter = nets, {}, optim.clip_per_parameter
         for which in ("student", "teacher"):
             network = getattr(nets, which)
             network.register_forward_hook(
                 lambda module, inputs, out, which=which: self.keep(f"{which}_out", out)
             )
-        monkeypatch.setattr(optim, "clip_each", self.clip)
+        monkeypatch.setattr(optim, "clip_per_parameter", self.clip)
 
     def keep(self, name: str, value: torch.Tensor) -> None:
         self.seen[name] = value.detach().flatten(0, -2).clone()
 
     def clip(self, parameters, cap: float) -> torch.Tensor:
         self.keep_gradients("grad_raw")
-        norm = self.clip_each(parameters, cap)
+        norm = self.clip_per_parameter(parameters, cap)
         self.keep_gradients("grad_clipped")
         return norm
 

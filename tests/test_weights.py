@@ -12,7 +12,7 @@ SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 
 
 def read(path, key="teacher", trust=False) -> dict:
-    return loading.network(loading.content(path, trust), path, key)
+    return loading.backbone_state_dict(loading.content(path, trust), path, key)
 
 
 def filled(model: torch.nn.Module, value: float) -> dict:
@@ -33,7 +33,7 @@ def vit():
 def test_wrappers_prefixes_do_not_matter(vit, prefix):
     state = {prefix + name: value for name, value in filled(vit, 0.5).items()}
     state |= {prefix.replace("backbone.", "") + "mlphead.mlp.0.weight": torch.ones(3)}
-    report = loading.load(vit, loading.bare(state))
+    report = loading.load_by_name(vit, loading.strip_wrappers(state))
     assert not report.missing and not report.misshapen
     assert all((p == 0.5).all() for p in vit.parameters())
 
@@ -41,7 +41,7 @@ def test_wrappers_prefixes_do_not_matter(vit, prefix):
 def test_names_decide_not_positions(vit):
     """The published loader paired values with keys by position, so an order of its own filled the wrong tensors."""
     state = dict(reversed(list(backbone("vit", 32, **SMALL).state_dict().items())))
-    loading.load(vit, state)
+    loading.load_by_name(vit, state)
     for name, value in vit.state_dict().items():
         assert torch.equal(value, state[name])
 
@@ -52,7 +52,7 @@ def test_the_report_says_what_was_not_loaded_and_why(vit):
     state["blocks.0.attn.qkv.weight"] = torch.ones(3, 3)
     state["extra.weight"] = torch.ones(1)
     kept = vit.norm.weight.clone()
-    report = loading.load(vit, state)
+    report = loading.load_by_name(vit, state)
     assert report.missing == ["norm.weight"] and report.unused == ["extra.weight"]
     assert report.misshapen == ["blocks.0.attn.qkv.weight (3, 3) for (72, 24)"]
     assert torch.equal(vit.norm.weight, kept)
@@ -62,7 +62,7 @@ def test_the_report_says_what_was_not_loaded_and_why(vit):
 
 def test_nothing_loaded_is_an_error(vit):
     with pytest.raises(ValueError, match="nothing in the file fits this network") as error:
-        loading.load(vit, {"conv1.weight": torch.ones(1)})
+        loading.load_by_name(vit, {"conv1.weight": torch.ones(1)})
     assert "\n" not in str(error.value)
 
 
@@ -95,7 +95,7 @@ def test_a_timm_file_loads_by_timms_names(tmp_path):
     theirs = timm.create_model("resnet18", num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     ours = backbone("timm:resnet18", 32)
-    report = loading.load(ours, read(tmp_path / "resnet18.pth"))
+    report = loading.load_by_name(ours, read(tmp_path / "resnet18.pth"))
     assert not report.missing and sorted(report.unused) == ["fc.bias", "fc.weight"]
     assert torch.equal(ours.conv1.weight, theirs.conv1.weight)
 
@@ -108,7 +108,7 @@ def test_a_checkpoint_of_the_published_code_gives_its_features(golden):
     recorded = np.load(golden / "reference_checkpoint_outputs.npz")
     vit = backbone("vit", 32, patch_size=4, embed_dim=32, num_layers=2, num_heads=4).eval()
     for key in ("teacher", "student"):
-        report = loading.load(vit, read(path, key, trust=True), find("models", "vit").adapt)
+        report = loading.load_by_name(vit, read(path, key, trust=True), find("models", "vit").adapt)
         assert not report.missing and not report.misshapen
         with torch.no_grad():
             features = vit(torch.tensor(recorded["input"]))

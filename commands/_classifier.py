@@ -1,9 +1,9 @@
 """The networks of stage two: the classifier, its teacher, its guidance, and all that a step changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
@@ -16,6 +16,7 @@ from multicrop.config.finetune import Recipe
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.supervised import parameters
+from multicrop.supervised.backbone import Backbone, MapSize
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.ema import Ema
@@ -171,6 +172,7 @@ def build_guidance(
     teaching = recipe.teaching
     if teaching.guidance == "none":
         return None, (), None
+    maps: Mapping[str, MapSize]
     stored_maps = None
     if teaching.guidance_features:
         expected = dataset_fingerprint(data.entry, data.train)
@@ -178,10 +180,11 @@ def build_guidance(
             expected |= teacher_fingerprint(teacher)
         features = StoredMaps.open(teaching.guidance_features, expected)
         own, others = pair_maps(student, features, teaching.guide_student, teaching.guide_teacher)
+        height, width = data.train.pixels.shape[2:]
         stored_maps = partial(
             features.load_batch,
             names=others,
-            source=tuple(data.train.pixels.shape[2:]),
+            source=(height, width),
             size=data.backbone["image_size"],
             padding=recipe.augmentation.padding,
             device=device,
@@ -194,7 +197,7 @@ def build_guidance(
         )
         teacher.names = others
         maps = teacher.backbone.maps
-    own_widths = [student.maps[name].width for name in own]
+    own_widths = [cast(Backbone, student).maps[name].width for name in own]
     other_widths = [maps[name].width for name in others]
     pairs = [f"{one} follows {other}" for one, other in zip(own, others, strict=True)]
     ranks.log(f"guidance: {', '.join(pairs)}")

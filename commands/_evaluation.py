@@ -102,7 +102,7 @@ class Evaluation:
         if train_state.average:
             ranks.log(f"its averaged weights: {_shown(numbers, 'ema_test')}")
         best = train_state.best
-        if best.epoch is not None:
+        if best.epoch is not None and best.val_top1 is not None:
             stored = ranks.broadcast_object(lambda: checkpoint.load(run_folder.folder / BEST))
             train_state.model.load_state_dict(stored.state["model"])
             numbers |= self.accuracy(train_state.model, "selected_test", test)

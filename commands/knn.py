@@ -200,7 +200,9 @@ def save(bank: dict[str, Tensor], path: Path) -> None:
 def result_of(target: ProbeTarget, accuracy: dict[int, tuple[float, float]]) -> dict:
     """A row of the result."""
     metadata = target.file.metadata
-    name, step, epoch = str(target.file.path), None, None
+    name = str(target.file.path)
+    step: int | None = None
+    epoch: float | None = None
     if target.seed is not None:
         name, step, epoch = f"random weights, seed {target.seed}", 0, 0
     elif metadata.kind:

@@ -102,7 +102,7 @@ def train(
             output.loss, None if train_state.scaler.is_enabled() else output.grad_norm
         )
         if status.logs:
-            metrics = step_metrics(train_state, monitor, output, loop.loss, dtype)
+            metrics = step_metrics(train_state, monitor, output, loop.mean_loss, dtype)
             numbers = {**rates._asdict(), **schedule, **metrics, **loop.speed()}
             run_folder.log(status.step, epoch=status.epochs, loss=loop.loss, **numbers)
         if test is not None and status.every(recipe.run.knn_freq):
@@ -118,7 +118,7 @@ def train(
                 loop,
             )
         if status.ended or status.final:
-            monitor.report(status.epochs, {"loss": loop.loss, **accuracy, **loop.progress.latest})
+            monitor.report(status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest})
     run_folder.close()
     paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}

@@ -6,6 +6,7 @@ Checkpoint -> images -> crops and attention -> PNG files.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ def draw_run_crops(recipe: Recipe, file: Pretrained, images: Tensor, path: Path)
 
 def draw_run_attention(file: Pretrained, images: Tensor, path: Path) -> bool:
     """The last block's attention of the class token, for backbones that have it (vit)."""
-    network = backbone_of(file).eval()
+    network: Any = backbone_of(file).eval()
     if not hasattr(network, "attention"):
         return False
     side, data = file.metadata.backbone["image_size"], file.metadata.data

@@ -62,7 +62,9 @@ def _parts(recipe_type: Any) -> list[tuple[Field, type | None]]:
 
 
 def _default(field: Field) -> Any:
-    return field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default
 
 
 def _replaced(part: Any, values: Mapping[str, Any]) -> Any:

@@ -26,11 +26,11 @@ class Interrupt:
             self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, _frame) -> None:
+    def _handle(self, number: int, _frame: object) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True

@@ -57,7 +57,7 @@ class Loop:
         self.check_freq = 1 if device.type == "cpu" else log_freq
         self.progress, self.guard = Progress(self.last, start, images), Guard()
         self.stopped = False
-        self.loss = loss  # mean over ranks and over the steps since the last row, nats
+        self.loss = loss  # mean over ranks and over the steps since the last row, nats; None before there is one
 
     def steps(self) -> Iterator[int]:
         """Each step until the last, or until somebody asked for a stop: before the first one, or during one."""
@@ -90,6 +90,12 @@ class Loop:
             logs=logs,
             saves=saves or self.stopped,
         )
+
+    @property
+    def mean_loss(self) -> float:
+        """`loss` at the end of a step that logs, saves or ends an epoch, where there is one."""
+        assert self.loss is not None
+        return self.loss
 
     def speed(self) -> dict[str, float]:
         """Speed since the last call, for a row and the progress bar."""

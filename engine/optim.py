@@ -1,6 +1,7 @@
 """Optimizers, their parameter groups, and the per-parameter gradient cap."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -16,7 +17,8 @@ def decays(name: str, parameter: nn.Parameter) -> bool:
 
 def parameter_groups(module: nn.Module) -> list[dict]:
     """Two groups of the trainable parameters: those that decay, and the others."""
-    decaying, plain = [], []
+    decaying: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (decaying if decays(name, parameter) else plain).append(parameter)
@@ -70,7 +72,7 @@ class LARS(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params,
+        params: Iterable[Any],
         lr: float = 0.0,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
@@ -81,14 +83,13 @@ class LARS(torch.optim.Optimizer):
         )
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, parameter.grad, group)
 
-    def _update(self, p: nn.Parameter, group: dict) -> None:
-        update = p.grad
+    def _update(self, p: nn.Parameter, update: Tensor, group: dict[str, Any]) -> None:
         if p.ndim != 1:
             update = update.add(p, alpha=group["weight_decay"])
             size, change = p.norm(), update.norm()

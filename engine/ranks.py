@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def start(device: str = "auto") -> torch.device:
@@ -22,9 +23,10 @@ def start(device: str = "auto") -> torch.device:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        bound = {"device_id": chosen} if backend == "nccl" else {}
-        dist.init_process_group(backend, timeout=timedelta(minutes=60), **bound)
+        backend, device_id = "gloo", None
+        if chosen.type == "cuda":
+            backend, device_id = "nccl", chosen
+        dist.init_process_group(backend, timeout=timedelta(minutes=60), device_id=device_id)
     return chosen
 
 
@@ -86,10 +88,11 @@ def all_true(holds: bool) -> bool:
 
 def broadcast_object(make: Callable[[], T]) -> T:
     """Rank 0 makes a value; every rank gets it. Nodes need not see the same disk."""
+    if not dist.is_initialized():
+        return make()
     box = [make() if rank() == 0 else None]
-    if dist.is_initialized():
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+    dist.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(module, device_ids=ids)
 
 
-def synchronise_norms(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronise_norms(module: M, device: torch.device) -> M:
     """Batch norms that see the batch of all ranks; torch has them for CUDA only, elsewhere each rank keeps its own."""
     if dist.is_initialized() and device.type == "cuda":
         from timm.layers import (

@@ -72,7 +72,7 @@ def main(
         _report(error)
         sys.exit(1)
     except RuntimeError as error:
-        if ranks.world() == 1 or "closed by peer" not in str(error):
+        if ranks.world_size() == 1 or "closed by peer" not in str(error):
             raise
         print(
             f"rank {ranks.rank()}: another rank failed, its message says why",

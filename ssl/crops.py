@@ -164,36 +164,50 @@ class MultiCrop:
     ) -> Parameters:
         """Parameters on the CPU for `batch` images of height x width px, from a generator of the CPU."""
         first, second, local = self.blur
-        L = self.local_crops
+        count = self.local_crops
+        scales = [self.global_scale] * 2 + [self.local_scale] * count
         views = self._draw_views(
             batch,
             (height, width),
-            scale=torch.tensor(
-                [self.global_scale] * 2 + [self.local_scale] * L, dtype=torch.float64
-            ),
-            blur=torch.tensor([first, second] + [local] * L),
-            solarise=torch.tensor([0, self.solarise] + [0] * L),
+            scale=torch.tensor(scales, dtype=torch.float64),
+            blur=torch.tensor([first, second] + [local] * count),
+            solarise=torch.tensor([0, self.solarise] + [0] * count),
             generator=generator,
         )
         return Parameters(views.map(lambda t: t[:2]), views.map(lambda t: t[2:]), (height, width))
 
-    def _draw_views(self, batch, source, scale, blur, solarise, generator) -> Views:
+    def _draw_views(
+        self,
+        batch: int,
+        source: tuple[int, int],
+        scale: Tensor,
+        blur: Tensor,
+        solarise: Tensor,
+        generator: torch.Generator | None,
+    ) -> Views:
         """scale (V,2), blur and solarise (V,): what differs between views."""
         V = len(blur)
-        box = random_boxes(scale.repeat_interleave(batch, 0), *source, generator=generator)
-        flip, jitter, order, grayscale, blurred, sigma, solarised = torch.rand(
-            7, V, batch, generator=generator
-        )
+        height, width = source
+        box = random_boxes(scale.repeat_interleave(batch, 0), height, width, generator=generator)
+        uniform = torch.rand(7, V, batch, generator=generator)
+        flip, jitter, order, grayscale, blurred, sigma, solarised = uniform
+
+        # Colour: each crop has an order of the operations and a factor for each of them.
+        orders = torch.tensor(ORDERS)
         spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
         identity = torch.tensor(colour.IDENTITY)
-        factors = identity + spread * (2 * torch.rand(V, batch, 4, generator=generator) - 1)
+        signed = 2 * torch.rand(V, batch, 4, generator=generator) - 1
+        jittered = (jitter < self.jitter).unsqueeze(-1)
+
+        least, most = torch.tensor(self.sigma)
+        sigma = torch.lerp(least, most, sigma)
         return Views(
             box=box.view(V, batch, 4),
             flip=flip < self.flip,
-            order=torch.tensor(ORDERS)[(order * len(ORDERS)).long()],
-            factors=torch.where((jitter < self.jitter).unsqueeze(-1), factors, identity),
+            order=orders[(order * len(ORDERS)).long()],
+            factors=torch.where(jittered, identity + spread * signed, identity),
             grayscale=grayscale < self.grayscale,
-            sigma=torch.lerp(*torch.tensor(self.sigma), sigma) * (blurred < blur.unsqueeze(1)),
+            sigma=sigma * (blurred < blur.unsqueeze(1)),
             solarise=solarised < solarise.unsqueeze(1),
         )
 

@@ -1,13 +1,16 @@
 """The teacher: a copy of the student that follows it by an exponential moving average (EMA)."""
 
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 import torch.nn as nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+M = TypeVar("M", bound=nn.Module)
 
-def teacher_of(student: nn.Module, drop_path: bool = False) -> nn.Module:
+
+def teacher_of(student: M, drop_path: bool = False) -> M:
     """A frozen copy. Its batch norms see batches as the student's do; its dropout and drop path are off.
 
     drop_path=True leaves them on, as Gani et al. 2022 published it: the targets are then noisy.

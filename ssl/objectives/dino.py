@@ -95,6 +95,7 @@ class Objective(BaseObjective):
 
     def hold(self, head: nn.Module, schedule: Schedule) -> None:
         """The prototypes stay as they are in the first epochs."""
+        assert isinstance(head, Head)
         if schedule["frozen"]:
             for parameter in head.last_layer.parameters():
                 parameter.grad = None

@@ -11,7 +11,7 @@ import torch
 
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.draws import Draws
-from ..augment.evaluation import EvalTransform, resize
+from ..augment.evaluation import EvalTransform, resize_bilinear
 from ..augment.operations import Operations
 
 
@@ -22,7 +22,7 @@ class TrainDraws(Draws):
     shifts: shift.Shifts | None
     operations: Operations | None
     boxes: torch.Tensor | None
-    crops: crop.Crops | None = None
+    crops: crop.CropBoxes | None = None
     jitters: jitter.Jitter | None = None
     noise: torch.Tensor | None = None
 
@@ -86,7 +86,7 @@ class TrainTransform(EvalTransform):
         """uint8 (B, C, size, size): where each image was cut, and whether flipped."""
         if draws.crops is not None:
             return crop.apply(images, draws.crops, self.size)
-        return shift.apply(resize(images, self.size), draws.shifts, self.padding)
+        return shift.apply(resize_bilinear(images, self.size), draws.shifts, self.padding)
 
     def erased(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
         if draws.boxes is None:

@@ -48,26 +48,24 @@ def translate_y_bicubic(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> T
 
 def rotate_bicubic(images: Tensor, degrees: Tensor, fill: Fill = FILL) -> Tensor:
     """Counter-clockwise about the centre, bicubic."""
-    height, width = images.shape[2:]
     x, y = _source_positions(images, _rotation(images, degrees))
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     values = _interpolate_cubic(images, x - 0.5, y - 0.5)
     levels = values.clamp_(0, 255).to(torch.uint8)
-    return torch.where(inside[:, None], levels, _fill_levels(fill, images))
+    return torch.where(_inside(x, y, images), levels, _fill_levels(fill, images))
 
 
 def translate_x(images: Tensor, amounts: Tensor) -> Tensor:
     """x' = x + amount * width, nearest."""
-    one, zero = torch.ones(len(amounts)), torch.zeros(len(amounts))
     shift = amounts * images.shape[3]
+    one = torch.ones_like(shift)
+    zero = torch.zeros_like(shift)
     return _nearest(images, (one, zero, shift, zero, one, zero))
 
 
 def translate_y(images: Tensor, amounts: Tensor) -> Tensor:
     """y' = y + amount * height, nearest."""
-    one, zero = torch.ones(len(amounts)), torch.zeros(len(amounts))
-    shift = amounts * images.shape[2]
-    return _nearest(images, (one, zero, zero, zero, one, shift))
+    moved = translate_x(images.transpose(2, 3), amounts)
+    return moved.transpose(2, 3)
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
@@ -78,9 +76,11 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 def _rotation(images: Tensor, degrees: Tensor) -> tuple[Tensor, ...]:
     """The terms a, b, c, d, e, f of each sample."""
     height, width = images.shape[2:]
-    x, y = width / 2, height / 2
+    x = width / 2
+    y = height / 2
     angle = -degrees.double() * math.pi / 180
-    cos, sin = angle.cos(), angle.sin()
+    cos = angle.cos()
+    sin = angle.sin()
     c = x - cos * x - sin * y
     f = y + sin * x - cos * y
     return cos, sin, c, -sin, cos, f
@@ -90,15 +90,17 @@ def _shift_rows(images: Tensor, shift: Tensor, fill: Fill) -> Tensor:
     """Each row's pixels look up x + shift (B, H), bicubic."""
     width = images.shape[3]
     whole = shift.floor()
-    fraction = _to_device_of(images, shift - whole)[:, None, :, None]
-    offset = _to_device_of(images, whole.long())[:, None, :, None]
+    fraction = _to_device_of(images, shift - whole)
+    offset = _to_device_of(images, whole.long())
+    fraction = fraction[:, None, :, None]  # (B, 1, H, 1)
     column = torch.arange(width, device=images.device)
-    left = offset + column  # (B, 1, H, W): x' lies between left and left + 1
+    left = offset[:, None, :, None] + column  # (B, 1, H, W): x' lies between left and left + 1
     taps = []
     for step in TAPS:
         source = (left + step).clamp(0, width - 1).expand_as(images)
         taps.append(images.gather(3, source).to(fraction.dtype))
-    levels = _cubic(taps, fraction).clamp_(0, 255).to(torch.uint8)
+    values = _cubic(taps, fraction)
+    levels = values.clamp_(0, 255).to(torch.uint8)
     centre = left + fraction + 0.5
     inside = (centre >= 0) & (centre < width)
     return torch.where(inside, levels, _fill_levels(fill, images))
@@ -112,17 +114,16 @@ def _nearest(images: Tensor, matrix: tuple[Tensor, ...]) -> Tensor:
     first_y = f + (d + e) / 2
     terms = torch.stack([a, b, first_x, d, e, first_y], 1)
     fixed = (terms * 2**FIXED_POINT_BITS + 0.5).floor().long()
-    fixed = _to_device_of(images, fixed)[:, :, None, None]
-    a, b, c, d, e, f = fixed.unbind(1)
-
+    fixed = _to_device_of(images, fixed)
+    a, b, c, d, e, f = fixed[:, :, None, None].unbind(1)
     column = torch.arange(width, device=images.device)
     row = torch.arange(height, device=images.device)[:, None]
     x = (a * column + b * row + c) >> FIXED_POINT_BITS  # (B, H, W)
     y = (d * column + e * row + f) >> FIXED_POINT_BITS
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    place = torch.where(inside, y * width + x, 0)
-    moved = _gather_pixels(images.flatten(2), place).view_as(images)
-    return torch.where(inside[:, None], moved, FILL)
+    inside = _inside(x, y, images)
+    place = torch.where(inside[:, 0], y * width + x, 0)
+    moved = _gather_pixels(images.flatten(2), place)
+    return torch.where(inside, moved.view_as(images), FILL)
 
 
 def _cubic(taps: Sequence[Tensor], at: Tensor) -> Tensor:
@@ -141,16 +142,18 @@ def _interpolate_cubic(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Bicubic values at places (B, H, W) in pixels, where 0 is the first pixel's centre; the border pixel repeats."""
     height, width = images.shape[2:]
     flat = images.flatten(2)
-    left, top = x.floor(), y.floor()
-    x_fraction, y_fraction = (x - left)[:, None], (y - top)[:, None]
+    left = x.floor()
+    top = y.floor()
+    x_fraction = (x - left)[:, None]
+    y_fraction = (y - top)[:, None]
     columns = [(left.long() + step).clamp(0, width - 1) for step in TAPS]
     rows = []
     for step in TAPS:
         start = (top.long() + step).clamp(0, height - 1) * width
         taps = []
         for column in columns:
-            values = _gather_pixels(flat, start + column).view_as(images)
-            taps.append(values.to(x.dtype))
+            levels = _gather_pixels(flat, start + column)
+            taps.append(levels.view_as(images).to(x.dtype))
         rows.append(_cubic(taps, x_fraction))
     return _cubic(rows, y_fraction)
 
@@ -166,9 +169,19 @@ def _source_positions(images: Tensor, matrix: tuple[Tensor, ...]) -> tuple[Tenso
     height, width = images.shape[2:]
     terms = _to_device_of(images, torch.stack(matrix, 1))
     a, b, c, d, e, f = terms[:, :, None, None].unbind(1)
-    x = torch.arange(width, device=images.device) + 0.5
-    y = torch.arange(height, device=images.device)[:, None] + 0.5
-    return a * x + b * y + c, d * x + e * y + f
+    column = torch.arange(width, device=images.device) + 0.5
+    row = torch.arange(height, device=images.device)[:, None] + 0.5
+    x = a * column + b * row + c
+    y = d * column + e * row + f
+    return x, y
+
+
+def _inside(x: Tensor, y: Tensor, images: Tensor) -> Tensor:
+    """Which places (B, H, W) are within the image: (B, 1, H, W) bool."""
+    height, width = images.shape[2:]
+    in_columns = (x >= 0) & (x < width)
+    in_rows = (y >= 0) & (y < height)
+    return (in_columns & in_rows)[:, None]
 
 
 def _fill_levels(fill: Fill, images: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ def random_boxes(
 ) -> Tensor:
     """Boxes (samples, 4) int64 on the CPU: top, left, height, width in px of a height x width image.
 
-    scale: (samples, 2), least and greatest share of the image's area; ratio: least and greatest width / height.
+    scale: (samples, 2), least and greatest share of the image's area.
+    ratio: least and greatest width / height.
     """
     boxes = torch.tensor(centred_box(height, width, ratio)).repeat(len(scale), 1)
     pending = torch.arange(len(scale))
@@ -40,11 +41,14 @@ def _first_fitting(
     """draws (4, tries, samples) uniform in 0..1 -> the first boxes that fit (samples, 4), whether any did (samples)."""
     least, greatest = scale.T
     area = height * width * torch.lerp(least, greatest, draws[0].double())
-    log_least, log_range = math.log(ratio[0]), math.log(ratio[1] / ratio[0])
+    log_least = math.log(ratio[0])
+    log_range = math.log(ratio[1] / ratio[0])
     aspect = torch.exp(log_least + log_range * draws[1].double())
     h = (area / aspect).sqrt_().round_()
     w = (area * aspect).sqrt_().round_()
-    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    fits_height = (h > 0) & (h <= height)
+    fits_width = (w > 0) & (w <= width)
+    fits = fits_height & fits_width
     top = (draws[2] * (height - h + 1)).floor_()
     left = (draws[3] * (width - w + 1)).floor_()
     boxes = torch.stack((top, left, h, w), -1)
@@ -57,4 +61,6 @@ def centred_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[in
     """The greatest centred box (top, left, height, width) with a width / height within ratio."""
     h = min(height, round(width / ratio[0]))
     w = min(width, round(height * ratio[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
+    top = (height - h) // 2
+    left = (width - w) // 2
+    return top, left, h, w

@@ -20,7 +20,12 @@ class CropBoxes(Draws):
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """scale: least and greatest share of the image's area; ratio: of width to height; flip: a probability."""
+    """Where each image is cut.
+
+    scale: least and greatest share of the image's area.
+    ratio: least and greatest width / height.
+    flip: the probability of a horizontal flip.
+    """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)

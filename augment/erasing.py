@@ -19,8 +19,11 @@ TRIES = 100
 
 @dataclass(frozen=True)
 class Erasing:
-    """probability per image; area as a share of the image's, uniform; min_aspect: the least height / width.
+    """How often, how large and of which shape.
 
+    probability: per image.
+    min_area, max_area: the box's share of the image's area, uniform between them.
+    min_aspect: the least height / width; the greatest is its inverse.
     log_aspect: whether the ratio is uniform in its logarithm.
     """
 
@@ -44,9 +47,10 @@ class Erasing:
         columns = (area / aspect).sqrt().round().long()
         # Of each image's tries the first that fits.
         fits = (rows < height) & (columns < width)
-        first = torch.arange(batch), fits.int().argmax(1)
-        rows = torch.where(erased & fits.any(1), rows[first], 0)
-        columns = columns[first].clamp(max=width)
+        first = fits.int().argmax(1)
+        image = torch.arange(batch)
+        rows = torch.where(erased & fits.any(1), rows[image, first], 0)
+        columns = columns[image, first].clamp(max=width)
         corner = torch.rand(batch, 2, generator=generator)
         top = (corner[:, 0] * (height - rows + 1)).long()
         left = (corner[:, 1] * (width - columns + 1)).long()
@@ -61,8 +65,9 @@ class Erasing:
 
 def apply(images: Tensor, boxes: Tensor, fill: float | tuple[float, ...] = 0.0) -> Tensor:
     """Fill each image's box: (B, C, H, W) float; `fill` is a number or one per channel."""
-    levels = fill if isinstance(fill, tuple) else (fill,)
-    value = channels(levels, images.device).to(images.dtype)
+    if not isinstance(fill, tuple):
+        fill = (fill,)
+    value = channels(fill, images.device).to(images.dtype)
     return torch.where(_inside(boxes, images), value, images)
 
 
@@ -77,7 +82,8 @@ def apply_noise(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
     if not len(chosen):
         return images
     rows = send(chosen, images.device)
-    values = noise.normal(send(seeds[chosen], images.device), tuple(images.shape[1:]))
+    seeds = send(seeds[chosen], images.device)
+    values = noise.normal(seeds, tuple(images.shape[1:]))
     inside = _inside(boxes[chosen], images)
     erased = torch.where(inside, values.to(images.dtype), images[rows])
     return images.index_copy(0, rows, erased)
@@ -91,8 +97,9 @@ def _inside(boxes: Tensor, images: Tensor) -> Tensor:
     """(B, 1, H, W) bool, of boxes (B, 4)."""
     boxes = send(boxes, images.device)[:, :, None, None, None]
     top, left, rows, columns = boxes.unbind(1)
-    row = torch.arange(images.shape[2], device=images.device)[:, None]
-    column = torch.arange(images.shape[3], device=images.device)
+    height, width = images.shape[2:]
+    row = torch.arange(height, device=images.device)[:, None]
+    column = torch.arange(width, device=images.device)
     in_rows = (row >= top) & (row < top + rows)
     in_columns = (column >= left) & (column < left + columns)
     return in_rows & in_columns

@@ -11,6 +11,8 @@ from .device import channels
 class EvalTransform:
     """images (B, C, S, S) uint8 -> (B, C, size, size) float32, normalised by mean and std per channel.
 
+    size: the side in px.
+    mean, std: per channel, of levels in 0..1.
     crop_pct: the share of the image's side that is seen, in its middle; None: all of it, resized bilinearly.
     """
 

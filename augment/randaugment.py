@@ -50,10 +50,14 @@ LARGEST = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """magnitude and its standard deviation, 0..10; count of operations per image; probability of each;
+    """Which operations an image gets, and how strongly.
 
-    increasing: whether posterising, solarising and enhancing grow with the magnitude. fill: levels per channel of what
-    moves in.
+    magnitude: the mean, 0..10.
+    deviation: the magnitude's standard deviation.
+    count: operations per image.
+    probability: of each operation.
+    increasing: whether posterising, solarising and enhancing grow with the magnitude.
+    fill: levels per channel of what moves in.
     """
 
     magnitude: float = 10.0

@@ -18,18 +18,22 @@ from torch import Tensor
 
 
 def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut V crops out of every image: images (B,C,H,W), boxes (V,B,4), flip (V,B) bool -> levels (C,V,B,h,w).
+    """Cut V crops out of every image and resize them: (B,C,H,W) -> levels (C,V,B,h,w) float32.
 
-    boxes: integer top, left, height, width in px; nothing outside a box is read. The channel is the first axis of the
-    result, because the colour operations want each channel in one piece.
+    boxes: (V,B,4) integer top, left, height, width in px; nothing outside a box is read.
+    flip: (V,B) bool.
+    size: (h, w) in px.
+
+    The channel is the first axis of the result, because the colour operations want each channel in one piece.
     """
     B, C, H, W = images.shape
     V = len(boxes)
     h, w = size
     top, left, height, width = boxes.unbind(-1)
-    columns = weights(left.T, width.T, W, w, flip.T)
+    columns = weights(left.T, width.T, W, w, flip.T)  # (B, V, w, W)
     columns = columns.reshape(B, V * w, W).transpose(1, 2)
-    rows = weights(top, height, H, h).flatten(0, 1)
+    rows = weights(top, height, H, h)  # (V, B, h, H)
+    rows = rows.flatten(0, 1)
     crops = torch.empty(C, V * B, h, w, device=images.device)
     # All channels share the weights.
     for image, crop in zip(images.float().unbind(1), crops, strict=True):
@@ -44,7 +48,8 @@ def weights(
 ) -> Tensor:
     """One axis of the map: start, length, flip (...) of each sample's box in px -> (..., out, size), rows sum to 1.
 
-    size, out: px of the image and of the crop along this axis.
+    size: px of the image along this axis.
+    out: px of the crop.
     """
     first, weight = kernels(size, out, start.device)
     entry = length - 1
@@ -92,4 +97,6 @@ def cubic(t: Tensor) -> Tensor:
     """
     u = (2 - t.abs()).clamp(min=0)
     v = (u - 1).clamp(min=0)
-    return u * u * (u - 1) / 2 + v * v * (1 - 2 * v)
+    outer = u * u * (u - 1) / 2
+    inner = v * v * (1 - 2 * v)
+    return outer + inner

@@ -66,8 +66,9 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     rows = values[:, :, :-2] + values[:, :, 1:-1] + values[:, :, 2:]
     neighbours = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     total = neighbours + 4 * inner
+    mean = torch.div(2 * total + 13, 26, rounding_mode="floor")
     smooth = values.clone()
-    smooth[:, :, 1:-1, 1:-1] = torch.div(2 * total + 13, 26, rounding_mode="floor")
+    smooth[:, :, 1:-1, 1:-1] = mean
     return _blend(smooth, images, factor)
 
 
@@ -77,8 +78,8 @@ def autocontrast(images: Tensor) -> Tensor:
     if images.device.type == "mps":
         exact = torch.float32
     least, greatest = torch.aminmax(images.flatten(2), dim=2)
-    low = least[..., None, None].to(exact)
-    high = greatest[..., None, None].to(exact)
+    low = _over_pixels(least).to(exact)
+    high = _over_pixels(greatest).to(exact)
     span = (high - low).clamp(min=1)
     scale = torch.full_like(low, 255) / span  # 255 / span would multiply by a rounded 1 / span
     stretched = (images * scale - low * scale).clamp(0, 255)
@@ -97,7 +98,8 @@ def equalise(images: Tensor) -> Tensor:
     table = (step // 2 + below) // step.clamp(min=1)
     identity = torch.arange(256, device=images.device)
     table = torch.where(step > 0, table.clamp(max=255), identity)
-    return table.gather(2, pixels).to(torch.uint8).view_as(images)
+    levels = table.gather(2, pixels)
+    return levels.to(torch.uint8).view_as(images)
 
 
 def luma(images: Tensor) -> Tensor:
@@ -106,8 +108,10 @@ def luma(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return values
     red, green, blue = values.unbind(1)
-    total = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
-    return ((total + _HALF) >> 16)[:, None]
+    red_weight, green_weight, blue_weight = _LUMA
+    total = red_weight * red + green_weight * green + blue_weight * blue
+    grey = (total + _HALF) >> 16
+    return grey[:, None]
 
 
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
@@ -120,4 +124,9 @@ def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
 
 def _per_sample(amounts: Tensor, images: Tensor) -> Tensor:
     """Amounts (B,) as (B, 1, 1, 1) on the images' device."""
-    return send(amounts, images.device)[:, None, None, None]
+    amounts = send(amounts, images.device)
+    return _over_pixels(amounts[:, None])
+
+
+def _over_pixels(values: Tensor) -> Tensor:
+    return values[..., None, None]

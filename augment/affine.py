@@ -7,152 +7,191 @@ one for each channel.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from .device import channels, send
 
 FILL = 128  # grey
+TAPS = (-1, 0, 1, 2)  # the pixels of a cubic interpolation, counted from the one on the left
+FIXED_POINT_BITS = 16
 Fill = int | tuple[int, ...]
 
 
-def shear_x(images: torch.Tensor, amounts: torch.Tensor, fill: Fill = FILL) -> torch.Tensor:
+def shear_x(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
     """x' = x + amount * y, bicubic."""
-    return _slide(images, amounts.double()[:, None] * (torch.arange(images.shape[2]) + 0.5), fill)
+    y = torch.arange(images.shape[2]) + 0.5
+    shift = amounts.double()[:, None] * y
+    return _shift_rows(images, shift, fill)
 
 
-def shear_y(images: torch.Tensor, amounts: torch.Tensor, fill: Fill = FILL) -> torch.Tensor:
+def shear_y(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
     """y' = y + amount * x, bicubic."""
-    return shear_x(images.transpose(2, 3), amounts, fill).transpose(2, 3)
+    sheared = shear_x(images.transpose(2, 3), amounts, fill)
+    return sheared.transpose(2, 3)
 
 
-def slide_x(images: torch.Tensor, amounts: torch.Tensor, fill: Fill = FILL) -> torch.Tensor:
+def translate_x_bicubic(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
     """x' = x + amount * width, bicubic."""
-    shift = amounts.double()[:, None] * images.shape[3]
-    return _slide(images, shift.expand(-1, images.shape[2]), fill)
+    height, width = images.shape[2:]
+    shift = amounts.double()[:, None] * width
+    return _shift_rows(images, shift.expand(-1, height), fill)
 
 
-def slide_y(images: torch.Tensor, amounts: torch.Tensor, fill: Fill = FILL) -> torch.Tensor:
+def translate_y_bicubic(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
     """y' = y + amount * height, bicubic."""
-    return slide_x(images.transpose(2, 3), amounts, fill).transpose(2, 3)
+    moved = translate_x_bicubic(images.transpose(2, 3), amounts, fill)
+    return moved.transpose(2, 3)
 
 
-def turn(images: torch.Tensor, degrees: torch.Tensor, fill: Fill = FILL) -> torch.Tensor:
+def rotate_bicubic(images: Tensor, degrees: Tensor, fill: Fill = FILL) -> Tensor:
     """Counter-clockwise about the centre, bicubic."""
-    x, y = _places(images, _rotation(images, degrees))
-    inside = (x >= 0) & (x < images.shape[3]) & (y >= 0) & (y < images.shape[2])
-    values = _cubic_at(images, x - 0.5, y - 0.5)
-    return torch.where(
-        inside[:, None], values.clamp_(0, 255).to(torch.uint8), _colour(fill, images)
-    )
+    x, y = _source_positions(images, _rotation(images, degrees))
+    values = _interpolate_cubic(images, x - 0.5, y - 0.5)
+    levels = values.clamp_(0, 255).to(torch.uint8)
+    return torch.where(_inside(x, y, images), levels, _fill_levels(fill, images))
 
 
-def translate_x(images: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def translate_x(images: Tensor, amounts: Tensor) -> Tensor:
     """x' = x + amount * width, nearest."""
-    one, zero = torch.ones(len(amounts)), torch.zeros(len(amounts))
-    return _nearest(images, (one, zero, amounts * images.shape[3], zero, one, zero))
+    shift = amounts * images.shape[3]
+    one = torch.ones_like(shift)
+    zero = torch.zeros_like(shift)
+    return _nearest(images, (one, zero, shift, zero, one, zero))
 
 
-def translate_y(images: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+def translate_y(images: Tensor, amounts: Tensor) -> Tensor:
     """y' = y + amount * height, nearest."""
-    one, zero = torch.ones(len(amounts)), torch.zeros(len(amounts))
-    return _nearest(images, (one, zero, zero, zero, one, amounts * images.shape[2]))
+    moved = translate_x(images.transpose(2, 3), amounts)
+    return moved.transpose(2, 3)
 
 
-def rotate(images: torch.Tensor, degrees: torch.Tensor) -> torch.Tensor:
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Counter-clockwise about the centre, nearest."""
     return _nearest(images, _rotation(images, degrees))
 
 
-def _rotation(images: torch.Tensor, degrees: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _rotation(images: Tensor, degrees: Tensor) -> tuple[Tensor, ...]:
     """The terms a, b, c, d, e, f of each sample."""
-    x, y = images.shape[3] / 2, images.shape[2] / 2
-    cos, sin = (-degrees.double() * math.pi / 180).cos(), (-degrees.double() * math.pi / 180).sin()
-    return cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y
+    height, width = images.shape[2:]
+    x = width / 2
+    y = height / 2
+    angle = -degrees.double() * math.pi / 180
+    cos = angle.cos()
+    sin = angle.sin()
+    c = x - cos * x - sin * y
+    f = y + sin * x - cos * y
+    return cos, sin, c, -sin, cos, f
 
 
-def _slide(images: torch.Tensor, shift: torch.Tensor, fill: Fill) -> torch.Tensor:
+def _shift_rows(images: Tensor, shift: Tensor, fill: Fill) -> Tensor:
     """Each row's pixels look up x + shift (B, H), bicubic."""
     width = images.shape[3]
     whole = shift.floor()
-    part = _on(images, shift - whole)[:, None, :, None]
+    fraction = _to_device_of(images, shift - whole)
+    offset = _to_device_of(images, whole.long())
+    fraction = fraction[:, None, :, None]  # (B, 1, H, 1)
     column = torch.arange(width, device=images.device)
-    left = (
-        _on(images, whole.long())[:, None, :, None] + column
-    )  # (B, 1, H, W): x' lies between left and left + 1
-    taps = [(left + step).clamp(0, width - 1).expand_as(images) for step in (-1, 0, 1, 2)]
-    values = _cubic(*(images.gather(3, tap).to(part.dtype) for tap in taps), part)
-    centre = left + part + 0.5
+    left = offset[:, None, :, None] + column  # (B, 1, H, W): x' lies between left and left + 1
+    taps = []
+    for step in TAPS:
+        source = (left + step).clamp(0, width - 1).expand_as(images)
+        taps.append(images.gather(3, source).to(fraction.dtype))
+    values = _cubic(taps, fraction)
+    levels = values.clamp_(0, 255).to(torch.uint8)
+    centre = left + fraction + 0.5
     inside = (centre >= 0) & (centre < width)
-    return torch.where(inside, values.clamp_(0, 255).to(torch.uint8), _colour(fill, images))
+    return torch.where(inside, levels, _fill_levels(fill, images))
 
 
-def _nearest(images: torch.Tensor, matrix: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def _nearest(images: Tensor, matrix: tuple[Tensor, ...]) -> Tensor:
     """Nearest neighbour in 16.16 fixed point, as Pillow walks the image, so that ties fall on the same pixel."""
     height, width = images.shape[2:]
     a, b, c, d, e, f = (term.double() for term in matrix)
-    fixed = torch.stack([a, b, c + (a + b) / 2, d, e, f + (d + e) / 2], 1)
-    fixed = _on(images, (fixed * 65536 + 0.5).floor().long())[:, :, None, None]
+    first_x = c + (a + b) / 2
+    first_y = f + (d + e) / 2
+    terms = torch.stack([a, b, first_x, d, e, first_y], 1)
+    fixed = (terms * 2**FIXED_POINT_BITS + 0.5).floor().long()
+    fixed = _to_device_of(images, fixed)
+    a, b, c, d, e, f = fixed[:, :, None, None].unbind(1)
     column = torch.arange(width, device=images.device)
     row = torch.arange(height, device=images.device)[:, None]
-    x = (fixed[:, 0] * column + fixed[:, 1] * row + fixed[:, 2]) >> 16  # (B, H, W)
-    y = (fixed[:, 3] * column + fixed[:, 4] * row + fixed[:, 5]) >> 16
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    source = (
-        torch.where(inside, y * width + x, 0).flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    )
-    moved = images.flatten(2).gather(2, source).view_as(images)
-    return torch.where(inside[:, None], moved, FILL)
+    x = (a * column + b * row + c) >> FIXED_POINT_BITS  # (B, H, W)
+    y = (d * column + e * row + f) >> FIXED_POINT_BITS
+    inside = _inside(x, y, images)
+    place = torch.where(inside[:, 0], y * width + x, 0)
+    moved = _gather_pixels(images.flatten(2), place)
+    return torch.where(inside, moved.view_as(images), FILL)
 
 
-def _cubic(
-    before: torch.Tensor,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    after: torch.Tensor,
-    at: torch.Tensor,
-):
-    """Cubic interpolation between left and right, with Pillow's coefficient -1 for transforms (its resize has -0.5)."""
+def _cubic(taps: Sequence[Tensor], at: Tensor) -> Tensor:
+    """Cubic interpolation, `at` in 0..1 between the second and the third of four neighbours.
+
+    With Pillow's coefficient -1 for transforms (its resize has -0.5).
+    """
+    before, left, right, after = taps
     third = left - before + after - right
     second = 2 * (before - left) + right - after
-    return left + at * (right - before + at * (second + at * third))
+    first = right - before
+    return left + at * (first + at * (second + at * third))
 
 
-def _cubic_at(images: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _interpolate_cubic(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """Bicubic values at places (B, H, W) in pixels, where 0 is the first pixel's centre; the border pixel repeats."""
-    (height, width), flat = images.shape[2:], images.flatten(2)
-    left, top = x.floor(), y.floor()
-    columns = [(left.long() + step).clamp(0, width - 1) for step in (-1, 0, 1, 2)]
-
-    def row(step: int) -> torch.Tensor:
+    height, width = images.shape[2:]
+    flat = images.flatten(2)
+    left = x.floor()
+    top = y.floor()
+    x_fraction = (x - left)[:, None]
+    y_fraction = (y - top)[:, None]
+    columns = [(left.long() + step).clamp(0, width - 1) for step in TAPS]
+    rows = []
+    for step in TAPS:
         start = (top.long() + step).clamp(0, height - 1) * width
-        taps = (
-            (start + column).flatten(1)[:, None].expand(-1, images.shape[1], -1)
-            for column in columns
-        )
-        return _cubic(
-            *(flat.gather(2, tap).view_as(images).to(x.dtype) for tap in taps), (x - left)[:, None]
-        )
-
-    return _cubic(row(-1), row(0), row(1), row(2), (y - top)[:, None])
+        taps = []
+        for column in columns:
+            levels = _gather_pixels(flat, start + column)
+            taps.append(levels.view_as(images).to(x.dtype))
+        rows.append(_cubic(taps, x_fraction))
+    return _cubic(rows, y_fraction)
 
 
-def _places(
-    images: torch.Tensor, matrix: tuple[torch.Tensor, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _gather_pixels(flat: Tensor, places: Tensor) -> Tensor:
+    """The pixels of flat images (B, C, H * W) at places (B, H, W) counted row by row: (B, C, H * W)."""
+    source = places.flatten(1)[:, None]
+    return flat.gather(2, source.expand(-1, flat.shape[1], -1))
+
+
+def _source_positions(images: Tensor, matrix: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
     """x' and y' (B, H, W) of every pixel's centre."""
-    a, b, c, d, e, f = _on(images, torch.stack(matrix, 1))[:, :, None, None].unbind(1)
-    column = torch.arange(images.shape[3], device=images.device) + 0.5
-    row = torch.arange(images.shape[2], device=images.device)[:, None] + 0.5
-    return a * column + b * row + c, d * column + e * row + f
+    height, width = images.shape[2:]
+    terms = _to_device_of(images, torch.stack(matrix, 1))
+    a, b, c, d, e, f = terms[:, :, None, None].unbind(1)
+    column = torch.arange(width, device=images.device) + 0.5
+    row = torch.arange(height, device=images.device)[:, None] + 0.5
+    x = a * column + b * row + c
+    y = d * column + e * row + f
+    return x, y
 
 
-def _colour(fill: Fill, images: torch.Tensor) -> torch.Tensor:
-    """What broadcasts against images."""
-    return channels(fill if isinstance(fill, tuple) else (fill,), images.device).to(torch.uint8)
+def _inside(x: Tensor, y: Tensor, images: Tensor) -> Tensor:
+    """Which places (B, H, W) are within the image: (B, 1, H, W) bool."""
+    height, width = images.shape[2:]
+    in_columns = (x >= 0) & (x < width)
+    in_rows = (y >= 0) & (y < height)
+    return (in_columns & in_rows)[:, None]
 
 
-def _on(images: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+def _fill_levels(fill: Fill, images: Tensor) -> Tensor:
+    """The colour as uint8 (C, 1, 1) or (1, 1, 1), which broadcasts against images."""
+    if isinstance(fill, int):
+        fill = (fill,)
+    return channels(fill, images.device).to(torch.uint8)
+
+
+def _to_device_of(images: Tensor, numbers: Tensor) -> Tensor:
     """Numbers on the images' device; MPS has no float64."""
     if images.device.type == "mps" and numbers.is_floating_point():
         numbers = numbers.float()

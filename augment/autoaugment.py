@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from . import affine, operations, tone
 from .operations import Operations
@@ -44,12 +45,16 @@ class AutoAugment:
     def __init__(self, policy: str):
         if policy not in POLICIES:
             raise ValueError(f"no AutoAugment policy {policy!r}; known: {', '.join(POLICIES)}")
-        halves = [(row[:3], row[3:]) for row in POLICIES[policy]]
-        self.probability = torch.tensor([[half[0] for half in row] for row in halves])  # (25, 2)
-        self.operation = torch.tensor([[NAMES.index(half[1]) for half in row] for row in halves])
-        self.magnitude = torch.tensor(
-            [[half[2] for half in row] for row in halves], dtype=torch.float64
-        )
+        probabilities, indices, magnitudes = [], [], []
+        for row in POLICIES[policy]:
+            first_probability, first_name, first_magnitude = row[:3]
+            second_probability, second_name, second_magnitude = row[3:]
+            probabilities.append([first_probability, second_probability])
+            indices.append([NAMES.index(first_name), NAMES.index(second_name)])
+            magnitudes.append([first_magnitude, second_magnitude])
+        self.probability = torch.tensor(probabilities)  # (25, 2)
+        self.operation = torch.tensor(indices)
+        self.magnitude = torch.tensor(magnitudes, dtype=torch.float64)
 
     def draw(self, batch: int, generator: torch.Generator) -> Operations:
         """The operations of every image of the global batch."""
@@ -57,29 +62,35 @@ class AutoAugment:
         applied = torch.rand(batch, 2, generator=generator) < self.probability[policy]
         sign = 2 * torch.randint(2, (batch, 2), generator=generator) - 1
         operation = self.operation[policy]
-        amount = signed(operation, self.magnitude[policy], sign)
+        amount = signed_amount(operation, self.magnitude[policy], sign)
         return Operations(torch.where(applied, operation, -1), amount)
 
-    def __call__(self, images: torch.Tensor, draws: Operations) -> torch.Tensor:
+    def __call__(self, images: Tensor, draws: Operations) -> Tensor:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
         return apply(images, draws)
 
 
-def signed(operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor) -> torch.Tensor:
+def signed_amount(operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
     """The amount that an operation takes, from its magnitude and a sign of +1 or -1, element by element."""
-    flips, enhances = (
-        torch.isin(operation, torch.tensor([NAMES.index(name) for name in names]))
-        for names in (SIGNED, ENHANCING)
-    )
-    amount = torch.where(flips, magnitude * sign, magnitude)
-    return torch.where(enhances, 1 + magnitude * sign, amount)
+    flipped = magnitude * sign
+    amount = torch.where(_is_one_of(operation, SIGNED), flipped, magnitude)
+    return torch.where(_is_one_of(operation, ENHANCING), 1 + flipped, amount)
 
 
-def run(name: str, images: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+def _is_one_of(operation: Tensor, names: tuple[str, ...]) -> Tensor:
+    """Which elements are the index in NAMES of one of these names."""
+    indices = [NAMES.index(name) for name in names]
+    return torch.isin(operation, torch.tensor(indices))
+
+
+def run(name: str, images: Tensor, amount: Tensor) -> Tensor:
     """One operation on uint8 images (B, C, H, W), an amount for each (B,)."""
-    return PLAIN[name](images) if name in PLAIN else GRADED[name](images, amount)
+    if name in PLAIN:
+        return PLAIN[name](images)
+    return GRADED[name](images, amount)
 
 
-def apply(images: torch.Tensor, draws: Operations) -> torch.Tensor:
+def apply(images: Tensor, draws: Operations) -> Tensor:
     """Both operations of every image, in order: uint8 (B, C, H, W) on any device, draws on the CPU -> uint8."""
-    return operations.apply(images, draws, [partial(run, name) for name in NAMES])
+    table = [partial(run, name) for name in NAMES]
+    return operations.apply(images, draws, table)

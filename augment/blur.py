@@ -9,6 +9,7 @@ differ by half a level in the mean and by up to 3 where the roundings add up, mo
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PASSES = 3
@@ -20,10 +21,13 @@ def blur_(planes: Tensor, sigma: Tensor, largest: float) -> Tensor:
     largest: a bound of sigma, known without asking the device.
     """
     h, w = planes.shape[-2:]
-    rows = box_blur(sigma.flatten(), h, largest)
-    columns = rows if w == h else box_blur(sigma.flatten(), w, largest)
+    sigma = sigma.flatten()
+    rows = columns = box_blur(sigma, h, largest)
+    if w != h:
+        columns = box_blur(sigma, w, largest)
+    columns = columns.transpose(1, 2)
     for plane in planes.view(len(planes), -1, h, w):
-        torch.bmm(torch.bmm(rows, plane), columns.transpose(1, 2), out=plane)
+        torch.bmm(torch.bmm(rows, plane), columns, out=plane)
     return planes
 
 
@@ -34,14 +38,15 @@ def box_blur(sigma: Tensor, size: int, largest: float) -> Tensor:
     """
     radius = box_radius(sigma).unsqueeze(-1)
     whole = radius.floor()
-    count = (
-        int(box_radius(torch.tensor(float(largest)))) + 2
-    )  # one more than fits, for rounding on the device
+    largest_radius = int(box_radius(torch.tensor(float(largest))))
+    count = largest_radius + 2  # one more than fits, for rounding on the device
     exponent = torch.arange(PASSES + 1, device=sigma.device)
-    powers = (radius - whole) ** exponent / (2 * radius + 1) ** PASSES
+    width = 2 * radius + 1
+    powers = (radius - whole) ** exponent / width**PASSES
     chosen = whole == torch.arange(count, device=sigma.device)
-    terms = (chosen.unsqueeze(-1) * powers.unsqueeze(1)).flatten(1)
-    return (terms @ polynomials(size, count, sigma.device)).view(-1, size, size)
+    terms = chosen.unsqueeze(-1) * powers.unsqueeze(1)
+    matrices = terms.flatten(1) @ polynomials(size, count, sigma.device)
+    return matrices.view(-1, size, size)
 
 
 @lru_cache(maxsize=16)
@@ -52,32 +57,33 @@ def polynomials(size: int, count: int, device: torch.device) -> Tensor:
     """
     rows = []
     for whole in range(count):
-        box, edge = _box(whole, size), _box(whole + 1, size) - _box(whole, size)
-        power = [
-            torch.eye(size, dtype=torch.float64)
-        ]  # of (box + fraction * edge), by powers of the fraction
+        box = _box(whole, size)
+        edge = _box(whole + 1, size) - box
+        # The product of PASSES times (box + fraction * edge), by powers of the fraction.
+        product = [torch.eye(size, dtype=torch.float64)]
         for _ in range(PASSES):
-            inner, outer = [p @ box for p in power], [p @ edge for p in power]
-            zero = torch.zeros_like(box)
-            power = [a + b for a, b in zip([*inner, zero], [zero, *outer], strict=True)]
-        rows += power
+            longer = [torch.zeros_like(box) for _ in range(len(product) + 1)]
+            for power, term in enumerate(product):
+                longer[power] += term @ box
+                longer[power + 1] += term @ edge
+            product = longer
+        rows += product
     return torch.stack(rows).flatten(1).float().to(device)
 
 
 def _box(radius: int, size: int) -> Tensor:
     """Sums over 2 radius + 1 neighbours, the border pixel standing for all beyond it: (size, size)."""
-    pixel = torch.arange(size)
-    neighbours = (pixel.unsqueeze(1) + torch.arange(-radius, radius + 1)).clamp(0, size - 1)
-    return torch.nn.functional.one_hot(neighbours, size).sum(1).double()
+    pixel = torch.arange(size).unsqueeze(1)
+    neighbours = pixel + torch.arange(-radius, radius + 1)
+    neighbours = neighbours.clamp(0, size - 1)
+    return F.one_hot(neighbours, size).sum(1).double()
 
 
 def box_radius(sigma: Tensor) -> Tensor:
     """Radius of the box whose PASSES repetitions have the variance sigma^2: the whole part, then the fraction."""
     variance = sigma.square() / PASSES
     whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
-    fraction = (
-        (2 * whole + 1)
-        * (whole * (whole + 1) - 3 * variance)
-        / (6 * (variance - (whole + 1).square()))
-    )
-    return whole + fraction
+    following = whole + 1
+    numerator = (2 * whole + 1) * (whole * following - 3 * variance)
+    denominator = 6 * (variance - following.square())
+    return whole + numerator / denominator

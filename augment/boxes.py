@@ -22,37 +22,45 @@ def random_boxes(
 ) -> Tensor:
     """Boxes (samples, 4) int64 on the CPU: top, left, height, width in px of a height x width image.
 
-    scale: (samples, 2), least and greatest share of the image's area; ratio: least and greatest width / height.
+    scale: (samples, 2), least and greatest share of the image's area.
+    ratio: least and greatest width / height.
     """
     boxes = torch.tensor(centred_box(height, width, ratio)).repeat(len(scale), 1)
     pending = torch.arange(len(scale))
     for tries in (1, TRIES - 1):  # most fit at once; the others get all their other tries together
-        found, fits = _try(
-            scale[pending],
-            height,
-            width,
-            ratio,
-            torch.rand(4, tries, len(pending), generator=generator),
-        )
-        boxes[pending[fits]] = found[fits]
+        draws = torch.rand(4, tries, len(pending), generator=generator)
+        proposed, fits = _first_fitting(scale[pending], height, width, ratio, draws)
+        boxes[pending[fits]] = proposed[fits]
         pending = pending[~fits]
     return boxes
 
 
-def _try(scale, height, width, ratio, draws) -> tuple[Tensor, Tensor]:
+def _first_fitting(
+    scale: Tensor, height: int, width: int, ratio: tuple[float, float], draws: Tensor
+) -> tuple[Tensor, Tensor]:
     """draws (4, tries, samples) uniform in 0..1 -> the first boxes that fit (samples, 4), whether any did (samples)."""
-    area = height * width * torch.lerp(*scale.T, draws[0].double())
-    aspect = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws[1].double())
-    h, w = (area / aspect).sqrt_().round_(), (area * aspect).sqrt_().round_()
-    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
-    top, left = (draws[2] * (height - h + 1)).floor_(), (draws[3] * (width - w + 1)).floor_()
+    least, greatest = scale.T
+    area = height * width * torch.lerp(least, greatest, draws[0].double())
+    log_least = math.log(ratio[0])
+    log_range = math.log(ratio[1] / ratio[0])
+    aspect = torch.exp(log_least + log_range * draws[1].double())
+    h = (area / aspect).sqrt_().round_()
+    w = (area * aspect).sqrt_().round_()
+    fits_height = (h > 0) & (h <= height)
+    fits_width = (w > 0) & (w <= width)
+    fits = fits_height & fits_width
+    top = (draws[2] * (height - h + 1)).floor_()
+    left = (draws[3] * (width - w + 1)).floor_()
+    boxes = torch.stack((top, left, h, w), -1)
     first = fits.byte().argmax(0)  # of equals the first
-    boxes = torch.stack((top, left, h, w), -1)[first, torch.arange(len(first))]
-    return boxes.long(), fits.any(0)
+    chosen = boxes[first, torch.arange(len(first))]
+    return chosen.long(), fits.any(0)
 
 
 def centred_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:
     """The greatest centred box (top, left, height, width) with a width / height within ratio."""
     h = min(height, round(width / ratio[0]))
     w = min(width, round(height * ratio[1]))
-    return (height - h) // 2, (width - w) // 2, h, w
+    top = (height - h) // 2
+    left = (width - w) // 2
+    return top, left, h, w

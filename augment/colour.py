@@ -16,18 +16,20 @@ IDENTITY = (1.0, 1.0, 1.0, 0.0)
 
 def brightness_(planes: Tensor, factor: Tensor) -> Tensor:
     """Towards black (0), unchanged (1), beyond."""
-    none = torch.zeros_like(factor)
-    return blend_(planes, factor, none, none)
+    zero = torch.zeros_like(factor)
+    return blend_(planes, factor, gray=zero, mean=zero)
 
 
 def contrast_(planes: Tensor, factor: Tensor) -> Tensor:
     """Towards the image's mean luma (0), unchanged (1), beyond."""
-    return blend_(planes, factor, torch.zeros_like(factor), 1 - factor)
+    zero = torch.zeros_like(factor)
+    return blend_(planes, factor, gray=zero, mean=1 - factor)
 
 
 def saturation_(planes: Tensor, factor: Tensor) -> Tensor:
     """Towards gray (0), unchanged (1), beyond."""
-    return blend_(planes, factor, 1 - factor, torch.zeros_like(factor))
+    zero = torch.zeros_like(factor)
+    return blend_(planes, factor, gray=1 - factor, mean=zero)
 
 
 def grayscale_(planes: Tensor, chosen: Tensor) -> Tensor:
@@ -38,7 +40,8 @@ def grayscale_(planes: Tensor, chosen: Tensor) -> Tensor:
 def solarise_(planes: Tensor, chosen: Tensor) -> Tensor:
     """Invert the levels from 128 up where chosen (bool)."""
     # On whole levels this is min(v, 255 - v); with 510 in place of 255 nothing changes.
-    return torch.minimum(planes, 510 - 255 * _over_pixels(chosen) - planes, out=planes)
+    inverted = 510 - 255 * _over_pixels(chosen) - planes
+    return torch.minimum(planes, inverted, out=planes)
 
 
 def jitter_(planes: Tensor, order: Tensor, factors: Tensor) -> Tensor:
@@ -63,16 +66,21 @@ def jitter_(planes: Tensor, order: Tensor, factors: Tensor) -> Tensor:
 
 
 def _blend_where(planes: Tensor, active: Tensor, operation: Tensor, factor: Tensor) -> None:
+    """The turn's operation where `active`, if it is not hue."""
     rest = (1 - factor) * active
-    blend_(planes, 1 - rest, rest * (operation == SATURATION), rest * (operation == CONTRAST))
+    gray = rest * (operation == SATURATION)
+    mean = rest * (operation == CONTRAST)
+    blend_(planes, 1 - rest, gray, mean)
 
 
 def blend_(planes: Tensor, factor: Tensor, gray: Tensor, mean: Tensor) -> Tensor:
     """planes <- factor * planes + gray * luma + mean * (the image's mean luma), kept within 0..255."""
-    other = luma(planes)
-    average = (other.mean((-2, -1)) + 0.5).floor_()  # a whole level, as in Pillow
-    other = other.mul_(_over_pixels(gray)).add_(_over_pixels(mean * average))
-    return torch.addcmul(other, planes, _over_pixels(factor), out=planes).clamp_(0, 255)
+    added = luma(planes)
+    average = (added.mean((-2, -1)) + 0.5).floor_()  # a whole level, as in Pillow
+    added.mul_(_over_pixels(gray))
+    added.add_(_over_pixels(mean * average))
+    torch.addcmul(added, planes, _over_pixels(factor), out=planes)
+    return planes.clamp_(0, 255)
 
 
 def luma(planes: Tensor) -> Tensor:
@@ -80,7 +88,9 @@ def luma(planes: Tensor) -> Tensor:
     if len(planes) == 1:
         return planes[0].clone()
     red, green, blue = planes
-    return (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    total = red * LUMA[0]
+    total.add_(green, alpha=LUMA[1])
+    return total.add_(blue, alpha=LUMA[2])
 
 
 def hue_(planes: Tensor, shift: Tensor) -> Tensor:
@@ -93,19 +103,22 @@ def hue_(planes: Tensor, shift: Tensor) -> Tensor:
     if len(planes) == 1:
         return planes
     red, green, blue = planes
-    high, low = torch.maximum(red, green), torch.minimum(red, green)
+    high = torch.maximum(red, green)
+    low = torch.minimum(red, green)
     torch.maximum(high, blue, out=high)
     torch.minimum(low, blue, out=low)
     chroma = high - low
     # The position is green - blue where red is highest. Elsewhere |green - blue| + (high - red), the second term being
     # short where red is lowest; the smaller of these two is right in all three cases.
     side = green - blue
-    height, gap = side.abs(), high - red
-    position = torch.minimum(
-        (gap - height).add_(chroma, alpha=2), height.add_(gap, alpha=3)
-    ).copysign_(side)
+    height = side.abs()
+    gap = high - red
+    red_lowest = (gap - height).add_(chroma, alpha=2)
+    red_above = height.add_(gap, alpha=3)
+    position = torch.minimum(red_lowest, red_above).copysign_(side)
     # How far the shifted position is from a channel's corner, up to whole turns: within +-6.
-    corner = torch.arange(3, device=planes.device).view(3, *[1] * shift.ndim) * 2
+    corner = torch.arange(0, 6, 2, device=planes.device)
+    corner = corner.view(3, *[1] * shift.ndim)
     away = (6 * shift - corner + 3).remainder(6) - 3
     torch.addcmul(position, chroma, _over_pixels(away), out=planes)
     planes.abs_().sub_(chroma, alpha=3).abs_()  # 3 - the distance the short way round

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
 class Draws:
     """Base of the parameter sets: every field is a tensor with leading dimension B, another Draws, or None."""
 
-    def __getitem__(self, rows: slice | torch.Tensor) -> Draws:
+    def __getitem__(self, rows: slice | Tensor) -> Self:
         """The parameters of some samples of the batch."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return type(self)(
-            **{name: None if value is None else value[rows] for name, value in values.items()}
-        )
+        selected = {}
+        for field in fields(self):
+            values = getattr(self, field.name)
+            selected[field.name] = None if values is None else values[rows]
+        return type(self)(**selected)

@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from . import resample
 from .device import channels
@@ -10,6 +11,8 @@ from .device import channels
 class EvalTransform:
     """images (B, C, S, S) uint8 -> (B, C, size, size) float32, normalised by mean and std per channel.
 
+    size: the side in px.
+    mean, std: per channel, of levels in 0..1.
     crop_pct: the share of the image's side that is seen, in its middle; None: all of it, resized bilinearly.
     """
 
@@ -21,19 +24,24 @@ class EvalTransform:
         *,
         crop_pct: float | None = None,
     ):
-        self.size, self.mean, self.std, self.crop_pct = size, tuple(mean), tuple(std), crop_pct
+        self.size, self.crop_pct = size, crop_pct
+        self.mean, self.std = tuple(mean), tuple(std)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         if self.crop_pct is None:
-            return self.normalise(resize(images, self.size))
-        return self.normalise(centre(images, self.size, self.crop_pct))
+            resized = resize_bilinear(images, self.size)
+        else:
+            resized = crop_centre(images, self.size, self.crop_pct)
+        return self.normalise(resized)
 
-    def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        mean, std = (channels(values, images.device) for values in (self.mean, self.std))
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 images (B, C, H, W) -> float32, normalised by mean and std per channel."""
+        mean = channels(self.mean, images.device)
+        std = channels(self.std, images.device)
         return (images / 255 - mean) / std
 
 
-def resize(images: torch.Tensor, size: int) -> torch.Tensor:
+def resize_bilinear(images: Tensor, size: int) -> Tensor:
     """uint8 images (B, C, S, S) to (B, C, size, size): bilinear, antialiased, rounded."""
     if images.shape[2:] == (size, size):
         return images
@@ -41,16 +49,16 @@ def resize(images: torch.Tensor, size: int) -> torch.Tensor:
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def centre(images: torch.Tensor, size: int, share: float) -> torch.Tensor:
+def crop_centre(images: Tensor, size: int, share: float) -> Tensor:
     """uint8 images (B, C, S, S) to size / share px, bicubic, antialiased, rounded; of that the middle size px."""
     side = int(size / share)
-    if images.shape[2:] != (side, side):
-        whole = torch.tensor([0, 0, *images.shape[2:]], device=images.device).expand(
-            1, len(images), 4
-        )
-        levels = resample.resize(
-            images, whole, torch.zeros_like(whole[..., 0], dtype=torch.bool), (side, side)
-        )
+    height, width = images.shape[2:]
+    if (height, width) != (side, side):
+        whole = torch.tensor([0, 0, height, width], device=images.device)
+        boxes = whole.expand(1, len(images), 4)
+        unflipped = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
+        levels = resample.resize_crops(images, boxes, unflipped, (side, side))
         images = levels[:, 0].round_().to(torch.uint8).transpose(0, 1)
     start = round((side - size) / 2)  # as torchvision's centre crop
-    return images[:, :, start : start + size, start : start + size]
+    end = start + size
+    return images[:, :, start:end, start:end]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
+from torch import Tensor
 
 from . import colour
 from .device import send
@@ -16,22 +17,25 @@ ORDERS = tuple(permutations(range(4)))
 class Jitter(Draws):
     """Per image: the operation at each turn, (B, 4) int64, and each operation's factor, (B, 4), as in colour.py."""
 
-    order: torch.Tensor
-    factors: torch.Tensor
+    order: Tensor
+    factors: Tensor
 
 
 def draw(batch: int, strength: float, generator: torch.Generator) -> Jitter:
     """Factors are uniform in 1 +- strength, which is at most 1; the hue stays."""
-    order = torch.tensor(ORDERS)[torch.randint(len(ORDERS), (batch,), generator=generator)]
+    chosen = torch.randint(len(ORDERS), (batch,), generator=generator)
+    order = torch.tensor(ORDERS)[chosen]
     spread = torch.tensor([strength, strength, strength, 0.0])
-    factors = torch.tensor(colour.IDENTITY) + spread * (
-        2 * torch.rand(batch, 4, generator=generator) - 1
-    )
+    deviation = 2 * torch.rand(batch, 4, generator=generator) - 1
+    factors = torch.tensor(colour.IDENTITY) + spread * deviation
     return Jitter(order, factors)
 
 
-def apply(images: torch.Tensor, draws: Jitter) -> torch.Tensor:
+def apply(images: Tensor, draws: Jitter) -> Tensor:
     """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
     planes = images.transpose(0, 1).float().contiguous()
-    colour.jitter_(planes, *(send(field, images.device) for field in (draws.order, draws.factors)))
-    return planes.round_().to(torch.uint8).transpose(0, 1).contiguous()
+    order = send(draws.order, images.device)
+    factors = send(draws.factors, images.device)
+    colour.jitter_(planes, order, factors)
+    levels = planes.round_().to(torch.uint8)
+    return levels.transpose(0, 1).contiguous()

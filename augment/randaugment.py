@@ -7,10 +7,13 @@ DHVT, LocalViT and locality-guidance recipes have them; the compact transformers
 """
 
 import re
-from dataclasses import dataclass
+import string
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from . import affine, operations, tone
 from .operations import Operations
@@ -28,11 +31,11 @@ TONAL = {
     "sharpness": tone.sharpness,
 }
 MOVING = {
-    "rotate": affine.turn,
+    "rotate": affine.rotate_bicubic,
     "shear_x": affine.shear_x,
     "shear_y": affine.shear_y,
-    "translate_x": affine.slide_x,
-    "translate_y": affine.slide_y,
+    "translate_x": affine.translate_x_bicubic,
+    "translate_y": affine.translate_y_bicubic,
 }
 NAMES = (*PLAIN, *TONAL, *MOVING)
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
@@ -47,10 +50,14 @@ LARGEST = {
 
 @dataclass(frozen=True)
 class RandAugment:
-    """magnitude and its standard deviation, 0..10; count of operations per image; probability of each;
+    """Which operations an image gets, and how strongly.
 
-    increasing: whether posterising, solarising and enhancing grow with the magnitude. fill: levels per channel of what
-    moves in.
+    magnitude: the mean, 0..10.
+    deviation: the magnitude's standard deviation.
+    count: operations per image.
+    probability: of each operation.
+    increasing: whether posterising, solarising and enhancing grow with the magnitude.
+    fill: levels per channel of what moves in.
     """
 
     magnitude: float = 10.0
@@ -68,14 +75,13 @@ class RandAugment:
         sign = 2 * torch.randint(2, shape, generator=generator) - 1
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         magnitude = (self.magnitude + self.deviation * noise).clamp(0, HIGHEST)
-        return Operations(
-            torch.where(applied, chosen, -1), amounts(chosen, magnitude, sign, self.increasing)
-        )
+        operation = torch.where(applied, chosen, -1)
+        return Operations(operation, amounts(chosen, magnitude, sign, self.increasing))
 
-    def __call__(self, images: torch.Tensor, draws: Operations) -> torch.Tensor:
+    def __call__(self, images: Tensor, draws: Operations) -> Tensor:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
+        plain = [partial(_run_plain, run) for run in PLAIN.values()]
         moving = [partial(run, fill=self.fill) for run in MOVING.values()]
-        plain = [partial(_plainly, run) for run in PLAIN.values()]
         return operations.apply(images, draws, [*plain, *TONAL.values(), *moving])
 
 
@@ -86,43 +92,51 @@ def read(spec: str, fill: affine.Fill = affine.FILL) -> RandAugment:
             f"no RandAugment is written {spec!r}: rand, then any of -m9 (magnitude), -mstd0.5 (its deviation), -n2 "
             "(operations), -p0.5 (probability of each), -inc1 (all grow with the magnitude)"
         )
-    given = dict(re.match(r"([a-z]+)(.*)", part).groups() for part in spec.split("-")[1:])
-    names = {
-        "m": "magnitude",
-        "mstd": "deviation",
-        "n": "count",
-        "p": "probability",
-        "inc": "increasing",
-    }
-    options = {
-        names[key]: {"n": int, "inc": "1".__eq__}.get(key, float)(value)
-        for key, value in given.items()
-    }
-    if options.get("probability", 0) > 1 or options.get("magnitude", 0) > HIGHEST:
+    augment = RandAugment(fill=fill)
+    for part in spec.split("-")[1:]:
+        value = part.lstrip(string.ascii_lowercase)
+        match part.removesuffix(value):
+            case "m":
+                augment = replace(augment, magnitude=float(value))
+            case "mstd":
+                augment = replace(augment, deviation=float(value))
+            case "n":
+                augment = replace(augment, count=int(value))
+            case "p":
+                augment = replace(augment, probability=float(value))
+            case "inc":
+                augment = replace(augment, increasing=value == "1")
+    if augment.probability > 1 or augment.magnitude > HIGHEST:
         raise ValueError(
             f"{spec}: the magnitude m is at most {HIGHEST} and the probability p at most 1"
         )
-    return RandAugment(**options, fill=fill)
+    return augment
 
 
-def amounts(
-    operation: torch.Tensor, magnitude: torch.Tensor, sign: torch.Tensor, increasing: bool
-) -> torch.Tensor:
+def amounts(operation: Tensor, magnitude: Tensor, sign: Tensor, increasing: bool) -> Tensor:
     """What operations (index into NAMES) take at a magnitude of 0..10 and with a sign of +1 or -1, by element."""
     level = magnitude / HIGHEST
-    table = {name: sign * level * largest for name, largest in LARGEST.items()}
-    table |= {"posterise": (level * 4).trunc(), "solarise": (level * 256).trunc().clamp(max=256)}
-    table |= {"solarise_add": (level * 110).trunc()}
-    table |= dict.fromkeys(ENHANCING, 0.1 + 1.8 * level)
+    bits = (level * 4).trunc()
+    threshold = (level * 256).trunc().clamp(max=256)
+    factor = 0.1 + 1.8 * level
     if increasing:
-        table |= {"posterise": 4 - table["posterise"], "solarise": 256 - table["solarise"]}
-        table |= dict.fromkeys(ENHANCING, (1 + sign * level * 0.9).clamp(min=0.1))
-    found = torch.zeros_like(magnitude)
-    for name, amount in table.items():
-        found = torch.where(operation == NAMES.index(name), amount, found)
-    return found
+        bits = 4 - bits
+        threshold = 256 - threshold
+        factor = (1 + sign * level * 0.9).clamp(min=0.1)
+
+    table = {name: sign * level * largest for name, largest in LARGEST.items()}
+    table["posterise"] = bits
+    table["solarise"] = threshold
+    table["solarise_add"] = (level * 110).trunc()
+    for name in ENHANCING:
+        table[name] = factor
+
+    amount = torch.zeros_like(magnitude)
+    for name, value in table.items():
+        amount = torch.where(operation == NAMES.index(name), value, amount)
+    return amount
 
 
-def _plainly(run, images: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+def _run_plain(run: Callable[[Tensor], Tensor], images: Tensor, _: Tensor) -> Tensor:
     """An operation that has no amount."""
     return run(images)

@@ -17,21 +17,28 @@ import torch
 from torch import Tensor
 
 
-def resize(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut V crops out of every image: images (B,C,H,W), boxes (V,B,4), flip (V,B) bool -> levels (C,V,B,h,w).
+def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cut V crops out of every image and resize them: (B,C,H,W) -> levels (C,V,B,h,w) float32.
 
-    boxes: integer top, left, height, width in px; nothing outside a box is read. The channel is the first axis of the
-    result, because the colour operations want each channel in one piece.
+    boxes: (V,B,4) integer top, left, height, width in px; nothing outside a box is read.
+    flip: (V,B) bool.
+    size: (h, w) in px.
+
+    The channel is the first axis of the result, because the colour operations want each channel in one piece.
     """
-    (B, C, H, W), V, (h, w) = images.shape, len(boxes), size
+    B, C, H, W = images.shape
+    V = len(boxes)
+    h, w = size
     top, left, height, width = boxes.unbind(-1)
-    columns = weights(left.T, width.T, W, w, flip.T).reshape(B, V * w, W).transpose(1, 2)
-    rows = weights(top, height, H, h).flatten(0, 1)
+    columns = weights(left.T, width.T, W, w, flip.T)  # (B, V, w, W)
+    columns = columns.reshape(B, V * w, W).transpose(1, 2)
+    rows = weights(top, height, H, h)  # (V, B, h, H)
+    rows = rows.flatten(0, 1)
     crops = torch.empty(C, V * B, h, w, device=images.device)
-    for image, crop in zip(
-        images.float().unbind(1), crops, strict=True
-    ):  # all channels share the weights
-        narrow = torch.bmm(image, columns).view(B, H, V, w).permute(2, 0, 1, 3).clamp(0, 255)
+    # All channels share the weights.
+    for image, crop in zip(images.float().unbind(1), crops, strict=True):
+        narrow = torch.bmm(image, columns).view(B, H, V, w)
+        narrow = narrow.permute(2, 0, 1, 3).clamp(0, 255)
         torch.bmm(rows, narrow.reshape(V * B, H, w), out=crop)
     return crops.clamp_(0, 255).view(C, V, B, h, w)
 
@@ -41,15 +48,18 @@ def weights(
 ) -> Tensor:
     """One axis of the map: start, length, flip (...) of each sample's box in px -> (..., out, size), rows sum to 1.
 
-    size, out: px of the image and of the crop along this axis.
+    size: px of the image along this axis.
+    out: px of the crop.
     """
     first, weight = kernels(size, out, start.device)
-    key = (length - 1 if flip is None else length - 1 + size * flip).flatten()
-    weight = weight.index_select(0, key)
+    entry = length - 1
+    if flip is not None:
+        entry = entry + size * flip
+    entry = entry.flatten()
+    weight = weight.index_select(0, entry)
     taps = weight.shape[-1]
-    pixel = (first.index_select(0, key) + start.reshape(-1, 1)).unsqueeze(-1) + torch.arange(
-        taps, device=start.device
-    )
+    first = first.index_select(0, entry) + start.reshape(-1, 1)
+    pixel = first.unsqueeze(-1) + torch.arange(taps, device=start.device)
     # Under the kernel of a very small box there may be pixels, of no weight, right of the image.
     dense = weight.new_zeros(*start.shape, out, size + taps)
     dense.view(pixel.shape[0], out, -1).scatter_(-1, pixel, weight)
@@ -67,13 +77,16 @@ def kernels(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
     stretch = scale.clamp(min=1)
     centre = (torch.arange(out) + 0.5) * scale
     taps = min(size, math.ceil(4 * max(1, size / out)))  # the kernel is 4 * stretch wide
-    first = (centre - 2 * stretch + 0.5).floor().minimum(length - taps).clamp(min=0)
+    first = (centre - 2 * stretch + 0.5).floor()
+    first = first.minimum(length - taps).clamp(min=0)
     pixel = first.unsqueeze(-1) + torch.arange(taps)
-    weight = cubic((pixel + 0.5 - centre.unsqueeze(-1)) / stretch.unsqueeze(-1)) * (
-        pixel < length.unsqueeze(-1)
-    )
+    inside = pixel < length.unsqueeze(-1)
+    distance = pixel + 0.5 - centre.unsqueeze(-1)
+    weight = cubic(distance / stretch.unsqueeze(-1)) * inside
     weight /= weight.sum(-1, keepdim=True)
-    first, weight = torch.cat((first, first.flip(1))), torch.cat((weight, weight.flip(1)))
+    # The flipped boxes' entries follow.
+    first = torch.cat((first, first.flip(1)))
+    weight = torch.cat((weight, weight.flip(1)))
     return first.long().to(device), weight.float().to(device)
 
 
@@ -84,4 +97,6 @@ def cubic(t: Tensor) -> Tensor:
     """
     u = (2 - t.abs()).clamp(min=0)
     v = (u - 1).clamp(min=0)
-    return u * u * (u - 1) / 2 + v * v * (1 - 2 * v)
+    outer = u * u * (u - 1) / 2
+    inner = v * v * (1 - 2 * v)
+    return outer + inner

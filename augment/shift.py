@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from .device import send
 from .draws import Draws
@@ -13,22 +14,25 @@ from .draws import Draws
 class Shifts(Draws):
     """Per image: row and column of the padded image where the crop starts, (B, 2) int64; whether flipped, (B,) bool."""
 
-    start: torch.Tensor
-    flipped: torch.Tensor
+    start: Tensor
+    flipped: Tensor
 
 
 def draw(batch: int, padding: int, flip: float, generator: torch.Generator) -> Shifts:
     """Uniform positions within the padding on either side, flips with probability `flip`."""
     start = torch.randint(2 * padding + 1, (batch, 2), generator=generator)
-    return Shifts(start, torch.rand(batch, generator=generator) < flip)
+    flipped = torch.rand(batch, generator=generator) < flip
+    return Shifts(start, flipped)
 
 
-def apply(images: torch.Tensor, draws: Shifts, padding: int) -> torch.Tensor:
+def apply(images: Tensor, draws: Shifts, padding: int) -> Tensor:
     """Flip, pad with zeros, crop to the original size: (B, C, H, W) of any dtype and device -> the same."""
     height, width = images.shape[2:]
-    start, flipped = (send(field, images.device) for field in (draws.start, draws.flipped))
-    images = torch.where(flipped[:, None, None, None], images.flip(3), images)
-    windows = (
-        F.pad(images, (padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)
-    )  # a view (B, C, rows, columns, H, W)
-    return windows[torch.arange(len(images), device=images.device), :, start[:, 0], start[:, 1]]
+    top, left = send(draws.start, images.device).unbind(1)
+    flipped = send(draws.flipped, images.device)[:, None, None, None]
+    images = torch.where(flipped, images.flip(3), images)
+    padded = F.pad(images, (padding, padding, padding, padding))
+    # A view (B, C, rows, columns, H, W) of every window that the padding allows.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    image = torch.arange(len(images), device=images.device)
+    return windows[image, :, top, left]

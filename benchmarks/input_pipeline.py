@@ -111,9 +111,11 @@ def by_operation(crop: MultiCrop, images: Tensor, r: Recipe) -> dict[str, float]
 
 
 def operations(crop: MultiCrop, images: Tensor, views: Views, size: int) -> dict[str, Callable]:
-    planes = resample.resize(images, views.box, views.flip, (size, size))
+    planes = resample.resize_crops(images, views.box, views.flip, (size, size))
     return {
-        "crop, flip, resize": lambda: resample.resize(images, views.box, views.flip, (size, size)),
+        "crop, flip, resize": lambda: resample.resize_crops(
+            images, views.box, views.flip, (size, size)
+        ),
         "jitter": lambda: colour.jitter_(planes, views.order, views.factors),
         "grayscale": lambda: colour.grayscale_(planes, views.grayscale),
         "blur": lambda: blur.blur_(planes, views.sigma, largest=crop.sigma[1]),

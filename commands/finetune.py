@@ -118,7 +118,9 @@ def train(
                     run_folder.keep(saved, best, BEST)
             run_folder.save(saved, train_state.state())
         if status.ended or status.final:
-            report(epochs, status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest})
+            report(
+                epochs, status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
+            )
 
     # The end.
     result = loop.result()

@@ -5,11 +5,9 @@ B images, G global and L local crops, V = G + L views, K outputs of the head.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn as nn
 from torch import Tensor
 
 from multicrop import cli, registry
@@ -31,9 +29,8 @@ from multicrop.engine.run import Run
 from multicrop.engine.schedule import cosine
 from multicrop.engine.step import accumulate_step
 from multicrop.ssl.crops import Crops, MultiCrop
-from multicrop.ssl.encoder import Encoder, check_sizes
-from multicrop.ssl.objectives._base import BaseObjective, Schedule
-from multicrop.ssl.teacher import teacher_of, update_ema
+from multicrop.ssl.objectives._base import Schedule
+from multicrop.ssl.teacher import update_ema
 
 
 def run(recipe: Recipe) -> dict:
@@ -118,7 +115,9 @@ def train(
                 loop,
             )
         if status.ended or status.final:
-            monitor.report(status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest})
+            monitor.report(
+                status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
+            )
     run_folder.close()
     paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}

@@ -20,12 +20,20 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
     """softmax(q k' / sqrt(d)): queries (B, heads, M, d), keys (B, heads, N, d) -> (B, heads, M, N), rows sum to 1."""
-    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1)
+    scale = q.shape[-1] ** -0.5
+    logits = q * scale @ k.transpose(-2, -1)
+    return logits.softmax(-1)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, D) -> (B, heads, N, D / heads)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def split_qkv(x: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values side by side (B, N, 3 D) -> each of them as (B, heads, N, D / heads)."""
+    q, k, v = x.chunk(3, dim=-1)
+    return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
 
 def merge_heads(x: Tensor) -> Tensor:

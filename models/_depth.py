@@ -15,11 +15,15 @@ def residual(
     On a CPU the branch is computed for the images that keep it only: a rate of 0.1, linear over the blocks, saves a
     twentieth of the arithmetic. Elsewhere the number of them would have to come back from the device first.
     """
-    drops = isinstance(drop, DropPath) and drop.training and drop.drop_prob > 0
-    if not drops or x.device.type != "cpu" or torch.compiler.is_compiling():
+    on_cpu = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not on_cpu or not isinstance(drop, DropPath) or not drop.training or not drop.drop_prob:
         return x[:, :rows] + drop(branch(x))
     keep = 1 - drop.drop_prob
-    kept = x.new_empty(len(x), 1, 1).bernoulli_(keep).flatten().nonzero().squeeze(1)
-    scale = 1 / keep if drop.scale_by_keep and keep else 1
-    added = branch(x.index_select(0, kept)).to(x.dtype)
-    return x[:, :rows].index_add(0, kept, added, alpha=scale)
+    # As DropPath draws, so that the random numbers are the same.
+    mask = x.new_empty(len(x), 1, 1).bernoulli_(keep)
+    kept = mask.flatten().nonzero().squeeze(1)
+    scale = 1.0
+    if drop.scale_by_keep and keep:
+        scale = 1 / keep
+    added = branch(x.index_select(0, kept))
+    return x[:, :rows].index_add(0, kept, added.to(x.dtype), alpha=scale)

@@ -4,24 +4,27 @@ Konstantinidis et al. 2023 (IEEE Access, arXiv 2207.08569), as its code computes
 vectors, which are arbitrary there, are fixed: the largest entry of each left singular vector is positive.
 """
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from ._manifolds import at_least_float32
-from ._maps import to_tokens
+from ._maps import Grid, map_grid, to_tokens
 
 CLOSE = 1e-10  # squared gap of two squared singular values, relative to the largest, that damps their vectors' gradient
 
 
-def exact_tokens(tokenizer: nn.Module, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+def exact_tokens(tokenizer: nn.Module, x: Tensor) -> tuple[Tensor, Grid]:
     """Tokens (B, h * w, D) of images and their grid (h, w), in float32 under autocast too.
 
     A sign in a descriptor may hang on a difference that bfloat16 rounds away.
     """
     with torch.autocast(x.device.type, enabled=False):
         x = tokenizer(at_least_float32(x))
-    return to_tokens(x), (x.shape[-2], x.shape[-1])
+    return to_tokens(x), map_grid(x)
 
 
 class Descriptor(nn.Module):
@@ -40,7 +43,8 @@ class Descriptor(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self.proj(describe(self.norm(at_least_float32(x)), self.order, self.terms))
+            x = self.norm(at_least_float32(x))
+            return self.proj(describe(x, self.order, self.terms))
 
 
 def describe(x: Tensor, order: int, terms: int) -> Tensor:
@@ -49,19 +53,24 @@ def describe(x: Tensor, order: int, terms: int) -> Tensor:
     Each token is a series of D / order vectors of length `order`, newest first; C is its observation matrix (left
     singular vectors) and A its transition matrix. Powers are elementwise.
     """
-    series = x.unflatten(-1, (-1, order)).transpose(-2, -1).flip(-1)
+    series = x.unflatten(-1, (-1, order))
+    series = series.transpose(-2, -1).flip(-1)
     series = series - series.mean(-1, keepdim=True)
     observation = left_vectors(series)
     states = observation.transpose(-2, -1) @ series
     step = observation @ transition(states)
     powers = [step**power for power in range(1, terms - 1)]
-    return torch.cat([observation, step, *powers], dim=-1).flatten(-2)
+    blocks = torch.cat([observation, step, *powers], dim=-1)
+    return blocks.flatten(-2)
 
 
 def transition(states: Tensor) -> Tensor:
     """The matrix (..., order, order) that takes each state to the next in least squares: (..., order, T) states."""
-    now, following = states[..., :-1], states[..., 1:]
-    return following @ now.transpose(-2, -1) @ torch.linalg.pinv(now @ now.transpose(-2, -1))
+    current = states[..., :-1]
+    following = states[..., 1:]
+    crossed = following @ current.transpose(-2, -1)
+    covariance = current @ current.transpose(-2, -1)
+    return crossed @ torch.linalg.pinv(covariance)
 
 
 def left_vectors(x: Tensor) -> Tensor:
@@ -73,24 +82,28 @@ class _LeftVectors(torch.autograd.Function):
     """U of X = U S V' with a backward pass that stays finite where singular values coincide."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         u, s, _ = torch.linalg.svd(x, full_matrices=False)
-        u = u * u.gather(-2, u.abs().argmax(-2, keepdim=True)).sign()
+        largest = u.abs().argmax(-2, keepdim=True)
+        u = u * u.gather(-2, largest).sign()
         ctx.save_for_backward(x, u, s)
         return u
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         """U holds the eigenvectors of X X': dU = U (F o U' d(XX') U), F_ij = 1 / (s_j^2 - s_i^2), damped near 0."""
         x, u, s = ctx.saved_tensors
         power = s.square()
         gap = power[..., None, :] - power[..., :, None]
-        floor = CLOSE * power.amax(-1).square()[..., None, None]
-        mixed = (
-            u @ ((u.transpose(-2, -1) @ grad) * _damped_inverse(gap, floor)) @ u.transpose(-2, -1)
-        )
+        floor = CLOSE * power.amax(-1).square()
+        inverse = _damped_inverse(gap, floor[..., None, None])
+        transposed = u.transpose(-2, -1)
+        inner = (transposed @ grad) * inverse
+        mixed = u @ inner @ transposed
         return (mixed + mixed.transpose(-2, -1)) @ x
 
 
 def _damped_inverse(gap: Tensor, floor: Tensor) -> Tensor:
-    return gap / (gap.square() + floor).clamp(min=torch.finfo(gap.dtype).tiny)
+    tiny = torch.finfo(gap.dtype).tiny
+    damped = (gap.square() + floor).clamp(min=tiny)
+    return gap / damped

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor
 
-from ._attention import attend, merge_heads, split_heads
+from ._attention import attend, merge_heads, split_qkv
 
 
 class HeadTokenAttention(nn.Module):
@@ -19,10 +19,9 @@ class HeadTokenAttention(nn.Module):
     def __init__(self, width: int, heads: int, qkv_bias: bool = True, drop: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.ht_proj = nn.Linear(width // heads, width)
-        self.ht_norm = nn.LayerNorm(
-            width // heads, eps=1e-5
-        )  # unlike DHVT's other norms, which have 1e-6
+        head_width = width // heads
+        self.ht_proj = nn.Linear(head_width, width)
+        self.ht_norm = nn.LayerNorm(head_width, eps=1e-5)  # DHVT's other norms have 1e-6
         self.pos_embed = nn.Parameter(torch.zeros(1, heads, width))
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
@@ -32,13 +31,15 @@ class HeadTokenAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D), the class token first -> (B, N, D); the class token also gets the head tokens' mean."""
         tokens = torch.cat([x, self.head_tokens(x)], dim=1)
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(tokens).chunk(3, dim=-1))
+        q, k, v = split_qkv(self.qkv(tokens), self.heads)
         mixed = self.proj(merge_heads(attend(q, k, v)))
         cls, patches, heads = mixed.split([1, x.shape[1] - 1, self.heads], dim=1)
-        return self.proj_drop(torch.cat([cls + heads.mean(1, keepdim=True), patches], dim=1))
+        cls = cls + heads.mean(1, keepdim=True)
+        return self.proj_drop(torch.cat([cls, patches], dim=1))
 
     def head_tokens(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) -> head tokens (B, heads, D): the mean token's channels, head by head, widened to D."""
         groups = x.mean(1).unflatten(-1, (self.heads, -1))
         wide = self.ht_proj(groups).unflatten(-1, (self.heads, -1))
-        return F.gelu(self.ht_norm(wide)).flatten(2) + self.pos_embed
+        tokens = F.gelu(self.ht_norm(wide)).flatten(2)
+        return tokens + self.pos_embed

@@ -5,8 +5,11 @@ code computes them. Queries q and keys k are (B, heads, N, d); every map is (B, 
 their names they are similarities and no distances on the manifolds; only `covariance_gap` grows with unlikeness.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 SINGULAR = 1e-4  # a column whose part outside the columns before it is smaller than this has no direction of its own
 HUGE = 1e30  # stands for infinity where the solver must not meet a true one
@@ -24,18 +27,23 @@ def euclidean(q: Tensor, k: Tensor) -> Tensor:
 
 def spd(q: Tensor, k: Tensor) -> Tensor:
     """|cov(q) cov(k)| elementwise, in O(N^2 d + N d^2): the inner factors (d, d) are multiplied first."""
-    q, k = _centred(q), _centred(k)
-    return (q @ (q.transpose(-2, -1) @ k) @ k.transpose(-2, -1)).abs()
+    q = _centred(q)
+    k = _centred(k)
+    inner = q.transpose(-2, -1) @ k
+    return (q @ inner @ k.transpose(-2, -1)).abs()
 
 
 def grassmann(q: Tensor, k: Tensor) -> Tensor:
     """(Q_q Q_k')^2 elementwise, of orthonormal bases of the columns; depends on the bases, not only on their spans."""
-    return (basis(q) @ basis(k).transpose(-2, -1)).square()
+    map_ = basis(q) @ basis(k).transpose(-2, -1)
+    return map_.square()
 
 
 def projection(q: Tensor, k: Tensor) -> Tensor:
     """The bases' entries squared first: sum_d Q_q[i, d]^2 Q_k[j, d]^2, free of the columns' signs."""
-    return basis(q).square() @ basis(k).square().transpose(-2, -1)
+    squared_q = basis(q).square()
+    squared_k = basis(k).square()
+    return squared_q @ squared_k.transpose(-2, -1)
 
 
 def covariance_gap(q: Tensor, k: Tensor) -> Tensor:
@@ -45,7 +53,9 @@ def covariance_gap(q: Tensor, k: Tensor) -> Tensor:
 
 def log_covariance_gap(q: Tensor, k: Tensor) -> Tensor:
     """|log(1 + cov(q)) - log(1 + cov(k))| elementwise; below -0.999 covariances are cut off to keep it finite."""
-    return (covariance(q).clamp(min=-0.999).log1p() - covariance(k).clamp(min=-0.999).log1p()).abs()
+    log_q = covariance(q).clamp(min=-0.999).log1p()
+    log_k = covariance(k).clamp(min=-0.999).log1p()
+    return (log_q - log_k).abs()
 
 
 def covariance(x: Tensor) -> Tensor:
@@ -55,30 +65,34 @@ def covariance(x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor) -> Tensor:
-    return (x - x.mean(-1, keepdim=True)) / max(x.shape[-1] - 1, 1) ** 0.5
+    freedom = max(x.shape[-1] - 1, 1)
+    return (x - x.mean(-1, keepdim=True)) / freedom**0.5
 
 
 def basis(x: Tensor) -> Tensor:
     """Orthonormal columns of the QR factorisation, signs as LAPACK leaves them: (..., N, d) -> (..., N, min(N, d))."""
-    return _Basis.apply(x[..., : x.shape[-2]])  # of a wide matrix only the first N columns decide
+    tokens = x.shape[-2]
+    return _Basis.apply(x[..., :tokens])  # of a wide matrix only the first N columns decide
 
 
 class _Basis(torch.autograd.Function):
     """Q of A = QR with a backward pass that stays finite where the columns of A depend on each other."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
         q, r = torch.linalg.qr(x)
         ctx.save_for_backward(q, r)
         return q
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         """(grad + Q sym(-grad' Q)) R^-T, sym mirroring the lower triangle; a dependent column gets no gradient."""
         q, r = ctx.saved_tensors
         lower = -(grad.transpose(-2, -1) @ q).tril()
-        grad = grad + q @ (lower + lower.tril(-1).transpose(-2, -1))
+        symmetric = lower + lower.tril(-1).transpose(-2, -1)
+        grad = grad + q @ symmetric
         diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
-        dependent = diagonal <= SINGULAR * diagonal.amax(-1, keepdim=True)
+        largest = diagonal.amax(-1, keepdim=True)
+        dependent = diagonal <= SINGULAR * largest
         r = r + torch.diag_embed(dependent * HUGE)
         return torch.linalg.solve_triangular(r.transpose(-2, -1), grad, upper=False, left=False)

@@ -18,6 +18,8 @@ class PerformerAttention(nn.Module):
     The skip starts at the values, since the widths differ. `w` (width / 2, width) is random, saved and never trained.
     """
 
+    w: Tensor
+
     def __init__(self, in_width: int, width: int, drop: float = 0.0) -> None:
         super().__init__()
         self.kqv = nn.Linear(in_width, 3 * width)  # in this order
@@ -33,16 +35,22 @@ class PerformerAttention(nn.Module):
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
     """phi(q) (phi(k)' v) / (phi(q) . sum of phi(k)): three times (B, N, d) -> (B, N, d), in float32."""
     with torch.autocast(q.device.type, enabled=False):
-        q, k = positive_features(q.float(), w.float()), positive_features(k.float(), w.float())
+        w = w.float()
+        q = positive_features(q.float(), w)
+        k = positive_features(k.float(), w)
         gathered = q @ (k.transpose(1, 2) @ v.float())
-        return gathered / (q @ k.sum(dim=1)[:, :, None] + EPSILON)
+        total = q @ k.sum(dim=1)[:, :, None]
+        return gathered / (total + EPSILON)
 
 
 def positive_features(z: Tensor, w: Tensor) -> Tensor:
     """phi(z) = exp(z w' - |z|^2 / 2) / sqrt(m): (B, N, d) and w (m, d) -> (B, N, m)."""
-    return (z @ w.T - z.square().sum(-1, keepdim=True) / 2).exp() / math.sqrt(len(w))
+    half_norm = z.square().sum(-1, keepdim=True) / 2
+    features = (z @ w.T - half_norm).exp()
+    return features / math.sqrt(len(w))
 
 
 def orthogonal_features(count: int, width: int) -> Tensor:
     """(count, width): random orthogonal rows of length sqrt(count), for count <= width."""
-    return nn.init.orthogonal_(torch.empty(count, width)) * math.sqrt(count)
+    rows = nn.init.orthogonal_(torch.empty(count, width))
+    return rows * math.sqrt(count)

@@ -12,4 +12,5 @@ class SequencePool(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         weights = super().forward(x).softmax(dim=1)
-        return (weights.transpose(1, 2) @ x)[:, 0]
+        pooled = weights.transpose(1, 2) @ x
+        return pooled[:, 0]

@@ -1,6 +1,7 @@
 """Learned position tables at sizes other than their own."""
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,32 +19,34 @@ def resample(table: Tensor, grid: tuple[int, int], mode: str = "bicubic") -> Ten
     side = math.isqrt(table.shape[1])
     if grid == (side, side):
         return table
-    with torch.autocast(
-        table.device.type, enabled=False
-    ):  # the table is small: keep it in full precision
-        rows, columns = (_weights(side, size, table, mode) for size in grid)
+    height, width = grid
+    with torch.autocast(table.device.type, enabled=False):  # it is small: keep full precision
+        rows = _weights(side, height, table, mode)
+        columns = _weights(side, width, table, mode)
         square = table.unflatten(1, (side, side))
-        return torch.einsum("hr,wc,brcd->bhwd", rows, columns, square).flatten(1, 2)
+        resampled = torch.einsum("hr,wc,brcd->bhwd", rows, columns, square)
+        return resampled.flatten(1, 2)
 
 
 def _weights(side: int, size: int, like: Tensor, mode: str) -> Tensor:
     """The (size, side) matrix of weights along one axis, in the table's type and on its device."""
     identity = torch.eye(side, device=like.device, dtype=like.dtype)[None, None]
+    resize = partial(F.interpolate, identity, mode=mode, align_corners=False)
     if mode == "bilinear":
-        return F.interpolate(identity, size=(size, side), mode=mode, align_corners=False)[0, 0]
-    scale = ((size + 0.1) / side, 1.0)
-    return F.interpolate(identity, scale_factor=scale, mode=mode, align_corners=False)[0, 0]
+        return resize(size=(size, side))[0, 0]
+    scale = (size + 0.1) / side
+    return resize(scale_factor=(scale, 1.0))[0, 0]
 
 
 def fit_table(table: Tensor, like: Tensor, prefix: int = 0, mode: str = "bicubic") -> Tensor:
     """A saved table (1, prefix + g * g, D) resampled to the length of `like`; untouched when they cannot correspond."""
-    old, new = table.shape[1] - prefix, like.shape[1] - prefix
-    if (
-        table.ndim != 3
-        or old == new
-        or table.shape[2] != like.shape[2]
-        or math.isqrt(old) ** 2 != old
-    ):
+    old = table.shape[1] - prefix
+    new = like.shape[1] - prefix
+    if table.ndim != 3 or old == new or table.shape[2] != like.shape[2]:
+        return table
+    if math.isqrt(old) ** 2 != old:
         return table
     side = math.isqrt(new)
-    return torch.cat([table[:, :prefix], resample(table[:, prefix:], (side, side), mode)], dim=1)
+    first, patches = table[:, :prefix], table[:, prefix:]
+    resampled = resample(patches, (side, side), mode)
+    return torch.cat([first, resampled], dim=1)

@@ -11,5 +11,7 @@ def sinusoid(count: int, dim: int) -> Tensor:
     """
     position = torch.arange(count, dtype=torch.float64)[:, None]
     channel = torch.arange(dim)
-    angle = (position / 10000 ** (2 * (channel // 2).double() / dim)).float()
-    return torch.where(channel % 2 == 0, angle.sin(), angle.cos())[None]
+    exponent = 2 * (channel // 2).double() / dim
+    angle = (position / 10000**exponent).float()
+    table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+    return table[None]

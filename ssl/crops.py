@@ -261,7 +261,7 @@ class MultiCrop:
         V, B = views.flip.shape
         if V * B == 0:
             return levels.new_empty(V, B, levels.shape[1], size, size)
-        planes = resample.resize(levels, views.box, views.flip, (size, size))
+        planes = resample.resize_crops(levels, views.box, views.flip, (size, size))
         colour.jitter_(planes, views.order, views.factors)
         colour.grayscale_(planes, views.grayscale)
         blur.blur_(planes, views.sigma, largest=self.sigma[1])

@@ -11,10 +11,9 @@ import torch
 
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.draws import Draws
-from ..augment.evaluation import EvalTransform, resize
+from ..augment.evaluation import EvalTransform, resize_bilinear
 from ..augment.operations import Operations
 from ..config.augmentation import Augmentation
-
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and standard deviation
 OWN_POLICIES = {"svhn": "svhn", "tiny_imagenet": "imagenet", "cinic10": "imagenet"}
@@ -29,7 +28,7 @@ class TrainDraws(Draws):
     shifts: shift.Shifts | None
     operations: Operations | None
     boxes: torch.Tensor | None
-    crops: crop.Crops | None = None
+    crops: crop.CropBoxes | None = None
     jitters: jitter.Jitter | None = None
     noise: torch.Tensor | None = None
 
@@ -139,7 +138,7 @@ class TrainTransform:
         if draws.crops is not None:
             return crop.apply(images, draws.crops, self.size)
         assert draws.shifts is not None
-        return shift.apply(resize(images, self.size), draws.shifts, self.padding)
+        return shift.apply(resize_bilinear(images, self.size), draws.shifts, self.padding)
 
     def erase_boxes(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
         """Normalised images (B, C, size, size) with a box filled in each for which one was drawn."""

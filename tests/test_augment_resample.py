@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 
 from multicrop.augment.boxes import random_boxes
-from multicrop.augment.resample import resize, weights
+from multicrop.augment.resample import resize_crops, weights
 
 
 def noise(*shape):
@@ -47,7 +47,7 @@ def test_within_one_level_of_pillow(source, size, scale, contrast, steps):
     limits = torch.tensor(scale, dtype=torch.float64).expand(V * B, 2)
     boxes = random_boxes(limits, *source, generator=torch.Generator().manual_seed(1)).view(V, B, 4)
     flip = torch.rand(V, B, generator=torch.Generator().manual_seed(2)) < 0.5
-    ours = resize(images, boxes, flip, size)
+    ours = resize_crops(images, boxes, flip, size)
     assert ours.shape == (3, V, B, *size) and flip.any() and not flip.all()
     for v in range(V):
         for b in range(B):
@@ -62,7 +62,7 @@ def test_the_whole_image_at_its_own_size_is_itself():
     images = noise(4, 3, 32, 32)
     boxes = torch.tensor([0, 0, 32, 32]).expand(2, 4, 4)
     flip = torch.tensor([[False], [True]]).expand(2, 4)
-    crops = resize(images, boxes, flip, (32, 32)).transpose(0, 1)
+    crops = resize_crops(images, boxes, flip, (32, 32)).transpose(0, 1)
     assert torch.equal(crops[0].transpose(0, 1), images.float())
     assert torch.equal(crops[1].transpose(0, 1), images.flip(-1).float())
 
@@ -70,7 +70,7 @@ def test_the_whole_image_at_its_own_size_is_itself():
 def test_nothing_outside_the_box_is_read():
     images = torch.full((1, 3, 20, 20), 255, dtype=torch.uint8)
     images[:, :, 5:9, 14:20] = 7
-    crops = resize(images, torch.tensor([[[5, 14, 4, 6]]]), torch.tensor([[False]]), (16, 16))
+    crops = resize_crops(images, torch.tensor([[[5, 14, 4, 6]]]), torch.tensor([[False]]), (16, 16))
     torch.testing.assert_close(crops, torch.full_like(crops, 7.0))
 
 
@@ -88,7 +88,7 @@ def test_every_box_of_an_axis_has_weights_inside_it_that_sum_to_one():
 def test_one_channel():
     images = noise(2, 1, 32, 32)
     box, flip = torch.tensor([[[3, 4, 20, 25]] * 2]), torch.tensor([[False, True]])
-    crops = resize(images, box, flip, (16, 16))
+    crops = resize_crops(images, box, flip, (16, 16))
     for b in range(2):
         assert (
             crops[:, 0, b].round() - pillow(images[b], box[0, b], flip[0, b], (16, 16), 2).float()

@@ -51,7 +51,7 @@ def test_operations_give_the_recorded_images(name, level, sign):
     theirs = THEIRS.get(name, name)
     index, direction = torch.tensor([NAMES.index(name)]), torch.tensor([1 if sign == "pos" else -1])
     magnitude = torch.tensor([float(golden[f"{theirs}_magnitude_{level}"])], dtype=torch.float64)
-    amount = autoaugment.signed(index, magnitude, direction).item()
+    amount = autoaugment.signed_amount(index, magnitude, direction).item()
     result = run_one(name, golden["image"], amount)
     assert largest_difference(result, golden[f"{theirs}_m{level}_{sign}"]) <= 1
 

@@ -6,7 +6,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 
-from multicrop.augment.evaluation import EvalTransform, centre, resize
+from multicrop.augment.evaluation import EvalTransform, crop_centre, resize_bilinear
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(
@@ -28,7 +28,7 @@ def test_images_of_another_side_are_resized_as_pillow_does():
         theirs = TF.pil_to_tensor(
             Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
         )
-        assert (resize(IMAGES[:1], side)[0].int() - theirs.int()).abs().max() <= 1
+        assert (resize_bilinear(IMAGES[:1], side)[0].int() - theirs.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("side", "share"), [(48, 0.875), (224 // 4, 0.9), (24, 1.0)])
@@ -37,10 +37,10 @@ def test_the_middle_is_what_pillow_makes_of_resize_and_centre_crop(side, share):
         side, crop_pct=share, interpolation="bicubic", normalize=False
     )
     theirs = torch.stack([transform(TF.to_pil_image(image)) for image in IMAGES])
-    assert (centre(IMAGES, side, share).int() - theirs.int()).abs().max() <= 1
+    assert (crop_centre(IMAGES, side, share).int() - theirs.int()).abs().max() <= 1
     seen = EvalTransform(side, MEAN, STD, crop_pct=share)(IMAGES)
     assert torch.allclose(
-        seen, TF.normalize(centre(IMAGES, side, share) / 255, MEAN, STD), atol=1e-6
+        seen, TF.normalize(crop_centre(IMAGES, side, share) / 255, MEAN, STD), atol=1e-6
     )
 
 

@@ -183,7 +183,9 @@ def test_weights_for_a_smaller_image_give_what_the_larger_network_gives_it(arch)
     for name, parameter in large.named_parameters():
         if name.endswith(("norm.weight", "norm.bias", "conv_attn.0.weight", "conv_attn.0.bias")):
             torch.nn.init.normal_(parameter, 1.0, 0.3, generator=torch.Generator().manual_seed(0))
-    report = loading.load_by_name(small, large.state_dict(), registry.architecture(arch).module.adapt)
+    report = loading.load_by_name(
+        small, large.state_dict(), registry.architecture(arch).module.adapt
+    )
     assert not (report.missing or report.unused or report.misshapen)
     x = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(small(x), large(x), rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ def maps(*shape: int) -> torch.Tensor:
 def cut(found: torch.Tensor, boxes, flipped, source: tuple[int, int]) -> torch.Tensor:
     """Maps of as many images as there are boxes; the padding and size of shifts play no part."""
     draws = TrainDraws(
-        None, None, None, crop.Crops(torch.as_tensor(boxes), torch.as_tensor(flipped))
+        None, None, None, crop.CropBoxes(torch.as_tensor(boxes), torch.as_tensor(flipped))
     )
     return transform_maps(found.expand(len(boxes), *found.shape[-3:]), draws, source, -1, -1)
 

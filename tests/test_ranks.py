@@ -11,7 +11,11 @@ from multicrop.engine import ranks
 
 def test_alone_every_call_is_the_identity():
     value = torch.tensor([1.0, 2.0])
-    assert ranks.world_size() == 1 and ranks.all_reduce_mean(value) is value and ranks.all_reduce_max(value) is value
+    assert (
+        ranks.world_size() == 1
+        and ranks.all_reduce_mean(value) is value
+        and ranks.all_reduce_max(value) is value
+    )
     assert ranks.gather(value) is value and ranks.broadcast_object(lambda: 3) == 3
     assert ranks.all_true(True) and not ranks.all_true(False)
     assert ranks.wrap(nn.Linear(1, 1), torch.device("cpu")).weight.shape == (1, 1)

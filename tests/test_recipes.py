@@ -12,7 +12,6 @@ from locality_guidance import training_pieces
 
 from multicrop import cli
 from multicrop.commands import finetune, pretrain
-from multicrop.engine.schedule import learning_rate
 from multicrop.registry import backbone, source
 from multicrop.ssl.encoder import check_sizes
 

@@ -257,7 +257,10 @@ def test_teachers_are_told_apart():
         torch.manual_seed(seed)
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
 
-    same, other = teacher_fingerprint(Teacher(network(0), 8)), teacher_fingerprint(Teacher(network(1), 8))
+    same, other = (
+        teacher_fingerprint(Teacher(network(0), 8)),
+        teacher_fingerprint(Teacher(network(1), 8)),
+    )
     assert same == teacher_fingerprint(Teacher(network(0), 8)) and {
         k for k in same if same[k] != other[k]
     } == {"teacher"}

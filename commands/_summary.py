@@ -72,8 +72,8 @@ def finetuning(
         f"{batches.steps_per_epoch} steps per epoch = {passes} // {total}, {optimisation.all_epochs} epochs",
         f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} parts",
         f"peak learning rate {optimisation.peak_lr:g} after {optimisation.warmup} epochs; {scaling}",
-        f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; images "
-        f"{data.backbone['image_size']} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
+        f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; "
+        f"images {data.backbone['image_size']} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
         f"erasing {recipe.augmentation.re:g}",
         f"{device.type}, {recipe.run.precision} precision, run folder {recipe.run.output_dir}",
     ]

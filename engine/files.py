@@ -11,7 +11,8 @@ from typing import BinaryIO
 def atomic_write(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
     """A file to write that takes the name `path` once it is whole and on the disk: nobody meets half a file.
 
-    A file of that name is kept as `reserve` if given. OSError in one line (disk full, no permission) leaves it as it was.
+    A file of that name is kept as `reserve` if given. OSError in one line (disk full, no permission) leaves it as it
+    was.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:

@@ -1,7 +1,7 @@
 """The one schema of our checkpoints: what a file says about itself, apart from the states that it holds.
 
-A file is a dictionary: "metadata", and the state dict of each part of the run by its name. Files from before this schema
-had the same facts side by side with the states; they are read as well.
+A file is a dictionary: "metadata", and the state dict of each part of the run by its name. Files from before this
+schema had the same facts side by side with the states; they are read as well.
 """
 
 from dataclasses import asdict, dataclass, field, fields, replace

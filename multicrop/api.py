@@ -1,7 +1,7 @@
 """The commands as Python functions, and a trained backbone in one line.
 
-Keyword arguments are named as the flags, and `recipe=` is a recipe file. They go through the parser of the command line,
-so that names, types and messages are the same; what a function returns is what the command prints last.
+Keyword arguments are named as the flags, and `recipe=` is a recipe file. They go through the parser of the command
+line, so that names, types and messages are the same; what a function returns is what the command prints last.
 """
 
 from importlib import import_module

@@ -10,7 +10,7 @@ B images, maps of `width` channels and h x w places.
 import torch
 from torch import Tensor
 
-from ..augment.crop import Crops
+from ..augment.crop import CropBoxes
 from ..augment.device import send
 from ..augment.shift import Shifts
 from .augmentation import TrainDraws
@@ -37,7 +37,7 @@ def transform_maps(
 
 
 def _crop_positions(
-    crops: Crops, source: tuple[int, int], height: int, width: int
+    crops: CropBoxes, source: tuple[int, int], height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """Where each row and column of the resampled part comes from: (B, h), (B, w). The flip is after the crop."""
     top, left, crop_height, crop_width = crops.box.unbind(1)

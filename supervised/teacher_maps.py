@@ -222,8 +222,8 @@ class StoredMaps:
         check_header(folder, header, expected, advice)
         if header["done"] < header["images"]:
             raise ValueError(
-                f"{folder} holds {header['done']} of {header['images']} images: give the same command of multicrop precompute "
-                "again, it goes on from there"
+                f"{folder} holds {header['done']} of {header['images']} images: give the same command of "
+                "multicrop precompute again, it goes on from there"
             )
         maps, arrays = {}, {}
         for name, shape in header["maps"].items():

@@ -56,7 +56,7 @@ class BaseObjective(nn.Module):
         return {}
 
     def update(self, observed: Mapping[str, Tensor]) -> None:
-        """Move the state at the end of an optimizer step, by what was observed: means over its batches and the ranks."""
+        """Move the state at a step's end, by what was observed: means over its batches and the ranks."""
 
     def statistics(self, student: Tensor, targets: Tensor | None) -> dict[str, float]:
         """Numbers for the log, from the student's outputs and the targets of a batch."""

@@ -92,6 +92,7 @@ class ArchiveFolder:
         yield from _files_below(self._children(), "")
 
     def read_text(self) -> str:
+        """The content of a text file."""
         with tempfile.TemporaryDirectory() as work, self.places([""], Path(work)) as (place,):
             return _decode.content(place).decode()
 
@@ -103,15 +104,18 @@ class ArchiveFolder:
 
     @contextmanager
     def places(self, names: list[str], work: Path | None) -> Iterator[list[Place]]:
+        """What the decoder opens for each name."""
         with _uncompressed(self.file, work) as file:
             yield [[str(file), *(self / name)._place()] for name in names]
 
     def _place(self) -> list:
+        """The place of a file, without the archive's name."""
         node = self._node()
         assert isinstance(node, list)  # it was listed as a file
         return node
 
     def _children(self) -> Tree:
+        """What the folder holds; nothing where it is none."""
         node = self._node()
         return node if isinstance(node, dict) else {}
 
@@ -142,6 +146,7 @@ def open_archive(file: Path) -> ArchiveFolder:
 
 
 def _files_below(folder: Tree, prefix: str) -> Iterator[str]:
+    """Relative names, with the prefix before each."""
     for name, child in folder.items():
         if isinstance(child, dict):
             yield from _files_below(child, f"{prefix}{name}/")
@@ -154,7 +159,8 @@ def _tree(file: Path, size: int, modified: int) -> Tree:
     """What the archive holds. Size and time are part of the key only."""
     tree: Tree = {}
     try:
-        members = _zip_members(file) if file.name.lower().endswith(ZIP) else _tar_members(file)
+        is_zip = file.name.lower().endswith(ZIP)
+        members = _zip_members(file) if is_zip else _tar_members(file)
         for name, place in members:
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
             _insert(tree, parts, place)
@@ -167,6 +173,7 @@ def _tree(file: Path, size: int, modified: int) -> Tree:
 
 
 def _insert(tree: Tree, parts: list[str], place: list) -> None:
+    """Put a file's place into the tree, and the folders above it."""
     folder = tree
     for name in parts[:-1]:
         child = folder.setdefault(name, {})

@@ -39,17 +39,21 @@ def _image_and_label(data: Buffer, start: int, end: int) -> tuple[int, int, int]
     buffers = []
     for buffer_offset, size in _buffers(data, batch):
         position = body + buffer_offset
-        if position < body or size < 0 or position + size > end:
+        buffer_end = position + size
+        if position < body or size < 0 or buffer_end > end:
             raise ValueError(TOO_EARLY)
         buffers.append((position, size))
     if len(buffers) != BUFFERS:
         raise ValueError(NOT_A_PAIR)
     image, size = buffers[BINARY]
-    items = struct.unpack_from("<ii", data, buffers[LIST_OFFSETS][0])
-    image_span = struct.unpack_from("<ii", data, buffers[BINARY_OFFSETS][0])
-    if items != (0, 2) or image_span != (0, size):
+    list_offsets, _ = buffers[LIST_OFFSETS]
+    binary_offsets, _ = buffers[BINARY_OFFSETS]
+    labels, _ = buffers[LABEL]
+    if struct.unpack_from("<ii", data, list_offsets) != (0, 2):
         raise ValueError(NOT_A_PAIR)
-    (label,) = struct.unpack_from("<q", data, buffers[LABEL][0])
+    if struct.unpack_from("<ii", data, binary_offsets) != (0, size):
+        raise ValueError(NOT_A_PAIR)
+    (label,) = struct.unpack_from("<q", data, labels)
     return image, size, label
 
 
@@ -90,4 +94,5 @@ def _field(data: Buffer, table: int, number: int) -> int | None:
 
 
 def _uint32(data: Buffer, position: int) -> int:
+    """The unsigned number at a position."""
     return struct.unpack_from("<I", data, position)[0]

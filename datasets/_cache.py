@@ -61,11 +61,13 @@ class Job:
     def stem(self) -> str:
         """The part of an entry's name that stays when files change."""
         root = os.fsencode(str(self.root))
-        return f"{self.root.name}-{_digest(root, self.part.encode(), self.source_size)[:8]}"
+        digest = _digest(root, self.part.encode(), self.source_size)
+        return f"{self.root.name}-{digest[:8]}"
 
     def key(self) -> str:
         """The part that changes with the files."""
-        return _digest(stamp(self.root, self.names), self.source_size, FORMAT)[:24]
+        files = stamp(self.root, self.names)
+        return _digest(files, self.source_size, FORMAT)[:24]
 
 
 def load_cached(root: Root, names: list[str], source_size: int, part: str = "") -> Cached:
@@ -86,10 +88,12 @@ def load_cached(root: Root, names: list[str], source_size: int, part: str = "") 
 
 
 def cache_folder() -> Path:
+    """Where entries are; it need not exist yet."""
     return Path(os.environ.get("MULTICROP_CACHE") or "~/.cache/multicrop").expanduser()
 
 
 def _digest(*parts: bytes | int) -> str:
+    """SHA-256 of the parts and of their lengths."""
     digest = hashlib.sha256()
     for part in parts:
         content = part if isinstance(part, bytes) else str(part).encode()
@@ -118,6 +122,7 @@ def _open(entry: Path, count: int) -> Cached | None:
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    """The pixels, not read yet."""
     try:
         return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
     except OSError:  # Linux refuses a private writable map of more than the memory there is
@@ -129,6 +134,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
+    """Say which files are not readable, the first ones by name."""
     if not skipped:
         return
     count = len(skipped)
@@ -146,6 +152,7 @@ def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
 
 
 def _build_or_wait(entry: Path, stem: str, job: Job) -> Cached:
+    """The entry, built by this process or by another that is at it."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _lock(entry.parent / f"{stem}.lock"):
         # Another process may have built it while this one waited.
@@ -182,14 +189,15 @@ def _build(entry: Path, stem: str, job: Job) -> None:
     work = entry.parent / f"{stem}-building"
     work.mkdir()
     try:
+        title = f"decoding {job.root}"
         with places(job.root, job.names, work) as image_places:
-            title = f"decoding {job.root}"
             stored = decode_all(image_places, work / "pixels.bin", job.source_size, title)
         skipped = stored["skipped"]
         if len(skipped) == len(job.names):
             index, reason = skipped[0]
+            example = f"{job.names[index]}: {reason}"
             raise ValueError(
-                f"none of the {len(skipped)} images in {job.root} is readable; {job.names[index]}: {reason}"
+                f"none of the {len(skipped)} images in {job.root} is readable; {example}"
             )
         meta = {"of": job.identity, "source_size": job.source_size, **stored}
         (work / "meta.json").write_text(json.dumps(meta))
@@ -200,6 +208,7 @@ def _build(entry: Path, stem: str, job: Job) -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
+    """Only one process builds an entry; who has to wait is told why."""
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0.5)
@@ -214,6 +223,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explain_errors(folder: Path) -> Iterator[None]:
+    """Say of an error that it is the cache's, and what can be done."""
     try:
         yield
     except ChildProcessError:

@@ -82,6 +82,7 @@ def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int
 
 
 def read_exactly(stored: BinaryIO, length: int) -> bytes:
+    """So many bytes. OSError when the file ends before."""
     data = stored.read(length)
     if len(data) != length:
         raise OSError("the file ends before it")
@@ -89,6 +90,7 @@ def read_exactly(stored: BinaryIO, length: int) -> bytes:
 
 
 def file_of(place: Place) -> str:
+    """The file that holds an image."""
     return place if isinstance(place, str) else str(place[0])
 
 
@@ -111,6 +113,7 @@ def square_side(place: Place) -> int | None:
 
 
 def orientation(image: Image.Image) -> int:
+    """How the image is to be turned, as its EXIF data says; 1 is upright."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except UNREADABLE:  # damaged EXIF of an image that may be fine
@@ -138,13 +141,14 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
+    """Resize the largest square in the middle."""
     if image.size == (side, side):
         return image
     short = min(image.size)
-    left, top = (image.width - short) / 2, (image.height - short) / 2
-    return image.resize(
-        (side, side), Image.Resampling.BICUBIC, box=(left, top, left + short, top + short)
-    )
+    left = (image.width - short) / 2
+    top = (image.height - short) / 2
+    box = (left, top, left + short, top + short)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
 def decode_rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
@@ -169,7 +173,8 @@ def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: boo
     out.write(pixels.data)
     out.flush()  # so that a full disk is an error here
     sums = pixels.sum((0, 2, 3), dtype=np.int64)
-    squares = np.square(pixels, dtype=np.uint32).sum((0, 2, 3), dtype=np.int64)
+    squares = np.square(pixels, dtype=np.uint32)
+    squares = squares.sum((0, 2, 3), dtype=np.int64)
     return {
         "count": len(places),
         "unreadable": [[start + row, reason] for row, reason in unreadable],
@@ -183,7 +188,8 @@ def one_line(error: BaseException, place: Place) -> str:
     reason = str(error)
     if "cannot identify image file" in reason:
         return "not an image, or damaged"
-    return " ".join(reason.replace(repr(file_of(place)), "").split()) or type(error).__name__
+    reason = reason.replace(repr(file_of(place)), "")
+    return " ".join(reason.split()) or type(error).__name__
 
 
 def serve_file(side: int, exact: bool, path: str) -> None:
@@ -204,9 +210,11 @@ def serve_stream(side: int) -> None:
     """Reply to each line of places with a line {unreadable} and the pixels' bytes, until the input ends."""
     for line in sys.stdin:
         pixels, unreadable = decode_rows(json.loads(line), side, False)
-        sys.stdout.buffer.write(json.dumps({"unreadable": unreadable}).encode() + b"\n")
-        sys.stdout.buffer.write(pixels.data)
-        sys.stdout.buffer.flush()
+        reply = json.dumps({"unreadable": unreadable})
+        out = sys.stdout.buffer
+        out.write(reply.encode() + b"\n")
+        out.write(pixels.data)
+        out.flush()
 
 
 def ignore_signals() -> None:

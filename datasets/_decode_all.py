@@ -7,6 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,111 +19,128 @@ from ._decode import Place
 from ._workers import Worker, processors
 
 CHUNK = 64  # images per request to a worker
+Chunk = tuple[int, list[Place]]  # the row of the first image, and the images
+Report = Callable[[int], object]  # is told how many images are done
 
 
-def decode_all(
-    image_places: list[Place], out: Path, source_size: int, title: str
-) -> dict[str, Any]:
-    """Write the readable images to `out`, uint8 (N, 3, side, side).
+@dataclass(frozen=True)
+class Output:
+    """The file that rows of pixels are written to."""
+
+    file: Path
+    side: int
+    """Side of all images in pixels."""
+    exact: bool
+    """All images have that side, and are stored as they are. Otherwise they are resized to it."""
+
+    @property
+    def row(self) -> int:
+        """Bytes of an image."""
+        return 3 * self.side * self.side
+
+
+def decode_all(places: list[Place], file: Path, source_size: int, title: str) -> dict[str, Any]:
+    """Write the readable images to `file`, uint8 (N, 3, side, side).
 
     Returns {side, skipped: [[index, reason]], mean, std}. Images that are all square, of one side and not larger than
     source_size are stored as they are, otherwise all are resized to source_size. OSError without room for them.
     """
-    side = common_side(image_places, source_size)
+    side = common_side(places, source_size)
     if side is not None:
         # The headers of a sample were alike; another image may differ.
         with contextlib.suppress(_decode.OtherSize):
-            return _decode_to(image_places, out, side, True, title)
-    return _decode_to(image_places, out, source_size, False, title)
+            return _decode_to(Output(file, side, exact=True), places, title)
+    return _decode_to(Output(file, source_size, exact=False), places, title)
 
 
-def common_side(image_places: list[Place], source_size: int) -> int | None:
+def common_side(places: list[Place], source_size: int) -> int | None:
     """The side that a sample of the readable images shares, if it is at most source_size."""
-    step = max(1, len(image_places) // 64)
-    sides = set()
-    for place in image_places[::step]:
-        side = _decode.square_side(place)
-        if side is not None:
-            sides.add(side)
+    step = max(1, len(places) // 64)
+    sides = {_decode.square_side(place) for place in places[::step]}
+    sides.discard(None)
     if len(sides) != 1:
         return None
-    (side,) = sides
+    side = sides.pop()
+    assert side is not None
     return side if side <= source_size else None
 
 
-def _decode_to(
-    image_places: list[Place], out: Path, side: int, exact: bool, title: str
-) -> dict[str, Any]:
-    """Write the readable images to `out`. The side, the others and the statistics."""
-    count = len(image_places)
-    _make_room(out, count * 3 * side * side)
-    chunks: deque[tuple[int, list[Place]]] = deque()
+def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any]:
+    """Write the readable images to the file. The side, the other images and the statistics."""
+    count = len(places)
+    _make_room(output.file, count * output.row)
+    chunks: deque[Chunk] = deque()
     for start in range(0, count, CHUNK):
-        chunks.append((start, image_places[start : start + CHUNK]))
+        chunks.append((start, places[start : start + CHUNK]))
     with tqdm(total=count, desc=title, unit=" images", file=sys.stderr, mininterval=0.5) as bar:
         if len(chunks) <= 2:  # a worker takes longer to start
-            replies = _decode_here(chunks, out, side, exact)
+            replies = _decode_here(output, chunks)
             bar.update(count)
         else:
-            replies = _decode_in_workers(chunks, out, side, exact, bar.update)
+            replies = _decode_in_workers(output, chunks, bar.update)
     skipped: list[list] = []
     for reply in replies:
         skipped += reply["unreadable"]
     skipped.sort()
-    _close_gaps(out, side, count, [index for index, _ in skipped])
-    mean, std = _statistics(replies, (count - len(skipped)) * side * side)
-    return {"side": side, "skipped": skipped, "mean": mean, "std": std}
+    _close_gaps(output, count, [index for index, _ in skipped])
+    pixels = (count - len(skipped)) * output.side**2
+    mean, std = _statistics(replies, pixels)
+    return {"side": output.side, "skipped": skipped, "mean": mean, "std": std}
 
 
-def _make_room(out: Path, size: int) -> None:
-    free = shutil.disk_usage(out.parent).free
+def _make_room(file: Path, size: int) -> None:
+    """A file of so many bytes. OSError when the disk has no room for it."""
+    free = shutil.disk_usage(file.parent).free
     if size > free:
         raise OSError(f"{size / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free")
-    with open(out, "wb") as file:
-        file.truncate(size)
+    with open(file, "wb") as out:
+        out.truncate(size)
 
 
-def _statistics(replies: list[dict], count: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel, in units of 0..1, of `count` pixels per channel.
+def _statistics(replies: list[dict], pixels: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel, in units of 0..1, of `pixels` readable pixels per channel.
 
     Unreadable images are black and add nothing.
     """
-    count = max(count, 1)
+    pixels = max(pixels, 1)
     sums = np.sum([reply["sums"] for reply in replies], 0)
     squares = np.sum([reply["squares"] for reply in replies], 0)
-    mean = sums / count / 255
-    variance = squares / count / 255**2 - mean**2
-    return mean.tolist(), np.sqrt(np.maximum(variance, 0)).tolist()
+    mean = sums / pixels / 255
+    variance = squares / pixels / 255**2 - mean**2
+    std = np.sqrt(np.maximum(variance, 0))
+    return mean.tolist(), std.tolist()
 
 
-def _close_gaps(out: Path, side: int, count: int, missing: list[int]) -> None:
+def _close_gaps(output: Output, count: int, missing: list[int]) -> None:
     """Move the rows after a missing one up and cut the file to the rows that are left."""
     if not missing or len(missing) == count:
         return
-    rows = np.memmap(out, np.uint8, "r+", shape=(count, 3 * side * side))
-    kept = np.setdiff1d(np.arange(missing[0], count), missing)
-    for place, row in enumerate(kept, start=missing[0]):
+    first = missing[0]
+    rows = np.memmap(output.file, np.uint8, "r+", shape=(count, output.row))
+    kept = np.setdiff1d(np.arange(first, count), missing)
+    for place, row in enumerate(kept, start=first):
         rows[place] = rows[row]
     rows.flush()
     del rows
-    os.truncate(out, (count - len(missing)) * 3 * side * side)
+    os.truncate(output.file, (count - len(missing)) * output.row)
 
 
-def _decode_here(chunks: deque, out: Path, side: int, exact: bool) -> list[dict]:
-    with open(out, "r+b") as file:
-        return [_decode.decode(file, start, part, side, exact) for start, part in chunks]
+def _decode_here(output: Output, chunks: deque[Chunk]) -> list[dict]:
+    """The replies of this process itself."""
+    replies = []
+    with open(output.file, "r+b") as out:
+        for start, places in chunks:
+            replies.append(_decode.decode(out, start, places, output.side, output.exact))
+    return replies
 
 
-def _decode_in_workers(
-    chunks: deque, out: Path, side: int, exact: bool, report: Callable[[int], object]
-) -> list[dict]:
+def _decode_in_workers(output: Output, chunks: deque[Chunk], report: Report) -> list[dict]:
     """One thread per worker process hands it chunk after chunk; 2 processes decode 3 times what 2 threads do."""
     count = min(processors(), len(chunks))
-    arguments = ("exact" if exact else "fit", side, out)
     replies: list[dict] = []
     with ThreadPoolExecutor(count) as threads:
         try:
-            served = [threads.submit(_serve, arguments, chunks, report) for _ in range(count)]
+            served = [threads.submit(_serve, output, chunks, report) for _ in range(count)]
             for done in as_completed(served):
                 replies += done.result()
         except BrokenPipeError as error:
@@ -134,19 +152,21 @@ def _decode_in_workers(
     return replies
 
 
-def _serve(arguments: tuple, chunks: deque, report: Callable[[int], object]) -> list[dict]:
+def _serve(output: Output, chunks: deque[Chunk], report: Report) -> list[dict]:
     """Replies of one worker to the chunks that it took."""
     replies = []
-    with contextlib.closing(Worker(*arguments)) as worker:
-        for start, part in _take_all(chunks):
-            reply = worker.ask([start, part])
+    kind = "exact" if output.exact else "fit"
+    with contextlib.closing(Worker(kind, output.side, output.file)) as worker:
+        for start, places in _take_all(chunks):
+            reply = worker.ask([start, places])
             _check(reply)
             report(reply["count"])
             replies.append(reply)
     return replies
 
 
-def _take_all(chunks: deque) -> Iterator[tuple[int, list[Place]]]:
+def _take_all(chunks: deque[Chunk]) -> Iterator[Chunk]:
+    """The chunks that are left, shared by all threads."""
     with contextlib.suppress(IndexError):  # empty
         while True:
             yield chunks.popleft()

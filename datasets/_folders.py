@@ -38,10 +38,15 @@ class Listing:
     """Image files of one split, not read yet."""
 
     root: Root
-    names: list[str]  # relative to root, with /
+    """The folder, archive or database that holds them."""
+    names: list[str]
+    """Relative to root, with /."""
     labels: list[int] | None
+    """One for each name; None when the images have no labels."""
     classes: tuple[str, ...]
-    part: str = ""  # tells apart listings that share a root
+    """Class names in label order."""
+    part: str = ""
+    """Tells apart listings that share a root."""
 
 
 def existing_folder(root: str | Folder) -> Folder:
@@ -69,6 +74,7 @@ def image_names(folder: Folder) -> list[str]:
 
 
 def _walk(folder: Path, prefix: str, parents: frozenset[str]) -> Iterator[str]:
+    """Names of image files, each with the prefix; `parents` are the real folders above."""
     real = os.path.realpath(folder)
     if real in parents:  # a link back up
         return
@@ -77,7 +83,8 @@ def _walk(folder: Path, prefix: str, parents: frozenset[str]) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", parents | {real})
+                inner = Path(entry.path)
+                yield from _walk(inner, f"{prefix}{entry.name}/", parents | {real})
             elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
                 yield prefix + entry.name
 
@@ -139,6 +146,7 @@ def by_class(
 
 
 def _why_no_images(folder: Folder, folders: dict[str, str]) -> str:
+    """What to do about a folder that gave no image."""
     if isinstance(folder, Path) and any(folder.glob("*.lmdb")):
         return f"{folder} holds .lmdb files: they are --dataset lmdb"
     if not folders:
@@ -147,6 +155,7 @@ def _why_no_images(folder: Folder, folders: dict[str, str]) -> str:
 
 
 def _check_no_empty_class(folder: Folder, files: dict[str, list[str]]) -> None:
+    """ValueError when a class of the training split has no image."""
     empty = [name for name, names in files.items() if not names]
     if empty:
         raise ValueError(
@@ -173,9 +182,8 @@ def split_by_class(root: Folder, split: str, superclasses: bool = False) -> List
         return by_class(root / "train", None, superclasses)
     folder = evaluation_folder(root)
     if folder is None:
-        raise FileNotFoundError(
-            f"{root} has no {', '.join(EVALUATION[:-1])} or {EVALUATION[-1]} folder with classes"
-        )
+        folders = f"{', '.join(EVALUATION[:-1])} or {EVALUATION[-1]}"
+        raise FileNotFoundError(f"{root} has no {folders} folder with classes")
     classes = tuple(class_folders(root / "train", superclasses))
     return by_class(folder, classes or None, superclasses)
 
@@ -222,6 +230,7 @@ def image_set(
 
 
 def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOptions) -> Streamed:
+    """The images, decoded when they are asked for."""
     with places(listing.root.resolve(), listing.names, None) as image_places:
         side = common_side(image_places, options.source_size) or options.source_size
         return Streamed(image_places, listing.names, labels, side, options.workers)
@@ -233,9 +242,11 @@ def _is_too_large(listing: Listing, source_size: int) -> bool:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size <= RESIDENT * memory:
         return False
+    size_in_gb, memory_in_gb = f"{size / 1e9:.0f} GB", f"{memory / 1e9:.0f} GB"
     print(
-        f"{listing.root}: {len(listing.names)} images of {source_size} px would take {size / 1e9:.0f} GB, this machine "
-        f"has {memory / 1e9:.0f} GB of memory: they are streamed from their files (--stream false stores them)",
+        f"{listing.root}: {len(listing.names)} images of {source_size} px would take {size_in_gb}, "
+        f"this machine has {memory_in_gb} of memory: "
+        "they are streamed from their files (--stream false stores them)",
         file=sys.stderr,
     )
     return True

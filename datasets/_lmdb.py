@@ -49,6 +49,7 @@ class Database:
         return self.bytes[offset : offset + length]
 
     def read(self, key: bytes) -> bytes | None:
+        """The bytes of a key's value, None where there is no such key."""
         return self[key] if key in self.spans else None
 
 
@@ -71,6 +72,7 @@ class Records:
 
     @contextmanager
     def places(self, names: list[str], work: Path | None) -> Iterator[list[Place]]:
+        """What the decoder opens for each name."""
         yield [[str(self.file), *self.spans[name]] for name in names]
 
 

@@ -69,6 +69,7 @@ def _room_for(image_places: list[Place]) -> int:
 
 
 def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -> None:
+    """The images, then what is needed to read them."""
     database = _lmdb().open(str(file), subdir=False, map_size=2 * size, lock=False, meminit=False)
     kept: list[int] = []
     try:

@@ -31,10 +31,15 @@ class Published:
     """What tells one of these sets from another."""
 
     title: str
-    binary: dict[str, str]  # per split, a file that torchvision expects below its root
-    read: Callable[[Path, str, bool], Binary]  # (root, split, download); torchvision's errors
+    """Its published name."""
+    binary: dict[str, str]
+    """For each split a file that torchvision expects below its root."""
+    read: Callable[[Path, str, bool], Binary]
+    """read(root, split, download) with torchvision's errors."""
     mean: tuple[float, ...]
+    """Per channel, in units of 0..1."""
     std: tuple[float, ...]
+    """Standard deviation per channel, in units of 0..1."""
 
 
 def load_published(data: Published, root: str | Path, split: str, options: LoadOptions) -> ImageSet:
@@ -107,6 +112,7 @@ def _places(data: Published, root: Folder) -> list[Folder]:
 
 
 def _read(data: Published, place: Path, split: str, download: bool = False) -> ImageSet:
+    """The split from torchvision's files. ValueError when they are damaged."""
     try:
         pixels, labels, classes = data.read(place, split, download)
     except RuntimeError as error:
@@ -126,6 +132,7 @@ def _read(data: Published, place: Path, split: str, download: bool = False) -> I
 
 
 def _download(data: Published, root: Path, split: str) -> ImageSet:
+    """The split, fetched by torchvision. OSError when that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         # One process downloads, the others find the files.

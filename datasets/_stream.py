@@ -36,7 +36,9 @@ class Streamed:
         side: int,
         workers: int | None,
     ):
-        self._places, self._names, self._labels = places, names, labels
+        self._places = places
+        self._names = names
+        self._labels = labels
         self.shape = torch.Size((len(places), 3, side, side))
         self.nbytes = self.shape.numel()
         self._numbers = torch.arange(len(places))
@@ -51,12 +53,14 @@ class Streamed:
         """uint8 (..., 3, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
         # A repeated image is decoded once.
         numbers, rows = self._numbers[index].unique(return_inverse=True)
-        return torch.from_numpy(self._decode(numbers.tolist()))[rows]
+        pixels = torch.from_numpy(self._decode(numbers.tolist()))
+        return pixels[rows]
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
         """uint8 (len(numbers), 3, S, S). Images that turn out unreadable are replaced by their substitutes."""
         numbers = [self._readable(number) for number in numbers]
-        pixels, unreadable = self._decoders.decode([self._places[number] for number in numbers])
+        places = [self._places[number] for number in numbers]
+        pixels, unreadable = self._decoders.decode(places)
         for row, reason in unreadable:
             self._substitute(numbers[row], reason)
         if unreadable:
@@ -84,9 +88,8 @@ class Streamed:
         count = len(self._substitutes)
         if count > NAMED:
             return
-        line = (
-            f"unreadable image {self._names[number]} ({reason}): {self._names[substitute]} is taken"
-        )
+        name, other = self._names[number], self._names[substitute]
+        line = f"unreadable image {name} ({reason}): {other} is taken"
         if count == NAMED:
             line += "; no more are named"
         print(line, file=sys.stderr)
@@ -113,4 +116,5 @@ def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     values_per_channel = count * pixels.shape[2] * pixels.shape[3]
     mean = sums / values_per_channel / 255
     variance = squares / values_per_channel / 255**2 - mean**2
-    return tuple(mean.tolist()), tuple(variance.clamp(min=0).sqrt().tolist())
+    std = variance.clamp(min=0).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -18,6 +18,8 @@ from ._workers import Decoders, processors
 SIDE = 32  # to which images are decoded only to see whether they can be
 CHUNK = 512  # images between movements of the progress bar
 NAMED = 20  # unreadable images that are named
+Size = tuple[int, int]  # width and height
+Unreadable = list[tuple[int, str]]  # index and reason
 
 
 def survey(listing: Listing, decode: bool = True, workers: int | None = None) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def survey(listing: Listing, decode: bool = True, workers: int | None = None) ->
     }
 
 
-def _read_headers(image_places: list[Place]) -> tuple[list[tuple[int, int]], list[tuple[int, str]]]:
+def _read_headers(image_places: list[Place]) -> tuple[list[Size], Unreadable]:
     """Width and height of every image that has a header, and (index, reason) of the others."""
     sizes, unreadable = [], []
     bar = tqdm(image_places, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)
@@ -52,13 +54,15 @@ def _read_headers(image_places: list[Place]) -> tuple[list[tuple[int, int]], lis
     return sizes, unreadable
 
 
-def _undecodable(image_places: list[Place], workers: int) -> list[tuple[int, str]]:
+def _undecodable(image_places: list[Place], workers: int) -> Unreadable:
     """(index, reason) of the images that cannot be decoded."""
-    decoders, unreadable = Decoders(workers, SIDE), []
+    decoders = Decoders(workers, SIDE)
+    unreadable = []
+    count = len(image_places)
     with tqdm(
-        total=len(image_places), desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
+        total=count, desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
     ) as bar:
-        for start in range(0, len(image_places), CHUNK):
+        for start in range(0, count, CHUNK):
             chunk = image_places[start : start + CHUNK]
             _, failures = decoders.decode(chunk)
             for row, reason in failures:
@@ -67,7 +71,8 @@ def _undecodable(image_places: list[Place], workers: int) -> list[tuple[int, str
     return unreadable
 
 
-def _spread(sizes: list[tuple[int, int]]) -> dict[str, Any]:
+def _spread(sizes: list[Size]) -> dict[str, Any]:
+    """Sizes of all images; nothing when there are none."""
     if not sizes:
         return {}
     short_sides = [min(width_and_height) for width_and_height in sizes]
@@ -80,7 +85,9 @@ def _spread(sizes: list[tuple[int, int]]) -> dict[str, Any]:
 
 
 def _smallest_median_largest(values: list[int]) -> list[int]:
-    return [min(values), int(statistics.median(values)), max(values)]
+    """In pixels, the median rounded down."""
+    median = int(statistics.median(values))
+    return [min(values), median, max(values)]
 
 
 def balance(labels: Sequence[int] | None, classes: tuple[str, ...]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Worker:
             view = view[count:]
 
     def close(self) -> None:
+        """End the process."""
         for pipe in (self._requests, self._replies):
             with contextlib.suppress(BrokenPipeError):  # it ended with a request unread
                 pipe.close()
@@ -90,6 +91,7 @@ class Decoders:
         return pixels, unreadable
 
     def _decode(self, places: list[Place], rows: np.ndarray) -> list[tuple[int, str]]:
+        """Decode into `rows`; (row, reason) of what cannot be read."""
         worker = self._take()
         try:
             unreadable = worker.ask(places)["unreadable"]
@@ -112,6 +114,7 @@ class Decoders:
 
 
 def _close(threads: ThreadPoolExecutor, workers: list[Worker]) -> None:
+    """End all processes."""
     threads.shutdown(wait=False, cancel_futures=True)  # it may be one of them that let go last
     for worker in workers:
         worker.close()

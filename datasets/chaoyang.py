@@ -39,16 +39,19 @@ def listing(root: str | Path, split: str) -> Listing:
 
 
 def recognise(root: Folder) -> str | None:
+    """By its list of training images."""
     return "chaoyang" if (_place(root) / "train.json").exists() else None
 
 
 def _place(root: str | Folder) -> Folder:
+    """The folder of the lists."""
     folder = above_train(existing_folder(root))
     inner = folder / "chaoyang"
     return inner if inner.is_dir() else folder
 
 
 def _names_and_labels(file: Folder) -> tuple[list[str], list[int]]:
+    """What a list holds. ValueError when it is no such list."""
     names, labels = [], []
     try:
         for row in json.loads(file.read_text()):

@@ -32,6 +32,7 @@ def recognise(root: Folder) -> str | None:
 
 
 def _read(root: Path, split: str, download: bool) -> Binary:
+    """torchvision's arrays."""
     data = torchvision.datasets.CIFAR10(root, train=split == "train", download=download)
     return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
 

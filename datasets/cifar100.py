@@ -24,11 +24,13 @@ def listing(root: str | Path, split: str) -> Listing | None:
 
 
 def recognise(root: Folder) -> str | None:
+    """By three of its class names."""
     classes = {"aquarium_fish", "pickup_truck", "worm"}
     return "cifar100" if has_published(CIFAR100, root, classes) else None
 
 
 def _read(root: Path, split: str, download: bool) -> Binary:
+    """torchvision's arrays."""
     data = torchvision.datasets.CIFAR100(root, train=split == "train", download=download)
     return data.data.transpose(0, 3, 1, 2), data.targets, tuple(data.classes)
 

@@ -91,15 +91,22 @@ def _listed(place: Folder, domain: str, split: str) -> Listing:
     train = place / f"{domain}_train.txt"
     if split == "test" and train.exists():
         class_of |= _classes(*_names_and_labels(train))
-    classes = tuple(class_of.get(label, str(label)) for label in range(max(class_of) + 1))
-    return by_list(place, names, labels, classes, str(file))
+    classes = []
+    for label in range(max(class_of) + 1):
+        classes.append(class_of.get(label, str(label)))
+    return by_list(place, names, labels, tuple(classes), str(file))
 
 
 def _classes(names: list[str], labels: list[int]) -> dict[int, str]:
-    return {label: name.split("/")[-2] for name, label in zip(names, labels, strict=True)}
+    """The class of each label, after the folder of its images."""
+    class_of = {}
+    for name, label in zip(names, labels, strict=True):
+        class_of[label] = name.split("/")[-2]
+    return class_of
 
 
 def _names_and_labels(file: Folder) -> tuple[list[str], list[int]]:
+    """The lines of a list. ValueError when one of them is anything else."""
     names, labels = [], []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")

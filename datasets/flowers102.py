@@ -83,6 +83,7 @@ def listing(
 
 
 def recognise(root: Folder) -> str | None:
+    """By the layout that root or a sub-folder has."""
     layout_and_place = _find(root, None)
     return f"flowers102:{layout_and_place[0]}" if layout_and_place else None
 
@@ -112,6 +113,7 @@ def _is_numbered(place: Folder) -> bool:
 
 
 def _official(place: Folder, lists: tuple[str, ...]) -> Listing:
+    """The images of some lists of setid.mat."""
     if isinstance(place, ArchiveFolder):
         raise ValueError(f"{place} holds Flowers-102's .mat files: unpack it and give the folder")
     sets = place / "setid.mat"
@@ -123,10 +125,12 @@ def _official(place: Folder, lists: tuple[str, ...]) -> Listing:
         )
     names = [f"jpg/image_{image:05d}.jpg" for image in images]
     classes = tuple(str(label) for label in range(1, labels.max() + 1))
-    return by_list(place, names, (labels[images - 1] - 1).tolist(), classes, str(sets))
+    labels_from_0 = labels[images - 1] - 1
+    return by_list(place, names, labels_from_0.tolist(), classes, str(sets))
 
 
 def _matrix(file: Path, name: str) -> np.ndarray:
+    """A row of numbers in a .mat file. ValueError when it is damaged."""
     if not file.is_file():
         raise FileNotFoundError(
             f"there is no {file}, which belongs to Flowers-102's official layout"
@@ -149,6 +153,7 @@ def _kaggle(place: Folder, split: str) -> Listing:
 
 
 def _download(root: Path) -> None:
+    """Fetch the official layout. OSError when that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(root / ".download.lock"):

@@ -43,10 +43,12 @@ def listing(root: str | Path, split: str) -> Listing:
 
 
 def recognise(root: Folder) -> str | None:
+    """Any folder of folders."""
     return "image_folder" if class_names(root) else None
 
 
 def _listings(root: Folder) -> dict[str, Listing]:
+    """The images of both splits, by the layout that root has."""
     folder = above_train(root)
     if class_names(folder / "train") and evaluation_folder(folder):
         return {split: split_by_class(folder, split) for split in ("train", "test")}
@@ -71,7 +73,8 @@ def _hold_out(whole: Listing) -> dict[str, Listing]:
         f"{whole.root} has no test folder: {len(held_out)} of {len(whole.names)} images are held out as the test split"
     )
     train = [index for index in range(len(whole.names)) if index not in held_out]
-    return {"train": _part(whole, train, "train"), "test": _part(whole, sorted(held_out), "test")}
+    test = sorted(held_out)
+    return {"train": _part(whole, train, "train"), "test": _part(whole, test, "test")}
 
 
 def _held_out(whole: Listing) -> set[int]:
@@ -83,16 +86,20 @@ def _held_out(whole: Listing) -> set[int]:
     held_out: set[int] = set()
     for indices in of_class:
         indices.sort(key=lambda index: _hash_and_name(whole.names[index]))
-        count = max(len(indices) // 10, int(len(indices) > 1))
+        count = len(indices) // 10
+        if len(indices) > 1:
+            count = max(count, 1)
         held_out.update(indices[:count])
     return held_out
 
 
 def _hash_and_name(name: str) -> tuple[int, str]:
+    """The order in which images of a class are held out."""
     return zlib.crc32(os.fsencode(name)), name
 
 
 def _part(whole: Listing, indices: list[int], part: str) -> Listing:
+    """Some of the images, as a split."""
     assert whole.labels is not None
     names = [whole.names[index] for index in indices]
     labels = [whole.labels[index] for index in indices]

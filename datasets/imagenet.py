@@ -45,6 +45,7 @@ def listing(root: str | Path, split: str) -> Listing:
 
 
 def recognise(root: Folder) -> str | None:
+    """By a thousand classes that are WordNet ids."""
     classes = class_names(_place(root) / "train")
     if len(classes) != 1000:
         return None
@@ -52,6 +53,7 @@ def recognise(root: Folder) -> str | None:
 
 
 def _place(root: str | Folder) -> Folder:
+    """The folder that holds train/ and val/."""
     folder = above_train(existing_folder(root))
     inner = folder / INNER
     return inner if inner.is_dir() else folder

@@ -24,6 +24,7 @@ def listing(root: str | Path, split: str) -> Listing:
 
 
 def recognise(root: Folder) -> str | None:
+    """Any folder with an image file somewhere below."""
     return "images" if image_names(root) else None
 
 

@@ -46,6 +46,7 @@ def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None
 
 
 def recognise(root: Folder) -> str | None:
+    """By the training file."""
     if not isinstance(root, Path):
         return None
     try:
@@ -94,7 +95,9 @@ def _read_packed(database: Database) -> Listing:
     labels = None
     if LABELS in database.spans:
         labels = np.frombuffer(database[LABELS], "<i4").tolist()
-        if len(labels) != count or not set(labels) <= set(range(len(classes))):
+        if len(labels) != count:
+            raise ValueError
+        if not set(labels) <= set(range(len(classes))):
             raise ValueError
     return Listing(Records(database.file, spans), list(spans), labels, classes)
 

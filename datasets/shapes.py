@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.random import Generator
 
 from ._data_set import DataSet
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
@@ -35,6 +36,9 @@ NOISE = 0.04  # standard deviation of the noise of each pixel
 CLUTTER = 1  # most small discs and bars per image
 CLUTTER_RADIUS = (0.04, 0.09)  # in half sides
 
+Array = np.ndarray
+Outline = Callable[[Array, Array], Array]  # x, y -> signed distance, negative inside
+Corners = list[tuple[float, float]]
 CHUNK = 500  # images drawn together, from a random stream of their own: more images never change earlier ones
 
 
@@ -67,58 +71,75 @@ def load(
     return ImageSet(torch.cat(pixels), torch.cat(labels), CLASSES, MEAN, STD)
 
 
-def _draw(stream: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw(stream: Generator, size: int, count: int) -> tuple[Array, Array]:
     """The first `count` images of a chunk: uint8 (count, 3, S, S) and int64 (count,)."""
     labels = stream.permutation(np.arange(CHUNK) % len(CLASSES))
     axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
     x, y = axis[None, None, :], axis[None, :, None]
     lightness = _between(stream, 0.5 - MIDDLE, 0.5 + MIDDLE)
-    image = lightness + _hue(stream) + _field(stream, size, 3, GRADIENT)
-    image = image + _texture(stream, x, y) * _field(stream, size, 1, 1.0)
+
+    # The background: a colour that changes smoothly, and a texture that is stronger here than there.
+    colour = lightness + _hue(stream)
+    image = colour + _field(stream, size, 3, GRADIENT)
+    texture = _texture(stream, x, y)
+    image = image + texture * _field(stream, size, 1, 1.0)
+
+    # Clutter: small discs and bars, each on about six images of ten.
     for _ in range(CLUTTER):
-        paint = lightness + _paint(stream, stream.integers(len(PAINTS), size=CHUNK))
-        image = _over(image, paint, _clutter(stream, x, y) * _chance(stream, 0.6))
-    order = stream.permuted(np.tile(np.arange(GRID**2) % len(PAINTS), (CHUNK, 1)), axis=1)
+        index = stream.integers(len(PAINTS), size=CHUNK)
+        paint = lightness + _paint(stream, index)
+        cover = _clutter(stream, x, y)
+        image = _over(image, paint, cover * _chance(stream, 0.6))
+
+    # The shapes: one in each cell, in an order of paints of the image's own.
+    paints = np.arange(GRID**2) % len(PAINTS)
+    order = stream.permuted(np.tile(paints, (CHUNK, 1)), axis=1)
     for cell, (column, row) in enumerate(np.ndindex(GRID, GRID)):
-        paint = lightness + _paint(stream, order[:, cell]) + _texture(stream, x, y)
+        paint = lightness + _paint(stream, order[:, cell])
+        paint = paint + _texture(stream, x, y)
         cell_x = GRID * (x + 1) - 2 * column - 1
         cell_y = GRID * (y + 1) - 2 * row - 1
         image = _over(image, paint, _shape(stream, labels, cell_x, cell_y))
+
     image += stream.normal(0, NOISE, image.shape).astype(np.float32)
-    return (image[:count].clip(0, 1) * 255 + 0.5).astype(np.uint8), labels[:count]
+    unit = image[:count].clip(0, 1)
+    return (unit * 255 + 0.5).astype(np.uint8), labels[:count]
 
 
-def _over(image: np.ndarray, paint: np.ndarray, cover: np.ndarray) -> np.ndarray:
+def _over(image: Array, paint: Array, cover: Array) -> Array:
+    """The image with a paint on it where `cover` is 1."""
     return image + (paint - image) * cover
 
 
-def _paint(stream: np.random.Generator, index: np.ndarray) -> np.ndarray:
+def _paint(stream: Generator, index: Array) -> Array:
     """The paint that each image's index names, slightly varied: (CHUNK, 3, 1, 1)."""
     paints = np.array(PAINTS, np.float32)[index, :, None, None]
     paints = paints * _between(stream, *CONTRAST)
     return paints + _hue(stream)
 
 
-def _hue(stream: np.random.Generator) -> np.ndarray:
+def _hue(stream: Generator) -> Array:
     """A colour of lightness zero, to be added to a grey: (CHUNK, 3, 1, 1)."""
     tint = stream.uniform(-HUES, HUES, (CHUNK, 3, 1, 1)).astype(np.float32)
     return tint - tint.mean(1, keepdims=True)
 
 
-def _field(stream: np.random.Generator, size: int, channels: int, amplitude: float) -> np.ndarray:
+def _field(stream: Generator, size: int, channels: int, amplitude: float) -> Array:
     """Smooth random values over the image, (CHUNK, channels, S, S): a 4 x 4 grid, cosine-interpolated."""
     knots = stream.uniform(-amplitude, amplitude, (CHUNK, channels, 4, 4)).astype(np.float32)
-    place = np.linspace(0, 3, size, dtype=np.float32)[:, None] - np.arange(4, dtype=np.float32)
-    weights = (1 + np.cos(np.pi * place.clip(-1, 1))) / 2  # (S, 4); each row sums to 1
+    pixels = np.linspace(0, 3, size, dtype=np.float32)
+    distance = pixels[:, None] - np.arange(4, dtype=np.float32)
+    weights = (1 + np.cos(np.pi * distance.clip(-1, 1))) / 2  # (S, 4); each row sums to 1
     return weights @ knots @ weights.T
 
 
-def _texture(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _texture(stream: Generator, x: Array, y: Array) -> Array:
     """Stripes, checks or blotches of random direction and frequency, (CHUNK, 1, S, S)."""
     angle = _between(stream, 0, math.pi)
     frequency = _between(stream, 4, 14)
     u, v = _turn(x[:, None], y[:, None], angle)
-    stripes = np.sin(frequency * u + _between(stream, 0, 2 * math.pi))
+    phase = _between(stream, 0, 2 * math.pi)
+    stripes = np.sin(frequency * u + phase)
     checks = stripes * np.sin(frequency * v)
     blotches = _field(stream, x.shape[-1], 1, 1.5)
     kind = stream.integers(3, size=(CHUNK, 1, 1, 1))
@@ -126,26 +147,26 @@ def _texture(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.nd
     return pattern * _between(stream, 0, TEXTURE)
 
 
-def _clutter(stream: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _clutter(stream: Generator, x: Array, y: Array) -> Array:
     """Coverage of one small disc or bar per image, anywhere: (CHUNK, 1, S, S)."""
     dx = x - _between(stream, -1, 1)
     dy = y - _between(stream, -1, 1)
-    u, v = _turn(dx, dy, _between(stream, 0, math.pi))
+    angle = _between(stream, 0, math.pi)
+    u, v = _turn(dx, dy, angle)
     length = _between(stream, -0.4, 0.6).clip(0)  # 0 is a disc
     along = u - u.clip(-length, length)
-    distance = np.hypot(along, v) - _between(stream, *CLUTTER_RADIUS)
-    return _cover(distance, 2 / x.shape[-1])
+    radius = _between(stream, *CLUTTER_RADIUS)
+    return _cover(np.hypot(along, v) - radius, 2 / x.shape[-1])
 
 
-def _shape(
-    stream: np.random.Generator, labels: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
+def _shape(stream: Generator, labels: Array, x: Array, y: Array) -> Array:
     """Coverage of a shape of each image's class, in a pose of its own, (CHUNK, 1, S, S). x, y: -1..1 in its cell."""
     radius = _between(stream, *RADIUS)
     stretch = 1 + _between(stream, -STRETCH, STRETCH)
     dx = x - _between(stream, -OFF_CENTRE, OFF_CENTRE)
     dy = y - _between(stream, -OFF_CENTRE, OFF_CENTRE)
-    u, v = _turn(dx / radius, dy / radius, _between(stream, -TILT, TILT))
+    dx, dy = dx / radius, dy / radius
+    u, v = _turn(dx, dy, _between(stream, -TILT, TILT))
     u, v = u * stretch, v / stretch
     distance = np.empty(u.shape, np.float32)
     for label, outline in enumerate(OUTLINES.values()):
@@ -154,66 +175,63 @@ def _shape(
     return _cover(distance * radius, 2 * GRID / x.shape[-1])
 
 
-def _cover(distance: np.ndarray, pixel: float) -> np.ndarray:
+def _cover(distance: Array, pixel: float) -> Array:
     """The share of each pixel inside an edge: 1 inside, 0 outside, a ramp of one pixel between."""
     return (0.5 - distance / pixel).clip(0, 1)
 
 
-def _turn(x: np.ndarray, y: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _turn(x: Array, y: Array, angle: Array) -> tuple[Array, Array]:
     """Coordinates in a frame that is turned by `angle`, in radians."""
     cos, sin = np.cos(angle), np.sin(angle)
     return x * cos + y * sin, y * cos - x * sin
 
 
-def _between(stream: np.random.Generator, low: float, high: float) -> np.ndarray:
+def _between(stream: Generator, low: float, high: float) -> Array:
+    """A uniform number for each image: (CHUNK, 1, 1, 1)."""
     return stream.uniform(low, high, (CHUNK, 1, 1, 1)).astype(np.float32)
 
 
-def _chance(stream: np.random.Generator, probability: float) -> np.ndarray:
+def _chance(stream: Generator, probability: float) -> Array:
+    """True with this probability, for each image: (CHUNK, 1, 1, 1)."""
     return stream.random((CHUNK, 1, 1, 1)) < probability
 
 
-def _polygon(corners: list[tuple[float, float]]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _polygon(corners: Corners) -> Outline:
     """Signed distance to a closed polygon, negative inside."""
 
-    def distance(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def distance(x: Array, y: Array) -> Array:
         nearest = np.full(x.shape, np.inf, np.float32)
         inside = np.zeros(x.shape, bool)
-        for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
+        ax, ay = corners[-1]
+        for bx, by in corners:
             # The edge from a to b, and the point p, both seen from a.
             ex, ey = bx - ax, by - ay
             px, py = x - ax, y - ay
-            along = ((px * ex + py * ey) / (ex * ex + ey * ey)).clip(0, 1)
+            along = (px * ex + py * ey) / (ex * ex + ey * ey)
+            along = along.clip(0, 1)
             squared = (px - ex * along) ** 2 + (py - ey * along) ** 2
             nearest = np.minimum(nearest, squared)
             if ey:
                 between = (ay > y) != (by > y)
                 crossed = px < ex * py / ey  # by a ray to the right
                 inside ^= between & crossed
+            ax, ay = bx, by
         return np.where(inside, -1, 1) * np.sqrt(nearest)
 
     return distance
 
 
-def _star(points: int, outer: float, inner: float) -> list[tuple[float, float]]:
-    """Corners on two circles in turn, the first at the top."""
+def _around(radii: list[float]) -> Corners:
+    """Corners at equal angles, the first at the top, each at a distance of its own from the centre."""
     corners = []
-    for i in range(2 * points):
-        radius = inner if i % 2 else outer
-        angle = 2 * math.pi * (i / (2 * points))
+    for i, radius in enumerate(radii):
+        angle = 2 * math.pi * (i / len(radii))
         corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
     return corners
 
 
-def _triangle(radius: float) -> list[tuple[float, float]]:
-    corners = []
-    for i in range(3):
-        angle = 2 * math.pi * (i / 3)
-        corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
-    return corners
-
-
-def _plus(half: float, reach: float) -> list[tuple[float, float]]:
+def _plus(half: float, reach: float) -> Corners:
+    """A cross of bars that are 2 x half wide and reach so far."""
     corners = []
     quarter = [(half, -half), (reach, -half), (reach, half)]
     for _ in range(4):
@@ -222,30 +240,32 @@ def _plus(half: float, reach: float) -> list[tuple[float, float]]:
     return corners
 
 
-def _heart(corners: int) -> list[tuple[float, float]]:
+def _heart(corners: int) -> Corners:
+    """Points of the well-known curve, scaled to the size of the other shapes."""
     points = []
     for i in range(corners):
         t = 2 * math.pi * i / corners
+        x = math.sin(t) ** 3
         y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        points.append((0.83 * math.sin(t) ** 3, -0.83 * (y + 0.7) / 16))
+        points.append((0.83 * x, -0.83 * (y + 0.7) / 16))
     return points
 
 
-def _disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _disc(x: Array, y: Array) -> Array:
     return np.hypot(x, y) - 0.85
 
 
-def _ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _ring(x: Array, y: Array) -> Array:
     return np.abs(np.hypot(x, y) - 0.78) - 0.13
 
 
-def _crescent(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.hypot(x - 0.15, y) - 0.95, 0.8 - np.hypot(x - 0.6, y))
+def _crescent(x: Array, y: Array) -> Array:
+    disc = np.hypot(x - 0.15, y) - 0.95
+    bite = np.hypot(x - 0.6, y) - 0.8
+    return np.maximum(disc, -bite)
 
 
-OUTLINES: dict[
-    str, Callable[[np.ndarray, np.ndarray], np.ndarray]
-] = {  # signed distances, around one centre
+OUTLINES: dict[str, Outline] = {  # around one centre
     "arrow": _polygon(
         [(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]
     ),
@@ -258,8 +278,8 @@ OUTLINES: dict[
     "heart": _polygon(_heart(28)),
     "ring": _ring,
     "square": _polygon([(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)]),
-    "star": _polygon(_star(5, 1.05, 0.42)),
-    "triangle": _polygon(_triangle(1.07)),
+    "star": _polygon(_around([1.05, 0.42] * 5)),
+    "triangle": _polygon(_around([1.07] * 3)),
 }
 CLASSES = tuple(OUTLINES)
 MEAN = (0.523, 0.512, 0.495)  # measured

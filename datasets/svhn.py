@@ -26,10 +26,12 @@ def listing(root: str | Path, split: str) -> Listing | None:
 
 
 def recognise(root: Folder) -> str | None:
+    """By ten classes that are digits."""
     return "svhn" if has_published(SVHN, root, set(DIGITS)) else None
 
 
 def _read(root: Path, split: str, download: bool) -> Binary:
+    """torchvision's arrays."""
     data = torchvision.datasets.SVHN(root, split=split, download=download)
     return data.data, data.labels, DIGITS
 

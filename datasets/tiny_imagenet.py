@@ -43,6 +43,7 @@ def listing(root: str | Path, split: str) -> Listing:
 
 
 def recognise(root: Folder) -> str | None:
+    """By the list of its classes."""
     for place in (above_train(root), root / INNER):
         if (place / "wnids.txt").exists():
             return "tiny_imagenet"
@@ -50,6 +51,7 @@ def recognise(root: Folder) -> str | None:
 
 
 def _place(root: str | Path) -> Folder:
+    """The folder that holds train/ and val/."""
     try:
         folder = above_train(existing_folder(root))
     except FileNotFoundError as error:
@@ -75,6 +77,7 @@ def _ids(place: Folder) -> tuple[str, ...]:
 
 
 def _validation(folder: Folder, classes: tuple[str, ...]) -> Listing:
+    """The images of the evaluation split, in either layout."""
     existing_folder(folder)
     if set(class_names(folder)) & set(classes):
         return by_class(folder, classes)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,12 @@ def small_shapes(monkeypatch):
     """The embedded data set, smaller; the calls that load it."""
     calls, whole = [], shapes.load
 
-    def load(root, split, **options):
+    def load(root, split, *options):
         calls.append(split)
-        return whole(root, split, **options, train_images=400, test_images=60)
+        return whole(root, split, *options, train_images=400, test_images=60)
 
     monkeypatch.setattr(shapes, "load", load)
+    monkeypatch.setattr(shapes, "DATASET", replace(shapes.DATASET, load=load))
     command.load.cache_clear()
     yield calls
     command.load.cache_clear()
@@ -250,9 +252,12 @@ def test_image_files_are_stored_as_the_checkpoints_own_script_stored_them(
 ):
     root, sides = class_folders(tmp_path / "data", train=(4, 4), test=(1, 1)), []
     whole = image_folder.load
-    monkeypatch.setattr(
-        image_folder, "load", lambda *a, **o: (sides.append(o["source_size"]), whole(*a, **o))[1]
-    )
+
+    def load(root, split, options):
+        sides.append(options.source_size)
+        return whole(root, split, options)
+
+    monkeypatch.setattr(image_folder, "DATASET", replace(image_folder.DATASET, load=load))
     for kind in ("ssl", "finetune"):
         checkpoint.save(state(3, 2, kind), tmp_path / f"{kind}.pt")
         probe(capsys, tmp_path / f"{kind}.pt", "--dataset", "image_folder", "--datapath", root)

@@ -1,6 +1,7 @@
 """precompute.py: what it stores, what it says, and what it refuses. The files themselves: test_teacher_maps.py."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,11 +28,12 @@ IMAGES = 50
 def small_shapes(monkeypatch):
     """The embedded data set, smaller."""
     whole = shapes.load
-    monkeypatch.setattr(
-        shapes,
-        "load",
-        lambda root, split, **options: whole(root, split, **options, train_images=IMAGES),
-    )
+
+    def load(root, split, *options):
+        return whole(root, split, *options, train_images=IMAGES)
+
+    monkeypatch.setattr(shapes, "load", load)
+    monkeypatch.setattr(shapes, "DATASET", replace(shapes.DATASET, load=load))
 
 
 def network() -> torch.nn.Module:

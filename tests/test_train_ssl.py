@@ -1,6 +1,7 @@
 """train_ssl.py as users run it: end to end, stopped and resumed, alone and on two ranks, and given bad input."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -404,12 +405,8 @@ def test_the_published_commands_work(published, tmp_path):
 
 
 def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
-    whole = shapes.load
-    monkeypatch.setattr(
-        shapes,
-        "load",
-        lambda *a, **options: whole(*a, **options, train_images=400, test_images=100),
-    )
+    load = functools.partial(shapes.load, train_images=400, test_images=100)
+    monkeypatch.setattr(shapes, "DATASET", dataclasses.replace(shapes.DATASET, load=load))
     result = run(
         "data",
         tmp_path,

@@ -15,7 +15,7 @@ from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
-from multicrop.supervised import parameters
+from multicrop.engine.parameter_groups import select_groups
 from multicrop.supervised.backbone import Backbone, MapSize
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
@@ -105,7 +105,7 @@ def build(recipe: Recipe, file: Pretrained, data: Data, device: torch.device) ->
     loss = Loss(objective, distillation, teaching.ce_weight, teaching.guide_weight)
     side = data.backbone["image_size"]
     example = torch.zeros(2, data.backbone["in_channels"], side, side, device=device)
-    groups = parameters.select_groups(
+    groups = select_groups(
         train_module,
         model.backbone,
         optimisation.decay,

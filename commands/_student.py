@@ -9,6 +9,7 @@ import torch.nn as nn
 from multicrop import registry
 from multicrop.config.pretrain import Recipe
 from multicrop.engine import optim, ranks, seeds
+from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.ssl.encoder import Encoder, check_sizes
 from multicrop.ssl.objectives._base import BaseObjective
 from multicrop.ssl.teacher import teacher_of
@@ -59,7 +60,7 @@ def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
     if recipe.run.compile:
         student.compile(dynamic=False)  # one graph per crop size
         teacher.compile(dynamic=False)
-    groups = optim.parameter_groups(student)
+    groups = parameter_groups(student)
     optimizer = optim.build_optimizer(recipe.optimisation.optimizer, groups)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
     train_module = ranks.wrap(student, device)

@@ -1,4 +1,4 @@
-"""Optimizers, their parameter groups, and the per-parameter gradient cap."""
+"""Optimizers, their rates, and the per-parameter gradient cap."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,24 +8,6 @@ import torch.nn as nn
 from torch import Tensor
 
 OPTIMIZERS = ("adamw", "sgd", "lars")
-
-
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay concerns a parameter: matrices and tables, but no biases, norms and other vectors."""
-    return parameter.ndim > 1 and not name.endswith(".bias")
-
-
-def parameter_groups(module: nn.Module) -> list[dict]:
-    """Two groups of the trainable parameters: those that decay, and the others."""
-    decaying: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (decaying if decays(name, parameter) else plain).append(parameter)
-    return [
-        {"params": decaying, "decays": True},
-        {"params": plain, "decays": False, "weight_decay": 0.0},
-    ]
 
 
 def build_optimizer(

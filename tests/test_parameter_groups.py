@@ -9,8 +9,8 @@ from timm.optim import param_groups_layer_decay
 
 from multicrop import registry
 from multicrop.engine import optim
+from multicrop.engine.parameter_groups import parameter_groups, parameter_layers
 from multicrop.supervised.classifier import Classifier
-from multicrop.supervised.parameters import parameter_groups, parameter_layers
 
 IMAGES = torch.zeros(1, 3, 32, 32)
 SMALL = {

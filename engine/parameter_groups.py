@@ -7,14 +7,12 @@ arXiv 2106.08254).
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn as nn
 from timm.models import group_parameters
 from torch import Tensor
-
-from .backbone import Backbone
 
 Group = dict[str, Any]  # of an optimizer: its params, and what is said of them
 
@@ -56,7 +54,7 @@ def parameter_groups(
         if parameter in backbone_names:
             name = backbone_names[parameter]
             lr_scale = lr_scales.get(name, 1.0)
-        decays = parameter.ndim > 1 and not name.endswith(".bias") and not _matches(name, exempt)
+        decays = is_matrix(name, parameter) and not _matches(name, exempt)
         members.setdefault((lr_scale, decays), []).append(parameter)
 
     groups = []
@@ -66,6 +64,11 @@ def parameter_groups(
             group["weight_decay"] = 0.0
         groups.append(group)
     return groups
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay may concern a parameter: matrices and tables, but no biases, norms and other vectors."""
+    return parameter.ndim > 1 and not name.endswith(".bias")
 
 
 def select_groups(
@@ -137,8 +140,9 @@ def _parameters_by_map(backbone: nn.Module, example: Tensor) -> list[list[nn.Par
     The last map's also hold those that only the features depend on.
     """
     training = backbone.training
+    network: Any = backbone.eval()  # forward_maps is part of the contract of models/
     with torch.enable_grad():
-        features, maps = cast(Backbone, backbone.eval()).forward_maps(example)
+        features, maps = network.forward_maps(example)
     backbone.train(training)
     visited: set[Any] = set()
     parameters = [_new_leaves(output, visited) for output in maps.values()]

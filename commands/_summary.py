@@ -5,6 +5,8 @@ import torch.nn as nn
 
 from multicrop.commands._finetune_data import Data
 from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.learning_rate import scaling_in_words
+from multicrop.config.pretrain import LR_BATCH
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
@@ -26,12 +28,13 @@ def pretraining(
     images, total, per_epoch = batches.images, batches.total, batches.steps_per_epoch
     optimisation, size = recipe.optimisation, recipe.backbone.image_size
     weights = sum(parameter.numel() for parameter in student.parameters())
+    scaling = scaling_in_words(optimisation.lr, total, LR_BATCH)
     chance = "ln K" if objective.prototypes else "a student that tells nothing apart has"
     lines = [
         f"{images} images of {recipe.data.dataset}, {per_epoch} steps per epoch = {images} // {total}, "
         f"{optimisation.epochs} epochs",
         f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} accumulated",
-        f"peak learning rate {optimisation.peak_lr(total):g} = {optimisation.lr:g} x {total} / 256, "
+        f"peak learning rate {optimisation.peak_lr(total):g} = {scaling}, "
         f"after {optimisation.warmup_epochs} epochs",
         f"{recipe.backbone.arch}: {weights:,} weights with the head; crops 2 x {size} px, "
         f"{recipe.crops.local_crops_number} x {size // 2} px; {chance} = {objective.uninformed_loss:.2f} nats",
@@ -55,9 +58,7 @@ def finetuning(
     passes = f"{optimisation.ra} passes x {images}"
     if optimisation.repeats > 1:
         passes = f"{optimisation.repeats} repeats of a part of {images}"
-    scaling = "it does not depend on the batch"
-    if optimisation.lr_batch:
-        scaling = f"{optimisation.lr:g} x {total} / {optimisation.lr_batch}"
+    scaling = scaling_in_words(optimisation.lr, total, optimisation.lr_batch)
     flip = flip_probability(recipe.augmentation, data.entry)
     policy = policy_name(recipe.augmentation, data.entry)
     lines = []

@@ -12,6 +12,7 @@ from .checks import (
     check_values,
     require,
 )
+from .learning_rate import scaled_lr
 
 AMOUNTS = (
     "seed", "warmup", "lr", "min_lr", "weight_decay", "momentum", "clip_grad", "schedule_lag", "cooldown_epochs",
@@ -103,9 +104,7 @@ class Optimisation:
     @property
     def peak_lr(self) -> float:
         """The learning rate after the warm-up."""
-        if self.lr_batch is None:
-            return self.lr
-        return self.lr * self.batch_size / self.lr_batch
+        return scaled_lr(self.lr, self.batch_size, self.lr_batch)
 
     def learning_rate(self) -> dict:
         """The learning rate's course: arguments of engine/schedule.py's learning_rate."""

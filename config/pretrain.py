@@ -16,9 +16,11 @@ from .checks import (
     check_values,
 )
 from .data import Data
+from .learning_rate import scaled_lr
 from .machine import Run
 
 DROP_SHARE = Rule(lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1")
+LR_BATCH = 256  # the global batch that --lr is for
 AREA = Rule(lambda value: 0 < value <= 1, "must be shares of the area, above 0")
 
 
@@ -160,8 +162,8 @@ class Optimisation:
         check_values(self, FINITE, "lr", "min_lr", "weight_decay", "weight_decay_end", "clip_grad")
 
     def peak_lr(self, global_batch: int) -> float:
-        """The learning rate after the warm-up, for a global batch of so many images (Goyal et al. 2017)."""
-        return self.lr * global_batch / 256
+        """The learning rate after the warm-up, for a global batch of so many images."""
+        return scaled_lr(self.lr, global_batch, LR_BATCH)
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,15 @@ def scales(model: nn.Module, **options) -> dict[str, float]:
     return {name: found[p] for name, p in model.named_parameters()}
 
 
-def test_by_default_the_groups_are_those_of_stage_one():
+def test_by_default_matrices_decay_and_vectors_and_biases_do_not():
     model = classifier("dhvt")
-    ours, plain = parameter_groups(model), optim.groups(model)
-    assert [group["decays"] for group in ours] == [True, False]
-    for own, other in zip(ours, plain, strict=True):
-        assert all(p is q for p, q in zip(own["params"], other["params"], strict=True))
+    matrices, plain = [], []
+    for name, parameter in model.named_parameters():
+        (matrices if parameter.ndim > 1 and not name.endswith(".bias") else plain).append(parameter)
+    groups = parameter_groups(model)
+    assert [group["decays"] for group in groups] == [True, False]
+    for group, expected in zip(groups, (matrices, plain), strict=True):
+        assert all(p is q for p, q in zip(group["params"], expected, strict=True))
 
 
 def test_published_rules_for_dhvt():
@@ -149,7 +152,9 @@ def test_rates_shrink_towards_the_input():
         found["backbone.blocks.0.attn.qkv.weight"] == 0.125
         and found["backbone.cls_token"] == 0.0625
     )
-    optimizer = optim.build("adamw", parameter_groups(model, layer_decay=0.5, example=IMAGES))
+    optimizer = optim.build_optimizer(
+        "adamw", parameter_groups(model, layer_decay=0.5, example=IMAGES)
+    )
     optim.set_rates(optimizer, 0.1, 0.05)
     rates = {
         p: (group["lr"], group["weight_decay"])

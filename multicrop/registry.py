@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import inspect
 import re
 from collections.abc import Mapping
@@ -49,12 +50,12 @@ def _files(kind: str) -> dict[str, Path]:
 
 def find(kind: str, name: str) -> ModuleType:
     """The module of one entry; case, - and _ do not matter. ValueError with the nearest name when there is none."""
-    for entry in names(kind):
-        if _plain(entry) == _plain(name):
-            return _module(kind, entry)
-    raise ValueError(
-        f"no {KINDS.get(kind, 'objective')} is called {name!r}{nearest(name, names(kind))}"
-    )
+    entries = names(kind)
+    entry = _match(name, entries)
+    if entry is None:
+        kind_name = KINDS.get(kind, "objective")
+        raise ValueError(f"no {kind_name} is called {name!r}{nearest(name, entries)}")
+    return _module(kind, entry)
 
 
 def _module(kind: str, entry: str) -> ModuleType:
@@ -97,43 +98,38 @@ def source(dataset: str) -> Source:
 
     Case, - and _ do not matter. ValueError with the nearest name when there is none.
     """
-    for entry in names("datasets"):
-        if _plain(entry) == _plain(dataset):  # the other files need not be imported
-            return Source(entry, _module("datasets", entry).DATASET, {})
-    sources = _sources()
-    for name, candidate in sources.items():
-        if _plain(name) == _plain(dataset):
-            return candidate
-    raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, list(sources))}")
+    entries: dict[str, str] = {}  # of every name
+    variants: dict[str, dict[str, Any]] = {}
+    for entry, declaration in declarations().items():
+        variants |= declaration.get("variants", {})
+        for spelling in (entry, *declaration.get("aliases", ()), *declaration.get("variants", {})):
+            entries[spelling] = entry
+    name = _match(dataset, list(entries))
+    if name is None:
+        raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, list(entries))}")
+    module = _module("datasets", entries[name])  # the other files are not imported
+    return Source(entries[name], module.DATASET, variants.get(name, {}))
 
 
-def _sources() -> dict[str, Source]:
-    """Every name of every data set: entries, aliases and variants."""
-    sources = {}
-    for entry in names("datasets"):
-        data_set = _module("datasets", entry).DATASET
-        for name in (entry, *data_set.aliases):
-            sources[name] = Source(entry, data_set, {})
-        for name, variant in data_set.variants.items():
-            sources[name] = Source(entry, data_set, variant)
-    return sources
-
-
+@functools.cache
 def declarations() -> dict[str, dict[str, Any]]:
     """The literal arguments of each entry's DATASET = DataSet(...), read without importing the file (and torch)."""
-    return {entry: _literals(path, "DATASET") for entry, path in sorted(_files("datasets").items())}
+    declared = {}
+    for entry in names("datasets"):
+        arguments = {}
+        for argument in _call_of(file("datasets", entry), "DATASET").keywords:
+            if not isinstance(argument.value, ast.Name):  # a function
+                arguments[str(argument.arg)] = ast.literal_eval(argument.value)
+        declared[entry] = arguments
+    return declared
 
 
-def _literals(path: Path, name: str) -> dict[str, Any]:
-    """The keyword arguments that are literals, where a file assigns `name` from a call."""
+def _call_of(path: Path, name: str) -> ast.Call:
+    """The call that a file assigns to `name`."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             assert isinstance(node.value, ast.Call)
-            return {
-                str(argument.arg): ast.literal_eval(argument.value)
-                for argument in node.value.keywords
-                if not isinstance(argument.value, ast.Name)
-            }
+            return node.value
     raise AttributeError(f"{path} has no {name}")
 
 
@@ -185,13 +181,14 @@ def architecture(arch: str) -> Architecture:
     family, _, name = arch.partition(":")
     if name:
         return Architecture(find("models", family), {"name": name})
-    for entry in names("models"):
-        if _plain(entry) == _plain(arch):
-            return Architecture(_module("models", entry), {})
+    entry = _match(arch, names("models"))
+    if entry is not None:
+        return Architecture(_module("models", entry), {})
     modules = variants()
-    for variant, module in modules.items():
-        if _plain(variant) == _plain(arch):
-            return Architecture(module, module.VARIANTS[variant])
+    variant = _match(arch, list(modules))
+    if variant is not None:
+        module = modules[variant]
+        return Architecture(module, module.VARIANTS[variant])
     hint = nearest(arch, [*names("models"), *modules], show=False)
     raise ValueError(f"--arch {arch}: no such backbone{hint}; a model of timm is timm:<name>")
 
@@ -250,6 +247,14 @@ def nearest(word: str, known_names: list[str], show: bool = True) -> str:
     if show:
         hint += f"; known: {', '.join(known_names)}"
     return hint
+
+
+def _match(name: str, candidates: list[str]) -> str | None:
+    """The first candidate that is spelled alike but for case, - and _."""
+    for candidate in candidates:
+        if _plain(candidate) == _plain(name):
+            return candidate
+    return None
 
 
 def _plain(name: str) -> str:

@@ -1,16 +1,15 @@
 """The networks of stage two: the classifier, its teacher, its guidance, and all that a step changes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
-from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._finetune_data import Data
+from multicrop.commands._finetune_data import Data, MapsOfBatch
 from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.engine import optim, ranks, seeds
@@ -29,8 +28,6 @@ from multicrop.supervised.teacher_maps import StoredMaps
 from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
-
-MapsOfBatch = Callable[..., list[Tensor]]  # (indices, draws) -> the teacher's maps of a batch
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """The images of stage two, and in which batches they come."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,10 +15,12 @@ from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks, sampling, seeds
 from multicrop.engine.batches import Batches
-from multicrop.supervised import validation
-from multicrop.supervised.augmentation import colours
-from multicrop.supervised.mixing import Mixing
+from multicrop.supervised import mixing, validation
+from multicrop.supervised.augmentation import TrainTransform, colours
+from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.weights.pretrained import Pretrained
+
+MapsOfBatch = Callable[..., list[Tensor]]  # (indices, draws) -> the teacher's maps of a batch
 
 
 @dataclass(frozen=True)
@@ -120,3 +123,24 @@ def images_per_part(recipe: Recipe, world: int) -> int:
             f"{how}: change one of these, or --mix_prob 0"
         )
     return share
+
+
+def mixed_batches(
+    batches: Batches,
+    transform: TrainTransform,
+    mix: Mixing,
+    recipe: Recipe,
+    step: int,
+    stored_maps: MapsOfBatch | None,
+) -> Iterator[Mixed]:
+    """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank."""
+    random = seeds.generator(recipe.optimisation.seed, "augment", step)
+    draws = transform.draw(batches.total, random, batches.pixels.shape[2:])
+    mix_draw = mix.draw(transform.size, transform.size, random)
+    for batch in batches.step(step):
+        assert batch.labels is not None
+        own_draws = draws[batch.rank_slice]
+        mixed = mixing.apply(transform(batch.images, own_draws), batch.labels, mix_draw)
+        if stored_maps:
+            mixed = replace(mixed, maps=stored_maps(batch.index, own_draws))
+        yield mixed

@@ -4,13 +4,13 @@ import torch
 import torch.nn as nn
 
 from multicrop.commands._finetune_data import Data
+from multicrop.commands._student import TrainState
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.learning_rate import scaling_in_words
 from multicrop.config.pretrain import LR_BATCH
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
-from multicrop.ssl.objectives._base import BaseObjective
 from multicrop.supervised.augmentation import flip_probability, policy_name
 
 FEW_STEPS = (
@@ -19,16 +19,13 @@ FEW_STEPS = (
 
 
 def pretraining(
-    recipe: Pretraining,
-    student: nn.Module,
-    objective: BaseObjective,
-    batches: Batches,
-    device: torch.device,
+    recipe: Pretraining, train_state: TrainState, batches: Batches, device: torch.device
 ) -> list[str]:
     images, total, per_epoch = batches.images, batches.total, batches.steps_per_epoch
     optimisation, size = recipe.optimisation, recipe.backbone.image_size
-    weights = sum(parameter.numel() for parameter in student.parameters())
+    weights = sum(parameter.numel() for parameter in train_state.student.parameters())
     scaling = scaling_in_words(optimisation.lr, total, LR_BATCH)
+    objective = train_state.objective
     chance = "ln K" if objective.prototypes else "a student that tells nothing apart has"
     lines = [
         f"{images} images of {recipe.data.dataset}, {per_epoch} steps per epoch = {images} // {total}, "

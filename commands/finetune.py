@@ -4,7 +4,7 @@ Weights -> images -> augmented, mixed batches -> classifier -> objective -> opti
 config/finetune.py. B images.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,23 +14,22 @@ from torch import Tensor
 
 from multicrop import cli
 from multicrop.commands import _summary
-from multicrop.commands._classifier import MapsOfBatch, TrainState, build
+from multicrop.commands._classifier import TrainState, build
 from multicrop.commands._data import data_origin, eval_transform
 from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
-from multicrop.commands._finetune_data import build_batches, load
+from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._loop import start_loop
 from multicrop.config.finetune import Recipe
 from multicrop.config.flags import changed_flags, to_flags
-from multicrop.engine import optim, ranks, seeds
-from multicrop.engine.batches import Batches
+from multicrop.engine import optim, ranks
 from multicrop.engine.fingerprint import teacher_fingerprint
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.precision import autocast_dtype, make_deterministic
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import learning_rate
 from multicrop.engine.step import accumulate_step
-from multicrop.supervised import augmentation, mixing
+from multicrop.supervised import augmentation
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.teacher import TeacherOutput
@@ -175,30 +174,6 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         for line in lines:
             ranks.log(line)
     return recipe
-
-
-# Data
-
-
-def mixed_batches(
-    batches: Batches,
-    transform: TrainTransform,
-    mix: Mixing,
-    recipe: Recipe,
-    step: int,
-    stored_maps: MapsOfBatch | None,
-) -> Iterator[Mixed]:
-    """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank."""
-    random = seeds.generator(recipe.optimisation.seed, "augment", step)
-    draws = transform.draw(batches.total, random, batches.pixels.shape[2:])
-    mix_draw = mix.draw(transform.size, transform.size, random)
-    for batch in batches.step(step):
-        assert batch.labels is not None
-        own_draws = draws[batch.rank_slice]
-        mixed = mixing.apply(transform(batch.images, own_draws), batch.labels, mix_draw)
-        if stored_maps:
-            mixed = replace(mixed, maps=stored_maps(batch.index, own_draws))
-        yield mixed
 
 
 # The step

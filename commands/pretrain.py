@@ -5,7 +5,7 @@ B images, G global and L local crops, V = G + L views, K outputs of the head.
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,8 +22,7 @@ from multicrop.config.pretrain import Recipe
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.loop import Loop, LoopStatus
-from multicrop.engine.metadata import Metadata
+from multicrop.engine.loop import LoopStatus
 from multicrop.engine.precision import autocast_dtype, make_deterministic
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import cosine
@@ -74,15 +73,12 @@ def train(
     # An earlier state of the networks, where the run folder holds one.
     metadata = describe_pretraining(recipe, train_state.student.backbone, images, batches)
     start = run_folder.resume(train_state, metadata.identity)
-    for line in _summary.pretraining(
-        recipe, train_state.student, train_state.objective, batches, device
-    ):
+    for line in _summary.pretraining(recipe, train_state, batches, device):
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     monitor = Monitor(recipe, train_state.objective, run_folder.rows())
-    accuracy = {}
-    if (knn_top1 := run_folder.latest("knn_top1")) is not None:
-        accuracy["knn_top1"] = knn_top1
+    knn_top1 = run_folder.latest("knn_top1")
+    accuracy = {} if knn_top1 is None else {"knn_top1": knn_top1}
 
     # The loop.
     per_epoch = batches.steps_per_epoch
@@ -94,10 +90,7 @@ def train(
         schedule = train_state.objective.schedule(step // per_epoch)
         crops = loop.progress.waiting(cut_crops(batches, multi_crop, seed, step))
         output = update(train_state, crops, rates, schedule, recipe, dtype, step)
-        # A gradient that overflows in fp16 is the scaler's to handle.
-        status = loop.end(
-            output.loss, None if train_state.scaler.is_enabled() else output.grad_norm
-        )
+        status = loop.end(output.loss, output.checked_norm)
         if status.logs:
             metrics = step_metrics(train_state, monitor, output, loop.mean_loss, dtype)
             numbers = {**rates._asdict(), **schedule, **metrics, **loop.speed()}
@@ -106,18 +99,13 @@ def train(
             accuracy = online_knn(train_state.teacher.backbone, images, test, recipe, device, dtype)
             run_folder.log(status.step, **accuracy)
         if status.saves:
-            save(
-                run_folder,
-                recipe,
-                status,
-                metadata.at(status.step, status.epochs),
-                train_state.state(),
-                loop,
-            )
+            saved, state = metadata.at(status.step, status.epochs), train_state.state()
+            run_folder.save(saved, state)
+            if keeps(recipe, status, whole=status.step == loop.total):
+                run_folder.keep(saved, state, f"checkpoint{status.epoch:04d}.pt")
         if status.ended or status.final:
-            monitor.report(
-                status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
-            )
+            numbers = {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
+            monitor.report(status.epochs, numbers)
     run_folder.close()
     paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}
@@ -166,6 +154,9 @@ class LastBatch(NamedTuple):
 class StepOutput(NamedTuple):
     loss: Tensor  # nats, this rank's mean
     grad_norm: Tensor
+    checked_norm: (
+        Tensor | None
+    )  # the same where it must be finite: fp16's scaler copes with overflows itself
     last_batch: LastBatch
 
 
@@ -212,7 +203,8 @@ def update(
     update_ema(teacher, student, rates.momentum)
     loss = means.pop("loss")
     objective.update({name: ranks.all_reduce_mean(value) for name, value in means.items()})
-    return StepOutput(loss, grad_norm, last_batch)
+    checked_norm = None if train_state.scaler.is_enabled() else grad_norm
+    return StepOutput(loss, grad_norm, checked_norm, last_batch)
 
 
 def step_metrics(
@@ -229,21 +221,10 @@ def step_metrics(
     return {**metrics, "grad_norm": output.grad_norm.item()}
 
 
-def save(
-    run_folder: Run,
-    recipe: Recipe,
-    status: LoopStatus,
-    metadata: Metadata,
-    state: dict[str, Any],
-    loop: Loop,
-) -> None:
-    """Replace the newest checkpoint, and at some epochs' ends and the end of the whole run keep one for good."""
-    run_folder.save(metadata, state)
+def keeps(recipe: Recipe, status: LoopStatus, whole: bool) -> bool:
+    """Whether a checkpoint is kept for good: at some epochs' ends, and at the end of the whole run."""
     every = recipe.run.saveckp_freq
-    if not every or not status.ended:
-        return
-    if status.epoch % every == 0 or status.step == loop.total:
-        run_folder.keep(metadata, state, f"checkpoint{status.epoch:04d}.pt")
+    return status.ended and every > 0 and (whole or status.epoch % every == 0)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -78,7 +78,7 @@ class Evaluation:
         loss = self.objective(logits, labels).item()
         return {f"{name}_loss": loss, f"{name}_top1": top1, f"{name}_top5": top5}
 
-    def with_ema(
+    def evaluate_with_ema(
         self,
         train_state: TrainState,
         name: str,
@@ -92,11 +92,11 @@ class Evaluation:
             numbers |= self.accuracy(train_state.average.model, f"ema_{name}", images, indices)
         return numbers
 
-    def final(
+    def final_evaluation(
         self, train_state: TrainState, run_folder: Run, test: ImageSet, loop: Loop
     ) -> dict[str, float]:
         """Test accuracy of the last weights, then of those that the validation images selected."""
-        numbers = self.with_ema(train_state, "test", test, folder=run_folder.folder)
+        numbers = self.evaluate_with_ema(train_state, "test", test, folder=run_folder.folder)
         when = "the last epoch" if loop.done >= loop.total else f"step {loop.done} of {loop.total}"
         ranks.log(f"after {when}: {_shown(numbers, 'test')}")
         if train_state.average:

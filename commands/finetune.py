@@ -89,6 +89,7 @@ def train(
     epochs, per_epoch = recipe.optimisation.all_epochs, batches.steps_per_epoch
     loop = start_loop(recipe.run, run_folder, interrupt, device, batches, epochs, start)
     for step in loop.steps():
+        # One update.
         lr = learning_rate(step, per_epoch, **recipe.optimisation.learning_rate())
         mix = Mixing.from_recipe(
             recipe.augmentation, step // per_epoch, recipe.optimisation.repeats
@@ -97,16 +98,22 @@ def train(
         output = update(train_state, loop.progress.waiting(parts), recipe, lr, step, dtype)
         train_state.update_average(step + 1)
         status = loop.end(output.loss, output.grad_norm)
+
+        # A row of metrics.
         if status.logs:
-            numbers = {
-                name: ranks.all_reduce_mean(value).item() for name, value in output.numbers.items()
-            }
+            numbers = {}
+            for name, value in output.numbers.items():
+                numbers[name] = ranks.all_reduce_mean(value).item()
             run_folder.log(
                 status.step, epoch=status.epochs, loss=loop.loss, **numbers, lr=lr, **loop.speed()
             )
+
+        # Accuracies at epochs' ends.
         if status.every(recipe.run.eval_freq):
-            accuracy = evaluation.with_ema(train_state, *data.watched())
+            accuracy = evaluation.evaluate_with_ema(train_state, *data.watched())
             run_folder.log(status.step, epoch=status.epochs, **accuracy)
+
+        # Checkpoints.
         if status.saves:
             saved = metadata.at(status.step, status.epochs)
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
@@ -116,18 +123,19 @@ def train(
                     best = train_state.state() | {"model": train_state.evaluated.state_dict()}
                     run_folder.keep(saved, best, BEST)
             run_folder.save(saved, train_state.state())
-        if status.ended or status.final:
-            report(
-                epochs, status.epochs, {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
-            )
 
-    # The end.
+        # A line for people.
+        if status.ended or status.final:
+            numbers = {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
+            report(epochs, status.epochs, numbers)
+
+    # The result: accuracies of the last weights, and of those that the validation images selected.
     result = loop.result()
     if result["status"] != "interrupted":
         if train_state.average:
             average = train_state.state() | {"model": train_state.average.model.state_dict()}
             run_folder.keep(metadata.at(loop.done, loop.done // per_epoch), average, AVERAGED)
-        result |= evaluation.final(train_state, run_folder, data.test, loop)
+        result |= evaluation.final_evaluation(train_state, run_folder, data.test, loop)
     run_folder.close()
     return result | files_of(run_folder, train_state)
 

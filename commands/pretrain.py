@@ -86,26 +86,37 @@ def train(
         recipe.run, run_folder, interrupt, device, batches, recipe.optimisation.epochs, start
     )
     for step in loop.steps():
+        # One update.
         rates = rates_at(recipe, step, loop.total, per_epoch, batches.total)
         schedule = train_state.objective.schedule(step // per_epoch)
         crops = loop.progress.waiting(cut_crops(batches, multi_crop, seed, step))
         output = update(train_state, crops, rates, schedule, recipe, dtype, step)
         status = loop.end(output.loss, output.checked_norm)
+
+        # A row of metrics.
         if status.logs:
             metrics = step_metrics(train_state, monitor, output, loop.mean_loss, dtype)
             numbers = {**rates._asdict(), **schedule, **metrics, **loop.speed()}
             run_folder.log(status.step, epoch=status.epochs, loss=loop.loss, **numbers)
+
+        # The online probe.
         if test is not None and status.every(recipe.run.knn_freq):
             accuracy = online_knn(train_state.teacher.backbone, images, test, recipe, device, dtype)
             run_folder.log(status.step, **accuracy)
+
+        # Checkpoints.
         if status.saves:
             saved, state = metadata.at(status.step, status.epochs), train_state.state()
             run_folder.save(saved, state)
             if keeps(recipe, status, whole=status.step == loop.total):
                 run_folder.keep(saved, state, f"checkpoint{status.epoch:04d}.pt")
+
+        # A line for people.
         if status.ended or status.final:
             numbers = {"loss": loop.mean_loss, **accuracy, **loop.progress.latest}
             monitor.report(status.epochs, numbers)
+
+    # The result.
     run_folder.close()
     paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}

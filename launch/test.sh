@@ -12,5 +12,6 @@ source launch/_environment.sh dev
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+launch/types.sh
 for script in launch/*.sh launch/*.sbatch .ci/run; do bash -n "$script"; done
 exec "$PYTHON" -m pytest -n auto --dist loadfile "$@"  # a worker per core, each file in one of them

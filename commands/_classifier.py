@@ -21,13 +21,14 @@ from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.ema import Ema
 from multicrop.supervised.guidance import Guidance
 from multicrop.supervised.loss import Loss
+from multicrop.supervised.map_transform import stored_maps_of_batch
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.selection import BestEpoch
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import StoredMaps
 from multicrop.supervised.train_module import TrainModule
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
+from multicrop.weights.teacher_maps import StoredMaps
 
 
 @dataclass
@@ -179,7 +180,8 @@ def build_guidance(
         own, others = pair_maps(student, features, teaching.guide_student, teaching.guide_teacher)
         height, width = data.train.pixels.shape[2:]
         stored_maps = partial(
-            features.load_batch,
+            stored_maps_of_batch,
+            features.arrays,
             names=others,
             source=(height, width),
             size=data.backbone["image_size"],

@@ -32,9 +32,9 @@ from multicrop.engine.progress import Progress
 from multicrop.registry import source
 from multicrop.supervised.pairs import check_map_names, stage_ends
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import MapShape, Writer, format_bytes
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
+from multicrop.weights.teacher_maps import MapShape, Writer, format_bytes
 
 
 def run(recipe: Recipe) -> dict:

@@ -7,6 +7,8 @@ outside is 0. Both are one linear map for each axis, whose row i is weights over
 B images, maps of `width` channels and h x w places.
 """
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,6 +36,30 @@ def transform_maps(
     column_weights = _interpolation(send(columns, maps.device))
     narrowed = torch.einsum("bcij,bkj->bcik", maps.float(), column_weights)
     return torch.einsum("bli,bcik->bclk", row_weights, narrowed)
+
+
+def stored_maps_of_batch(
+    arrays: Mapping[str, Tensor],
+    index: Tensor,
+    draws: TrainDraws,
+    *,
+    names: Sequence[str],
+    source: tuple[int, int],
+    size: int,
+    padding: int,
+    device: torch.device | str = "cpu",
+) -> list[Tensor]:
+    """The maps of a batch, each float32 (B, width, h, w) on the device, cut and flipped as its images were.
+
+    arrays: all images' maps (N, width, h, w) by name (weights/teacher_maps.py). index: (B,) of the images in the data
+    set; draws: of the augmentation of these B; the rest as transform_maps'.
+    """
+    index = index.cpu()
+    batch = []
+    for name in names:
+        maps = send(arrays[name][index], device)
+        batch.append(transform_maps(maps, draws, source, size, padding))
+    return batch
 
 
 def _crop_positions(

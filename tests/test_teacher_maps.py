@@ -11,12 +11,12 @@ from multicrop import registry
 from multicrop.augment.shift import Shifts
 from multicrop.datasets._images import ImageSet
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
-from multicrop.supervised import teacher_maps
 from multicrop.supervised.augmentation import TrainDraws
-from multicrop.supervised.map_transform import transform_maps
+from multicrop.supervised.map_transform import stored_maps_of_batch, transform_maps
 from multicrop.supervised.pairs import pair_maps
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import HEADER, MapShape, StoredMaps, Writer, format_bytes
+from multicrop.weights import teacher_maps
+from multicrop.weights.teacher_maps import HEADER, MapShape, StoredMaps, Writer, format_bytes
 
 MAPS = {"s1": MapShape(4, 1, 8, 8), "s2": MapShape(6, 2, 4, 4)}
 IMAGES = 10
@@ -80,7 +80,8 @@ def test_a_batchs_maps_are_cut_as_its_images(tmp_path):
         None,
     )
     place = {"source": (8, 8), "size": 8, "padding": 2}
-    found = StoredMaps.open(tmp_path, PRINT).load_batch(index, draws, names=("s2", "s1"), **place)
+    arrays = StoredMaps.open(tmp_path, PRINT).arrays
+    found = stored_maps_of_batch(arrays, index, draws, names=("s2", "s1"), **place)
     for ours, values in zip(found, reversed(VALUES), strict=True):
         assert torch.equal(ours, transform_maps(values[index], draws, *place.values()))
 

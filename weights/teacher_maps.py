@@ -18,9 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..augment.device import send
-from .augmentation import TrainDraws
-from .map_transform import transform_maps
+from ..engine.files import atomic_write
 
 HEADER = "features.json"
 TYPES = {"float16": torch.float16, "float32": torch.float32}
@@ -143,7 +141,8 @@ class Writer:
                 file.flush()
                 os.fsync(file.fileno())
             self.header = {**self.header, "done": self.done + len(arrays[0])}
-            _write_whole(self.folder / HEADER, json.dumps(self.header, indent=1))
+            with atomic_write(self.folder / HEADER) as file:
+                file.write(json.dumps(self.header, indent=1).encode())
 
     def _open(self, path: Path, shape: MapShape) -> None:
         """Make an array's file with its header, or open it, and go to the end of what is done."""
@@ -172,8 +171,9 @@ class Writer:
         try:
             yield
         except OSError as error:
+            reason = error.strerror or error
             raise OSError(
-                f"cannot write {self.folder}: {error.strerror}; {self.done} of {self.images} images are stored, and "
+                f"cannot write {self.folder}: {reason}; {self.done} of {self.images} images are stored, and "
                 "the same command goes on from there"
             ) from None
 
@@ -183,13 +183,6 @@ def format_bytes(count: int) -> str:
     if count >= 1e9:
         return f"{count / 1e9:.2f} GB"
     return f"{count / 1e6:.1f} MB"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """A file that is the new one or the old one, never half of it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 # Reading
@@ -230,28 +223,6 @@ class StoredMaps:
             maps[name] = MapShape(*shape)
             arrays[name] = _read_array(folder / f"{name}.npy", header, maps[name])
         return cls(folder, header, maps, tuple(maps), arrays)
-
-    def load_batch(
-        self,
-        index: Tensor,
-        draws: TrainDraws,
-        *,
-        names: Sequence[str],
-        source: tuple[int, int],
-        size: int,
-        padding: int,
-        device: torch.device | str = "cpu",
-    ) -> list[Tensor]:
-        """The maps of a batch, each float32 (B, width, h, w) on the device, cut and flipped as its images were.
-
-        index: (B,) of the images in the data set; draws: of the augmentation of these B; the rest as transform_maps'.
-        """
-        index = index.cpu()
-        batch = []
-        for name in names:
-            maps = send(self.arrays[name][index], device)
-            batch.append(transform_maps(maps, draws, source, size, padding))
-        return batch
 
 
 def _read_header(folder: Path) -> dict[str, Any] | None:

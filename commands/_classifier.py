@@ -12,6 +12,7 @@ from multicrop import registry
 from multicrop.commands._finetune_data import Data, MapsOfBatch
 from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
+from multicrop.config.teaching import Teaching
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.parameter_groups import select_groups
@@ -137,14 +138,7 @@ def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher |
     file = ranks.broadcast_object(
         lambda: pretrained.read(path, trust=recipe.start.trust_checkpoint)
     )
-    if (
-        teaching.distils
-    ):  # guidance needs no classes, and may come from a network of another data set
-        if not file.head:
-            raise ValueError(
-                f"--teacher {file.path} has no classifier, and --distillation is of its logits"
-            )
-        file.check_classes(data.train.classes, data.dataset)
+    check_teacher_classes(teaching, file, data.train.classes, data.dataset)
     channels = data.backbone["in_channels"]
     backbone, size = build_teacher_backbone(
         file, teaching.teacher_arch, teaching.teacher_image_size, channels
@@ -160,6 +154,22 @@ def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher |
     return Teacher(network, size, batch_norm=teaching.teacher_bn, normalisations=normalisations).to(
         device
     )
+
+
+def check_teacher_classes(
+    teaching: Teaching, file: Pretrained, classes: tuple[str, ...], dataset: str
+) -> None:
+    """ValueError unless logits that are distilled are of these classes.
+
+    Guidance needs no classes, so that it may come from a network of another data set.
+    """
+    if not teaching.distils:
+        return
+    if not file.head:
+        raise ValueError(
+            f"--teacher {file.path} has no classifier, and --distillation is of its logits"
+        )
+    file.check_classes(classes, dataset)
 
 
 def build_guidance(

@@ -5,10 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from multicrop.config.flags import flag_types, from_flags
+from multicrop.engine import checkpoint
+from multicrop.engine.metadata import Checkpoint, Metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
@@ -71,3 +78,65 @@ def result_of(process: subprocess.CompletedProcess) -> dict:
     """The JSON object on the last line of a script's standard output."""
     assert process.returncode in (0, 75), process.stderr
     return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def recipe(recipe_type, **values):
+    """A recipe with these settings by the names of their flags, as a command line would give them."""
+    unknown = set(values) - set(flag_types(recipe_type))
+    assert not unknown, f"no flags of {recipe_type.__module__}: {unknown}"
+    return from_flags(recipe_type, values)
+
+
+def same(a, b) -> None:
+    """Equal to the last bit: dictionaries, lists, tensors and plain values."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            same(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """The rows of a run folder's metrics."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def content_of(path: Path) -> dict:
+    """One of our checkpoints as one dictionary: what its metadata says, and its states by name."""
+    stored = checkpoint.load(path)
+    return {**stored.metadata.to_dict(), **stored.state}
+
+
+def save_content(content: dict, path: Path) -> None:
+    """Such a dictionary as a checkpoint."""
+    names = [field.name for field in fields(Metadata)]
+    state = {name: value for name, value in content.items() if name not in names}
+    checkpoint.save(Checkpoint(Metadata.from_dict(content), state), path)
+
+
+@pytest.fixture(autouse=True)
+def image_cache(tmp_path_factory, monkeypatch):
+    """Decoded images are kept for the whole session, and never in the user's own cache."""
+    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory) -> Path:
+    """Noisy 16 px images of three colours: 20 + 8 of each, as class folders."""
+    root, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 8)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+                pixels[:, :, channel] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i:02d}.png")
+    return root

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+from conftest import content_of, recipe
 from PIL import Image
 
 from multicrop.commands import finetune
-from multicrop.config.augmentation import IMAGENET
 from multicrop.config.finetune import Recipe
-from multicrop.engine import checkpoint
+from multicrop.supervised.augmentation import IMAGENET, TrainTransform
+from multicrop.supervised.mixing import Mixing
 
 PUBLISHED = {
     "crop_scale": (0.08, 1.0), "crop_pct": 0.875, "aa_policy": "rand-m9-mstd0.5-inc1", "re_mode": "pixel",
@@ -35,27 +36,26 @@ def run(images, folder, **values) -> dict:
         "batch_size": 16, "epochs": 2, "warmup": 0, "lr": 0.01, "val_fraction": 0.0, "source_size": 20,
     }  # fmt: skip
     start = {} if "eval" in values else {"scratch": True}
-    return finetune.run(
-        Recipe(datapath=str(images), output_dir=str(folder), **small | start | values)
-    )
+    settings = small | start | values
+    return finetune.run(recipe(Recipe, datapath=str(images), output_dir=str(folder), **settings))
 
 
 def test_a_run_with_the_published_augmentation(stripes, tmp_path, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
     seen, probabilities = [], []
-    draw, mixing = finetune.TrainTransform.draw, Recipe.mixing
-    monkeypatch.setattr(
-        finetune.TrainTransform,
-        "draw",
-        lambda self, *given: seen.append(draw(self, *given)) or seen[-1],
-    )
-    monkeypatch.setattr(
-        Recipe,
-        "mixing",
-        lambda self, *a, **b: (
-            probabilities.append(mixing(self, *a, **b).probability) or mixing(self, *a, **b)
-        ),
-    )
+    draw, from_recipe = TrainTransform.draw, Mixing.from_recipe
+
+    def remembered_draw(self, *given):
+        seen.append(draw(self, *given))
+        return seen[-1]
+
+    def remembered_mixing(settings, epoch=0, copies=1):
+        mixing = from_recipe(settings, epoch, copies)
+        probabilities.append(mixing.probability)
+        return mixing
+
+    monkeypatch.setattr(TrainTransform, "draw", remembered_draw)
+    monkeypatch.setattr(Mixing, "from_recipe", remembered_mixing)
     result = run(stripes, tmp_path / "run", **PUBLISHED)
     assert result["status"] == "finished" and result["test_top1"] >= 50
     draws = seen[-1]
@@ -66,7 +66,7 @@ def test_a_run_with_the_published_augmentation(stripes, tmp_path, monkeypatch):
     assert (
         set(probabilities) == {0.0, 1.0} and probabilities[-1] == 0
     )  # mixed in the first epoch only
-    about = checkpoint.load(tmp_path / "run" / "checkpoint.pt")["data"]
+    about = content_of(tmp_path / "run" / "checkpoint.pt")["data"]
     assert (tuple(about["mean"]), tuple(about["std"]), about["crop_pct"]) == (*IMAGENET, 0.875)
     again = run(stripes, tmp_path / "run", eval=True)
     assert again["test_top1"] == result["test_top1"] and again["test_loss"] == pytest.approx(
@@ -76,7 +76,9 @@ def test_a_run_with_the_published_augmentation(stripes, tmp_path, monkeypatch):
 
 def test_the_default_is_the_published_two_stage_augmentation(stripes, tmp_path, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
-    transform = Recipe(scratch=True).augmentation("cifar10", 32, (0.5,) * 3, (0.2,) * 3)
+    transform = TrainTransform.from_recipe(
+        Recipe().augmentation, "cifar10", 32, (0.5,) * 3, (0.2,) * 3
+    )
     assert (transform.padding, transform.cut, transform.color_jitter, transform.fill) == (
         4,
         None,
@@ -85,4 +87,4 @@ def test_the_default_is_the_published_two_stage_augmentation(stripes, tmp_path, 
     )
     assert transform.policy.probability.shape == (25, 2) and not transform.erase.log_aspect
     run(stripes, tmp_path / "run", epochs=1, ra=1)
-    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["data"]["crop_pct"] is None
+    assert content_of(tmp_path / "run" / "checkpoint.pt")["data"]["crop_pct"] is None

@@ -14,9 +14,9 @@ from conftest import GOLDEN, ROOT
 from PIL import Image
 
 from multicrop.__main__ import main
-from multicrop.commands import _images
 from multicrop.commands import check as checking
 from multicrop.commands import pack as packing
+from multicrop.commands._data import DataOrigin, labelled_images
 from multicrop.config.check import Recipe
 from multicrop.config.pack import Recipe as Pack
 from multicrop.datasets import _cache, _decode
@@ -93,11 +93,9 @@ def test_the_commands_are_understood_by_the_scripts(photos):
 
     first, second = check(photos, decode=False)["commands"]
     r, f = cli.parse(Pretraining, first.split()[2:]), cli.parse(Finetuning, second.split()[2:])
-    assert (
-        r.dataset == f.dataset == "image_folder"
-        and r.datapath == str(photos)
-        and f.pretrained_weights == r.output_dir
-    )
+    assert r.data.dataset == f.data.dataset == "image_folder"
+    assert r.data.datapath == str(photos)
+    assert f.start.pretrained_weights == r.run.output_dir
 
 
 def test_images_without_labels_have_the_first_command_only(tmp_path):
@@ -257,7 +255,7 @@ def test_an_unlabelled_folder_is_refused_before_it_is_decoded(tmp_path, monkeypa
     write(tmp_path / "a.png")
     monkeypatch.setattr(_decode, "decode", None)
     with pytest.raises(ValueError, match=r"--dataset images has no labels.*--dataset image_folder"):
-        _images.load_labelled("images", str(tmp_path), LoadOptions(source_size=32))
+        labelled_images(DataOrigin("images", str(tmp_path), None), LoadOptions(source_size=32))
 
 
 def test_no_room_for_the_cache_says_how_much_and_what_to_do(photos, monkeypatch):

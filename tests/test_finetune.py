@@ -9,55 +9,19 @@ import signal
 import numpy as np
 import pytest
 import torch
-from conftest import launch, result_of
-from PIL import Image
+from conftest import content_of, launch, recipe, result_of, rows_of, same, save_content
+from finetuning import NETWORK, PLAIN, SMALL, networks, run, words
 
 from multicrop import cli
-from multicrop.commands import _images, finetune
+from multicrop.commands import _finetune_data, finetune
+from multicrop.commands._finetune_data import backbone_options, images_per_part
 from multicrop.config.finetune import Recipe
-from multicrop.engine import checkpoint
+from multicrop.config.flags import to_flags
 from multicrop.engine.schedule import cosine, epoch_cosine
 from multicrop.supervised import validation
+from multicrop.supervised.augmentation import flip_probability, policy_name
 from multicrop.supervised.classifier import Classifier
-
-NETWORK = {"embed_dim": 16, "num_layers": 2, "num_heads": 2}
-SMALL = {
-    **NETWORK,
-    "dataset": "image_folder",
-    "device": "cpu",
-    "batch_size": 12,
-    "epochs": 3,
-    "ra": 1,
-    "log_freq": 1,
-}
-PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0, "padding": 1}
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory):
-    """Noisy 16 px images of three colours: 20 + 8 of each, as class folders."""
-    root, random = tmp_path_factory.mktemp("colours"), np.random.default_rng(0)
-    for split, count in (("train", 20), ("test", 8)):
-        for channel, name in enumerate(("red", "green", "blue")):
-            (root / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = random.integers(0, 120, (16, 16, 3), dtype=np.uint8)
-                pixels[:, :, channel] += 100
-                Image.fromarray(pixels).save(root / split / name / f"{i:02d}.png")
-    return root
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def run(images, folder, **values) -> dict:
-    """In this process; 54 training images are 4 steps an epoch."""
-    start = {} if {"eval", "pretrained_weights"} & values.keys() else {"scratch": True}
-    return finetune.run(
-        Recipe(datapath=str(images), output_dir=str(folder), **{**SMALL, **start, **values})
-    )
+from multicrop.supervised.mixing import Mixing
 
 
 @pytest.fixture(scope="module")
@@ -65,23 +29,6 @@ def finished(colours, tmp_path_factory):
     """One plain run: its folder and its result."""
     folder = tmp_path_factory.mktemp("finished")
     return folder, run(colours, folder, **PLAIN, lr=0.01, epochs=8, warmup=1)
-
-
-def words(values: dict) -> list[str]:
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
-
-
-def networks(folder) -> dict:
-    state = checkpoint.load(folder / "checkpoint.pt")
-    return {name: state[name] for name in ("step", "model", "optimizer", "best")}
-
-
-def same(a, b) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
-
-
-def rows_of(folder) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 # Runs
@@ -98,7 +45,7 @@ def test_it_learns_and_reports_both_accuracies(finished):
         == result["selected_val_top1"]
         == max(validated.values())
     )
-    best = checkpoint.load(folder / "best.pt")
+    best = content_of(folder / "best.pt")
     assert best["epoch"] == result["selected_epoch"] and "optimizer" not in best
     assert (folder / "recipe.yaml").exists() and list(folder.glob("events.*"))
     confusion = json.loads((folder / "confusion.json").read_text())
@@ -112,7 +59,7 @@ def test_it_learns_and_reports_both_accuracies(finished):
 
 
 def test_a_checkpoint_describes_itself(finished):
-    state = checkpoint.load(finished[0] / "checkpoint.pt")
+    state = content_of(finished[0] / "checkpoint.pt")
     assert (state["kind"], state["backbone"]["arch"], state["backbone"]["image_size"]) == (
         "finetune",
         "vit",
@@ -167,14 +114,12 @@ def test_averaged_weights_are_evaluated_selected_and_resumed(colours, tmp_path):
     whole = run(colours, tmp_path / "whole", **PLAIN, **options)
     run(colours, tmp_path / "parts", max_steps=5, **PLAIN, **options)
     parts = run(colours, tmp_path / "parts", **PLAIN, **options)
-    state, other = (
-        checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")
-    )
+    state, other = (content_of(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     same(state["average"], other["average"])
     assert not torch.equal(state["average"]["head.weight"], state["model"]["head.weight"])
     assert whole["ema_test_loss"] == parts["ema_test_loss"] != whole["test_loss"]
-    best = checkpoint.load(tmp_path / "whole" / "best.pt")
-    same(checkpoint.load(tmp_path / "whole" / "averaged.pt")["model"], state["average"])
+    best = content_of(tmp_path / "whole" / "best.pt")
+    same(content_of(tmp_path / "whole" / "averaged.pt")["model"], state["average"])
     if best["epoch"] == 3:
         same(best["model"], state["average"])
     ends = [row for row in rows_of(tmp_path / "whole") if "ema_val_top1" in row]
@@ -203,8 +148,8 @@ def test_a_linear_probe_changes_the_head_alone(colours, finished, tmp_path):
         lr=0.01,
         **PLAIN,
     )
-    before = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
-    after = checkpoint.load(tmp_path / "checkpoint.pt")["model"]
+    before = content_of(finished[0] / "checkpoint.pt")["model"]
+    after = content_of(tmp_path / "checkpoint.pt")["model"]
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert changed == {"head.weight", "head.bias"} and result["test_top1"] > 80
 
@@ -212,7 +157,7 @@ def test_a_linear_probe_changes_the_head_alone(colours, finished, tmp_path):
 def test_decay_exemptions_and_layer_decay_make_groups(colours, tmp_path):
     options = {"decay": "matrices", "no_decay": ("*pos_embed*", "cls_token"), "layer_decay": 0.5}
     run(colours, tmp_path, max_steps=1, **options)
-    found = checkpoint.load(tmp_path / "checkpoint.pt")["optimizer"]["param_groups"]
+    found = content_of(tmp_path / "checkpoint.pt")["optimizer"]["param_groups"]
     assert {group["lr_scale"] for group in found} == {1.0, 0.5, 0.25, 0.125}
     assert {group["weight_decay"] for group in found if not group["decays"]} == {0.0}
 
@@ -228,7 +173,7 @@ def test_sgd_repeats_and_a_cap_on_the_gradient(colours, tmp_path):
     }
     run(colours, tmp_path / "a", epochs=1, max_steps=1, **options)
     run(colours, tmp_path / "b", epochs=1, max_steps=1, **options | {"lr": 0.0, "min_lr": 0.0})
-    moved, start = (checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
+    moved, start = (content_of(tmp_path / name / "checkpoint.pt")["model"] for name in "ab")
     length = sum((moved[name] - start[name]).square().sum() for name in moved).sqrt()
     assert length == pytest.approx(1.9e-3, rel=0.01)  # the cap, and Nesterov's 0.9 of it again
 
@@ -238,9 +183,7 @@ def test_steps_in_bf16_are_near_those_in_fp32(colours, tmp_path):
     results = [
         run(colours, tmp_path / name, precision=name, **options) for name in ("fp32", "bf16")
     ]
-    exact, rounded = (
-        checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("fp32", "bf16")
-    )
+    exact, rounded = (content_of(tmp_path / name / "checkpoint.pt") for name in ("fp32", "bf16"))
     assert rounded["recipe"]["precision"] == "bf16"
     assert all(value.dtype == torch.float32 for value in rounded["model"].values())
     assert not torch.equal(exact["model"]["head.weight"], rounded["model"]["head.weight"])
@@ -253,8 +196,8 @@ def test_steps_in_bf16_are_near_those_in_fp32(colours, tmp_path):
 
 
 def test_every_parameter_decays_in_one_group(finished):
-    (group,) = checkpoint.load(finished[0] / "checkpoint.pt")["optimizer"]["param_groups"]
-    model = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
+    (group,) = content_of(finished[0] / "checkpoint.pt")["optimizer"]["param_groups"]
+    model = content_of(finished[0] / "checkpoint.pt")["model"]
     assert len(group["params"]) == len(model) and group["weight_decay"] == 0.05
 
 
@@ -326,14 +269,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
 
 
 def test_a_signal_while_images_are_read_leaves_the_run_resumable(colours, tmp_path, monkeypatch):
-    labelled = _images.load_labelled
+    labelled = _finetune_data.labelled_images
 
     def slow(*arguments, **options):
         signal.raise_signal(signal.SIGTERM)
         return labelled(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_images, "load_labelled", slow)
+        patch.setattr(_finetune_data, "labelled_images", slow)
         result = run(colours, tmp_path, epochs=1)
     assert (result["status"], result["step"]) == ("interrupted", 0)
     assert run(colours, tmp_path, epochs=1)["status"] == "finished"
@@ -390,26 +333,26 @@ def test_evaluation_finds_the_accuracies_of_the_run(colours, finished, tmp_path)
 
 def bare(folder, **values) -> dict:
     """A run that states neither data set nor network."""
-    return finetune.run(Recipe(output_dir=str(folder), device="cpu", **values))
+    return finetune.run(recipe(Recipe, output_dir=str(folder), device="cpu", **values))
 
 
 def test_a_checkpoint_says_which_images_it_is_for(finished, tmp_path):
     folder, result = finished
     assert bare(folder, eval=True)["test_loss"] == result["test_loss"]
     bare(tmp_path, pretrained_weights=str(folder), batch_size=12, ra=1, **STANDING_STILL)
-    state = checkpoint.load(tmp_path / "checkpoint.pt")
+    state = content_of(tmp_path / "checkpoint.pt")
     assert (state["data"]["dataset"], state["recipe"]["dataset"]) == (
         "image_folder",
         "image_folder",
     )
     assert bare(tmp_path / "new", scratch=True, max_steps=1, **NETWORK)["checkpoint"]
-    assert checkpoint.load(tmp_path / "new" / "checkpoint.pt")["data"]["dataset"] == "shapes"
+    assert content_of(tmp_path / "new" / "checkpoint.pt")["data"]["dataset"] == "shapes"
 
 
 def test_evaluation_on_other_classes_is_refused(colours, finished, tmp_path):
-    state = checkpoint.load(finished[0] / "best.pt")
+    state = content_of(finished[0] / "best.pt")
     state["data"]["classes"] = ["blue", "red", "green"]
-    checkpoint.save(state, tmp_path / "other.pt")
+    save_content(state, tmp_path / "other.pt")
     with pytest.raises(
         ValueError, match="trained on other classes: its 'red' is 'green' in image_folder"
     ):
@@ -433,7 +376,7 @@ def test_a_damaged_newest_checkpoint_is_said_and_the_one_before_it_used(
 
 def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):
     """The published best.pth: one flat state dict with its classifier, under model_state_dict."""
-    model = checkpoint.load(finished[0] / "checkpoint.pt")["model"]
+    model = content_of(finished[0] / "checkpoint.pt")["model"]
     flat = {name.removeprefix("backbone."): value for name, value in model.items()}
     torch.save({"model_state_dict": flat, "epoch": 7, "scheduler": None}, tmp_path / "best.pth")
     found = run(colours, tmp_path, eval=True, pretrained_weights=str(tmp_path / "best.pth"))
@@ -441,7 +384,7 @@ def test_a_published_finetuned_file_is_evaluated(colours, finished, tmp_path):
 
 
 def backbone_of(folder) -> dict:
-    model = checkpoint.load(folder / "best.pt")["model"]
+    model = content_of(folder / "best.pt")["model"]
     return {
         name.removeprefix("backbone."): value
         for name, value in model.items()
@@ -455,7 +398,7 @@ STANDING_STILL = {"lr": 0.0, "min_lr": 0.0, "epochs": 1, "max_steps": 1}
 def started_from(images, file, folder, **values) -> dict:
     """The backbone after a run of one step at learning rate 0."""
     run(images, folder, pretrained_weights=str(file), **STANDING_STILL, **values)
-    model = checkpoint.load(folder / "checkpoint.pt")["model"]
+    model = content_of(folder / "checkpoint.pt")["model"]
     return {
         name.removeprefix("backbone."): value
         for name, value in model.items()
@@ -492,11 +435,11 @@ def test_our_files_say_what_to_build(colours, finished, tmp_path):
 
 
 def test_the_head_is_new_and_so_the_number_of_classes_is_free(colours, finished, tmp_path):
-    state = checkpoint.load(finished[0] / "best.pt")
+    state = content_of(finished[0] / "best.pt")
     head = {"head.weight": torch.zeros(7, 16), "head.bias": torch.zeros(7)}
     torch.save({**state, "model": {**state["model"], **head}}, tmp_path / "seven.pt")
     same(started_from(colours, tmp_path / "seven.pt", tmp_path / "run"), backbone_of(finished[0]))
-    assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["model"]["head.weight"].shape == (
+    assert content_of(tmp_path / "run" / "checkpoint.pt")["model"]["head.weight"].shape == (
         3,
         16,
     )
@@ -578,10 +521,10 @@ def test_an_odd_share_of_a_mixed_batch_is_refused():
     with pytest.raises(
         ValueError, match=r"is 3 images each, an odd number, and mixing takes them by pairs"
     ):
-        Recipe(batch_size=12, accumulate=2).share(2)
-    assert Recipe(batch_size=12, accumulate=2, mix_prob=0.0).share(2) == 3
-    assert Recipe(batch_size=12, accumulate=2, cm=False, mu=False).share(2) == 3
-    assert Recipe(batch_size=13).share(1) == 13
+        images_per_part(recipe(Recipe, batch_size=12, accumulate=2), 2)
+    assert images_per_part(recipe(Recipe, batch_size=12, accumulate=2, mix_prob=0.0), 2) == 3
+    assert images_per_part(recipe(Recipe, batch_size=12, accumulate=2, cm=False, mu=False), 2) == 3
+    assert images_per_part(recipe(Recipe, batch_size=13), 1) == 13
 
 
 @pytest.mark.parametrize(
@@ -596,7 +539,7 @@ def test_an_odd_share_of_a_mixed_batch_is_refused():
 def test_it_is_said_before_images_are_decoded(flags, says, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    monkeypatch.setattr(_images, "load_labelled", None)
+    monkeypatch.setattr(_finetune_data, "labelled_images", None)
     assert says in refused(capsys, "--scratch", *flags.split())
 
 
@@ -604,7 +547,7 @@ def test_weights_that_do_not_fit_are_refused_before_images_are_decoded(
     capsys, tmp_path, monkeypatch
 ):
     torch.save({"unknown.weight": torch.zeros(3)}, tmp_path / "x.pt")
-    monkeypatch.setattr(_images, "load_labelled", None)
+    monkeypatch.setattr(_finetune_data, "labelled_images", None)
     assert "x.pt" in refused(
         capsys, "--pretrained_weights", tmp_path / "x.pt", "--image_size", "32"
     )
@@ -671,37 +614,37 @@ def test_the_validation_split_is_stratified_and_seeded():
 
 
 def test_defaults_are_the_published_ones():
-    r = Recipe(scratch=True)
+    r = recipe(Recipe, scratch=True)
     published = {
         "epochs": 100, "warmup": 10, "batch_size": 256, "lr": 1e-3, "weight_decay": 0.05, "sd": 0.1, "smoothing": 0.1,
         "beta": 1.0, "alpha": 1.0, "mix_prob": 0.5, "ra": 3, "re": 0.25, "re_sh": 0.4, "re_r1": 0.3,
         "checkpoint_key": "teacher", "ls": True, "aa": True, "cm": True, "mu": True,
     }  # fmt: skip
-    assert {name: getattr(r, name) for name in published} == published
+    assert {name: to_flags(r)[name] for name in published} == published
     entries = {
         "cifar100": "cifar10",
         "svhn": "svhn",
         "tiny_imagenet": "imagenet",
         "cinic10": "imagenet",
     }
-    assert {entry: r.policy(entry) for entry in entries} == entries
-    assert (r.flips("svhn"), r.flips("cifar10"), Recipe(scratch=True, flip=0.5).flips("svhn")) == (
-        0.0,
-        0.5,
-        0.5,
-    )
+    assert {entry: policy_name(r.augmentation, entry) for entry in entries} == entries
+    flipping = recipe(Recipe, scratch=True, flip=0.5)
+    assert flip_probability(r.augmentation, "svhn") == 0.0
+    assert flip_probability(r.augmentation, "cifar10") == 0.5
+    assert flip_probability(flipping.augmentation, "svhn") == 0.5
 
 
 def test_a_recipe_file_may_leave_the_start_to_the_command_line(tmp_path):
     (tmp_path / "short.yaml").write_text("epochs: 7\nls: false\n")
     r = cli.parse(Recipe, ["--recipe", str(tmp_path / "short.yaml"), "--scratch"])
-    assert (r.epochs, r.ls, r.scratch) == (7, False, True)
+    assert (r.optimisation.epochs, r.optimisation.ls, r.start.scratch) == (7, False, True)
 
 
 def test_switches_do_what_they_say(capsys):
     r = cli.parse(Recipe, ["--scratch", "--aa", "false", "--cm", "--mu=false"])
-    assert r.policy("cifar10") is None
-    assert (r.mixing().cutmix, r.mixing().mixup) == (1.0, None)
+    assert policy_name(r.augmentation, "cifar10") is None
+    mixing = Mixing.from_recipe(r.augmentation)
+    assert (mixing.cutmix, mixing.mixup) == (1.0, None)
 
 
 def test_backbone_options_come_from_flags_then_file_then_defaults():
@@ -712,7 +655,7 @@ def test_backbone_options_come_from_flags_then_file_then_defaults():
         "drop_path_rate": 0.3,
         "in_channels": 3,
     }
-    options = Recipe(scratch=True, patch_size=4).backbone(described, 32, 1)
+    options = backbone_options(recipe(Recipe, scratch=True, patch_size=4), described, 32, 1)
     assert options == {
         "arch": "vit",
         "image_size": 64,
@@ -720,7 +663,7 @@ def test_backbone_options_come_from_flags_then_file_then_defaults():
         "drop_path_rate": 0.1,
         "in_channels": 1,
     }
-    other = Recipe(scratch=True, arch="swin").backbone(described, 32, 3)
+    other = backbone_options(recipe(Recipe, scratch=True, arch="swin"), described, 32, 3)
     assert other == {"arch": "swin", "image_size": 64, "drop_path_rate": 0.1, "in_channels": 3}
 
 

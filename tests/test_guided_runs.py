@@ -1,17 +1,17 @@
 """finetune.py with a teacher: guidance, distillation, both; resuming, ranks, files, and bad input."""
 
 import math
+from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import launch, result_of
+from conftest import content_of, launch, recipe, result_of, rows_of, same, save_content
+from finetuning import PLAIN, SMALL, networks, run, words
 from safetensors.torch import save_file
-from test_finetune import PLAIN, SMALL, cache, colours, networks, rows_of, run, same, words  # noqa: F401
 
-from multicrop.commands import finetune, precompute
+from multicrop.commands import _classifier, precompute
 from multicrop.config.precompute import Recipe as Stored
-from multicrop.engine import checkpoint
 from multicrop.weights import pretrained
 
 CNN = {
@@ -27,7 +27,7 @@ DISTILLED = {"distillation": "soft", "ce_weight": 0.5, "head_init": "zero"}
 
 
 @pytest.fixture(scope="module")
-def teacher(colours, tmp_path_factory):  # noqa: F811
+def teacher(colours, tmp_path_factory):
     """A small ResNet trained on the same images."""
     folder = tmp_path_factory.mktemp("teacher")
     run(colours, folder, **PLAIN, **CNN, **SGD)
@@ -37,7 +37,7 @@ def teacher(colours, tmp_path_factory):  # noqa: F811
 @pytest.mark.parametrize(
     "options", [GUIDED, DISTILLED, GUIDED | DISTILLED, {"guidance": "attention"}]
 )
-def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, options):  # noqa: F811
+def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, options):
     result = run(
         colours, tmp_path, **PLAIN, **options, teacher=teacher, lr=0.01, warmup=0, epochs=6
     )
@@ -54,7 +54,7 @@ def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, o
 
 
 @pytest.mark.parametrize("step", [3, 6])
-def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, tmp_path, step):  # noqa: F811
+def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, tmp_path, step):
     options = {
         **GUIDED,
         **DISTILLED,
@@ -67,13 +67,13 @@ def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, t
     run(colours, tmp_path / "parts", max_steps=step, **options)
     run(colours, tmp_path / "parts", **options)
     same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
-    states = [checkpoint.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")]
+    states = [content_of(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts")]
     same(states[0]["guidance"], states[1]["guidance"])
     same(states[0]["average"], states[1]["average"])
     assert states[0]["guidance"]["projections.0.weight"].abs().sum() > 0
 
 
-def test_a_guided_checkpoint_is_a_plain_classifier_to_others(colours, teacher, tmp_path):  # noqa: F811
+def test_a_guided_checkpoint_is_a_plain_classifier_to_others(colours, teacher, tmp_path):
     result = run(colours, tmp_path, **PLAIN, **GUIDED, teacher=teacher)
     file = pretrained.read(tmp_path)
     assert file.head and not any("projection" in name for name in file.backbone)
@@ -83,12 +83,12 @@ def test_a_guided_checkpoint_is_a_plain_classifier_to_others(colours, teacher, t
     assert found["test_top1"] == result["test_top1"]
 
 
-def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, teacher, tmp_path):  # noqa: F811
+def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, teacher, tmp_path):
     before = pretrained.read(teacher).backbone
     run(colours, tmp_path / "plain", **PLAIN, max_steps=2)
     run(colours, tmp_path / "guided", **PLAIN, **GUIDED, teacher=teacher, max_steps=2)
     plain, guided = (
-        checkpoint.load(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided")
+        content_of(tmp_path / name / "checkpoint.pt")["model"] for name in ("plain", "guided")
     )
     assert not torch.equal(
         plain["backbone.blocks.0.attn.qkv.weight"], guided["backbone.blocks.0.attn.qkv.weight"]
@@ -104,9 +104,11 @@ def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(
     published = timm.create_model("resnet10t", num_classes=3).eval()
     file = tmp_path / "resnet10t.safetensors"
     save_file(published.state_dict(), file)
-    teach, teachers = finetune.teach, []
+    build_teacher, teachers = _classifier.build_teacher, []
     monkeypatch.setattr(
-        finetune, "teach", lambda *given: teachers.append(teach(*given)) or teachers[-1]
+        _classifier,
+        "build_teacher",
+        lambda *given: teachers.append(build_teacher(*given)) or teachers[-1],
     )
     maps = {
         "guidance": "linear",
@@ -149,11 +151,11 @@ OFFLINE = {"aa": False, "cm": False, "mu": False, "re": 0.25, "sd": 0.1, "paddin
 
 
 @pytest.fixture(scope="module")
-def features(colours, teacher, tmp_path_factory):  # noqa: F811
+def features(colours, teacher, tmp_path_factory):
     """The teacher's maps of all training images."""
     folder = tmp_path_factory.mktemp("features")
     stored = precompute.run(
-        Stored(teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32")
+        recipe(Stored, teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32")
     )
     assert stored["status"] == "finished" and stored["images"] == 60
     return str(folder)
@@ -171,7 +173,7 @@ def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(
     )
 
 
-def test_a_run_by_stored_maps_resumes_bit_equal(colours, features, tmp_path):  # noqa: F811
+def test_a_run_by_stored_maps_resumes_bit_equal(colours, features, tmp_path):
     run(colours, tmp_path / "whole", **OFFLINE, **GUIDED, guidance_features=features)
     run(colours, tmp_path / "parts", **OFFLINE, **GUIDED, guidance_features=features, max_steps=5)
     run(colours, tmp_path / "parts", **OFFLINE, **GUIDED, guidance_features=features)
@@ -186,13 +188,13 @@ def test_a_run_by_stored_maps_resumes_bit_equal(colours, features, tmp_path):  #
         (PLAIN | {"source_size": 8}, "holds other features: stored images of 16 x 16 px"),
     ],
 )
-def test_stored_maps_that_would_not_fit_are_refused(colours, features, tmp_path, options, message):  # noqa: F811
+def test_stored_maps_that_would_not_fit_are_refused(colours, features, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run(colours, tmp_path, **{**options, **GUIDED, "guidance_features": features})
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F811
+def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):
     options = {
         **SMALL,
         **PLAIN,
@@ -205,7 +207,7 @@ def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F81
     for ranks in (1, 2):
         flags = words({**options, "datapath": colours, "output_dir": tmp_path / str(ranks)})
         assert result_of(launch("finetune.py", *flags, ranks=ranks))["step"] == 3
-    one, two = (checkpoint.load(tmp_path / str(ranks) / "checkpoint.pt") for ranks in (1, 2))
+    one, two = (content_of(tmp_path / str(ranks) / "checkpoint.pt") for ranks in (1, 2))
     for part in ("model", "guidance"):
         for name, value in one[part].items():
             torch.testing.assert_close(two[part][name], value, rtol=1e-3, atol=2e-5)
@@ -228,12 +230,12 @@ def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):  # noqa: F81
         ),
     ],
 )
-def test_flags_that_do_not_go_together(colours, tmp_path, options, message):  # noqa: F811
+def test_flags_that_do_not_go_together(colours, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run(colours, tmp_path, **options)
 
 
-def test_maps_that_a_network_does_not_have_are_named(colours, teacher, tmp_path):  # noqa: F811
+def test_maps_that_a_network_does_not_have_are_named(colours, teacher, tmp_path):
     options = {
         "guidance": "linear",
         "teacher": teacher,
@@ -245,11 +247,11 @@ def test_maps_that_a_network_does_not_have_are_named(colours, teacher, tmp_path)
         run(colours, tmp_path, **options)
 
 
-def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, tmp_path):  # noqa: F811
-    state = checkpoint.load(f"{teacher}/checkpoint.pt")
+def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, tmp_path):
+    state = content_of(Path(teacher) / "checkpoint.pt")
     state["model"]["head.weight"], state["model"]["head.bias"] = torch.zeros(5, 64), torch.zeros(5)
     state["data"]["classes"] = list("abcde")
-    checkpoint.save(state, tmp_path / "five.pt")
+    save_content(state, tmp_path / "five.pt")
     with pytest.raises(ValueError, match="tells 5 classes apart, but image_folder has 3"):
         run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "five.pt"))
     assert (
@@ -265,12 +267,12 @@ def test_a_teacher_of_other_classes_may_guide_but_not_distil(colours, teacher, t
     )
 
 
-def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, tmp_path):  # noqa: F811
-    state = checkpoint.load(f"{teacher}/checkpoint.pt")
+def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, tmp_path):
+    state = content_of(Path(teacher) / "checkpoint.pt")
     for step in (1, 2):
         state["model"]["head.bias"] += 1.0
         state["model"]["backbone.conv1.weight"] += 1.0
-        checkpoint.save(state, tmp_path / "cnn.pt")
+        save_content(state, tmp_path / "cnn.pt")
         if step == 1:
             run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"), max_steps=1)
     with pytest.raises(
@@ -279,6 +281,6 @@ def test_another_teacher_under_the_same_path_does_not_resume(colours, teacher, t
         run(colours, tmp_path / "r", **DISTILLED, teacher=str(tmp_path / "cnn.pt"))
 
 
-def test_a_teacher_that_is_not_there(colours, tmp_path):  # noqa: F811
+def test_a_teacher_that_is_not_there(colours, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(colours, tmp_path, **DISTILLED, teacher="nowhere")

@@ -1,24 +1,23 @@
-"""precompute.py: what it stores, what it says, and what it refuses. The files themselves: test_teacher_maps.py."""
+"""multicrop precompute: what it stores, says and refuses. The files themselves: test_teacher_maps.py."""
 
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import launch
+from conftest import content_of, launch, recipe, save_content
 
 from multicrop import cli
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import precompute
 from multicrop.config.precompute import Recipe
 from multicrop.datasets import shapes
-from multicrop.engine import checkpoint
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.registry import backbone
-from multicrop.supervised import teacher_maps
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.teacher import Teacher
-from multicrop.supervised.teacher_maps import StoredMaps
+from multicrop.weights import teacher_maps
+from multicrop.weights.teacher_maps import StoredMaps
 
 OPTIONS = {"arch": "resnet", "image_size": 16, "depth": 8, "in_channels": 3, "drop_path_rate": 0.1}
 IMAGES = 50
@@ -43,7 +42,7 @@ def network() -> torch.nn.Module:
 
 @pytest.fixture
 def teacher(tmp_path):
-    about = {
+    data = {
         "dataset": "shapes",
         "classes": [*shapes.CLASSES],
         "mean": [0.5, 0.4, 0.3],
@@ -55,13 +54,13 @@ def teacher(tmp_path):
         "backbone": OPTIONS,
         "recipe": {},
     }
-    checkpoint.save(state | {"data": about}, tmp_path / "teacher.pt")
+    save_content(state | {"data": data}, tmp_path / "teacher.pt")
     return tmp_path / "teacher.pt"
 
 
 def run(teacher, output, **values) -> dict:
     values = {"dtype": "float32", "device": "cpu", "batch_size": 16, **values}
-    return precompute.run(Recipe(teacher=str(teacher), output=str(output), **values))
+    return precompute.run(recipe(Recipe, teacher=str(teacher), output=str(output), **values))
 
 
 def data() -> tuple[dict, torch.Tensor]:
@@ -162,9 +161,9 @@ def test_a_disk_without_room_is_said_before_anything_is_written(teacher, tmp_pat
 
 def test_features_of_another_teacher_are_left_alone(teacher, tmp_path):
     run(teacher, tmp_path / "features")
-    state = checkpoint.load(teacher)
+    state = content_of(teacher)
     state["model"]["backbone.conv1.weight"][0] += 1
-    checkpoint.save(state, tmp_path / "other.pt")
+    save_content(state, tmp_path / "other.pt")
     with pytest.raises(
         ValueError,
         match=r"holds other features: teacher with hash \w+ \(here \w+\): choose another",

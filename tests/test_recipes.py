@@ -3,6 +3,7 @@
 import functools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,19 @@ from conftest import ROOT
 from locality_guidance import training_pieces
 
 from multicrop import cli
-from multicrop.commands import finetune, pretrain
+from multicrop.commands._finetune_data import backbone_options, images_per_part
+from multicrop.config import finetune, pretrain
+from multicrop.config.flags import to_flags
+from multicrop.engine.schedule import learning_rate
 from multicrop.registry import backbone, source
 from multicrop.ssl.encoder import check_sizes
+from multicrop.supervised.augmentation import (
+    TrainTransform,
+    check_policy,
+    colours,
+    flip_probability,
+)
+from multicrop.supervised.mixing import Mixing
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -42,9 +53,16 @@ def stage_two(name):
     return parsed(ROOT / "recipes" / f"{name}.yaml")
 
 
+def flags(recipe) -> SimpleNamespace:
+    """Every setting by its flag's name."""
+    return SimpleNamespace(**to_flags(recipe))
+
+
 def rates(r, epochs=None):
     """The learning rate that a recipe uses in each epoch, with 3 steps in each."""
-    return [course(3 * epoch, 3, **r.course()) for epoch in range(epochs or r.epochs)]
+    course = r.optimisation.learning_rate()
+    epochs = epochs or r.optimisation.epochs
+    return [learning_rate(3 * epoch, 3, **course) for epoch in range(epochs)]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -64,7 +82,8 @@ def test_recipes_parse_and_state_command_and_result(path):
     "path", sorted((ROOT / "recipes").glob("gani2022_*_ssl.yaml")), ids=lambda path: path.stem
 )
 def test_published_stage_one_recipes_build_the_published_networks(path):
-    r = parsed(path)
+    recipe = parsed(path)
+    r = flags(recipe)
     assert (r.epochs, r.warmup_epochs, r.out_dim, r.lr, r.batch_size_per_gpu) == (
         200,
         30,
@@ -74,23 +93,19 @@ def test_published_stage_one_recipes_build_the_published_networks(path):
     )
     assert r.teacher_drop_path and r.precision == "fp32" and r.teacher_temp == 0.07
     assert source(r.dataset).entry in path.stem
-    body = backbone(**r.backbone(), in_channels=3)
+    body = backbone(**recipe.backbone.options(), in_channels=3)
     check_sizes(body, 3, r.image_size, r.image_size // 2)
     assert sum(p.numel() for p in body.parameters()) == PARAMETERS[r.arch, r.image_size]
 
 
 def test_the_published_finetuning_recipe_has_what_the_defaults_mend():
-    r = stage_two("gani2022_finetune")
-    assert (r.val_fraction, r.re_fill, r.flips("svhn"), r.precision) == (
-        0.0,
-        "published",
-        0.5,
-        "fp32",
-    )
+    recipe = stage_two("gani2022_finetune")
+    r, flip = flags(recipe), flip_probability(recipe.augmentation, "svhn")
+    assert (r.val_fraction, r.re_fill, flip, r.precision) == (0.0, "published", 0.5, "fp32")
 
 
 def test_the_scratch_baseline_is_the_finetuning_recipe():
-    scratch, finetuned = stage_two("gani2022_scratch"), stage_two("gani2022_finetune")
+    scratch, finetuned = flags(stage_two("gani2022_scratch")), flags(stage_two("gani2022_finetune"))
     assert (
         (scratch.lr, scratch.epochs, scratch.ra)
         == (finetuned.lr, finetuned.epochs, finetuned.ra)
@@ -104,11 +119,12 @@ TIMM = [name for name in STAGE_TWO if re.match(r"dhvt|localvit|cct_(?!light)|loc
 
 @pytest.mark.parametrize("name", STAGE_TWO)
 def test_backbones_and_data_sets_exist(name):
-    r = stage_two(name)
+    recipe = stage_two(name)
+    r = flags(recipe)
     source(r.dataset or "shapes")
     if r.arch:
         with torch.device("meta"):
-            body = backbone(**r.backbone({}, 32, 3))
+            body = backbone(**backbone_options(recipe, {}, 32, 3))
         named = [parameter for parameter, _ in body.named_parameters()]
         for pattern in r.no_decay:
             assert name.startswith(("localvit_t2t", "loc", "logit")) or any(
@@ -118,10 +134,11 @@ def test_backbones_and_data_sets_exist(name):
 
 @pytest.mark.parametrize("name", TIMM)
 def test_recipes_of_timm_style_augment_as_published(name):
-    r = stage_two(name)
-    transform = r.augmentation(
-        source(r.dataset).entry, r.image_size, *r.colours((0.5,) * 3, (0.2,) * 3)
-    )
+    recipe = stage_two(name)
+    r = flags(recipe)
+    mean, std = colours(recipe.augmentation, (0.5,) * 3, (0.2,) * 3)
+    entry = source(r.dataset).entry
+    transform = TrainTransform.from_recipe(recipe.augmentation, entry, r.image_size, mean, std)
     policy = transform.policy
     assert (policy.magnitude, policy.deviation, policy.count, policy.increasing) == (
         9,
@@ -143,7 +160,7 @@ def test_recipes_of_timm_style_augment_as_published(name):
 
 @pytest.mark.parametrize("name", TIMM)
 def test_recipes_mix_as_published(name):
-    mixing = stage_two(name).mixing()
+    mixing = Mixing.from_recipe(stage_two(name).augmentation)
     if name.startswith(("locality", "logit")):
         assert mixing.cutmix is None and mixing.mixup is None
     else:
@@ -183,34 +200,38 @@ def test_locality_guidance_learns_at_the_recorded_rates(recordings):
 )  # fmt: skip
 def test_other_recipes_learn_at_the_published_rates(name, expected):
     r = stage_two(name)
-    found = rates(r, r.all_epochs)
-    assert len(found) == r.epochs + (10 if name.startswith("cct") else 0)
+    found = rates(r, r.optimisation.all_epochs)
+    assert len(found) == r.optimisation.epochs + (10 if name.startswith("cct") else 0)
     for epoch, rate in expected.items():
         assert found[epoch] == pytest.approx(rate, rel=2e-3), epoch
 
 
 def test_mixing_ends_where_published():
-    r = stage_two("cct_7_3x1_cifar10_300")
-    assert r.mixing(174).probability == 1 and r.mixing(175).probability == 0
-    assert stage_two("cct_7_3x1_cifar100_300").mixing(299).probability == 1
+    augmentation = stage_two("cct_7_3x1_cifar10_300").augmentation
+    assert Mixing.from_recipe(augmentation, 174).probability == 1
+    assert Mixing.from_recipe(augmentation, 175).probability == 0
+    augmentation = stage_two("cct_7_3x1_cifar100_300").augmentation
+    assert Mixing.from_recipe(augmentation, 299).probability == 1
 
 
 def test_repeated_augmentation_does_not_mix_copies():
     r = stage_two("dhvt_small_cifar_patch2")
-    assert r.repeats == 3 and r.mixing(0, r.repeats).distance == 4
-    assert stage_two("dhvt_finetune").repeats == 1
-    assert r.share(4) == 64
+    repeats = r.optimisation.repeats
+    assert repeats == 3 and Mixing.from_recipe(r.augmentation, 0, repeats).distance == 4
+    assert stage_two("dhvt_finetune").optimisation.repeats == 1
+    assert images_per_part(r, 4) == 64
     with pytest.raises(
         ValueError, match="is 4 images each, and mixing with --repeats 3 takes them by 8"
     ):
-        r.share(64)
+        images_per_part(r, 64)
 
 
 @pytest.mark.parametrize(
     "name", [name for name in STAGE_TWO if name.startswith("locality_guidance_")]
 )
 def test_guidance_is_at_the_published_blocks(name):
-    r = stage_two(name)
+    recipe = stage_two(name)
+    r = flags(recipe)
     if name.endswith("_base") or "resnet" in name:
         assert r.guidance == "none" and not r.ls
         return
@@ -229,12 +250,12 @@ def test_guidance_is_at_the_published_blocks(name):
         "batch",
     )
     with torch.device("meta"):
-        assert {*expected} <= {*backbone(**r.backbone({}, 224, 3)).maps}
+        assert {*expected} <= {*backbone(**backbone_options(recipe, {}, 224, 3)).maps}
 
 
 @pytest.mark.parametrize(("name", "weight"), [("deit", 10), ("t2t_7", 9), ("pit", 9), ("pvt", 9)])
 def test_logit_standardisation_has_the_published_weights(name, weight):
-    r = stage_two(f"logit_standardisation_{name}")
+    r = flags(stage_two(f"logit_standardisation_{name}"))
     assert (r.distillation, r.kd_weight, r.kd_temperature, r.ce_weight) == (
         "soft",
         weight,
@@ -253,11 +274,16 @@ def test_logit_standardisation_has_the_published_weights(name, weight):
 )  # fmt: skip
 def test_wrong_augmentation_is_one_line(words, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        cli.parse(finetune.Recipe, ["--scratch", *words.split()])
+        check_policy(cli.parse(finetune.Recipe, ["--scratch", *words.split()]).augmentation)
 
 
 def test_jitter_is_off_beside_a_policy_as_published():
     r = cli.parse(finetune.Recipe, ["--scratch", "--color_jitter", "0.4"])
-    assert r.augmentation("cifar10", 32, (0.5,), (0.2,)).color_jitter == 0
+    assert (
+        TrainTransform.from_recipe(r.augmentation, "cifar10", 32, (0.5,), (0.2,)).color_jitter == 0
+    )
     r = cli.parse(finetune.Recipe, ["--scratch", "--color_jitter", "0.4", "--aa", "false"])
-    assert r.augmentation("cifar10", 32, (0.5,), (0.2,)).color_jitter == 0.4
+    assert (
+        TrainTransform.from_recipe(r.augmentation, "cifar10", 32, (0.5,), (0.2,)).color_jitter
+        == 0.4
+    )

@@ -1,6 +1,5 @@
 """Streamed images: the cache's pixels, whoever decodes them and whenever, and the same batches and runs from them."""
 
-import json
 import os
 import signal
 import time
@@ -8,6 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from conftest import recipe, rows_of
 from PIL import Image
 
 from benchmarks import streaming
@@ -112,7 +112,7 @@ def test_ranks_share_a_streamed_global_batch(photos):
             for batch in Batches(
                 pixels, None, 4 // world, seed=1, device=CPU, rank=rank, world=world
             ).step(2):
-                found[batch.place] = batch.images
+                found[batch.rank_slice] = batch.images
         alone = found if alone is None else alone
     assert torch.equal(found, alone)
 
@@ -216,11 +216,9 @@ SHORT = {
 
 def run(folder, photos, **flags) -> tuple:
     """The result of a pretraining and the losses that it logged."""
-    recipe = Recipe(
-        dataset="image_folder", datapath=str(photos), output_dir=str(folder), **SHORT, **flags
-    )
-    result = pretrain.run(recipe)
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    flags = {**SHORT, **flags, "datapath": str(photos), "output_dir": str(folder)}
+    result = pretrain.run(recipe(Recipe, dataset="image_folder", **flags))
+    rows = rows_of(folder)
     return result["loss"], result["knn_top1"], [row["loss"] for row in rows if "loss" in row]
 
 

@@ -1,21 +1,15 @@
 """Flags of guidance and distillation: what goes together, what does not, and what each message says."""
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import recipe
 
-from multicrop.config.augmentation import Augmentation
-from multicrop.config.optimisation import Optimisation
-from multicrop.config.teacher import TeacherFlags, check_offline
+from multicrop.commands._classifier import check_teacher_classes
+from multicrop.config.finetune import Recipe, check_stored_maps
+from multicrop.supervised.distillation import LogitDistillation
 from multicrop.weights.pretrained import Pretrained
-
-
-@dataclass(frozen=True)
-class Flags(TeacherFlags, Optimisation, Augmentation):
-    pass
-
 
 GUIDED = {"teacher": "t.pt", "guidance": "linear"}
 DISTILLED = {"teacher": "t.pt", "distillation": "soft"}
@@ -33,8 +27,7 @@ OFFLINE = {"guidance": "linear", "guidance_features": "features", "aa": False, "
     ],
 )  # fmt: skip
 def test_what_goes_together(values):
-    flags = Flags(**values)
-    flags.check_teacher()
+    flags = recipe(Recipe, **values).teaching
     assert flags.guides == ("guidance" in values) and flags.distils == ("distillation" in values)
     assert flags.runs_teacher == ("teacher" in values)
 
@@ -66,20 +59,21 @@ def test_what_goes_together(values):
 )  # fmt: skip
 def test_what_does_not(values, message):
     with pytest.raises(ValueError, match=message) as error:
-        Flags(**values).check_teacher()
+        recipe(Recipe, **values)
     assert "\n" not in str(error.value)
 
 
 def test_stored_maps_follow_cuts_flips_colours_and_erasing():
-    check_offline(Flags(**OFFLINE, crop_scale=(0.08, 1.0), color_jitter=0.4, re=0.25))
+    settings = recipe(Recipe, **OFFLINE, crop_scale=(0.08, 1.0), color_jitter=0.4, re=0.25)
+    check_stored_maps(settings.augmentation)
 
 
 def test_the_term_for_logits():
-    assert Flags(**GUIDED).distiller() is None
-    flags = Flags(
-        **DISTILLED, kd_weight=10.0, kd_temperature=3.0, kd_standardise=False, kd_floor=0.0
+    assert LogitDistillation.from_recipe(recipe(Recipe, **GUIDED).teaching) is None
+    flags = recipe(
+        Recipe, **DISTILLED, kd_weight=10.0, kd_temperature=3.0, kd_standardise=False, kd_floor=0.0
     )
-    term = flags.distiller()
+    term = LogitDistillation.from_recipe(flags.teaching)
     assert (term.kind, term.weight, term.temperature, term.standardised, term.floor) == (
         "soft",
         10.0,
@@ -92,10 +86,15 @@ def test_the_term_for_logits():
 def test_a_teacher_of_other_classes_may_guide_but_not_distil():
     head = {"weight": torch.zeros(100, 8), "bias": torch.zeros(100)}
     file, classes = Pretrained("t.pt", head=head), tuple("abc")
-    Flags(**GUIDED).check_classes(file, classes, "letters")
+    check_teacher_classes(recipe(Recipe, **GUIDED).teaching, file, classes, "letters")
     with pytest.raises(ValueError, match=r"t.pt tells 100 classes apart, but letters has 3"):
-        Flags(**DISTILLED).check_classes(file, classes, "letters")
+        check_teacher_classes(recipe(Recipe, **DISTILLED).teaching, file, classes, "letters")
     with pytest.raises(
         ValueError, match=r"t.pt has no classifier, and --distillation is of its logits"
     ):
-        Flags(**DISTILLED).check_classes(SimpleNamespace(path="t.pt", head={}), classes, "letters")
+        check_teacher_classes(
+            recipe(Recipe, **DISTILLED).teaching,
+            SimpleNamespace(path="t.pt", head={}),
+            classes,
+            "letters",
+        )

@@ -14,15 +14,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, launch, result_of
+from conftest import ROOT, launch, recipe, result_of, rows_of, same
 from PIL import Image
 
 from multicrop import cli
 from multicrop.commands import knn, pretrain
+from multicrop.config.flags import from_flags, to_flags
+from multicrop.config.knn import Recipe as Probe
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets import shapes
 from multicrop.engine import checkpoint
-from multicrop.engine.run import plain
 from multicrop.ssl.crops import MultiCrop
 
 SMALL = {
@@ -53,45 +54,26 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 def run(photos, folder, **values) -> dict:
     """In this process; 6 steps an epoch at the default batch of 4."""
     values = {**SMALL, "batch_size_per_gpu": 4, **values}
-    return pretrain.run(Recipe(datapath=str(photos), output_dir=str(folder), **values))
-
-
-def same(a, b) -> None:
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            same(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            same(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
+    return pretrain.run(recipe(Recipe, datapath=str(photos), output_dir=str(folder), **values))
 
 
 def networks(folder, name="checkpoint.pt") -> dict:
-    state = checkpoint.load(folder / name)
-    return {key: state[key] for key in ("step", "student", "teacher", "objective", "optimizer")}
+    stored = checkpoint.load(folder / name)
+    states = {key: stored.state[key] for key in ("student", "teacher", "objective", "optimizer")}
+    return {"step": stored.metadata.step, **states}
 
 
 def test_a_run_leaves_a_folder_that_describes_itself(photos, tmp_path):
     result = run(photos, tmp_path, saveckp_freq=2)
     assert (result["status"], result["step"], result["epoch"]) == ("finished", 18, 3.0)
-    state = checkpoint.load(tmp_path / "checkpoint.pt")
-    assert state["backbone"]["arch"] == "vit" and state["backbone"]["embed_dim"] == 24
-    assert state["data"]["dataset"] == "images" and state["recipe"]["epochs"] == 3
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    stored = checkpoint.load(tmp_path / "checkpoint.pt")
+    metadata, state = stored.metadata, stored.state
+    assert metadata.backbone["arch"] == "vit" and metadata.backbone["embed_dim"] == 24
+    assert metadata.data["dataset"] == "images" and metadata.recipe["epochs"] == 3
+    rows = rows_of(tmp_path)
     assert [row["step"] for row in rows] == list(range(1, 19))
     assert {
         "loss",
@@ -107,7 +89,7 @@ def test_a_run_leaves_a_folder_that_describes_itself(photos, tmp_path):
         "checkpoint0002.pt",
         "checkpoint0003.pt",
     ]
-    kept = checkpoint.load(tmp_path / "checkpoint0003.pt")
+    kept = checkpoint.load(tmp_path / "checkpoint0003.pt").state
     assert "optimizer" not in kept and torch.equal(
         kept["teacher"]["backbone.pos_embed"], state["teacher"]["backbone.pos_embed"]
     )
@@ -123,10 +105,7 @@ def test_a_resumed_run_is_bit_equal_to_one_never_stopped(photos, tmp_path, step)
     result = run(photos, tmp_path / "parts", **part)
     assert (result["step"], result["status"]) == (18, "finished")
     same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
-    rows = [
-        json.loads(line)["step"]
-        for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
-    ]
+    rows = [row["step"] for row in rows_of(tmp_path / "parts")]
     assert rows == list(range(1, 19))
 
 
@@ -175,10 +154,7 @@ def test_other_images_of_the_same_number_do_not_resume(photos, tmp_path):
 def test_max_steps_changes_no_schedule(photos, tmp_path):
     for name, steps in (("whole", None), ("short", 7)):
         run(photos, tmp_path / name, max_steps=steps)
-    rows = [
-        [json.loads(x) for x in (tmp_path / n / "metrics.jsonl").read_text().splitlines()][:7]
-        for n in ("whole", "short")
-    ]
+    rows = [rows_of(tmp_path / name)[:7] for name in ("whole", "short")]
     for whole, short in zip(*rows, strict=True):
         assert all(
             whole[k] == short[k] for k in ("loss", "lr", "weight_decay", "momentum", "teacher_temp")
@@ -249,10 +225,7 @@ def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypa
     )
     run(photos, tmp_path, max_steps=8, freeze_last_layer=1, momentum_teacher=0.9, lr=0.1)
     table, layer = "backbone.pos_embed", "head.last_layer.weight_v"
-    momenta = [
-        row["momentum"]
-        for row in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    ]
+    momenta = [row["momentum"] for row in rows_of(tmp_path)]
     for step, momentum in enumerate(momenta):
         (_, before), (student, after) = seen[2 * step : 2 * step + 2]
         moved = (after[table] - before[table]).abs().max()
@@ -267,13 +240,13 @@ def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypa
 def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatch, number, state):
     if state == "begun":
         run(photos, tmp_path, max_steps=2)
-    load = pretrain.load
+    load = pretrain.pretraining_images
 
-    def decoding(r):
+    def decoding(settings):
         os.kill(os.getpid(), number)
-        return load(r)
+        return load(settings)
 
-    monkeypatch.setattr(pretrain, "load", decoding)
+    monkeypatch.setattr(pretrain, "pretraining_images", decoding)
     result = run(photos, tmp_path)
     assert (result["status"], result["step"]) == ("interrupted", 2 if state == "begun" else 0)
     monkeypatch.undo()
@@ -305,7 +278,7 @@ def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path, n
     result = json.loads(out.strip().splitlines()[-1])
     assert (
         result["status"] == "interrupted"
-        and result["step"] == checkpoint.load(tmp_path / "r" / "checkpoint.pt")["step"]
+        and result["step"] == checkpoint.load(tmp_path / "r" / "checkpoint.pt").metadata.step
     )
     steps = result["step"] + 3
     more = launch("train_ssl.py", *flags(epochs=400), "--batch_size_per_gpu", 4, "--datapath", photos, "--output_dir",
@@ -418,7 +391,7 @@ def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
     )
     words = [str(tmp_path), "--max_train_images", "200", "--nb_knn", "20", "--device", "cpu"]
     knn.load.cache_clear()
-    probed = knn.run(cli.parse(knn.Recipe, words))
+    probed = knn.run(cli.parse(Probe, words))
     knn.load.cache_clear()
     assert (probed["train_images"], probed["test_images"]) == (200, 100)
     assert result["knn_top1"] == pytest.approx(probed["results"][0]["top1"]["20"], abs=1e-3)
@@ -470,17 +443,15 @@ def test_compiled_networks_train_alike(photos, tmp_path, monkeypatch):
 def test_bad_values_are_one_line(photos, tmp_path, values, expected):
     if values.get("device") == "cuda" and torch.cuda.is_available():
         pytest.skip("here is a GPU")
-    recipe = Recipe(
-        **{
-            **SMALL,
-            "batch_size_per_gpu": 4,
-            "datapath": str(photos),
-            "output_dir": str(tmp_path),
-            **values,
-        }
-    )
+    values = {
+        **SMALL,
+        "batch_size_per_gpu": 4,
+        "datapath": str(photos),
+        "output_dir": str(tmp_path),
+        **values,
+    }
     with pytest.raises((ValueError, OSError)) as error:
-        pretrain.run(recipe)
+        pretrain.run(recipe(Recipe, **values))
     assert expected in str(error.value) and "\n" not in str(error.value)
 
 
@@ -516,22 +487,19 @@ def test_bad_values_are_one_line(photos, tmp_path, values, expected):
 )
 def test_recipes_check_themselves(values, expected):
     with pytest.raises(ValueError, match=re.escape(expected)):
-        Recipe(**values)
+        recipe(Recipe, **values)
 
 
 def test_the_flags_of_the_crops_are_multi_crops_own_values_and_reach_it():
     published = MultiCrop(32, 16, 8, (0.5, 1.0), (0.2, 0.4), (0.5,), (0.2,))
-    assert MultiCrop(**Recipe().crop_options(), mean=(0.5,), std=(0.2,)) == published
+    assert MultiCrop.from_recipe(Recipe(), (0.5,), (0.2,)) == published
     words = "--blur_sigma 0.1 0.5 --blur 0.3 0.2 0.1 --jitter 0.4 --grayscale 0 --solarise 1"
     given = cli.parse(Recipe, words.split())
-    crop = MultiCrop(**given.crop_options(), mean=(0.5,), std=(0.2,))
+    crop = MultiCrop.from_recipe(given, (0.5,), (0.2,))
     assert (crop.sigma, crop.blur) == ((0.1, 0.5), (0.3, 0.2, 0.1))
     assert (crop.jitter, crop.grayscale, crop.solarise) == (0.4, 0.0, 1.0)
-    stored = plain(dataclasses.asdict(given))
-    assert (
-        Recipe.stored({**stored, "a flag of another version": 1}).crop_options()
-        == given.crop_options()
-    )
+    stored = from_flags(Recipe, {**to_flags(given), "a flag of another version": 1})
+    assert MultiCrop.from_recipe(stored, (0.5,), (0.2,)) == crop
 
 
 def test_an_unwritable_output_is_one_line(photos, tmp_path):
@@ -554,9 +522,10 @@ def test_an_unwritable_output_is_one_line(photos, tmp_path):
 def test_what_is_wrong_is_said_before_images_are_decoded(photos, tmp_path, monkeypatch, values):
     (tmp_path / "blocked").write_text("a file where a folder should be")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pretrain, "load", lambda r: pytest.fail("decoding has begun"))
+    monkeypatch.setattr(pretrain, "pretraining_images", lambda _: pytest.fail("decoding has begun"))
+    values = {**SMALL, "datapath": str(photos), "output_dir": "r", **values}
     with pytest.raises((ValueError, OSError)):
-        pretrain.run(Recipe(**{**SMALL, "datapath": str(photos), "output_dir": "r", **values}))
+        pretrain.run(recipe(Recipe, **values))
 
 
 @pytest.mark.cuda

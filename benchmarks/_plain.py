@@ -24,14 +24,17 @@ class PlainStep:
             "patch_size": backbone.patch_embed.patch_size,
         }
         vit = timm.create_model(
-            "vit_tiny_patch16_224", num_classes=0, img_size=recipe.image_size, mlp_ratio=2, dynamic_img_size=True,
-            drop_path_rate=recipe.drop_path_rate, **size,
+            "vit_tiny_patch16_224", num_classes=0, img_size=recipe.backbone.image_size, mlp_ratio=2,
+            dynamic_img_size=True, drop_path_rate=recipe.backbone.drop_path_rate, **size,
         )  # fmt: skip
-        self.backbone, self.head = vit.to(device), Head(vit.num_features, recipe.out_dim).to(device)
+        self.backbone, self.head = (
+            vit.to(device),
+            Head(vit.num_features, recipe.method.out_dim).to(device),
+        )
         self.teacher = (
             copy.deepcopy(nn.ModuleList([self.backbone, self.head])).requires_grad_(False).eval()
         )
-        self.centre = torch.zeros(1, recipe.out_dim, device=device)
+        self.centre = torch.zeros(1, recipe.method.out_dim, device=device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=1e-4, weight_decay=0.04)
 
     def parameters(self):
@@ -71,7 +74,7 @@ class PlainStep:
 
     def clip(self) -> None:
         for p in self.parameters():
-            factor = self.r.clip_grad / (p.grad.norm(2).item() + 1e-6)
+            factor = self.r.optimisation.clip_grad / (p.grad.norm(2).item() + 1e-6)
             if factor < 1:
                 p.grad.mul_(factor)
 

@@ -21,12 +21,20 @@ from benchmarks._machine import machine, now, status
 from benchmarks._plain import PlainStep
 from multicrop import cli
 from multicrop.commands import pretrain
+from multicrop.commands._data import pretraining_images
+from multicrop.commands._student import build
+from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.precision import autocast_dtype
 from multicrop.ssl.crops import MultiCrop
-from multicrop.ssl.teacher import follow
+from multicrop.ssl.teacher import update_ema
+
+SHARED = (
+    "arch", "image_size", "patch_size", "local_crops_number", "out_dim", "compile",
+)  # fmt: skip
+SCHEDULE = {"teacher_temp": 0.04, "frozen": False}
 
 
 @dataclass(frozen=True)
@@ -68,21 +76,19 @@ def measure(b: Recipe) -> dict:
         torch.set_num_threads(b.threads)
     device = ranks.start(b.device)
     cast = autocast_dtype(b.precision, device)
-    r = Pretraining(
-        arch=b.arch, image_size=b.image_size, patch_size=b.patch_size, batch_size_per_gpu=b.batch_size,
-        local_crops_number=b.local_crops_number, out_dim=b.out_dim, compile=b.compile, knn_freq=0,
-    )  # fmt: skip
-    images, _ = pretrain.load(r)
+    flags = {name: value for name, value in asdict(b).items() if name in SHARED}
+    r = from_flags(Pretraining, {**flags, "batch_size_per_gpu": b.batch_size, "knn_freq": 0})
+    images, _ = pretraining_images(r)
     batches = Batches(images.pixels, None, b.batch_size, seed=0, device=device)
-    crop = MultiCrop(**r.crop_options(), mean=images.mean, std=images.std)
-    nets = pretrain.build(r, images.pixels.shape[1], device)
+    crop = MultiCrop.from_recipe(r, images.mean, images.std)
+    nets = build(r, images.pixels.shape[1], device)
     clock = Clock(device)
     for step in range(2):  # warm-up: allocators, compilation, autotuning
         parts(clock, nets, batches, crop, r, step, cast)
     with FlopCounterMode(display=False) as counter:
         parts(clock, nets, batches, crop, r, 0, cast)
     plain = PlainStep(r, nets.student.backbone, device) if b.plain and b.arch == "vit" else None
-    crops = next(pretrain.views(batches, crop, 0, 0))
+    crops = next(pretrain.cut_crops(batches, crop, 0, 0))
     rows, ratios = [], []
     for _ in range(b.repeats):
         clock.reset()
@@ -109,28 +115,29 @@ def parts(clock, nets, batches, crop, r, step, cast) -> None:
     with torch.autocast(device.type, cast, enabled=cast is not None):
         with torch.no_grad():
             logits = clock("teacher", lambda: nets.teacher(crops.globals))
-        views = clock("student", lambda: nets.learner(crops.globals, crops.locals))
+        views = clock("student", lambda: nets.train_module(crops.globals, crops.locals))
         loss = clock(
-            "objective", lambda: nets.objective(views, nets.objective.targets(logits, 0.04))
+            "objective",
+            lambda: nets.objective.loss(views, nets.objective.targets(logits, SCHEDULE)),
         )
     clock("backward", loss.backward)
 
     def finish():
-        optim.clip_per_parameter(nets.student.parameters(), r.clip_grad)
+        optim.clip_per_parameter(nets.student.parameters(), r.optimisation.clip_grad)
         nets.optimizer.step()
-        follow(nets.teacher, nets.student, 0.996)
-        nets.objective.recentre(logits.float().mean((0, 1)))
+        update_ema(nets.teacher, nets.student, 0.996)
+        nets.objective.update(nets.objective.observe(logits))
 
     clock("optimizer and EMA", finish)
 
 
 def compare(nets, plain, crops, r, steps, cast, device) -> dict[str, float]:
     """Milliseconds a step on the same crops, ours and straightforward, in turns."""
-    rates = pretrain.Rates(1e-4, 0.04, 0.996, 0.04, False)
+    rates = pretrain.Rates(1e-4, 0.04, 0.996)
     seconds = {"ours": 0.0, "plain": 0.0}
     for step in range(steps):
         start = now(device)
-        pretrain.update(nets, [crops], rates, r.clip_grad, 1, cast, (0, step))
+        pretrain.update(nets, [crops], rates, SCHEDULE, r, cast, step)
         middle = now(device)
         plain(crops.globals, crops.locals, cast)
         seconds["ours"] += middle - start

@@ -22,7 +22,7 @@ for seed in ${SEEDS:-0}; do
     "${finetune[@]}" --pretrained_weights "$run/ssl" --output_dir "$run/pretrained" > "$out/pretrained.$seed.json"
     "${finetune[@]}" --scratch --output_dir "$run/scratch" > "$out/scratch.$seed.json"
 done
-"$PYTHON" visualise.py "$run/ssl" > /dev/null
+"$PYTHON" -m multicrop visualise "$run/ssl" > /dev/null
 
 "$PYTHON" - "$out" ${SEEDS:-0} <<'TABLE'
 import json

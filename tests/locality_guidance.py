@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.weights import pretrained
 
 COMMITTED = GOLDEN / "locality_guidance"
@@ -77,7 +78,7 @@ def classifier(
     torch.save(saved, folder / "model.pyth")
     file = pretrained.read(folder / "model.pyth")
     backbone = registry.backbone(arch, **options).eval()
-    pretrained.fill(backbone, file, arch, whole=True)
+    fill_backbone(backbone, file, arch, strict=True)
     head = nn.Linear(backbone.dim, len(file.head["bias"]))
     head.load_state_dict(file.head)
     return backbone, head

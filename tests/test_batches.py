@@ -28,8 +28,8 @@ def step_images(size, accumulate, world, step, images=48, **options) -> list[int
             **options,
         )
         for batch in batches.step(step):
-            found[batch.place] = batch.images[:, 0, 0, 0].long()
-            assert torch.equal(batch.index, found[batch.place])
+            found[batch.rank_slice] = batch.images[:, 0, 0, 0].long()
+            assert torch.equal(batch.index, found[batch.rank_slice])
     return found.tolist()
 
 

@@ -1,28 +1,30 @@
 """The yardstick of benchmarks/train_step.py takes the same step as ours."""
 
 import torch
+from conftest import recipe
 
 from benchmarks._plain import PlainStep
 from multicrop.commands import pretrain
+from multicrop.commands._student import build
 from multicrop.config.pretrain import Recipe
 from multicrop.ssl.crops import Crops
 
 
 def test_the_straightforward_step_is_ours():
     """On global crops alone: timm resizes position tables for local ones in its own way."""
-    r = Recipe(
-        embed_dim=24, num_layers=2, num_heads=2, vit_mlp_ratio=2.0, out_dim=32, drop_path_rate=0.0
-    )
-    nets = pretrain.build(r, 3, torch.device("cpu"))
-    plain = PlainStep(r, nets.student.backbone, torch.device("cpu"))
+    sizes = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "vit_mlp_ratio": 2.0}
+    settings = recipe(Recipe, **sizes, out_dim=32, drop_path_rate=0.0)
+    nets = build(settings, 3, torch.device("cpu"))
+    plain = PlainStep(settings, nets.student.backbone, torch.device("cpu"))
     plain.backbone.load_state_dict(nets.student.backbone.state_dict())
     plain.head.load_state_dict(nets.student.head.state_dict())
     plain.teacher[0].load_state_dict(nets.student.backbone.state_dict())
     plain.teacher[1].load_state_dict(nets.student.head.state_dict())
     crops = Crops(torch.randn(2, 4, 3, 32, 32), torch.empty(0, 4, 3, 16, 16))
-    rates = pretrain.Rates(1e-4, 0.04, 0.996, 0.04, False)
+    rates = pretrain.Rates(1e-4, 0.04, 0.996)
+    schedule = {"teacher_temp": 0.04, "frozen": False}
     for step in range(2):
-        seen = pretrain.update(nets, [crops], rates, r.clip_grad, 1, None, (0, step))
+        seen = pretrain.update(nets, [crops], rates, schedule, settings, None, step)
         torch.testing.assert_close(
             seen.loss.item(), plain(crops.globals, crops.locals), atol=1e-5, rtol=0
         )

@@ -5,19 +5,21 @@ import os
 import pytest
 import torch
 
-from multicrop.engine import checkpoint
+from multicrop.engine import checkpoint, files
+from multicrop.engine.metadata import Checkpoint, Metadata
 
 
-def state(step: int) -> dict:
-    return {"kind": "ssl", "step": step, "weights": {"a": torch.full((1000,), float(step))}}
+def state(step: int) -> Checkpoint:
+    weights = {"a": torch.full((1000,), float(step))}
+    return Checkpoint(Metadata("ssl", step), {"weights": weights})
 
 
 def test_newest_is_the_last_saved_and_the_one_before_is_kept(tmp_path):
     for step in (1, 2):
         checkpoint.save_newest(state(step), tmp_path)
     found, path = checkpoint.newest(tmp_path)
-    assert (found["step"], path.name) == (2, "checkpoint.pt")
-    assert checkpoint.load(tmp_path / "checkpoint_previous.pt")["step"] == 1
+    assert (found.metadata.step, path.name) == (2, "checkpoint.pt")
+    assert checkpoint.load(tmp_path / "checkpoint_previous.pt").metadata.step == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt", "checkpoint_previous.pt"]
 
 
@@ -29,7 +31,7 @@ def test_a_cut_newest_checkpoint_is_reported_and_the_one_before_used(tmp_path, k
     os.truncate(path, int(keep if keep >= 1 else keep * size))
     said = []
     found, used = checkpoint.newest(tmp_path, said.append)
-    assert (found["step"], used.name) == (1, "checkpoint_previous.pt")
+    assert (found.metadata.step, used.name) == (1, "checkpoint_previous.pt")
     assert (
         len(said) == 1
         and "checkpoint.pt" in said[0]
@@ -57,7 +59,7 @@ def test_when_none_can_be_read_the_run_does_not_start_over(tmp_path):
 def test_a_crash_between_the_two_renames_loses_nothing(tmp_path):
     checkpoint.save_newest(state(1), tmp_path)
     os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint_previous.pt")
-    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    assert checkpoint.newest(tmp_path)[0].metadata.step == 1
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
@@ -76,7 +78,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_saved_file(tmp_path, monkeypatch
         OSError, match=r"cannot write .*/checkpoint\.pt: No space left on device; what was saved"
     ):
         checkpoint.save_newest(state(2), tmp_path)
-    assert checkpoint.newest(tmp_path)[0]["step"] == 1
+    assert checkpoint.newest(tmp_path)[0].metadata.step == 1
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 

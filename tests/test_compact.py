@@ -325,7 +325,7 @@ def test_registered_networks(request, recorded, name):
             / COMMITTED.name
             / "registered_logits.safetensors"
         )
-        file.tensors = loading.content(path)
+        file.tensors = loading.read_content(path)
     theirs = file[f"main/{name}"]
     torch.testing.assert_close(
         filled_logits(request, name),

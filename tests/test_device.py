@@ -4,12 +4,18 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from conftest import recipe
 
 from multicrop.augment.device import channels, send
-from multicrop.commands import finetune, pretrain
+from multicrop.commands import _classifier, _student, finetune, pretrain
+from multicrop.commands._finetune_data import Data, backbone_options, mixed_batches
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
 from multicrop.engine.batches import Batches
 from multicrop.ssl.crops import MultiCrop
+from multicrop.supervised.augmentation import TrainTransform
+from multicrop.supervised.mixing import Mixing
 from multicrop.weights.pretrained import Pretrained
 
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "image_size": 32}
@@ -18,21 +24,23 @@ PIXELS = torch.randint(
     256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 LABELS = torch.arange(64) % 10
-STAGE_ONE = pretrain.Recipe(**SMALL, out_dim=64, local_crops_number=2)
-STAGE_TWO = finetune.Recipe(**SMALL, scratch=True, mix_prob=1.0, re=1.0, accumulate=2)
+STAGE_ONE = recipe(Pretraining, **SMALL, out_dim=64, local_crops_number=2, accumulate=2)
+STAGE_TWO = recipe(Finetuning, **SMALL, scratch=True, mix_prob=1.0, re=1.0, accumulate=2)
 
 
 def stage_one(device: torch.device):
     """The batches, and a function from a step to its crops."""
     batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=2)
-    crop = MultiCrop(**STAGE_ONE.crop_options(), mean=RGB, std=RGB)
-    return batches, lambda step: pretrain.views(batches, crop, 0, step)
+    crop = MultiCrop.from_recipe(STAGE_ONE, RGB, RGB)
+    return batches, lambda step: pretrain.cut_crops(batches, crop, 0, step)
 
 
 def stage_two(device: torch.device, size: int = 32):
     batches = Batches(PIXELS, LABELS, 8, seed=0, device=device, accumulate=2)
-    augment = STAGE_TWO.augmentation("cifar10", size, RGB, RGB)
-    return batches, lambda step: finetune.mixed(batches, augment, STAGE_TWO.mixing(), 0, step)
+    settings = STAGE_TWO.augmentation
+    augment = TrainTransform.from_recipe(settings, "cifar10", size, RGB, RGB)
+    mix = Mixing.from_recipe(settings)
+    return batches, lambda step: mixed_batches(batches, augment, mix, STAGE_TWO, step, None)
 
 
 def test_what_is_sent_arrives_and_what_is_there_stays():
@@ -61,15 +69,17 @@ def cuda_step(kind: str):
     device = torch.device("cuda", 0)
     if kind == "one":
         batches, parts = stage_one(device)
-        nets = pretrain.build(STAGE_ONE, 3, device)
+        nets = _student.build(STAGE_ONE, 3, device)
         rates = pretrain.rates_at(STAGE_ONE, 5, 100, 10, batches.total)
+        schedule = nets.objective.schedule(0)
         return lambda step: pretrain.update(
-            nets, parts(step), rates, 3.0, 2, torch.bfloat16, (0, step)
+            nets, parts(step), rates, schedule, STAGE_ONE, torch.bfloat16, step
         )
     batches, parts = stage_two(device)
     images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)
-    data = finetune.Data("cifar10", images, images, LABELS, LABELS, STAGE_TWO.backbone({}, 32, 3))
-    nets = finetune.build(STAGE_TWO, Pretrained(), data, device)
+    options = backbone_options(STAGE_TWO, {}, 32, 3)
+    data = Data("cifar10", "CIFAR10", images, images, LABELS, LABELS, options, reported=True)
+    nets = _classifier.build(STAGE_TWO, Pretrained(), data, device)
     return lambda step: finetune.update(nets, parts(step), STAGE_TWO, 1e-3, step, torch.bfloat16)
 
 

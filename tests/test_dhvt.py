@@ -12,6 +12,7 @@ from conftest import GOLDEN
 from torch import Tensor
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.models import dhvt
 from multicrop.models._daff import DAFF
 from multicrop.models._head_tokens import HeadTokenAttention
@@ -212,7 +213,7 @@ def test_a_published_checkpoint_file_loads(tmp_path):
     file = pretrained.read(tmp_path / "checkpoint.pth")
     sizes = {"embed_dim": 48, "num_layers": 2}
     body = registry.backbone("dhvt_tiny_cifar_patch4", image_size=48, **sizes).eval()
-    pretrained.fill(body, file, "dhvt_tiny_cifar_patch4", whole=True)
+    fill_backbone(body, file, "dhvt_tiny_cifar_patch4", strict=True)
     logits = F.linear(body(recorded["in/x"]), file.head["weight"], file.head["bias"])
     close(logits, recorded["out/logits"])
 

@@ -9,9 +9,10 @@ import torch
 from locality_guidance import COMMITTED, SHARED, close, part, recorded
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.engine import optim
+from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.engine.schedule import epoch_cosine
-from multicrop.supervised import parameters
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.guidance import Guidance
@@ -37,7 +38,7 @@ def network(tensors: dict[str, torch.Tensor], arch: str, folder, **options) -> C
     torch.save({"model_state": tensors}, folder / "model.pyth")
     file = pretrained.read(folder / "model.pyth")
     backbone = registry.backbone(arch, **options)
-    pretrained.fill(backbone, file, arch, whole=True)
+    fill_backbone(backbone, file, arch, strict=True)
     model = Classifier(backbone, 10)
     model.load_heads(file.head, file.second_head)
     return model
@@ -56,7 +57,7 @@ def six_steps(tensors, learner, loss, teacher, build, rates: dict, decay: float)
     """Every recorded loss and rate on the way."""
     exempt = ("cls_token", "pos_embed", "dist_token")
     optimizer = build(
-        parameters.parameter_groups(learner.train(), exempt=exempt, backbone=learner.model.backbone)
+        parameter_groups(learner.train(), exempt=exempt, backbone=learner.model.backbone)
     )
     for step, recorded_step in enumerate(tensors[LOG]):
         lr = epoch_cosine(step // 3, 4, **rates)
@@ -103,7 +104,7 @@ def guided(tensors, folder) -> None:
         learner,
         Loss(Objective(0.0)),
         teacher,
-        lambda g: optim.build("adamw", g),
+        lambda g: optim.build_optimizer("adamw", g),
         TRANSFORMER,
         0.05,
     )
@@ -131,7 +132,15 @@ def test_logit_distillation(shared_golden, tmp_path):
         Objective(0.0), LogitDistillation(temperature=2.0, weight=10.0, floor=0.0), ce_weight=0.5
     )
     learner = TrainModule(model, distils=True)
-    six_steps(tensors, learner, loss, teacher, lambda g: optim.build("adamw", g), TRANSFORMER, 0.05)
+    six_steps(
+        tensors,
+        learner,
+        loss,
+        teacher,
+        lambda g: optim.build_optimizer("adamw", g),
+        TRANSFORMER,
+        0.05,
+    )
     check_weights(model, tensors, "student", tmp_path, **options)
     check_weights(teacher.network, tensors, "teacher", tmp_path, **CNN)
 
@@ -141,6 +150,6 @@ def test_a_cnn_alone(shared_golden, tmp_path):
     model = network(part(tensors, "student_before/"), folder=tmp_path, **CNN)
     six_steps(
         tensors, TrainModule(model), Loss(Objective(0.0)), None,
-        lambda groups: optim.build("sgd", groups, 0.9, True), {"peak": 0.1, "end": 0.0}, 5e-4,
+        lambda groups: optim.build_optimizer("sgd", groups, 0.9, True), {"peak": 0.1, "end": 0.0}, 5e-4,
     )  # fmt: skip
     check_weights(model, tensors, "student", tmp_path, **CNN)

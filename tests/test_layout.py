@@ -4,27 +4,31 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-FOLDERS = ("ssl", "supervised", "augment", "probes", "models", "datasets")
-MAY_USE = {
-    "ssl": {"augment"},
-    "supervised": {"augment"},
-    "augment": set(),
-    "probes": set(),
-    "models": set(),
-    "datasets": set(),
-    "multicrop": set(),
-}
-FLAGS = {
-    "ssl",
-    "supervised",
+LEAVES = {
+    "models",
+    "datasets",
+    "augment",
     "probes",
-}  # their recipes share multicrop/flags.py, which itself imports nothing of ours
-SCRIPTS = ("train_ssl", "finetune", "evaluation", "eval_knn", "precompute", "visualise")
+    "pictures",
+    "config",
+    "engine",
+}  # they use no other folder
+MAY_USE = {
+    **{folder: set() for folder in LEAVES},
+    "ssl": {"augment", "config"},
+    "supervised": {"augment", "config"},
+    "weights": {"engine"},
+    "multicrop": {"config", "engine", "weights"},
+    "commands": {*LEAVES, "ssl", "supervised", "weights", "multicrop"},
+}
+FOLDERS = tuple(folder for folder in MAY_USE if folder != "multicrop")
+SCRIPTS = ("train_ssl", "finetune", "eval_knn")
 OUTSIDE = (
     *FOLDERS,
     *SCRIPTS,
@@ -37,12 +41,15 @@ USERS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))
 
 
 def imported(path: Path) -> list[str]:
-    """Absolute module names that a file imports, relative ones resolved: "multicrop.augment.blur", "torch.nn", ..."""
+    """Absolute module names that a file imports, relative ones resolved: "multicrop.augment.blur", "torch.nn", ...
+
+    What only a type checker imports is no arrow.
+    """
     package = ["multicrop", *path.relative_to(ROOT).parts[:-1]]
     if package[1:2] == ["multicrop"]:
         package = package[1:]
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in executed(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -52,22 +59,25 @@ def imported(path: Path) -> list[str]:
     return names
 
 
+def executed(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree but for the bodies of `if TYPE_CHECKING:`."""
+    yield node
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return
+    for child in ast.iter_child_nodes(node):
+        yield from executed(child)
+
+
 def wrong_arrows(path: Path) -> list[str]:
     folder = path.relative_to(ROOT).parts[0]
     allowed = {folder} | MAY_USE[folder]
     wrong = distributed(path)
     for name in imported(path):
         parts = name.split(".")
-        inside = parts[0] == "multicrop" and len(parts) > 1
-        target = (
-            parts[1]
-            if inside and parts[1] in FOLDERS
-            else "multicrop"
-            if parts[0] == "multicrop"
-            else None
-        )
-        shared = folder in FLAGS and name.startswith("multicrop.config.parts.")
-        if target and target not in allowed and not shared:
+        target = None
+        if parts[0] == "multicrop":
+            target = parts[1] if len(parts) > 1 and parts[1] in FOLDERS else "multicrop"
+        if target and target not in allowed:
             wrong.append(f"{folder} -> {target} ({name})")
         if parts[0] in OUTSIDE and not pythons_ssl(parts):
             wrong.append(f"bare import of {name}")
@@ -80,7 +90,7 @@ def pythons_ssl(parts: list[str]) -> bool:
 
 def distributed(path: Path) -> list[str]:
     """Imports and uses of torch.distributed outside engine/ranks.py."""
-    if path == ROOT / "multicrop" / "ranks.py":
+    if path == ROOT / "engine" / "ranks.py":
         return []
     uses = [
         f"torch.distributed at line {node.lineno}"
@@ -124,7 +134,9 @@ def test_scripts_and_benchmarks_import_the_folders_through_multicrop(path):
         "import models",
         "from ssl import head",
         "import train_ssl",
-        "import visualise",
+        "import eval_knn",
+        "from ..engine import ranks",
+        "from multicrop.weights import pretrained",
         "import benchmarks.train_step",
         "from benchmarks import train_step",
         "from tests import conftest",
@@ -153,6 +165,23 @@ def test_right_arrows_pass(tmp_path, monkeypatch):
 @pytest.mark.parametrize("folder", [*FOLDERS, "launch", "tests", "benchmarks"])
 def test_folders_are_parts_of_multicrop_not_packages(folder):
     assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_root_scripts_teach_and_call_a_command():
+    for name in SCRIPTS:
+        path = ROOT / f"{name}.py"
+        ours = [name for name in imported(path) if name.startswith("multicrop")]
+        assert len(ours) == 1 and ours[0].startswith("multicrop.commands."), path
+        assert len(path.read_text().splitlines()) < 40, path
+
+
+def test_commands_are_read_in_one_go():
+    for path in sorted((ROOT / "commands").glob("*.py")):
+        assert len(path.read_text().splitlines()) <= 260, path
+
+
+def test_only_scripts_that_are_published_lie_at_the_root():
+    assert sorted(path.stem for path in ROOT.glob("*.py")) == sorted(SCRIPTS)
 
 
 def test_files_stay_short_and_are_named_after_a_noun():

@@ -29,15 +29,15 @@ def ends(course: Loop) -> list:
 
 def test_rows_saves_and_probes_fall_due_by_step_and_epoch_and_at_the_end():
     found = ends(loop())
-    assert [now.done for now in found if now.logs] == [2, 4, 6, 8]
-    assert [now.done for now in found if now.saves] == [3, 6, 8]
-    assert [now.done for now in found if now.ended] == [3, 6] and [
-        now.done for now in found if now.final
+    assert [status.step for status in found if status.logs] == [2, 4, 6, 8]
+    assert [status.step for status in found if status.saves] == [3, 6, 8]
+    assert [status.step for status in found if status.ended] == [3, 6] and [
+        status.step for status in found if status.final
     ] == [8]
-    assert [now.done for now in found if now.every(2)] == [6, 8] and not any(
-        now.every(0) for now in found
+    assert [status.step for status in found if status.every(2)] == [6, 8] and not any(
+        status.every(0) for status in found
     )
-    assert [now.done for now in ends(loop(save_steps=2)) if now.saves] == [2, 3, 4, 6, 8]
+    assert [status.step for status in ends(loop(save_steps=2)) if status.saves] == [2, 3, 4, 6, 8]
     assert found[3].epoch == 1 and found[3].epochs == pytest.approx(4 / 3)
 
 
@@ -48,12 +48,12 @@ def test_a_rows_loss_is_the_same_mean_on_a_cpu_and_on_a_gpu(device):
     for step in course.steps():
         if course.end(torch.tensor(float(step))).logs:
             rows.append(course.loss)
-    assert rows == [0.5, 2.5, 4.5, 6.5] and course.looks == (1 if device == "cpu" else 2)
+    assert rows == [0.5, 2.5, 4.5, 6.5] and course.check_freq == (1 if device == "cpu" else 2)
 
 
 def test_it_goes_on_where_a_run_stopped():
     course = loop(start=5)
-    assert [now.done for now in ends(course)] == [6, 7, 8]
+    assert [status.step for status in ends(course)] == [6, 7, 8]
     assert course.result()["status"] == "finished" and course.result()["step"] == 8
 
 
@@ -68,7 +68,7 @@ def test_a_run_that_is_whole_says_so_and_keeps_its_loss(capsys):
 
 def test_a_stop_at_a_number_of_steps_is_no_end(capsys):
     course = loop(stop=5)
-    assert [now.done for now in ends(course) if now.final] == [5]
+    assert [status.step for status in ends(course) if status.final] == [5]
     found = course.result()
     assert (found["status"], found["step"], found["steps"]) == ("stopped", 5, 8)
     assert "stopped at --max_steps 5 of 8 steps" in capsys.readouterr().err
@@ -80,8 +80,8 @@ def test_a_stop_ends_it_after_the_step_and_saves(capsys):
     course = loop(interrupt)
     for step in course.steps():
         interrupt.asked = step == 3
-        now = course.end(torch.tensor(1.0))
-    assert now.done == 4 and now.saves
+        status = course.end(torch.tensor(1.0))
+    assert status.step == 4 and status.saves
     assert course.result()["status"] == "interrupted" and "after step 4" in capsys.readouterr().err
 
 

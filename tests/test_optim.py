@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from multicrop.engine import optim
+from multicrop.engine.parameter_groups import parameter_groups
 
 
 def test_matrices_decay_and_vectors_do_not():
     module = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
-    optimizer = optim.build("adamw", optim.groups(module))
+    optimizer = optim.build_optimizer("adamw", parameter_groups(module))
     optim.set_rates(optimizer, 0.1, 0.2)
     decays = {p: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert {name: decays[p] for name, p in module.named_parameters()} == {
@@ -31,7 +32,7 @@ def test_each_gradient_is_capped_by_itself_and_the_norm_is_that_before():
 
 def test_lars_takes_the_steps_of_its_formula():
     matrix, vector = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([1.0]))
-    optimizer = optim.build("lars", [{"params": [matrix, vector], "decays": True}])
+    optimizer = optim.build_optimizer("lars", [{"params": [matrix, vector], "decays": True}])
     optim.set_rates(optimizer, 0.5, 0.1)
     weight, momentum = matrix.detach().clone(), torch.zeros(1, 2)
     for step in range(2):
@@ -46,4 +47,4 @@ def test_lars_takes_the_steps_of_its_formula():
 
 def test_an_unknown_optimizer_is_one_line():
     with pytest.raises(ValueError, match="'adam' is unknown; known: adamw, sgd, lars"):
-        optim.build("adam", [])
+        optim.build_optimizer("adam", [])

@@ -4,41 +4,40 @@ import builtins
 import errno
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 import torch
 import yaml
 
 from multicrop.engine import checkpoint, ranks
+from multicrop.engine.metadata import Metadata
 from multicrop.engine.run import Run
 
-
-@dataclass(frozen=True)
-class Recipe:
-    lr: float = 0.5
-    scale: tuple[float, float] = (0.2, 0.4)
-    log_freq: int = 1
-
-    OPERATIONAL: ClassVar = ("log_freq",)
+RECIPE = {"lr": 0.5, "scale": [0.2, 0.4], "log_freq": 1}
+METADATA = Metadata("ssl", 3, identity={"global_batch": 4, "images": 24})
 
 
 class Networks:
+    def state(self) -> dict:
+        return {"weight": self.weight}
+
     def load_state(self, state: dict) -> None:
         self.weight = state["weight"]
 
 
+def run_in(folder, **changes) -> Run:
+    return Run(folder, RECIPE | changes, operational=("log_freq",))
+
+
 def begun(folder, step: int = 3) -> Run:
     """A run that has saved at a step and logged two rows more."""
-    run = Run(folder, Recipe())
-    run.open(0)
+    run = run_in(folder)
+    run.open(0, {})
     for row in range(1, step + 3):
         run.log(row, loss=float(row))
-    run.save(
-        {"kind": "ssl", "step": step, "weight": torch.ones(2), "global_batch": 4, "images": 24}
-    )
+    run.save(replace(METADATA, step=step), {"weight": torch.ones(2)})
     run.close()
     return run
 
@@ -53,10 +52,11 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     begun(tmp_path)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 1, "lo')  # killed while writing
-    run, networks = Run(tmp_path, Recipe(log_freq=7)), Networks()
-    assert run.resume(networks, 4, images=24, steps_per_epoch=6) == 3
+    run, networks = run_in(tmp_path, log_freq=7), Networks()
+    identity = {"global_batch": 4, "images": 24, "steps_per_epoch": 6}
+    assert run.resume(networks, identity) == 3
     assert torch.equal(networks.weight, torch.ones(2))
-    run.open(3)
+    run.open(3, {})
     assert steps(tmp_path) == [1, 2, 3] and [row["loss"] for row in run.rows()] == [1, 2, 3]
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == {
         "lr": 0.5,
@@ -67,9 +67,9 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
 
 
 def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
-    for recipe in (Recipe(scale=(0.1, 0.3), log_freq=7), Recipe()):
-        run = Run(tmp_path, recipe)
-        run.open(0)
+    for changed in ({"scale": [0.1, 0.3], "log_freq": 7}, {}):
+        run = run_in(tmp_path, **changed)
+        run.open(0, changed)
         run.close()
     first, second = (
         line for line in capsys.readouterr().err.splitlines() if line.startswith("recipe: ")
@@ -79,24 +79,25 @@ def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
 
 
 def test_a_new_folder_starts_at_step_0(tmp_path):
-    assert Run(tmp_path / "a" / "b", Recipe()).resume(Networks(), 4) == 0
+    assert run_in(tmp_path / "a" / "b").resume(Networks(), {"global_batch": 4}) == 0
 
 
 @pytest.mark.parametrize(
-    ("recipe", "batch", "images", "expected"),
+    ("changed", "batch", "images", "expected"),
     [
-        (Recipe(lr=1.0), 4, 24, r"lr 0\.5 \(now 1\.0\)"),
-        (Recipe(), 8, 24, r"a global batch of 4 \(now 8\)"),
-        (Recipe(), 4, 30, r"a number of training images of 24 \(now 30\)"),
+        ({"lr": 1.0}, 4, 24, r"lr 0\.5 \(now 1\.0\)"),
+        ({}, 8, 24, r"a global batch of 4 \(now 8\)"),
+        ({}, 4, 30, r"a number of training images of 24 \(now 30\)"),
     ],
 )
-def test_a_run_that_would_go_on_differently_is_refused(tmp_path, recipe, batch, images, expected):
+def test_a_run_that_would_go_on_differently_is_refused(tmp_path, changed, batch, images, expected):
     begun(tmp_path)
     with pytest.raises(
         ValueError,
         match="choose another --output_dir, or give its values to resume it: " + expected,
     ):
-        Run(tmp_path, recipe).resume(Networks(), batch, images=images)
+        identity = {"global_batch": batch, "images": images}
+        run_in(tmp_path, **changed).resume(Networks(), identity)
 
 
 @pytest.mark.parametrize("sees", [True, False])
@@ -105,15 +106,16 @@ def test_a_rank_reads_the_file_that_rank_0_chose_or_gets_its_content(tmp_path, m
     begun(tmp_path)
     path = tmp_path / "checkpoint.pt"
     monkeypatch.setattr(ranks, "rank", lambda: 1)
-    run = Run(tmp_path, Recipe())
+    run = run_in(tmp_path)
     monkeypatch.setattr(checkpoint, "newest", lambda *_: pytest.fail("only rank 0 chooses"))
     size = path.stat().st_size
-    content = {**checkpoint.load(path), "step": 99}
+    stored = checkpoint.load(path)
+    content = replace(stored, metadata=replace(stored.metadata, step=99))
     answers = iter([(path, size), (content, path)])
-    monkeypatch.setattr(ranks, "share", lambda make: next(answers))
+    monkeypatch.setattr(ranks, "broadcast_object", lambda make: next(answers))
     if not sees:
         path.write_bytes(b"another file of this name")
-    assert run.resume(Networks(), 4) == (3 if sees else 99)
+    assert run.resume(Networks(), {"global_batch": 4}) == (3 if sees else 99)
 
 
 def full(*_args, **_kwargs):
@@ -121,8 +123,8 @@ def full(*_args, **_kwargs):
 
 
 def test_a_full_disk_while_logging_names_the_file(tmp_path, monkeypatch):
-    run = Run(tmp_path, Recipe())
-    run.open(0)
+    run = run_in(tmp_path)
+    run.open(0, {})
     opened = builtins.open
     monkeypatch.setattr(
         builtins,
@@ -147,7 +149,7 @@ def test_a_full_disk_at_a_resume_loses_no_metrics(tmp_path, monkeypatch):
     with pytest.raises(
         OSError, match=r"cannot write .*recipe\.yaml: No space left on device"
     ) as error:
-        Run(tmp_path, Recipe(log_freq=2)).open(3)
+        run_in(tmp_path, log_freq=2).open(3, {})
     assert "\n" not in str(error.value)
     assert (
         (tmp_path / "metrics.jsonl").read_text(),
@@ -163,6 +165,6 @@ def test_a_read_only_folder_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(OSError, match="choose another --output_dir"):
-            Run(tmp_path, Recipe())
+            run_in(tmp_path)
     finally:
         tmp_path.chmod(0o700)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from conftest import save_content
 from locality_guidance import SHARED, close, part, recorded
 from torch import nn
 
 from multicrop import registry
-from multicrop.engine import checkpoint
+from multicrop.commands._networks import build_teacher_backbone
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.teacher import Teacher, renormalisation
 from multicrop.weights import pretrained
@@ -124,8 +125,8 @@ def test_a_published_resnet56_in_either_mode(shared_golden, tmp_path, mode):
     tensors = recorded(shared_golden / SHARED / "guidance_resnet56.safetensors")
     torch.save({"epoch": 1, "model_state": part(tensors, "state/")}, tmp_path / "model.pyth")
     file = pretrained.read(tmp_path / "model.pyth")
-    backbone, options = pretrained.network(file, "resnet56")
-    assert options["image_size"] == 32
+    backbone, size = build_teacher_backbone(file, "resnet56", None, 3)
+    assert size == 32
     model = Classifier(backbone, 100)
     model.load_heads(file.head, file.second_head)
     teacher = Teacher(
@@ -148,17 +149,18 @@ def test_a_run_of_ours_says_how_to_build_its_network(tmp_path):
         "drop_path_rate": 0.1,
     }
     state = {"kind": "finetune", "model": model.state_dict(), "backbone": about, "recipe": {}}
-    checkpoint.save(state, tmp_path / "checkpoint.pt")
+    save_content(state, tmp_path / "checkpoint.pt")
     file = pretrained.read(tmp_path)
-    backbone, options = pretrained.network(file)
-    assert options["image_size"] == 16
+    backbone, size = build_teacher_backbone(file, None, None, 3)
+    assert size == 16
     close(backbone.eval()(images(2, 3, 16, 16)), model.backbone.eval()(images(2, 3, 16, 16)))
-    assert pretrained.network(file, image_size=24)[1]["image_size"] == 24
-    assert pretrained.network(file, "ResNet-20")[1]["depth"] == 8
+    assert build_teacher_backbone(file, None, 24, 3)[1] == 24
+    same_depth, _ = build_teacher_backbone(file, "ResNet-20", None, 3)
+    assert same_depth.state_dict().keys() == backbone.state_dict().keys()
     with pytest.raises(ValueError, match=r"checkpoint.pt was made with resnet20, not with vit"):
-        pretrained.network(file, "vit")
+        build_teacher_backbone(file, "vit", None, 3)
     with pytest.raises(ValueError, match=r"is for images of 3 channels, and these have 1"):
-        pretrained.network(file, channels=1)
+        build_teacher_backbone(file, None, None, 1)
 
 
 def test_a_file_that_does_not_say_its_architecture(tmp_path):
@@ -166,4 +168,4 @@ def test_a_file_that_does_not_say_its_architecture(tmp_path):
     with pytest.raises(
         ValueError, match=r"x.pt does not say its architecture: give --teacher_arch"
     ):
-        pretrained.network(pretrained.read(tmp_path / "x.pt"))
+        build_teacher_backbone(pretrained.read(tmp_path / "x.pt"), None, None, 3)

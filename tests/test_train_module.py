@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, save_content
 
 from multicrop import registry
-from multicrop.engine import checkpoint
+from multicrop.commands._networks import fill_backbone
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.guidance import Guidance
@@ -124,12 +124,10 @@ def test_heads_start_with_small_weights_or_zero():
 
 def test_both_heads_come_back_from_a_checkpoint(tmp_path):
     model = student("deit_tiny_distilled")
-    checkpoint.save(
-        {"kind": "finetune", "model": model.state_dict(), "recipe": {}}, tmp_path / "x.pt"
-    )
+    save_content({"kind": "finetune", "model": model.state_dict(), "recipe": {}}, tmp_path / "x.pt")
     file = pretrained.read(tmp_path / "x.pt")
     again = student("deit_tiny_distilled", "zero")
-    pretrained.fill(again.backbone, file, "deit_tiny_distilled", whole=True)
+    fill_backbone(again.backbone, file, "deit_tiny_distilled", strict=True)
     again.load_heads(file.head, file.second_head)
     assert torch.equal(again.eval()(X), model.eval()(X)) and not torch.equal(
         again.head.weight, again.distill_head.weight

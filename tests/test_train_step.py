@@ -4,11 +4,15 @@ import json
 
 import pytest
 import torch
+from conftest import recipe
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from multicrop.commands import pretrain
+from multicrop.commands._student import TrainState
+from multicrop.config.pretrain import Recipe
 from multicrop.engine import optim
+from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.registry import backbone
 from multicrop.ssl.crops import Crops
 from multicrop.ssl.encoder import Encoder
@@ -17,7 +21,7 @@ from multicrop.ssl.objectives.dino import Objective
 from multicrop.ssl.teacher import teacher_of
 
 
-def networks(c: dict) -> pretrain.Networks:
+def networks(c: dict) -> TrainState:
     body = backbone(
         "vit", c["img_size"], patch_size=c["patch_size"], embed_dim=c["embed_dim"], num_layers=c["depth"],
         num_heads=c["num_heads"], vit_mlp_ratio=c["mlp_ratio"], drop_path_rate=0.0,
@@ -27,9 +31,9 @@ def networks(c: dict) -> pretrain.Networks:
         body,
         Head(h["in_dim"], h["out_dim"], hidden=h["hidden_dim"], bottleneck=h["bottleneck_dim"]),
     )
-    optimizer = optim.build(c["optimizer"], optim.groups(student))
+    optimizer = optim.build_optimizer(c["optimizer"], parameter_groups(student))
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return pretrain.Networks(
+    return TrainState(
         student, teacher_of(student), student, Objective(h["out_dim"]), optimizer, scaler
     )
 
@@ -67,7 +71,7 @@ def metadata(file) -> dict[str, str]:
     return safe_open(file, "pt").metadata()
 
 
-def start(tensors: dict, about: dict, name: str) -> tuple[pretrain.Networks, dict, list]:
+def start(tensors: dict, about: dict, name: str) -> tuple[TrainState, dict, list]:
     config, steps = json.loads(about[f"{name}.config"]), json.loads(about[f"{name}.steps"])
     nets = networks(config)
     nets.student.load_state_dict(weights(tensors, "init.student."))
@@ -79,7 +83,7 @@ def start(tensors: dict, about: dict, name: str) -> tuple[pretrain.Networks, dic
 class Watched:
     """What one step computes on its way, in the words of the full set: outputs, gradients before and after the cap."""
 
-    def __init__(self, nets: pretrain.Networks, monkeypatch) -> None:
+    def __init__(self, nets: TrainState, monkeypatch) -> None:
         self.nets, self.seen, self.clip_per_parameter = nets, {}, optim.clip_per_parameter
         for which in ("student", "teacher"):
             network = getattr(nets, which)
@@ -109,10 +113,10 @@ def test_steps_are_the_published_ones(recorded, name, monkeypatch):
     watched = Watched(nets, monkeypatch)
     norms, count = json.loads(about[f"{name}.grad_norms"]), 3 if name == "adamw" else 2
     for k, s in enumerate(steps[:count]):
-        rates = pretrain.Rates(s["lr"], s["wd"], s["momentum"], s["teacher_temp"], s["epoch"] < 1)
-        seen = pretrain.update(
-            nets, [crops_of(tensors, k)], rates, config["clip_grad"], 1, None, (0, k)
-        )
+        rates = pretrain.Rates(s["lr"], s["wd"], s["momentum"])
+        schedule = {"teacher_temp": s["teacher_temp"], "frozen": s["epoch"] < 1}
+        settings = recipe(Recipe, clip_grad=config["clip_grad"])
+        seen = pretrain.update(nets, [crops_of(tensors, k)], rates, schedule, settings, None, k)
         inside = weights(tensors, f"{name}.step{k}.")
         if "student_out" in inside:  # in the full set, of AdamW
             assert len(watched.seen) == 2 + 2 * 37
@@ -143,10 +147,12 @@ def test_accumulated_batches_take_the_step_of_their_union(recorded):
     results = []
     for parts in (1, 2):
         nets, _, _ = start(tensors, about, "sgd")
-        rates = pretrain.Rates(0.1, 0.0, 0.9, 0.05, False)
+        rates = pretrain.Rates(0.1, 0.0, 0.9)
+        schedule = {"teacher_temp": 0.05, "frozen": False}
+        settings = recipe(Recipe, clip_grad=3.0, accumulate=parts)
         whole = crops_of(tensors, 0)
         cuts = [Crops(*(views.chunk(parts, dim=1)[i] for views in whole)) for i in range(parts)]
-        seen = pretrain.update(nets, cuts, rates, 3.0, parts, None, (0, 0))
+        seen = pretrain.update(nets, cuts, rates, schedule, settings, None, 0)
         results.append((seen.loss, nets.objective.centre, *nets.student.state_dict().values()))
     torch.testing.assert_close(results[0], results[1], atol=1e-5, rtol=0)
 

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from multicrop.engine import checkpoint
+from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.registry import backbone, find
 from multicrop.weights import loading
 
@@ -12,7 +13,7 @@ SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 
 
 def read(path, key="teacher", trust=False) -> dict:
-    return loading.backbone_state_dict(loading.content(path, trust), path, key)
+    return loading.backbone_state_dict(loading.read_content(path, trust), path, key)
 
 
 def filled(model: torch.nn.Module, value: float) -> dict:
@@ -72,7 +73,7 @@ def test_student_or_teacher_is_chosen_by_key(tmp_path, vit):
         k: {f"backbone.{n}": t for n, t in filled(vit, v).items()}
         for k, v in (("student", 1.0), ("teacher", 2.0))
     }
-    checkpoint.save({"kind": "ssl", **networks}, path)
+    checkpoint.save(Checkpoint(Metadata("ssl"), networks), path)
     for key, value in (("student", 1.0), ("teacher", 2.0)):
         assert (read(path, key)["norm.weight"] == value).all()
     with pytest.raises(

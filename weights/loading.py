@@ -9,6 +9,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..engine import checkpoint
+from ..engine.metadata import Checkpoint, is_ours
 
 StateDict = dict[str, Tensor]
 Adapt = Callable[
@@ -55,6 +56,8 @@ def backbone_state_dict(content: Any, path: Path, key: str = "teacher") -> State
 
     `key` picks a network where the file holds several (student and teacher). ValueError where there is none.
     """
+    if is_ours(content):
+        content = Checkpoint.from_dict(content).state
     state = _pick(content, key, path)
     return strip_wrappers(
         {name: value for name, value in state.items() if isinstance(value, Tensor)}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import save_content
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -93,7 +94,7 @@ def run_folder(folder: Path) -> Path:
         ("checkpoint0010.pt", 20),
         (checkpoint.NEWEST, 24),
     ):
-        checkpoint.save(state(step, step), folder / name)
+        save_content(state(step, step), folder / name)
     return folder
 
 
@@ -147,14 +148,14 @@ def test_a_run_gives_the_curve_over_its_checkpoints(tmp_path, capsys, small_shap
 
 def test_the_newest_is_not_probed_twice_when_the_run_has_kept_it(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
-    checkpoint.save(state(20, 20), folder / checkpoint.NEWEST)
+    save_content(state(20, 20), folder / checkpoint.NEWEST)
     found, _ = probe(capsys, folder)
     assert [row["step"] for row in found["results"]] == [4, 20]
 
 
 def test_random_weights_are_those_that_the_run_began_with(tmp_path, capsys):
     folder = run_folder(tmp_path / "run")
-    checkpoint.save(
+    save_content(
         state(7, 8), folder / "checkpoint0004.pt"
     )  # its weights are drawn from the recipe's seed
     found, _ = probe(capsys, folder, "--random_weights")
@@ -173,8 +174,8 @@ def test_random_weights_need_no_checkpoint(capsys):
 
 
 def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
-    checkpoint.save(state(1, 2), tmp_path / "ssl.pt")
-    checkpoint.save(state(1, 2, "finetune"), tmp_path / "finetuned.pt")
+    save_content(state(1, 2), tmp_path / "ssl.pt")
+    save_content(state(1, 2, "finetune"), tmp_path / "finetuned.pt")
     both, _ = probe(capsys, tmp_path / "ssl.pt", tmp_path / "finetuned.pt")
     student, _ = probe(capsys, tmp_path / "ssl.pt", "--checkpoint_key", "student")
     assert both["results"][0]["top1"] == both["results"][1]["top1"]
@@ -196,7 +197,7 @@ def test_a_bare_state_dict_is_described_by_flags(tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["new/f.safetensors", "f.pt"])
 def test_saved_features_give_the_same_accuracy(tmp_path, capsys, name):
-    checkpoint.save(state(2, 2), tmp_path / "x.pt")
+    save_content(state(2, 2), tmp_path / "x.pt")
     found, _ = probe(capsys, tmp_path / "x.pt", "--save_features", tmp_path / name)
     bank = (
         load_file(tmp_path / name) if name.endswith("safetensors") else torch.load(tmp_path / name)
@@ -239,7 +240,7 @@ def class_folders(root: Path, **counts: tuple[int, int]) -> Path:
 
 
 def test_another_data_set_and_a_single_test_image(tmp_path, capsys):
-    checkpoint.save(state(3, 2), tmp_path / "x.pt")
+    save_content(state(3, 2), tmp_path / "x.pt")
     root = class_folders(tmp_path / "data", train=(4, 4), test=(0, 1))
     found, said = probe(capsys, tmp_path / "x.pt", "--dataset", "image_folder", "--datapath", root)
     assert (found["train_images"], found["test_images"]) == (8, 1)
@@ -259,14 +260,14 @@ def test_image_files_are_stored_as_the_checkpoints_own_script_stored_them(
 
     monkeypatch.setattr(image_folder, "DATASET", replace(image_folder.DATASET, load=load))
     for kind in ("ssl", "finetune"):
-        checkpoint.save(state(3, 2, kind), tmp_path / f"{kind}.pt")
+        save_content(state(3, 2, kind), tmp_path / f"{kind}.pt")
         probe(capsys, tmp_path / f"{kind}.pt", "--dataset", "image_folder", "--datapath", root)
     assert sides == [64, 64, 32, 32]
 
 
 def test_what_it_refuses(tmp_path, capsys):
     good, folder = tmp_path / "x.pt", tmp_path / "images"
-    checkpoint.save(state(1, 2), good)
+    save_content(state(1, 2), good)
     class_folders(folder, train=(2, 2))
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -299,7 +300,7 @@ def test_weights_that_have_diverged_are_named(tmp_path, capsys):
     broken["teacher"]["backbone.cls_token"] = torch.full_like(
         broken["teacher"]["backbone.cls_token"], float("nan")
     )
-    checkpoint.save(broken, tmp_path / "x.pt")
+    save_content(broken, tmp_path / "x.pt")
     assert f"{tmp_path / 'x.pt'}: the training features are not finite" in refused(
         capsys, tmp_path / "x.pt"
     )

@@ -1,0 +1,69 @@
+"""multicrop NAME ...: what it lists, what it imports before a command runs, and what it says of a wrong name."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from multicrop import __main__, registry
+
+COMMANDS = registry.names("commands")
+
+
+def imported_by(*words: str) -> tuple[set[str], str]:
+    """The modules that the command line has imported when it ends, and what it printed."""
+    code = (
+        "import sys, json\n"
+        "from multicrop.__main__ import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    *printed, modules = done.stdout.splitlines()
+    return set(json.loads(modules)), "\n".join(printed)
+
+
+def test_alone_it_lists_every_command_with_one_line(capsys):
+    __main__.main([])
+    lines = capsys.readouterr().out.splitlines()
+    for command in COMMANDS:
+        (line,) = (line for line in lines if line.split()[:1] == [command])
+        assert len(line.split()) > 3, line
+    assert {"pretrain", "finetune", "knn", "precompute", "check", "pack", "visualise"} <= {
+        *COMMANDS
+    }
+
+
+def test_the_list_imports_nothing_heavy():
+    modules, printed = imported_by("--help")
+    assert "pretrain" in printed and not {"torch", "numpy", "PIL"} & modules
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_does_not_import_torch(command):
+    modules, printed = imported_by(command, "--help")
+    assert printed.startswith(f"usage: multicrop {command} ") and "torch" not in modules
+
+
+def test_an_unknown_name_gets_the_nearest(capsys):
+    with pytest.raises(SystemExit) as stop:
+        __main__.main(["finetun", "--scratch"])
+    assert stop.value.code == 2
+    assert (
+        "error: no command is called 'finetun'; did you mean 'finetune'" in capsys.readouterr().err
+    )
+
+
+def test_a_wrong_flag_is_one_line_without_torch():
+    code = "from multicrop.__main__ import main; main(['pretrain', '--lrr', '1'])"
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "unknown flag --lrr; did you mean 'lr'?" in done.stderr
+    assert "| torch" not in done.stderr

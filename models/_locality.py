@@ -6,6 +6,7 @@ Module names are the published ones.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor
 
-from ._maps import to_map, to_tokens
+from ._maps import Grid, to_map, to_tokens
 
 
 class HSwish(nn.Module):
@@ -24,19 +25,21 @@ class HSwish(nn.Module):
 
 
 # The published code means ReLU6 by "relu" too; "ecah" is ECA with the piecewise linear sigmoid.
-NONLINEARITIES = {"relu": nn.ReLU6, "relu6": nn.ReLU6, "hs": HSwish}
+NONLINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU6, "relu6": nn.ReLU6, "hs": HSwish}
 GATES = ("", "se", "eca", "ecah")
-ACTS = tuple(f"{word}+{gate}".rstrip("+") for word in NONLINEARITIES for gate in GATES)
+ACTS = tuple(f"{name}+{gate}".rstrip("+") for name in NONLINEARITIES for gate in GATES)
 DEPTHWISE = ("second", "first", "none")
 
 
 class LocalityFeedForward(nn.Module):
     """A map (B, C, h, w) plus what the convolutions make of it; the residual is inside.
 
-    act: one of ACTS, nonlinearity and gate, e.g. "hs+se" (h-swish and SE); reduction: SE's hidden units are a fraction
-    1 / reduction of the H = C * ratio hidden channels; depthwise: "second", on the hidden channels, "first", on the
-    incoming ones, or "none"; drop_path: stochastic depth, published without. ValueError for an act, a place or a
-    reduction that cannot be.
+    act: one of ACTS, nonlinearity and gate, e.g. "hs+se" (h-swish and SE).
+    reduction: SE's hidden units are a fraction 1 / reduction of the H = C * ratio hidden channels.
+    depthwise: "second", on the hidden channels, "first", on the incoming ones, or "none".
+    drop_path: stochastic depth, published without.
+
+    ValueError for an act, a place or a reduction that cannot be.
     """
 
     def __init__(
@@ -57,24 +60,28 @@ class LocalityFeedForward(nn.Module):
         hidden = int(width * ratio)
         if hidden < 1:
             raise ValueError(f"an MLP ratio of {ratio} leaves none of {width} channels")
-        nonlinearity, _, gate = act.partition("+")
-        f = NONLINEARITIES[nonlinearity]
-        layers = [*_convolution(width, hidden, 1), f()]
+        name, _, gate = act.partition("+")
+        nonlinearity = NONLINEARITIES[name]
+        layers = [*_convolution(width, hidden, 1), nonlinearity()]
         if depthwise == "first":
-            layers = [*_convolution(width, width, 3, groups=width), f(), *layers]
+            first = _convolution(width, width, 3, groups=width)
+            layers = [*first, nonlinearity(), *layers]
         elif depthwise == "second":
-            layers += [*_convolution(hidden, hidden, 3, groups=hidden), f()]
-        layers += [_gate(gate, hidden, reduction)] if gate else []
+            layers += [*_convolution(hidden, hidden, 3, groups=hidden), nonlinearity()]
+        if gate:
+            layers.append(_gate(gate, hidden, reduction))
         self.conv = nn.Sequential(*layers, *_convolution(hidden, width, 1))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.drop_path(self.conv(x))
 
-    def mix_tokens(self, x: Tensor, grid: tuple[int, int], prefix: int = 0) -> Tensor:
+    def mix_tokens(self, x: Tensor, grid: Grid, prefix: int = 0) -> Tensor:
         """Tokens (B, prefix + h * w, C), row by row for grid = (h, w) -> the same shape; prefix tokens stay as are."""
         patches = to_tokens(self(to_map(x, grid, prefix)))
-        return torch.cat([x[:, :prefix], patches], dim=1) if prefix else patches
+        if not prefix:
+            return patches
+        return torch.cat([x[:, :prefix], patches], dim=1)
 
 
 class SE(nn.Module):
@@ -92,7 +99,8 @@ class SE(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.fc(x.mean((2, 3)))[:, :, None, None]
+        factors = self.fc(x.mean((2, 3)))
+        return x * factors[:, :, None, None]
 
 
 class ECA(nn.Module):
@@ -102,10 +110,11 @@ class ECA(nn.Module):
         super().__init__()
         size = int(abs((math.log2(channels) + 1) / 2)) | 1  # odd, and never 0
         self.conv = nn.Conv1d(1, 1, size, padding=size // 2, bias=False)
-        self.squash = F.hardsigmoid if hard else torch.sigmoid
+        self.squash: Callable[[Tensor], Tensor] = F.hardsigmoid if hard else torch.sigmoid
 
     def forward(self, x: Tensor) -> Tensor:
-        factors = self.squash(self.conv(x.mean((2, 3))[:, None]))[:, 0]
+        means = x.mean((2, 3))[:, None]
+        factors = self.squash(self.conv(means))[:, 0]
         return x * factors[:, :, None, None]
 
 
@@ -113,14 +122,6 @@ def check_act(act: str) -> None:
     """ValueError unless `act` is one of ACTS."""
     if act not in ACTS:
         raise ValueError(f"no activation is called {act!r}; known: {', '.join(ACTS)}")
-
-
-def initialise(module: nn.Module) -> None:
-    """The published initial values, for Module.apply: Linear layers normal with std 0.02, convolutions PyTorch's."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _convolution(
@@ -131,4 +132,6 @@ def _convolution(
 
 
 def _gate(gate: str, channels: int, reduction: int) -> nn.Module:
-    return SE(channels, reduction) if gate == "se" else ECA(channels, hard=gate == "ecah")
+    if gate == "se":
+        return SE(channels, reduction)
+    return ECA(channels, hard=gate == "ecah")

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from ._maps import Map
+from ._maps import Map, stage_maps
 from ._sizes import check_heads, check_layers
 
 GROWTH = (1, 2, 5, 8)  # widths and heads, in units of the first stage's
@@ -35,7 +35,8 @@ def stage_sizes(
 
     widths: of all four stages, instead of those that grow from embed_dim. ValueError on sizes that clash.
     """
-    widths = tuple(embed_dim * factor for factor in GROWTH) if widths is None else tuple(widths)
+    if widths is None:
+        widths = tuple(embed_dim * factor for factor in GROWTH)
     for name, values in (("widths", widths), ("depths", depths)):
         if len(values) != len(GROWTH):
             raise ValueError(
@@ -45,22 +46,29 @@ def stage_sizes(
     for width, count, depth in zip(widths, heads, depths, strict=True):
         check_heads(width, count)
         check_layers(depth)
-    ratios = [mlp_ratio * factor for factor in MLP_GROWTH]
-    rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(tuple(depths))
-    rates = [tuple(part.tolist()) for part in rates]
-    return [
-        StageSizes(*sizes) for sizes in zip(widths, heads, ratios, REDUCTIONS, rates, strict=True)
-    ]
+    all_rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu")
+    sizes = []
+    for stage, rates in enumerate(all_rates.split(tuple(depths))):
+        sizes.append(
+            StageSizes(
+                width=widths[stage],
+                heads=heads[stage],
+                mlp_ratio=mlp_ratio * MLP_GROWTH[stage],
+                reduction=REDUCTIONS[stage],
+                rates=tuple(rates.tolist()),
+            )
+        )
+    return sizes
 
 
-def block_maps(sizes: list[StageSizes], patch_size: int) -> tuple[dict[str, Map], tuple[str, ...]]:
+def pyramid_maps(
+    sizes: list[StageSizes], patch_size: int
+) -> tuple[dict[str, Map], tuple[str, ...]]:
     """The map of every block, "blocks.0" first, and the names of those that end a stage."""
-    maps, ends = {}, []
-    for stage, size in enumerate(sizes):
-        stride = patch_size * LATER_STRIDE**stage
-        maps |= {
-            f"blocks.{len(maps) + index}": Map(size.width, stride)
-            for index in range(len(size.rates))
-        }
-        ends.append(f"blocks.{len(maps) - 1}")
-    return maps, tuple(ends)
+    maps, depths = [], []
+    stride = patch_size
+    for size in sizes:
+        maps.append(Map(size.width, stride))
+        depths.append(len(size.rates))
+        stride *= LATER_STRIDE
+    return stage_maps(maps, depths)

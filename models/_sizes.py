@@ -1,12 +1,33 @@
 """Which sizes an architecture takes: default patches, and one-line errors that name the nearest sizes that work."""
 
+from typing import Any
+
 from torch import Tensor
+
+SMALL_IMAGE = 32  # px, the side up to which default patches are smaller
 
 
 def default_patch(image_size: int, at_most: int) -> int:
     """The largest patch up to `at_most` px that divides the image and, if that is even, half-size crops; at least 1."""
-    side = image_size if image_size % 2 else image_size // 2
-    return max(patch for patch in range(1, max(at_most, 1) + 1) if side % patch == 0)
+    side = image_size
+    if image_size % 2 == 0:
+        side = image_size // 2
+    patch = max(at_most, 1)
+    while side % patch:
+        patch -= 1
+    return patch
+
+
+def pyramid_patch(image_size: int) -> int:
+    """The patch of a network whose later stages merge tokens: up to 2 px for images up to 32 px, else up to 4."""
+    return default_patch(image_size, small_or_large(image_size, 2, 4))
+
+
+def small_or_large(image_size: int, small: int, large: int) -> int:
+    """`small` for images up to 32 px, else `large`."""
+    if image_size <= SMALL_IMAGE:
+        return small
+    return large
 
 
 def check_patch(image_size: int, patch_size: int) -> None:
@@ -16,13 +37,18 @@ def check_patch(image_size: int, patch_size: int) -> None:
             f"image size {image_size} and patch size {patch_size} must be at least 1 px"
         )
     if image_size % patch_size:
-        divisors = [size for size in range(1, image_size + 1) if image_size % size == 0]
-        near = [size for size in divisors if size < patch_size][-1:] + [
-            size for size in divisors if size > patch_size
-        ][:1]
+        near = _nearest_divisors(image_size, patch_size)
         raise ValueError(
             f"patch size {patch_size} does not divide image size {image_size}; the nearest that do: {_list(near)}"
         )
+
+
+def _nearest_divisors(number: int, size: int) -> list[int]:
+    """The largest divisor of a number below `size` and the smallest above, where there are."""
+    divisors = [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+    below = [divisor for divisor in divisors if divisor < size]
+    above = [divisor for divisor in divisors if divisor > size]
+    return below[-1:] + above[:1]
 
 
 def check_images(x: Tensor, channels: int, patch_size: int) -> None:
@@ -33,8 +59,7 @@ def check_images(x: Tensor, channels: int, patch_size: int) -> None:
         )
     for side in x.shape[-2:]:
         if side % patch_size or side == 0:
-            below = side // patch_size * patch_size
-            near = [size for size in (below, below + patch_size) if size]
+            near = _nearest_multiples(side, patch_size)
             raise ValueError(
                 f"{side} px is no whole number of {patch_size} px patches; the nearest that are: {_list(near)}"
             )
@@ -47,8 +72,7 @@ def check_heads(embed_dim: int, num_heads: int) -> None:
             f"embedding width {embed_dim} and number of heads {num_heads} must be at least 1"
         )
     if embed_dim % num_heads:
-        low, high = (embed_dim // num_heads) * num_heads, (embed_dim // num_heads + 1) * num_heads
-        near = [width for width in (low, high) if width]
+        near = _nearest_multiples(embed_dim, num_heads)
         raise ValueError(
             f"{num_heads} heads cannot share embedding width {embed_dim}; the nearest they can: {_list(near)}"
         )
@@ -63,7 +87,7 @@ def check_layers(num_layers: int) -> None:
 def timm_sizes(
     image_size: int, patch_size: int, in_channels: int, embed_dim: int, num_layers: int, num_heads: int,
     vit_mlp_ratio: float, qkv_bias: bool, drop_rate: float, drop_path_rate: float,
-) -> dict:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Our options of a plain transformer under timm's names. ValueError on sizes that clash."""
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
@@ -73,6 +97,15 @@ def timm_sizes(
         "depth": num_layers, "num_heads": num_heads, "mlp_ratio": vit_mlp_ratio, "qkv_bias": qkv_bias,
         "pos_drop_rate": drop_rate, "proj_drop_rate": drop_rate, "drop_path_rate": drop_path_rate,
     }  # fmt: skip
+
+
+def _nearest_multiples(number: int, factor: int) -> list[int]:
+    """The multiples of a factor next to a number; 0 is none."""
+    below = number // factor * factor
+    above = below + factor
+    if below == 0:
+        return [above]
+    return [below, above]
 
 
 def _list(sizes: list[int]) -> str:

@@ -4,8 +4,6 @@
 paper's equation has a GELU after every stage, the published code, followed here, has none after the last of several.
 """
 
-from itertools import pairwise
-
 import torch
 import torch.nn as nn
 from torch import Tensor
@@ -26,10 +24,16 @@ class SOPE(nn.Module):
                 f"patch size {patch_size} does not fit a stem of halvings; those that do: {PATCHES}"
             )
         stages = patch_size.bit_length() - 1
-        widths = [in_channels, *(width >> left for left in reversed(range(stages)))]
-        layers = [layer for sizes in pairwise(widths) for layer in (_stage(*sizes), nn.GELU())]
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for remaining in reversed(range(stages)):
+            stage_width = width >> remaining
+            layers += [_stage(channels, stage_width), nn.GELU()]
+            channels = stage_width
+        if stages > 1:
+            layers.pop()  # no GELU after the last of several
         self.pre_affine = Affine(in_channels)
-        self.proj = nn.Sequential(*(layers if stages == 1 else layers[:-1]))
+        self.proj = nn.Sequential(*layers)
         self.post_affine = Affine(width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,6 +53,5 @@ class Affine(nn.Module):
 
 
 def _stage(channels: int, width: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width)
-    )
+    convolution = nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(width))

@@ -30,16 +30,19 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.in_channels, self.kernel_size, self.padding = in_channels, kernel_size, padding
         self.strides = (stride, 2) if pool else (stride,)
-        widths = [in_channels, *[in_planes] * (conv_layers - 1), embed_dim]
-        stages = pairwise(widths)
-        self.conv_layers = nn.Sequential(*(self._stage(i, o, pool) for i, o in stages))
+        between = [in_planes] * (conv_layers - 1)
+        widths = [in_channels, *between, embed_dim]
+        stages = [self._stage(inputs, outputs, pool) for inputs, outputs in pairwise(widths)]
+        self.conv_layers = nn.Sequential(*stages)
 
     def _stage(self, inputs: int, outputs: int, pool: bool) -> nn.Sequential:
         convolution = nn.Conv2d(
             inputs, outputs, self.kernel_size, self.strides[0], self.padding, bias=not pool
         )
         nn.init.kaiming_normal_(convolution.weight)
-        return nn.Sequential(convolution, *([nn.ReLU(), nn.MaxPool2d(3, 2, 1)] if pool else []))
+        if not pool:
+            return nn.Sequential(convolution)
+        return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(3, 2, 1))
 
     @property
     def stride(self) -> int:
@@ -52,7 +55,8 @@ class Tokenizer(nn.Module):
     def side(self, size: int) -> int:
         """How many tokens lie along `size` px; 0 where a kernel is larger than what is left for it."""
         for _ in self.conv_layers:
-            size = max(0, (size + 2 * self.padding - self.kernel_size) // self.strides[0] + 1)
+            room = size + 2 * self.padding - self.kernel_size
+            size = max(0, room // self.strides[0] + 1)
             if len(self.strides) > 1:
                 size = (size + 1) // 2  # (size - 1) // 2 + 1 of the pooling, and 0 for 0
         return size
@@ -61,9 +65,10 @@ class Tokenizer(nn.Module):
         """ValueError unless x is (B, C, H, W), tiled by the patches or large enough for the convolutions."""
         patches = len(self.strides) == 1
         check_images(x, self.in_channels, self.kernel_size if patches else 1)
-        if not (self.side(x.shape[-2]) and self.side(x.shape[-1])):
+        height, width = x.shape[-2:]
+        if not self.side(height) or not self.side(width):
             raise ValueError(
-                f"an image of {x.shape[-2]} x {x.shape[-1]} px is too small for these convolutions"
+                f"an image of {height} x {width} px is too small for these convolutions"
             )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._maps import to_map
+from ._maps import Grid, to_map
 from ._sizes import check_images
 
 WINDOWS = (7, 3, 3)  # of the three splits; the last two step 2, the first one patch_size / 4
@@ -32,28 +32,24 @@ class TokensToToken(nn.Module):
     ) -> None:
         super().__init__()
         if patch_size not in PATCHES:
-            raise ValueError(
-                f"patch size {patch_size}: tokens-to-token takes {', '.join(map(str, PATCHES))} px"
-            )
-        self.in_channels, self.patch_size, self.strides = (
-            in_channels,
-            patch_size,
-            (patch_size // 4, 2, 2),
-        )
+            patches = ", ".join(map(str, PATCHES))
+            raise ValueError(f"patch size {patch_size}: tokens-to-token takes {patches} px")
+        self.in_channels, self.patch_size = in_channels, patch_size
+        self.strides = (patch_size // 4, 2, 2)
         first, second, third = WINDOWS
-        self.stages = nn.ModuleList(
-            [
-                stage(in_channels * first**2, token_width),
-                stage(token_width * second**2, token_width),
-            ]
-        )
+        stages = [
+            stage(in_channels * first**2, token_width),
+            stage(token_width * second**2, token_width),
+        ]
+        self.stages = nn.ModuleList(stages)
         self.project = nn.Linear(token_width * third**2, dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Grid]:
         check_images(x, self.in_channels, 1)
-        if min(x.shape[-2:]) < SMALLEST:
+        height, width = x.shape[-2:]
+        if min(height, width) < SMALLEST:
             raise ValueError(
-                f"images of {x.shape[-2]} x {x.shape[-1]} px are too small; {SMALLEST} px is the least"
+                f"images of {height} x {width} px are too small; {SMALLEST} px is the least"
             )
         for window, stride, stage in zip(WINDOWS, self.strides, self.stages, strict=False):
             tokens, grid = soft_split(x, window, stride)
@@ -68,15 +64,18 @@ class TokensToToken(nn.Module):
         return image_size
 
 
-def soft_split(x: Tensor, window: int, stride: int) -> tuple[Tensor, tuple[int, int]]:
+def soft_split(x: Tensor, window: int, stride: int) -> tuple[Tensor, Grid]:
     """Overlapping windows: a map (B, C, h, w) -> tokens (B, N, C * window * window) and the grid that they stand on."""
-    grid = (steps(x.shape[2], window, stride), steps(x.shape[3], window, stride))
-    return F.unfold(x, window, padding=padding(window, stride), stride=stride).transpose(1, 2), grid
+    height, width = x.shape[2:]
+    grid = (steps(height, window, stride), steps(width, window, stride))
+    windows = F.unfold(x, window, padding=padding(window, stride), stride=stride)
+    return windows.transpose(1, 2), grid
 
 
 def steps(size: int, window: int, stride: int) -> int:
     """How many windows fit along an axis of `size`: about size / stride."""
-    return (size + 2 * padding(window, stride) - window) // stride + 1
+    padded = size + 2 * padding(window, stride)
+    return (padded - window) // stride + 1
 
 
 def padding(window: int, stride: int) -> int:

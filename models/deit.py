@@ -4,12 +4,14 @@ Blocks, names and initial values are timm's (see vit.py), also for the distillat
 """
 
 import re
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ._maps import to_map
+from ._class_token import prepend
+from ._maps import patch_grid, to_map
 from ._positions import fit_table, resample
 from ._sizes import default_patch, timm_sizes
 from .vit import ViT
@@ -38,14 +40,15 @@ def build(
 
     distilled: with a distillation token beside the class token. ValueError on sizes that clash.
     """
-    patch_size = (
-        default_patch(image_size, min(16, image_size // 8)) if patch_size is None else patch_size
-    )
+    if patch_size is None:
+        patch_size = default_patch(image_size, min(16, image_size // 8))
     sizes = timm_sizes(
         image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
         drop_path_rate,
     )  # fmt: skip
-    return (DistilledDeiT if distilled else ViT)(**sizes)
+    if distilled:
+        return DistilledDeiT(**sizes)
+    return ViT(**sizes)
 
 
 class DistilledDeiT(ViT):
@@ -54,7 +57,7 @@ class DistilledDeiT(ViT):
     One classifier on the mean is the mean of two with the same weights; for two of their own see `forward_tokens`.
     """
 
-    def __init__(self, **sizes) -> None:
+    def __init__(self, **sizes: Any) -> None:
         super().__init__(**sizes)
         _, rows, width = self.pos_embed.shape
         self.num_prefix_tokens = 2
@@ -63,7 +66,7 @@ class DistilledDeiT(ViT):
         for table in (self.dist_token, self.pos_embed):
             nn.init.trunc_normal_(table, std=0.02)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no masks
         cls, distillation = self.forward_tokens(x)
         return (cls + distillation) / 2
 
@@ -73,7 +76,8 @@ class DistilledDeiT(ViT):
         x = self.tokens(x)
         for block in body:
             x = block(x)
-        return self.norm(last(x, rows=2)).unbind(dim=1)
+        cls, distillation = self.norm(last(x, rows=2)).unbind(dim=1)
+        return cls, distillation
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, D, h, w); the last block in full."""
@@ -82,20 +86,21 @@ class DistilledDeiT(ViT):
 
     def token_maps(self, x: Tensor) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         """The two tokens of `forward_tokens` and the maps of `forward_maps`."""
-        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
-        x, maps = self.tokens(x), {}
+        grid = patch_grid(x, self.patch_size)
+        x = self.tokens(x)
+        maps = {}
         for name, block in zip(self.maps, self.blocks, strict=True):
             x = block(x)
             maps[name] = to_map(x, grid, prefix=2)
-        return self.norm(x[:, :2]).unbind(dim=1), maps
+        cls, distillation = self.norm(x[:, :2]).unbind(dim=1)
+        return (cls, distillation), maps
 
-    def _pos_embed(
-        self, x: Tensor
-    ) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)."""
         grid = (x.shape[1], x.shape[2])
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1) + self.pos_embed[:, :2]
         x = x.flatten(1, 2) + resample(self.pos_embed[:, 2:], grid)
-        return self.pos_drop(torch.cat([prefix.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+        return self.pos_drop(prepend(prefix, x))
 
 
 def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
@@ -107,9 +112,6 @@ def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
 
 
 def _rename(key: str) -> str:
-    key = re.sub(r"^layers\.", "blocks.", key).replace(".qkv_transform.", ".qkv.")
-    return (
-        key.replace(".projection.", ".proj.")
-        .replace("patch_embed.projection.", "patch_embed.proj.")
-        .replace("distill_token", "dist_token")
-    )
+    key = re.sub(r"^layers\.", "blocks.", key)
+    key = key.replace(".qkv_transform.", ".qkv.").replace(".projection.", ".proj.")
+    return key.replace("distill_token", "dist_token")

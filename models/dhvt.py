@@ -18,7 +18,8 @@ from torch import Tensor
 from ._class_token import ClassToken
 from ._daff import DAFF
 from ._head_tokens import HeadTokenAttention
-from ._maps import Map, to_tokens
+from ._initialise import initialise_linear
+from ._maps import Grid, block_maps, map_grid, to_tokens
 from ._sizes import check_heads, check_images, check_layers
 from ._sope import PATCHES, SOPE
 
@@ -58,7 +59,7 @@ def build(
     if image_size < 1:
         raise ValueError(f"image size {image_size} must be at least 1 px")
     if patch_size is None:
-        patch_size = max((size for size in PATCHES if 8 * size <= image_size), default=PATCHES[0])
+        patch_size = default_patch(image_size)
     check_heads(embed_dim, num_heads)
     check_layers(num_layers)
     if embed_dim < 8:
@@ -77,6 +78,12 @@ def build(
         drop_rate,
         drop_path_rate,
     )
+
+
+def default_patch(image_size: int) -> int:
+    """The largest of the stem's patches that leaves 8 of them a side, or the smallest one."""
+    fitting = [size for size in PATCHES if 8 * size <= image_size]
+    return max(fitting, default=PATCHES[0])
 
 
 class DHVT(ClassToken):
@@ -103,17 +110,16 @@ class DHVT(ClassToken):
             Block(width, hidden, heads, qkv_bias, drop_rate, rate) for rate in rates
         )
         self.norm = LayerNorm(width)
-        self.maps = {f"blocks.{index}": Map(width, patch_size) for index in range(layers)}
-        self.stages = (f"blocks.{layers - 1}",)
+        self.maps, self.stages = block_maps(layers, width, patch_size)
         trunc_normal_(self.cls_token, std=0.02)
-        self.apply(_initialise)
+        self.apply(initialise_linear)
 
-    def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    def tokens(self, x: Tensor) -> tuple[Tensor, Grid]:
         """Images (B, C, h, w) -> class and patch tokens (B, 1 + N, D), and the patches' rows and columns."""
         check_images(x, self.in_channels, 1)
         patches = self.patch_embed(x)
         cls = self.cls_token.expand(len(x), -1, -1)
-        return torch.cat([cls, to_tokens(patches)], dim=1), (patches.shape[2], patches.shape[3])
+        return torch.cat([cls, to_tokens(patches)], dim=1), map_grid(patches)
 
 
 class Block(nn.Module):
@@ -129,17 +135,10 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.mlp = DAFF(width, hidden)
 
-    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Tokens (B, 1 + h * w, D) for grid = (h, w) -> the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x), grid))
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def adapt(state: dict[str, Tensor], model: DHVT) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch import Tensor
 from ._attention import attend, merge_heads, split_heads
 from ._class_token import ClassToken
 from ._depth import residual
-from ._locality import LocalityFeedForward, initialise
+from ._initialise import initialise_linear
+from ._locality import LocalityFeedForward
 from ._maps import Map, to_map, to_tokens
 from ._positions import resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
@@ -93,7 +94,7 @@ class LocalViT(ClassToken):
         self.stages = tuple(self.maps)[-1:]
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(initialise)
+        self.apply(initialise_linear)
 
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images -> class and patch tokens with their positions (B, 1 + N, D), and the patches' rows and columns."""

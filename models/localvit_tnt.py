@@ -14,7 +14,8 @@ from timm.models.tnt import Attention
 from torch import Tensor
 
 from ._depth import residual
-from ._locality import LocalityFeedForward, initialise
+from ._initialise import initialise_linear
+from ._locality import LocalityFeedForward
 from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch
@@ -115,7 +116,7 @@ class TNT(nn.Module):
         self.stages = tuple(self.maps)[-1:]
         for table in (self.cls_token, self.patch_pos, self.pixel_pos):
             nn.init.trunc_normal_(table, std=0.02)
-        self.apply(initialise)
+        self.apply(initialise_linear)
 
     def forward(self, x: Tensor) -> Tensor:
         pixels, patches, grid = self.tokens(x)

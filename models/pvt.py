@@ -18,7 +18,7 @@ from ._attention import attend, merge_heads, split_heads
 from ._depth import residual
 from ._maps import to_map, to_tokens
 from ._positions import fit_table, resample
-from ._pyramid import LATER_STRIDE, StageSizes, block_maps, stage_sizes
+from ._pyramid import LATER_STRIDE, StageSizes, pyramid_maps, stage_sizes
 from ._sizes import check_images, check_patch, default_patch
 
 VARIANTS = {"pvt_tiny": {"image_size": 224}}
@@ -82,7 +82,7 @@ class PVT(nn.Module):
             self.layers.append(Stage(patches, side, blocks, prefix, drop_rate))
             channels = size[0]
         self.dim, self.patch_size, self.in_channels = channels, patch_size, in_channels
-        self.maps, self.stages = block_maps(sizes, patch_size)
+        self.maps, self.stages = pyramid_maps(sizes, patch_size)
         self.norm = nn.LayerNorm(self.dim, eps=1e-6)
         self.apply(_initialise)
 

@@ -13,7 +13,7 @@ from timm.models import pvt_v2 as timm_pvt
 from torch import Tensor
 
 from ._maps import to_map
-from ._pyramid import StageSizes, block_maps, stage_sizes
+from ._pyramid import StageSizes, pyramid_maps, stage_sizes
 from ._sizes import check_images
 from .pvt import Shrink
 
@@ -71,7 +71,7 @@ class PVTv2(nn.Module):
             )
             before = size.width
         self.dim, self.patch_size, self.in_channels = before, patch_size, in_channels
-        self.maps, self.stages = block_maps(sizes, patch_size)
+        self.maps, self.stages = pyramid_maps(sizes, patch_size)
         self.apply(_initialise)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):

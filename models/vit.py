@@ -7,16 +7,18 @@ features use; on a CPU attention over few tokens is plain products, and stochast
 """
 
 from functools import partial
+from typing import Any
 
-import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from timm.layers import PatchEmbed
 from timm.models import vision_transformer as timm_vit
 from torch import Tensor
 
-from ._attention import attend, attention_weights, merge_heads, split_heads
+from ._attention import attend, attention_weights, merge_heads, split_heads, split_qkv
+from ._class_token import prepend
 from ._depth import residual
-from ._maps import Map, to_map
+from ._maps import block_maps, patch_grid, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_images, default_patch, timm_sizes
 
@@ -35,7 +37,8 @@ def build(
     drop_path_rate: float = 0.1,
 ) -> "ViT":
     """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash."""
-    patch_size = default_patch(image_size, image_size // 8) if patch_size is None else patch_size
+    if patch_size is None:
+        patch_size = default_patch(image_size, image_size // 8)
     sizes = timm_sizes(
         image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
         drop_path_rate,
@@ -46,19 +49,20 @@ def build(
 class ViT(timm_vit.VisionTransformer):
     """Images (B, C, h, w) -> the normalised CLS token (B, dim); h and w any multiples of the patch size."""
 
-    def __init__(self, **sizes) -> None:
+    cls_token: nn.Parameter
+    pos_embed: nn.Parameter
+    patch_embed: PatchEmbed
+
+    def __init__(self, **sizes: Any) -> None:
         norm = partial(nn.LayerNorm, eps=1e-6)
         super().__init__(
             num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes
         )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
-        self.maps = {
-            f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(self.blocks))
-        }
-        self.stages = tuple(self.maps)[-1:]
+        self.maps, self.stages = block_maps(len(self.blocks), self.dim, self.patch_size)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no masks
         *body, last = self.blocks
         x = self.tokens(x)
         for block in body:
@@ -67,8 +71,9 @@ class ViT(timm_vit.VisionTransformer):
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, D, h, w); the last block in full."""
-        grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
-        x, maps = self.tokens(x), {}
+        grid = patch_grid(x, self.patch_size)
+        x = self.tokens(x)
+        maps = {}
         for name, block in zip(self.maps, self.blocks, strict=True):
             x = block(x)
             maps[name] = to_map(x, grid, prefix=1)
@@ -79,13 +84,12 @@ class ViT(timm_vit.VisionTransformer):
         check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.patch_size[0])
         return self._pos_embed(self.patch_embed(x))
 
-    def _pos_embed(
-        self, x: Tensor
-    ) -> Tensor:  # timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        """timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)."""
         grid = (x.shape[1], x.shape[2])
         cls = self.cls_token + self.pos_embed[:, :1]
         x = x.flatten(1, 2) + resample(self.pos_embed[:, 1:], grid)
-        return self.pos_drop(torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1))
+        return self.pos_drop(prepend(cls, x))
 
     def attention(self, x: Tensor) -> Tensor:
         """The last block's attention after the softmax: images -> (B, heads, N, N), token 0 is CLS."""
@@ -93,11 +97,13 @@ class ViT(timm_vit.VisionTransformer):
         x = self.tokens(x)
         for block in body:
             x = block(x)
+        assert isinstance(last, Block)
         return last.attention(x)
 
     def intermediate(self, x: Tensor, n: int) -> list[Tensor]:
         """The outputs of the last n blocks, oldest first, each through the final norm: images -> n times (B, N, D)."""
-        x, outputs = self.tokens(x), []
+        x = self.tokens(x)
+        outputs = []
         for block in self.blocks:
             x = block(x)
             outputs.append(x)
@@ -107,7 +113,9 @@ class ViT(timm_vit.VisionTransformer):
 class Block(timm_vit.Block):
     """timm's pre-norm block with our attention."""
 
-    def forward(self, x: Tensor, *, rows: int | None = None) -> Tensor:
+    attn: timm_vit.Attention
+
+    def forward(self, x: Tensor, *, rows: int | None = None) -> Tensor:  # type: ignore[override]  # no masks
         """Tokens (B, N, D) -> (B, N, D), or (B, rows, D) when only the first `rows` tokens are wanted."""
         x = residual(x, lambda kept: self.mix(self.norm1(kept), rows), self.drop_path1, rows)
         return residual(x, lambda kept: self.mlp(self.norm2(kept)), self.drop_path2)
@@ -117,16 +125,21 @@ class Block(timm_vit.Block):
         mixed = merge_heads(attend(*self.queries_keys_values(x, rows)))
         return self.attn.proj_drop(self.attn.proj(mixed))
 
-    def queries_keys_values(self, x: Tensor, rows: int | None = None) -> list[Tensor]:
+    def queries_keys_values(
+        self, x: Tensor, rows: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Normalised tokens (B, N, D) -> q (B, heads, rows, d), k and v (B, heads, N, d)."""
-        width, weight, bias = x.shape[-1], self.attn.qkv.weight, self.attn.qkv.bias
+        heads = self.attn.num_heads
         if rows is None:
-            projected = self.attn.qkv(x).chunk(3, dim=-1)
-        else:
-            query_bias, other_bias = (None, None) if bias is None else (bias[:width], bias[width:])
-            others = F.linear(x, weight[width:], other_bias)
-            projected = F.linear(x[:, :rows], weight[:width], query_bias), *others.chunk(2, dim=-1)
-        return [split_heads(part, self.attn.num_heads) for part in projected]
+            return split_qkv(self.attn.qkv(x), heads)
+        width = x.shape[-1]
+        weight, bias = self.attn.qkv.weight, self.attn.qkv.bias
+        query_bias = key_value_bias = None
+        if bias is not None:
+            query_bias, key_value_bias = bias[:width], bias[width:]
+        k, v = F.linear(x, weight[width:], key_value_bias).chunk(2, dim=-1)
+        q = F.linear(x[:, :rows], weight[:width], query_bias)
+        return split_heads(q, heads), split_heads(k, heads), split_heads(v, heads)
 
     def attention(self, x: Tensor) -> Tensor:
         """Tokens (B, N, D) -> attention after the softmax (B, heads, N, N)."""
@@ -136,7 +149,7 @@ class Block(timm_vit.Block):
 
 def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
     """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
-    return {
-        key: fit_table(value, model.pos_embed, 1) if key == "pos_embed" else value
-        for key, value in state.items()
-    }
+    state = dict(state)
+    if "pos_embed" in state:
+        state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed, 1)
+    return state

@@ -29,9 +29,12 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(2)
     # The recipe is parsed before the command is imported, so that --help and a wrong flag need no torch.
     recipe_type = import_module(f"multicrop.config.{name}").Recipe
-    cli.main(
-        recipe_type, lambda recipe: import_module(f"multicrop.commands.{name}").run(recipe), rest
-    )
+    cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program=f"multicrop {name}")
+
+
+def run(name: str, recipe: object) -> dict:
+    """The result of a command, which is imported now."""
+    return import_module(f"multicrop.commands.{name}").run(recipe)
 
 
 def usage() -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-LEAVES = {
+LEAVES = (
     "models",
     "datasets",
     "augment",
@@ -18,7 +18,7 @@ LEAVES = {
     "pictures",
     "config",
     "engine",
-}  # they use no other folder
+)  # they use no other folder
 MAY_USE = {
     **{folder: set() for folder in LEAVES},
     "ssl": {"augment", "config"},

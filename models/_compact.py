@@ -5,6 +5,7 @@ The released weights depend on it; pre_norm=True gives the ordinary layout x = x
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -96,6 +97,8 @@ class Transformer(nn.Module):
     "learnable" (a table, resampled bilinearly to other grids), "sine" (fixed, over the flat index) or "none".
     """
 
+    sine: Tensor  # (1, count, D), where positions are a sine
+
     def __init__(
         self,
         side: int,
@@ -117,7 +120,11 @@ class Transformer(nn.Module):
         self.attention_pool = None if class_token else SequencePool(dim)
         self.drop = nn.Dropout(drop_rate)
         rates = [drop_path_rate * index / max(num_layers - 1, 1) for index in range(num_layers)]
-        layer = {"mlp_ratio": mlp_ratio, "drop_rate": drop_rate, "pre_norm": pre_norm}
+        layer: dict[str, Any] = {
+            "mlp_ratio": mlp_ratio,
+            "drop_rate": drop_rate,
+            "pre_norm": pre_norm,
+        }
         self.blocks = nn.ModuleList(
             Layer(dim, attention(), drop_path_rate=rate, **layer) for rate in rates
         )
@@ -129,11 +136,11 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"positional_embedding is {kind!r}; it must be learnable, sine or none"
             )
-        self.positional_embedding, self.positional_emb = kind, None
+        self.positional_embedding = kind
+        self.positional_emb: nn.Parameter | None = None
         if kind == "learnable":
-            self.positional_emb = nn.Parameter(
-                nn.init.trunc_normal_(torch.empty(1, count, self.dim), std=0.2)
-            )
+            table = torch.empty(1, count, self.dim)
+            self.positional_emb = nn.Parameter(nn.init.trunc_normal_(table, std=0.2))
         elif kind == "sine":
             self.register_buffer("sine", sinusoid(count, self.dim), persistent=False)
 
@@ -160,21 +167,16 @@ class Transformer(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> Tensor | None:
         """The position table (1, num_tokens + h * w, D) for grid = (h, w); None where there is none."""
-        if self.positional_embedding == "learnable":
-            first, table = self.positional_emb.split(
-                [self.num_tokens, self.positional_emb.shape[1] - self.num_tokens], 1
-            )
+        if self.positional_emb is not None:
+            first = self.positional_emb[:, : self.num_tokens]
+            table = self.positional_emb[:, self.num_tokens :]
             return torch.cat([first, resample(table, grid, "bilinear")], dim=1)
         if self.positional_embedding == "none":
             return None
-        count = (
-            self.num_tokens + grid[0] * grid[1]
-        )  # a shorter table is the first rows of a longer one
-        return (
-            self.sine[:, :count]
-            if count <= self.sine.shape[1]
-            else sinusoid(count, self.dim).to(self.sine)
-        )
+        count = self.num_tokens + grid[0] * grid[1]
+        if count <= self.sine.shape[1]:
+            return self.sine[:, :count]  # a shorter table is the first rows of a longer one
+        return sinusoid(count, self.dim).to(self.sine)
 
     def pool(self, x: Tensor) -> Tensor:
         """The last block's tokens -> features (B, D): the normalised class token, or all of them pooled."""

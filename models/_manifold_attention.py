@@ -7,7 +7,7 @@ Maps and their fusion are computed in float32 under autocast: the QR factorisati
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -66,6 +66,10 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         q, k, v = self.queries_keys_values(x)
         return self.proj_drop(self.proj(merge_heads(self.exact_weights(q, k, grid) @ v)))
+
+    def weights(self, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
+        """q, k (B, heads, N, d) -> the weights (B, heads, N, N)."""
+        raise NotImplementedError
 
     def attention(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """The weights (B, heads, N, N) that tokens (B, N, D) get."""
@@ -181,7 +185,7 @@ def maker(
     ln_attention: bool,
     dim: int,
     num_heads: int,
-    **sizes,
+    **sizes: Any,
 ) -> Callable[[], nn.Module]:
     """What makes one layer's attention: kind "manifold" (of several), "grassmann" or "riemann". ValueError if unknown.
 

@@ -10,6 +10,7 @@ and a file with a learned table loads into the name without `_sine`.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -53,19 +54,21 @@ CONVOLUTIONS = ("kernel_size", "conv_layers", "stride", "padding", "in_planes")
 def published(name: str) -> dict:
     """The options of `build` that a name stands for, and its image size or None. ValueError for no such name."""
     match = NAME.fullmatch(name.lower().replace("-", "_"))
-    layers = int(match["layers"]) if match else None
-    patches = match is not None and match["family"] != "cct"
-    if layers not in WIDTHS or (match["kernel"] and patches != (match["convolutions"] is None)):
-        known = ", ".join(map(str, WIDTHS))
+    layers = int(match["layers"]) if match else 0
+    if match is None or layers not in WIDTHS or not _is_whole(match):
+        depths = ", ".join(map(str, WIDTHS))
         raise ValueError(
-            f"no compact transformer is called {name!r}: vit or cvt, layers ({known}) and patch size as in vit_7_4, "
+            f"no compact transformer is called {name!r}: vit or cvt, layers ({depths}) and patch size as in vit_7_4, "
             "or cct, layers, kernel x convolutions as in cct_7_3x1, then _sine or _none unless positions are learned"
         )
     width, heads, ratio = WIDTHS[layers]
-    convolutions = {
-        "kernel_size": int(match["kernel"] or 3),
-        "conv_layers": int(match["convolutions"] or 1),
-    }
+    if match["family"] == "cct":
+        tokens = {
+            "kernel_size": int(match["kernel"] or 3),
+            "conv_layers": int(match["convolutions"] or 1),
+        }
+    else:
+        tokens = {"patch_size": int(match["kernel"] or 4)}
     return {
         "image_size": int(match["size"]) if match["size"] else None,
         "positional_embedding": match["positions"] or "learnable",
@@ -74,8 +77,15 @@ def published(name: str) -> dict:
         "num_layers": layers,
         "num_heads": heads,
         "vit_mlp_ratio": ratio,
-        **({"patch_size": int(match["kernel"] or 4)} if patches else convolutions),
+        **tokens,
     }
+
+
+def _is_whole(match: re.Match[str]) -> bool:
+    """Whether a name has patches or convolutions as its family does, where it says any."""
+    if not match["kernel"]:
+        return True
+    return (match["family"] == "cct") == (match["convolutions"] is not None)
 
 
 def _variants() -> dict[str, dict]:
@@ -134,7 +144,10 @@ def build(
         "num_heads": num_heads,
         "vit_mlp_ratio": vit_mlp_ratio,
     }
-    kinds = {"positional_embedding": positional_embedding, "class_token": class_token}
+    kinds: dict[str, Any] = {
+        "positional_embedding": positional_embedding,
+        "class_token": class_token,
+    }
     convolutions = {
         "kernel_size": kernel_size,
         "conv_layers": conv_layers,
@@ -156,7 +169,7 @@ def build(
     )
 
 
-def settle(name: str, **given) -> dict:
+def settle(name: str, **given: Any) -> dict:
     """The options that a name stands for, with the given ones that are not None in their place."""
     options = published(name) | {key: value for key, value in given.items() if value is not None}
     check_heads(options["embed_dim"], options["num_heads"])
@@ -196,7 +209,7 @@ def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer
 
 
 def make_transformer(
-    side: int, options: dict, attention: Callable[[], nn.Module], **rates
+    side: int, options: dict, attention: Callable[[], nn.Module], **rates: Any
 ) -> Transformer:
     """A transformer of the settled options for a square grid, with layers of what `attention` makes."""
     return Transformer(
@@ -229,7 +242,8 @@ def fit_positions(
     if table is not None and transformer.positional_emb is not None:
         table = fit_table(table, transformer.positional_emb, transformer.num_tokens, "bilinear")
         return state | {key: table}
-    own = table is not None and transformer.positional_embedding == "sine" and table.ndim == 3
-    if own and torch.allclose(table.float().cpu(), sinusoid(*table.shape[1:]), atol=1e-4):
+    if table is None or transformer.positional_embedding != "sine" or table.ndim != 3:
+        return state
+    if torch.allclose(table.float().cpu(), sinusoid(*table.shape[1:]), atol=1e-4):
         return {name: value for name, value in state.items() if name != key}
     return state

@@ -6,7 +6,9 @@ numbers of the locality-guidance code (Li et al. 2022, github.com/lkhl/tiny-tran
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ._attention import attention_weights, merge_heads, split_heads
 from ._depth import residual
-from ._maps import Map, to_map
+from ._maps import block_maps, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 from .vit import Block
@@ -56,15 +58,17 @@ def build(
         raise ValueError(
             f"{local_layers} of {num_layers} blocks cannot be local; give 0 to {num_layers - 1}"
         )
-    parts = {"mlp_ratio": vit_mlp_ratio, "qkv_bias": qkv_bias, "proj_drop": drop_rate}
+    parts: dict[str, Any] = {
+        "mlp_ratio": vit_mlp_ratio,
+        "qkv_bias": qkv_bias,
+        "proj_drop": drop_rate,
+    }
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     local = [
         LocalBlock(embed_dim, num_heads, drop_path=rate, **parts) for rate in rates[:local_layers]
     ]
-    others = [
-        Block(embed_dim, num_heads, drop_path=rate, norm_layer=LayerNorm, **parts)
-        for rate in rates[local_layers:]
-    ]
+    parts["norm_layer"] = LayerNorm
+    others = [Block(embed_dim, num_heads, drop_path=rate, **parts) for rate in rates[local_layers:]]
     model = ConViT(image_size, patch_size, in_channels, embed_dim, drop_rate, local, others)
     for block in local:
         block.attn.start_local(locality_strength)
@@ -81,8 +85,8 @@ class ConViT(nn.Module):
         in_channels: int,
         width: int,
         drop_rate: float,
-        local: list[nn.Module],
-        others: list[nn.Module],
+        local: Sequence[nn.Module],
+        others: Sequence[nn.Module],
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(None, patch_size, in_channels, width)
@@ -92,8 +96,7 @@ class ConViT(nn.Module):
         self.blocks = nn.ModuleList([*local, *others])
         self.norm = LayerNorm(width)
         self.dim, self.patch_size, self.local_layers = width, patch_size, len(local)
-        self.maps = {f"blocks.{index}": Map(width, patch_size) for index in range(len(self.blocks))}
-        self.stages = tuple(self.maps)[-1:]
+        self.maps, self.stages = block_maps(len(self.blocks), width, patch_size)
         trunc_normal_(self.cls_token, std=0.02)
         trunc_normal_(self.pos_embed, std=0.02)
         self.apply(_initialise)

@@ -7,6 +7,7 @@ tell positions. As in both, attention is scaled by the whole width, not a head's
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,7 +15,7 @@ from timm.layers import DropPath, Mlp, QuickGELU, trunc_normal_
 from torch import Tensor
 
 from ._attention import attend, merge_heads, split_heads
-from ._maps import Map, to_map, to_tokens
+from ._maps import Map, map_grid, stage_maps, to_map, to_tokens
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
@@ -67,7 +68,7 @@ class CvT(nn.Module):
         depths: tuple[int, int, int],
         heads: int,
         drop_path_rate: float,
-        **parts,
+        **parts: Any,
     ) -> None:
         super().__init__()
         widths = [width * factor for factor in GROWTH]
@@ -82,15 +83,8 @@ class CvT(nn.Module):
         )
         self.norm = LayerNorm(widths[-1])
         self.dim, self.patch_size = widths[-1], patch_size
-        sizes = [
-            Map(widths[stage], patch_size << stage)
-            for stage, depth in enumerate(depths)
-            for _ in range(depth)
-        ]
-        self.maps = {f"blocks.{index}": size for index, size in enumerate(sizes)}
-        self.stages = tuple(
-            f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths))
-        )
+        sizes = [Map(width, patch_size << stage) for stage, width in enumerate(widths)]
+        self.maps, self.stages = stage_maps(sizes, depths)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,29 +105,38 @@ class Stage(nn.Module):
     """A convolution that makes tokens of one resolution, then blocks; with a class token in the last stage."""
 
     def __init__(
-        self, embed: "ConvEmbed", heads: int, rates: list[float], with_class_token: bool, **parts
+        self,
+        embed: "ConvEmbed",
+        heads: int,
+        rates: list[float],
+        with_class_token: bool,
+        **parts: Any,
     ) -> None:
         super().__init__()
         width = embed.proj.out_channels
         self.patch_embed = embed
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if with_class_token else None
+        self.cls_token: nn.Parameter | None = None
+        self.prefix = int(with_class_token)
         self.pos_drop = nn.Dropout(parts["drop"])
         self.blocks = nn.ModuleList(
-            Block(width, heads, rate, int(with_class_token), **parts) for rate in rates
+            Block(width, heads, rate, self.prefix, **parts) for rate in rates
         )
         if with_class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
             trunc_normal_(self.cls_token, std=0.02)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """A map or images (B, C, H, W) -> the last block's tokens (B, N, D), every block's output (B, D, h, w)."""
-        x, outputs = self.patch_embed(x), []
-        grid, x = tuple(x.shape[-2:]), to_tokens(x)
+        x = self.patch_embed(x)
+        grid = map_grid(x)
+        x = to_tokens(x)
+        outputs = []
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         x = self.pos_drop(x)
         for block in self.blocks:
             x = block(x, grid)
-            outputs.append(to_map(x, grid, block.attn.prefix))
+            outputs.append(to_map(x, grid, self.prefix))
         return x, outputs
 
 

@@ -11,6 +11,7 @@ names one.
 
 import re
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -55,7 +56,7 @@ def parse(name: str) -> tuple[str, str, str | None]:
     """The branches ("early_fusion_" or one of LATE), compact.py's name and the revision that a name says."""
     match = NAME.fullmatch(name.lower().replace("-", "_"))
     branches = match["branches"].rstrip("_") if match else ""
-    if branches not in ("early_fusion", *LATE):
+    if match is None or branches not in ("early_fusion", *LATE):
         raise ValueError(
             f"no fusion is called {name!r}: early_fusion__, {'_, '.join(LATE)}_, then a ViT as in img_gm_vit_6_4, "
             "then perhaps _f1 or _f2"
@@ -105,7 +106,7 @@ def build(
     )
     tokenizer = make_tokenizer(base, image_size, in_channels, options)
     side, width, heads = tokenizer.side(image_size), options["embed_dim"], options["num_heads"]
-    drops = {"attn_drop_rate": attn_drop_rate, "drop_rate": drop_rate}
+    drops: dict[str, Any] = {"attn_drop_rate": attn_drop_rate, "drop_rate": drop_rate}
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "pre_norm": pre_norm}
 
     def branch(kind: str) -> Transformer:
@@ -176,9 +177,8 @@ class LateFusion(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and, for each depth, the branches' maps side by side (B, dim, h, w)."""
         tokens, grid = self.tokens(x)
-        results = [
-            branch.forward_blocks(tokens[kind], grid) for kind, branch in self.branches.items()
-        ]
+        branches: Any = self.branches
+        results = [branch.forward_blocks(tokens[kind], grid) for kind, branch in branches.items()]
         features = self.norm(torch.cat([result[0] for result in results], dim=-1))
         depths = zip(*(result[1] for result in results), strict=True)
         maps = [to_map(torch.cat(outputs, dim=-1), grid, prefix=1) for outputs in depths]
@@ -201,9 +201,12 @@ def adapt(state: dict[str, Tensor], model: EarlyFusion | LateFusion) -> dict[str
         f"om_layer.{2 if late else 1}.": "descriptor.proj.",
     }
     state = fit_norms(rename(state, PREFIXES | layers), model)
-    transformers = (
-        {f"branches.{kind}": branch for kind, branch in model.branches.items()} if late else {}
-    )
-    for name, transformer in (transformers or {"transformer": model.transformer}).items():
+    transformers: dict[str, Any] = {}
+    if isinstance(model, LateFusion):
+        for kind, branch in model.branches.items():
+            transformers[f"branches.{kind}"] = branch
+    else:
+        transformers["transformer"] = model.transformer
+    for name, transformer in transformers.items():
         state = fit_positions(state, f"{name}.positional_emb", transformer)
     return state

@@ -5,6 +5,8 @@ MIT), in which the class token skips the feed-forward. So the last block's feed-
 features, and gets gradients of zero.
 """
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -57,7 +59,7 @@ def build(
     check_layers(num_layers)
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     reduction = embed_dim if reduction is None else reduction
-    locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": reduction}
+    locality: dict[str, Any] = {"ratio": vit_mlp_ratio, "act": act, "reduction": reduction}
     blocks = [
         Block(
             embed_dim,
@@ -119,7 +121,7 @@ class Block(nn.Module):
         *,
         eps: float = 1e-6,
         locality_drop_path: bool = False,
-        **locality,
+        **locality: Any,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=eps)

@@ -5,6 +5,7 @@ skips the feed-forward, so that the last block's changes its map but not the fea
 """
 
 from functools import partial
+from typing import Any
 
 import torch.nn as nn
 from timm.layers import DropPath
@@ -58,7 +59,7 @@ def build(
 
 
 def network(
-    image_size: int, patch_size: int, in_channels: int, sizes: list[StageSizes], **block
+    image_size: int, patch_size: int, in_channels: int, sizes: list[StageSizes], **block: Any
 ) -> pvt.PVT:
     """The network for stages of any sizes; `block` are options of Block."""
     return pvt.PVT(

@@ -4,6 +4,8 @@ Our Swin with other blocks, published layer-norm epsilons of 1e-5 throughout, an
 are those of github.com/ofsoundof/LocalViT (MIT).
 """
 
+from typing import Any
+
 import torch.nn as nn
 from timm.layers import DropPath
 from torch import Tensor
@@ -62,7 +64,7 @@ def build(
 class LocalSwin(swin.Swin):
     """Images (B, C, h, w) -> the mean of the normalised last map (B, dim); h and w any multiples of the patch size."""
 
-    def __init__(self, *sizes, **parts) -> None:
+    def __init__(self, *sizes: Any, **parts: Any) -> None:
         super().__init__(*sizes, **parts)
         for module in self.modules():
             if isinstance(module, nn.LayerNorm):

@@ -7,7 +7,9 @@ its token stages have a second norm that is not used; here they are a buffer and
 """
 
 import re
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -59,7 +61,11 @@ def build(
         )
     stage = partial(TokenStage, ATTENTIONS[tokens_type])
     tokens = TokensToToken(in_channels, token_dim, embed_dim, patch_size, stage)
-    locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": max(embed_dim // 2, 1)}
+    locality: dict[str, Any] = {
+        "ratio": vit_mlp_ratio,
+        "act": act,
+        "reduction": max(embed_dim // 2, 1),
+    }
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     blocks = [
         Block(
@@ -74,7 +80,7 @@ def build(
 class LocalT2T(ClassToken, t2t.T2T):
     """Images (B, C, h, w) of at least 3 x 3 px -> the normalised class token (B, dim)."""
 
-    def __init__(self, *parts) -> None:
+    def __init__(self, *parts: Any) -> None:
         super().__init__(*parts)
         self.norm.eps = EPS
 
@@ -82,7 +88,7 @@ class LocalT2T(ClassToken, t2t.T2T):
 class TokenStage(nn.Module):
     """Attention to another width, then locality of ratio 1: tokens (B, N, in_width), their grid -> (B, N, width)."""
 
-    def __init__(self, attention: type[nn.Module], in_width: int, width: int) -> None:
+    def __init__(self, attention: Callable[..., nn.Module], in_width: int, width: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(in_width, eps=EPS)
         self.attn = attention(in_width, width)
@@ -109,7 +115,7 @@ class SoftmaxAttention(nn.Module):
         return (v + self.proj(attend(q * self.scale, k, v)))[:, 0]
 
 
-ATTENTIONS = {
+ATTENTIONS: dict[str, Callable[..., nn.Module]] = {
     "performer": partial(PerformerAttention, drop=TOKEN_DROP),
     "transformer": SoftmaxAttention,
 }

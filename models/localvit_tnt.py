@@ -6,6 +6,8 @@ block's changes its map but not the features. Attention and inner MLP are timm's
 TNT takes images of one size only.
 """
 
+from typing import Any
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -68,7 +70,7 @@ def build(
         "inner_heads": inner_heads,
         "pixels": (patch_size // STRIDE) ** 2,
     }
-    locality = {"ratio": vit_mlp_ratio, "act": act, "reduction": embed_dim}
+    locality: dict[str, Any] = {"ratio": vit_mlp_ratio, "act": act, "reduction": embed_dim}
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     blocks = [
         Block(embed_dim, num_heads, **sizes, qkv_bias=qkv_bias, drop=drop_rate, drop_path=rate,
@@ -175,7 +177,7 @@ class Block(nn.Module):
         drop: float,
         drop_path: float,
         locality_drop_path: bool,
-        **locality,
+        **locality: Any,
     ) -> None:
         super().__init__()
         self.norm_in = nn.LayerNorm(inner_dim)

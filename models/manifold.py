@@ -13,6 +13,7 @@ about as wide as there are tokens (norms of 1e3 to 1e4 with random weights, also
 """
 
 import re
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -201,7 +202,8 @@ class AttentiveManifold(Manifold):
     def attention(self, x: Tensor) -> Tensor:
         """The last block's attention after the softmax: images -> (B, heads, N, N), token 0 is the class token."""
         tokens, grid = self.tokens(x)
-        *body, last = self.transformer.blocks
+        blocks: Any = list(self.transformer.blocks)
+        *body, last = blocks
         x = self.transformer.embed(tokens, grid)
         for block in body:
             x = block(x, grid)

@@ -5,12 +5,14 @@ github.com/lkhl/tiny-transformers) under its names for them. Ours are the positi
 stochastic depth (one step per block, as published; timm rises to the full rate at the last block), and the maps.
 """
 
+from typing import Any
+
 import torch
 from timm.layers import DropPath
 from timm.models import pit as timm_pit
 from torch import Tensor
 
-from ._maps import Map, to_map, to_tokens
+from ._maps import Map, map_grid, stage_maps, to_map, to_tokens
 from ._positions import resample
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
@@ -65,22 +67,18 @@ def build(
 class PiT(timm_pit.PoolingVisionTransformer):
     """Images (B, C, h, w) -> the normalised class token (B, dim); h and w any multiples of the patch size."""
 
-    def __init__(self, drop_path_rate: float, **sizes) -> None:
+    transformers: Any  # timm's stages, which name their parts without types
+    feature_info: Any
+
+    def __init__(self, drop_path_rate: float, **sizes: Any) -> None:
         super().__init__(num_classes=0, **sizes)
         blocks = [block for stage in self.transformers for block in stage.blocks]
         for index, block in enumerate(blocks):
-            block.drop_path1, block.drop_path2 = (
-                DropPath(drop_path_rate * index / len(blocks)) for _ in range(2)
-            )
+            rate = drop_path_rate * index / len(blocks)
+            block.drop_path1, block.drop_path2 = DropPath(rate), DropPath(rate)
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
-        widths = [Map(info["num_chs"], info["reduction"]) for info in self.feature_info]
-        maps = [
-            size for size, depth in zip(widths, sizes["depth"], strict=True) for _ in range(depth)
-        ]
-        self.maps = {f"blocks.{index}": size for index, size in enumerate(maps)}
-        self.stages = tuple(
-            f"blocks.{sum(sizes['depth'][: stage + 1]) - 1}" for stage in range(len(widths))
-        )
+        maps = [Map(info["num_chs"], info["reduction"]) for info in self.feature_info]
+        self.maps, self.stages = stage_maps(maps, sizes["depth"])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_maps(x)[0]
@@ -88,12 +86,15 @@ class PiT(timm_pit.PoolingVisionTransformer):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, width, h, w), before pooling."""
         check_images(x, self.in_chans, self.patch_size)
-        x, maps = self.patch_embed(x), []
-        x = self.pos_drop(x + self.positions(x.shape[-2:]))
+        x = self.patch_embed(x)
+        maps: list[Tensor] = []
+        x = self.pos_drop(x + self.positions(map_grid(x)))
         cls = self.cls_token.expand(len(x), -1, -1)
         for stage in self.transformers:
-            x, cls = (x, cls) if stage.pool is None else stage.pool(x, cls)
-            grid, tokens = x.shape[-2:], torch.cat([cls, to_tokens(x)], dim=1)
+            if stage.pool is not None:
+                x, cls = stage.pool(x, cls)
+            grid = map_grid(x)
+            tokens = torch.cat([cls, to_tokens(x)], dim=1)
             for block in stage.blocks:
                 tokens = block(tokens)
                 maps.append(to_map(tokens, grid, prefix=1))
@@ -102,7 +103,7 @@ class PiT(timm_pit.PoolingVisionTransformer):
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """The learned position map (1, D, h, w) for grid = (h, w)."""
-        return resample_map(self.pos_embed, tuple(grid))
+        return resample_map(self.pos_embed, grid)
 
 
 def resample_map(table: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -126,7 +127,7 @@ def _fit(table: Tensor, like: Tensor) -> Tensor:
         or len(set(table.shape[2:])) != 1
     ):
         return table
-    return resample_map(table, tuple(like.shape[2:])).contiguous()
+    return resample_map(table, map_grid(like)).contiguous()
 
 
 def _rename(key: str) -> str:

@@ -74,13 +74,17 @@ class PVT(nn.Module):
     ) -> None:
         super().__init__()
         self.layers, channels, side = nn.ModuleList(), in_channels, image_size
-        for index, (*size, rates) in enumerate(sizes):
-            patch, prefix = LATER_STRIDE if index else patch_size, int(index == len(sizes) - 1)
+        for index, size in enumerate(sizes):
+            patch = LATER_STRIDE if index else patch_size
+            prefix = int(index == len(sizes) - 1)
             side = max(side // patch, 1)
-            patches = PatchEmbed(channels, size[0], patch, embed_eps)
-            blocks = [block(*size, drop_path=rate) for rate in rates]
+            patches = PatchEmbed(channels, size.width, patch, embed_eps)
+            blocks = [
+                block(size.width, size.heads, size.mlp_ratio, size.reduction, drop_path=rate)
+                for rate in size.rates
+            ]
             self.layers.append(Stage(patches, side, blocks, prefix, drop_rate))
-            channels = size[0]
+            channels = size.width
         self.dim, self.patch_size, self.in_channels = channels, patch_size, in_channels
         self.maps, self.stages = pyramid_maps(sizes, patch_size)
         self.norm = nn.LayerNorm(self.dim, eps=1e-6)
@@ -131,7 +135,7 @@ class Stage(nn.Module):
     def place(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch tokens (B, N, D) -> the class token, where there is one, and the patches, with their positions."""
         x = tokens + resample(self.pos_embed[:, self.prefix :], grid)
-        if self.prefix:
+        if self.cls_token is not None:
             cls = self.cls_token + self.pos_embed[:, :1]
             x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
         return self.pos_drop(x)
@@ -215,7 +219,7 @@ class ReducedAttention(nn.Module):
 
     def reduce(self, x: Tensor, grid: tuple[int, int], prefix: int) -> Tensor:
         """The tokens (B, prefix + M, D) that give keys and values."""
-        if self.sr is None:
+        if self.sr is None or self.norm is None:
             return x
         reduced = self.norm(to_tokens(self.sr(to_map(x, grid, prefix))))
         return torch.cat([x[:, :prefix], reduced], dim=1) if prefix else reduced
@@ -235,6 +239,7 @@ def adapt(state: dict[str, Tensor], model: PVT) -> dict[str, Tensor]:
     """The reference's names (`block1.0.`, `patch_embed1.`, `pos_embed1`) or ours, with tables of this image size."""
     state = {_rename(key): value for key, value in state.items()}
     for index, stage in enumerate(model.layers):
+        assert isinstance(stage, Stage)
         key = f"layers.{index}.pos_embed"
         if key in state:
             state[key] = fit_table(state[key], stage.pos_embed, stage.prefix)

@@ -7,6 +7,7 @@ every backbone here names maps. A map smaller than a reduction is padded with ze
 
 import math
 import re
+from typing import Any
 
 import torch.nn as nn
 from timm.models import pvt_v2 as timm_pvt
@@ -85,10 +86,14 @@ class PVTv2(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, width, h, w), before the stage's norm."""
         check_images(x, self.in_channels, 1)
-        x, maps = self.patch_embed(x), []
-        for stage in self.layers:
-            x = x if stage.downsample is None else stage.downsample(x)
-            grid, tokens = (x.shape[1], x.shape[2]), x.flatten(1, 2)
+        x = self.patch_embed(x)
+        maps: list[Tensor] = []
+        stages: Any = self.layers  # timm's, which name their parts without types
+        for stage in stages:
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+            grid = (x.shape[1], x.shape[2])
+            tokens = x.flatten(1, 2)
             for block in stage.blocks:
                 tokens = block(tokens, grid)
                 maps.append(to_map(tokens, grid))
@@ -97,9 +102,9 @@ class PVTv2(nn.Module):
         return tokens.mean(dim=1), dict(zip(self.maps, maps, strict=True))
 
 
-def _stage(before: int, size: StageSizes, downsample: bool, **parts) -> nn.Module:
+def _stage(before: int, size: StageSizes, downsample: bool, **parts: Any) -> nn.Module:
     """timm's stage; its keys' and values' reduction takes maps of any size."""
-    stage = timm_pvt.PyramidVisionTransformerStage(
+    stage: Any = timm_pvt.PyramidVisionTransformerStage(
         dim=before,
         dim_out=size.width,
         depth=len(size.rates),

@@ -4,6 +4,7 @@ Blocks and names are torchvision's; its network has no layout of three stages an
 """
 
 import re
+from typing import Any
 
 import torch.nn as nn
 from torch import Tensor
@@ -65,7 +66,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        block: type[nn.Module],
+        block: Any,  # torchvision's block class, which has an expansion
         depths: tuple[int, ...],
         width: int,
         large: bool = False,
@@ -99,9 +100,7 @@ class ResNet(nn.Module):
         return x.mean(dim=(2, 3)), maps
 
 
-def _stage(
-    block: type[nn.Module], before: int, width: int, depth: int, stride: int
-) -> nn.Sequential:
+def _stage(block: Any, before: int, width: int, depth: int, stride: int) -> nn.Sequential:
     """`depth` blocks; the first has the stride, and a 1 x 1 convolution in its shortcut where the shape changes."""
     out, shortcut = width * block.expansion, None
     if stride != 1 or before != out:

@@ -6,7 +6,9 @@ counts patch merging to the next stage, so that names differ too. Maps are (B, H
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -15,7 +17,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor
 
 from ._attention import merge_heads, split_heads
-from ._maps import Map
+from ._maps import Map, stage_maps
 from ._sizes import check_heads, check_images, check_layers, check_patch, default_patch
 
 WINDOW = 4
@@ -73,7 +75,7 @@ class Swin(nn.Module):
         depths: tuple[int, ...],
         heads: int,
         drop_path_rate: float,
-        **parts,
+        **parts: Any,
     ) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(in_channels, width, patch_size)
@@ -87,15 +89,8 @@ class Swin(nn.Module):
             )
             side = (side + 1) // 2
         self.dim, self.patch_size = width << len(depths) - 1, patch_size
-        sizes = [
-            Map(width << stage, patch_size << stage)
-            for stage, depth in enumerate(depths)
-            for _ in range(depth)
-        ]
-        self.maps = {f"blocks.{index}": size for index, size in enumerate(sizes)}
-        self.stages = tuple(
-            f"blocks.{sum(depths[: stage + 1]) - 1}" for stage in range(len(depths))
-        )
+        sizes = [Map(width << stage, patch_size << stage) for stage in range(len(depths))]
+        self.maps, self.stages = stage_maps(sizes, depths)
         self.norm = LayerNorm(self.dim)
         self.apply(_initialise)
 
@@ -105,8 +100,10 @@ class Swin(nn.Module):
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The features of `forward` and every block's output as a map (B, width, h, w), before patch merging."""
         check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.proj.stride[0])
-        x, maps = self.pos_drop(self.patch_embed(x)), []
+        x = self.pos_drop(self.patch_embed(x))
+        maps: list[Tensor] = []
         for stage in self.layers:
+            assert isinstance(stage, Stage)
             outputs = stage(x)
             x = stage.downsample(outputs[-1])
             maps += [output.permute(0, 3, 1, 2) for output in outputs]
@@ -140,8 +137,8 @@ class Stage(nn.Module):
         rates: list[float],
         merge: bool,
         window: int = WINDOW,
-        block: type["Block"] | None = None,
-        **parts,
+        block: Callable[..., nn.Module] | None = None,
+        **parts: Any,
     ) -> None:
         super().__init__()
         self.window = min(window, side)
@@ -206,6 +203,8 @@ class Block(nn.Module):
 
 class WindowAttention(nn.Module):
     """Attention among the N = window * window tokens of a window, with a learned bias for each relative position."""
+
+    relative_position_index: Tensor  # (N, N)
 
     def __init__(self, width: int, heads: int, window: int, qkv_bias: bool, drop: float) -> None:
         super().__init__()

@@ -4,14 +4,16 @@ timm has no T2T-ViT. The blocks are our ViT's (timm's layers), without a bias on
 """
 
 import re
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn as nn
 from timm.layers import Mlp
 from torch import Tensor
 
-from ._maps import Map, to_map
+from ._maps import block_maps, to_map
 from ._performer import PerformerAttention
 from ._sinusoid import sinusoid
 from ._sizes import check_heads, check_layers
@@ -55,17 +57,15 @@ def build(
     check_heads(token_dim, 2)  # half as many random features
     check_layers(num_layers)
     tokens = TokensToToken(in_channels, token_dim, embed_dim, patch_size, TokenStage)
-    block = partial(
-        Block,
-        embed_dim,
-        num_heads,
-        vit_mlp_ratio,
-        qkv_bias=qkv_bias,
-        proj_drop=drop_rate,
-        norm_layer=LayerNorm,
-    )
+    parts: dict[str, Any] = {
+        "mlp_ratio": vit_mlp_ratio,
+        "qkv_bias": qkv_bias,
+        "proj_drop": drop_rate,
+        "norm_layer": LayerNorm,
+    }
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
-    return T2T(image_size, tokens, [block(drop_path=rate) for rate in rates], drop_rate)
+    blocks = [Block(embed_dim, num_heads, drop_path=rate, **parts) for rate in rates]
+    return T2T(image_size, tokens, blocks, drop_rate)
 
 
 class T2T(nn.Module):
@@ -75,8 +75,10 @@ class T2T(nn.Module):
     number alone, so that smaller grids take the first rows and larger ones compute theirs.
     """
 
+    pos_embed: Tensor
+
     def __init__(
-        self, image_size: int, tokens: TokensToToken, blocks: list[nn.Module], drop_rate: float
+        self, image_size: int, tokens: TokensToToken, blocks: Sequence[nn.Module], drop_rate: float
     ) -> None:
         super().__init__()
         self.dim, self.patch_size = tokens.project.out_features, tokens.patch_size
@@ -86,10 +88,7 @@ class T2T(nn.Module):
         self.register_buffer("pos_embed", sinusoid(1 + side * side, self.dim))
         self.pos_drop = nn.Dropout(drop_rate)
         self.norm = LayerNorm(self.dim)
-        self.maps = {
-            f"blocks.{index}": Map(self.dim, self.patch_size) for index in range(len(blocks))
-        }
-        self.stages = tuple(self.maps)[-1:]
+        self.maps, self.stages = block_maps(len(blocks), self.dim, self.patch_size)
         self.apply(_initialise)
         nn.init.trunc_normal_(self.cls_token, std=0.02)
 

@@ -7,6 +7,7 @@ import difflib
 import re
 import sys
 from types import MethodType
+from typing import Any
 
 import timm
 import torch.nn as nn
@@ -32,18 +33,21 @@ def build(
     patch_size is the model's own unless given. drop_path_rate does nothing in a family without stochastic depth.
     ValueError for an unknown name, or for a patch size or drop rate that the model does not take.
     """
-    check(name)
-    asked = {"patch_size": patch_size, "drop_rate": drop_rate or None}
-    asked = {key: value for key, value in asked.items() if value is not None}
+    name = check(name)
+    asked: dict[str, Any] = {}
+    if patch_size is not None:
+        asked["patch_size"] = patch_size
+    if drop_rate:
+        asked["drop_rate"] = drop_rate
     optional = {"img_size": image_size, "drop_path_rate": drop_path_rate, **SEVERAL_SIZES}
-    model = _create(name, {"in_chans": in_channels, **asked}, optional)
+    model: Any = _create(name, {"in_chans": in_channels, **asked}, optional)
     model.dim = getattr(model, "head_hidden_size", None) or model.num_features
     model.maps = _maps(model)
     model.forward_maps = MethodType(_forward_maps, model)
     return model
 
 
-def _maps(model: nn.Module) -> dict[str, Map]:
+def _maps(model: Any) -> dict[str, Map]:
     """The maps that timm's forward_intermediates gives, by the names of feature_info; {} where it gives none.
 
     There is no `stages` beside it: some of timm's families have modules of that name.
@@ -53,7 +57,7 @@ def _maps(model: nn.Module) -> dict[str, Map]:
     return {info["module"]: Map(info["num_chs"], info["reduction"]) for info in model.feature_info}
 
 
-def _forward_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _forward_maps(model: Any, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The features of `forward` and all maps (B, width, h, w). ValueError for a model without feature maps."""
     if not model.maps:
         raise ValueError(
@@ -63,17 +67,18 @@ def _forward_maps(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor
     return model.forward_head(x), dict(zip(model.maps, maps, strict=True))
 
 
-def check(name: str | None) -> None:
-    """ValueError with the nearest names where timm has no model of this one."""
+def check(name: str | None) -> str:
+    """The name; ValueError with the nearest names where timm has no model of this one."""
     if not name:
         raise ValueError("timm: needs a model's name, e.g. timm:resnet18")
     if not timm.is_model(name):
-        known = timm.list_models()
-        longer = [model for model in known if model.startswith(name)]
-        near = (longer or difflib.get_close_matches(name, known, n=3, cutoff=0))[:3]
+        names = timm.list_models()
+        longer = [model for model in names if model.startswith(name)]
+        near = (longer or difflib.get_close_matches(name, names, n=3, cutoff=0))[:3]
         raise ValueError(
             f"timm {timm.__version__} has no model {name!r}; the nearest: {', '.join(near)}"
         )
+    return name
 
 
 def _create(name: str, asked: dict, optional: dict) -> nn.Module:
@@ -82,15 +87,12 @@ def _create(name: str, asked: dict, optional: dict) -> nn.Module:
         try:
             return timm.create_model(name, pretrained=False, num_classes=0, **asked, **optional)
         except TypeError as error:
-            refused = (
-                set(re.findall(r"'(\w+)'", str(error)))
-                if "unexpected keyword argument" in str(error)
-                else set()
-            )
-            if refused & set(asked):
-                raise ValueError(
-                    f"timm:{name} has no option {', '.join(sorted(refused & set(asked)))}"
-                ) from error
+            if "unexpected keyword argument" not in str(error):
+                raise
+            refused = set(re.findall(r"'(\w+)'", str(error)))
+            refused_flags = sorted(refused & set(asked))
+            if refused_flags:
+                raise ValueError(f"timm:{name} has no option {', '.join(refused_flags)}") from error
             if not refused & set(optional):
                 raise
             optional = {key: value for key, value in optional.items() if key not in refused}

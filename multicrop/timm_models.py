@@ -17,6 +17,7 @@ names. What differs from most of timm's models:
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.nn as nn
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from . import registry
 from .weights import loading
-from .weights.pretrained import CLASSIFIERS
+from .weights.pretrained import CLASSIFIERS, split_off
 
 PREFIX = "multicrop_"
 IMAGE_SIZE = 32  # pixels, of a family's file, which has no published size of its own
@@ -33,8 +34,10 @@ IMAGE_SIZE = 32  # pixels, of a family's file, which has no published size of it
 class TimmModel(nn.Module):
     """A backbone and a linear classifier: images (B, C, h, w) -> logits (B, num_classes), or features for 0 classes.
 
-    Weights are named `backbone.*` and `head.*`, as in the checkpoints of finetune.py.
+    Weights are named `backbone.*` and `head.*`, as in the checkpoints of finetune.
     """
+
+    backbone: Any  # of models/, by whose contract it has dim, maps, stages and forward_maps
 
     def __init__(
         self,
@@ -46,7 +49,7 @@ class TimmModel(nn.Module):
         drop_rate: float = 0.0,
         proj_drop_rate: float | None = None,
         global_pool: str | None = None,
-        **options,
+        **options: Any,
     ) -> None:
         super().__init__()
         _check_pool(global_pool)
@@ -55,13 +58,14 @@ class TimmModel(nn.Module):
             arch, _side(img_size), in_channels=in_chans, drop_rate=proj_drop_rate, **options
         )
         self.num_features = self.head_hidden_size = self.backbone.dim
-        one_stage = len(self.backbone.stages) == 1
-        self.map_names = tuple(self.backbone.maps) if one_stage else self.backbone.stages
-        sizes = [self.backbone.maps[name] for name in self.map_names]
-        self.feature_info = [
-            {"module": f"backbone.{name}", "num_chs": size.width, "reduction": size.stride}
-            for name, size in zip(self.map_names, sizes, strict=True)
-        ]
+        self.map_names: tuple[str, ...] = self.backbone.stages
+        if len(self.map_names) == 1:
+            self.map_names = tuple(self.backbone.maps)
+        self.feature_info = []
+        for name in self.map_names:
+            size = self.backbone.maps[name]
+            info = {"module": f"backbone.{name}", "num_chs": size.width, "reduction": size.stride}
+            self.feature_info.append(info)
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes)
 
@@ -70,13 +74,13 @@ class TimmModel(nn.Module):
         _check_pool(global_pool)
         self.num_classes = num_classes
         like = next(self.backbone.parameters())
-        self.head = nn.Identity()
+        self.head: nn.Module = nn.Identity()
         if num_classes:
-            self.head = nn.Linear(
-                self.num_features, num_classes, device=like.device, dtype=like.dtype
-            )
-            nn.init.trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
+            width: int = self.backbone.dim
+            head = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
+            nn.init.trunc_normal_(head.weight, std=0.02)
+            nn.init.zeros_(head.bias)
+            self.head = head
 
     def get_classifier(self) -> nn.Module:
         return self.head
@@ -112,8 +116,8 @@ class TimmModel(nn.Module):
             )
         taken = _taken(len(self.map_names), indices)
         features, maps = self.backbone.forward_maps(x)
-        found = [maps[self.map_names[index]] for index in taken]
-        return found if intermediates_only else (features, found)
+        intermediates = [maps[self.map_names[index]] for index in taken]
+        return intermediates if intermediates_only else (features, intermediates)
 
     def prune_intermediate_layers(
         self,
@@ -135,8 +139,8 @@ class TimmModel(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the weights that timm's optimizers should not decay, besides biases and norms."""
-        own = getattr(self.backbone, "no_weight_decay", set)()
-        return {f"backbone.{name}" for name in own}
+        names: set[str] = getattr(self.backbone, "no_weight_decay", set)()
+        return {f"backbone.{name}" for name in names}
 
 
 def _side(img_size: int | tuple[int, int]) -> int:
@@ -151,8 +155,10 @@ def _side(img_size: int | tuple[int, int]) -> int:
 
 def _taken(count: int, indices: int | list[int] | None) -> list[int]:
     """Which of `count` maps timm's indices mean: all, the last so many, or a list that may count from the end."""
-    if indices is None or isinstance(indices, int):
-        indices = range(-(count if indices is None else indices), 0)
+    if indices is None:
+        indices = count
+    if isinstance(indices, int):
+        indices = list(range(-indices, 0))
     for index in indices:
         if not -count <= index < count:
             raise ValueError(f"there is no map {index}: this backbone has {count} of them")
@@ -172,17 +178,14 @@ def checkpoint_filter_fn(state: dict, model: TimmModel) -> dict[str, Tensor]:
     A file without a classifier leaves the model's own.
     """
     state = loading.backbone_state_dict(state, Path("the file"))
-    prefix = next((p for p in CLASSIFIERS if p + "weight" in state), None)
-    head = {
-        name: state.pop(prefix + name)
-        for name in ("weight", "bias")
-        if prefix and prefix + name in state
-    }
-    head = {f"head.{name}": value for name, value in (head or model.head.state_dict()).items()}
-    adapt = getattr(registry.architecture(model.arch).module, "adapt", lambda state, _: state)
-    return {
-        f"backbone.{name}": value for name, value in adapt(state, model.backbone).items()
-    } | head
+    head = split_off(state, CLASSIFIERS) or model.head.state_dict()
+    adapt = registry.adapter(model.arch)
+    if adapt:
+        state = adapt(state, model.backbone)
+    weights = {f"backbone.{name}": value for name, value in state.items()}
+    for name, value in head.items():
+        weights[f"head.{name}"] = value
+    return weights
 
 
 def _sizes() -> dict[str, int]:
@@ -197,15 +200,16 @@ def _sizes() -> dict[str, int]:
 
 def _config(size: int) -> dict:
     """timm's description of a model for square images of `size` px."""
-    size = {
+    return {
         "input_size": (3, size, size),
         "fixed_input_size": True,
         "crop_pct": 0.875 if size >= 224 else 1.0,
+        "classifier": "head",
+        "num_classes": 1000,
     }
-    return {**size, "classifier": "head", "num_classes": 1000}
 
 
-def _create(arch: str, pretrained: bool = False, **options) -> nn.Module:
+def _create(arch: str, pretrained: bool = False, **options: Any) -> nn.Module:
     return build_model_with_cfg(
         partial(TimmModel, arch),
         PREFIX + arch,
@@ -219,7 +223,7 @@ def _create(arch: str, pretrained: bool = False, **options) -> nn.Module:
 def _register(arch: str) -> None:
     """timm keeps functions by their name and looks for `default_cfgs` in their module."""
 
-    def entry(pretrained: bool = False, **options) -> nn.Module:
+    def entry(pretrained: bool = False, **options: Any) -> nn.Module:
         return _create(arch, pretrained, **options)
 
     entry.__name__ = entry.__qualname__ = PREFIX + arch

@@ -85,18 +85,34 @@ def check_layers(num_layers: int) -> None:
 
 
 def timm_sizes(
-    image_size: int, patch_size: int, in_channels: int, embed_dim: int, num_layers: int, num_heads: int,
-    vit_mlp_ratio: float, qkv_bias: bool, drop_rate: float, drop_path_rate: float,
-) -> dict[str, Any]:  # fmt: skip
+    image_size: int,
+    patch_size: int,
+    in_channels: int,
+    embed_dim: int,
+    num_layers: int,
+    num_heads: int,
+    vit_mlp_ratio: float,
+    qkv_bias: bool,
+    drop_rate: float,
+    drop_path_rate: float,
+) -> dict[str, Any]:
     """Our options of a plain transformer under timm's names. ValueError on sizes that clash."""
     check_patch(image_size, patch_size)
     check_heads(embed_dim, num_heads)
     check_layers(num_layers)
     return {
-        "img_size": image_size, "patch_size": patch_size, "in_chans": in_channels, "embed_dim": embed_dim,
-        "depth": num_layers, "num_heads": num_heads, "mlp_ratio": vit_mlp_ratio, "qkv_bias": qkv_bias,
-        "pos_drop_rate": drop_rate, "proj_drop_rate": drop_rate, "drop_path_rate": drop_path_rate,
-    }  # fmt: skip
+        "img_size": image_size,
+        "patch_size": patch_size,
+        "in_chans": in_channels,
+        "embed_dim": embed_dim,
+        "depth": num_layers,
+        "num_heads": num_heads,
+        "mlp_ratio": vit_mlp_ratio,
+        "qkv_bias": qkv_bias,
+        "pos_drop_rate": drop_rate,
+        "proj_drop_rate": drop_rate,
+        "drop_path_rate": drop_path_rate,
+    }
 
 
 def _nearest_multiples(number: int, factor: int) -> list[int]:

@@ -43,9 +43,17 @@ def build(
     if patch_size is None:
         patch_size = default_patch(image_size, min(16, image_size // 8))
     sizes = timm_sizes(
-        image_size, patch_size, in_channels, embed_dim, num_layers, num_heads, vit_mlp_ratio, qkv_bias, drop_rate,
+        image_size,
+        patch_size,
+        in_channels,
+        embed_dim,
+        num_layers,
+        num_heads,
+        vit_mlp_ratio,
+        qkv_bias,
+        drop_rate,
         drop_path_rate,
-    )  # fmt: skip
+    )
     if distilled:
         return DistilledDeiT(**sizes)
     return ViT(**sizes)

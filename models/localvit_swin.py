@@ -55,10 +55,21 @@ def build(
     if window < 1:
         raise ValueError(f"a window of {window} patches a side must be at least 1")
     return LocalSwin(
-        side, patch_size, in_channels, embed_dim, depths, num_heads, drop_path_rate,
-        window=window, block=Block, mlp_ratio=vit_mlp_ratio, qkv_bias=qkv_bias, drop=drop_rate,
-        act=act, locality_drop_path=locality_drop_path,
-    )  # fmt: skip
+        side,
+        patch_size,
+        in_channels,
+        embed_dim,
+        depths,
+        num_heads,
+        drop_path_rate,
+        window=window,
+        block=Block,
+        mlp_ratio=vit_mlp_ratio,
+        qkv_bias=qkv_bias,
+        drop=drop_rate,
+        act=act,
+        locality_drop_path=locality_drop_path,
+    )
 
 
 class LocalSwin(swin.Swin):

@@ -69,11 +69,17 @@ def build(
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     blocks = [
         Block(
-            embed_dim, num_heads, qkv_bias, drop_rate, rate,
-            eps=EPS, locality_drop_path=locality_drop_path, **locality,
+            embed_dim,
+            num_heads,
+            qkv_bias,
+            drop_rate,
+            rate,
+            eps=EPS,
+            locality_drop_path=locality_drop_path,
+            **locality,
         )
         for rate in rates
-    ]  # fmt: skip
+    ]
     return LocalT2T(image_size, tokens, blocks, drop_rate)
 
 

@@ -73,10 +73,18 @@ def build(
     locality: dict[str, Any] = {"ratio": vit_mlp_ratio, "act": act, "reduction": embed_dim}
     rates = torch.linspace(0, drop_path_rate, num_layers, device="cpu").tolist()
     blocks = [
-        Block(embed_dim, num_heads, **sizes, qkv_bias=qkv_bias, drop=drop_rate, drop_path=rate,
-              locality_drop_path=locality_drop_path, **locality)
+        Block(
+            embed_dim,
+            num_heads,
+            **sizes,
+            qkv_bias=qkv_bias,
+            drop=drop_rate,
+            drop_path=rate,
+            locality_drop_path=locality_drop_path,
+            **locality,
+        )
         for rate in rates
-    ]  # fmt: skip
+    ]
     return TNT(image_size, patch_size, in_channels, embed_dim, inner_dim, blocks, drop_rate)
 
 

@@ -76,9 +76,15 @@ def _spread(features: Tensor) -> float:
 
 
 def diagnosis(
-    loss: float, metrics: Metrics, uninformed_loss: float, prototypes: int | None = None, *,
-    best_rank: float | None = None, early: bool = False, lowest_loss: float | None = None,
-) -> str | None:  # fmt: skip
+    loss: float,
+    metrics: Metrics,
+    uninformed_loss: float,
+    prototypes: int | None = None,
+    *,
+    best_rank: float | None = None,
+    early: bool = False,
+    lowest_loss: float | None = None,
+) -> str | None:
     """What these numbers of a run show, and what to try; None when nothing looks wrong.
 
     Loss in nats per pair of views; `uninformed_loss` is that of a network that tells nothing apart, ln K for targets
@@ -139,9 +145,14 @@ class CollapseMonitor:
             return None
         loss, metrics = self._latest
         text = diagnosis(
-            loss, metrics, self.uninformed_loss, self.prototypes, best_rank=self.best_rank,
-            early=epoch < self.warm, lowest_loss=self.lowest_loss if epoch >= self.late else None,
-        )  # fmt: skip
+            loss,
+            metrics,
+            self.uninformed_loss,
+            self.prototypes,
+            best_rank=self.best_rank,
+            early=epoch < self.warm,
+            lowest_loss=self.lowest_loss if epoch >= self.late else None,
+        )
         if text is None or _finding(text) in self._given:
             return None
         self._given.add(_finding(text))

@@ -108,7 +108,7 @@ def epoch(r: Recipe, pixels: Streamed) -> None:
     batches = Batches(pixels, None, r.batch, seed=0, device=CPU)
     for step in range(batches.steps_per_epoch - 2):
         list(batches.step(step))
-    for ahead in batches._fetched.values():
+    for ahead in batches._reads.values():
         ahead.result()
 
 

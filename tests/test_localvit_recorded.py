@@ -13,6 +13,7 @@ from conftest import GOLDEN
 from torch import Tensor
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.models import localvit, localvit_pvt, localvit_swin, localvit_t2t, localvit_tnt, swin
 from multicrop.models._locality import ECA, SE, HSwish, LocalityFeedForward
 from multicrop.models._maps import to_map, to_tokens
@@ -338,7 +339,7 @@ def test_a_published_checkpoint_file_loads(tmp_path):
         "inner_heads": 4,
     }
     body = registry.backbone("localvit_tnt_t_patch16_224", image_size=32, **sizes).eval()
-    pretrained.fill(body, file, "localvit_tnt_t_patch16_224", whole=True)
+    fill_backbone(body, file, "localvit_tnt_t_patch16_224", strict=True)
     close(
         F.linear(body(recorded["in/x"]), file.head["weight"], file.head["bias"]),
         recorded["out/logits"],

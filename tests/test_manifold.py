@@ -11,6 +11,7 @@ from conftest import GOLDEN
 from test_compact import Recorded, close
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.models import _descriptor, fusion, manifold
 from multicrop.models._compact import Layer
 from multicrop.models._manifold_attention import (
@@ -268,7 +269,7 @@ def test_a_published_file_of_a_fusion(recorded, tmp_path, monkeypatch):
         "vit_mlp_ratio": 2.0,
     }
     model = registry.backbone("fusion:img_gm_riem_vit_7_4_f1", 16, **options).eval()
-    pretrained.fill(model, found, "fusion", whole=True)
+    fill_backbone(model, found, "fusion", strict=True)
     monkeypatch.setattr(_descriptor, "describe", lambda *_: file["mid/om"])
     close(F.linear(model(file["input"]), found.head["weight"], found.head["bias"]), file["output"])
 
@@ -285,7 +286,7 @@ def test_registered_networks(request, entry):
     else:
         folder = request.getfixturevalue("shared_golden") / "compact_transformers"
         shapes = json.loads((folder / "state_dict_keys.json").read_text())[entry]
-        theirs = loading.content(folder / "registered_logits.safetensors")[entry]
+        theirs = loading.read_content(folder / "registered_logits.safetensors")[entry]
     model = registry.backbone(
         name, revision=revision, attention_type=kind.rstrip("]") or None
     ).eval()

@@ -14,9 +14,11 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import recipe
 
 from multicrop import registry
 from multicrop.commands import pretrain
+from multicrop.commands._student import build as build_networks
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets import shapes
 from multicrop.engine.batches import Batches
@@ -488,35 +490,45 @@ def test_the_whole_network_can_be_traced_for_compilation(arch, training):
 @pytest.fixture(scope="module")
 def recipe_and_crops():
     """The embedded data set, batches of 4 and two local crops."""
-    r = Recipe(
-        image_size=32, local_crops_number=2, batch_size_per_gpu=4, out_dim=32, head_hidden_dim=16,
+    r = recipe(
+        Recipe, image_size=32, local_crops_number=2, batch_size_per_gpu=4, out_dim=32, head_hidden_dim=16,
         head_bottleneck_dim=8, lr=0.1, epochs=1, warmup_epochs=0, device="cpu",
     )  # fmt: skip
     data = shapes.load("", "train", train_images=12)
     batches = Batches(data.pixels, None, 4, seed=0, device=torch.device("cpu"))
-    crop = MultiCrop(**r.crop_options(), mean=data.mean, std=data.std)
-    return r, [list(pretrain.views(batches, crop, 0, step)) for step in range(3)]
+    crop = MultiCrop.from_recipe(r, data.mean, data.std)
+    return r, [list(pretrain.cut_crops(batches, crop, 0, step)) for step in range(3)]
+
+
+def with_network(r: Recipe, **sizes) -> Recipe:
+    return dataclasses.replace(r, backbone=dataclasses.replace(r.backbone, **sizes))
 
 
 def three_steps(r: Recipe, crops: list) -> None:
-    nets = pretrain.build(r, 3, torch.device("cpu"))
+    nets = build_networks(r, 3, torch.device("cpu"))
     first = next(nets.student.backbone.parameters())
     before = first.detach().clone()
     for step, parts in enumerate(crops):
         rates = pretrain.rates_at(r, step, len(crops), len(crops), 4)
-        seen = pretrain.update(nets, parts, rates, r.clip_grad, 1, None, (0, step))
+        schedule = nets.objective.schedule(0)
+        seen = pretrain.update(nets, parts, rates, schedule, r, None, step)
         assert seen.loss.isfinite() and seen.grad_norm.isfinite() and seen.grad_norm > 0
     assert not torch.equal(before, first)
 
 
+ONE_OF_EACH = {
+    family: variant for variant, family in reversed(VARIANTS.items())
+}  # a family's first variant
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
+@pytest.mark.parametrize("arch", sorted({*FAMILIES, *ONE_OF_EACH.values(), *KINDS}))
 def test_three_steps_of_stage_one(arch, recipe_and_crops):
-    """Made small by the flags that train_ssl.py has."""
+    """Made small by the flags of stage one; every registered name takes them below, in full size."""
     r, crops = recipe_and_crops
     takes = inspect.signature(registry.architecture(arch).module.build).parameters
     sizes = {name: value for name, value in GENERIC.items() if name in takes}
-    three_steps(dataclasses.replace(r, arch=arch, **sizes), crops)
+    three_steps(with_network(r, arch=arch, **sizes), crops)
 
 
 @pytest.mark.slow
@@ -527,4 +539,4 @@ def test_three_steps_of_stage_one(arch, recipe_and_crops):
 @pytest.mark.parametrize("arch", [*FAMILIES, *VARIANTS])
 def test_three_steps_of_stage_one_in_full_size(arch, recipe_and_crops):
     r, crops = recipe_and_crops
-    three_steps(dataclasses.replace(r, arch=arch), crops)
+    three_steps(with_network(r, arch=arch), crops)

@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scipy.io
 import torchvision
-from conftest import GOLDEN, ROOT
+from conftest import GOLDEN
 from PIL import Image
 
 from multicrop.__main__ import main
@@ -224,10 +222,11 @@ def test_a_pack_of_nothing_but_damaged_images_is_refused(photos, tmp_path):
     assert not [*(tmp_path / "packed").iterdir()]
 
 
-def test_the_command_line(photos):
-    words = [sys.executable, "-m", "multicrop", "check", str(photos), "--workers", "1"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and json.loads(done.stdout.splitlines()[-1])["train"]["images"] == 9
+def test_the_command_line(photos, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["check", str(photos), "--workers", "1"])
+    assert not stop.value.code
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["train"]["images"] == 9
 
 
 @pytest.mark.parametrize(

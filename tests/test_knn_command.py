@@ -1,16 +1,13 @@
 """eval_knn.py: what it measures, what it says, and what it refuses."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import save_content
+from conftest import launch, result_of, save_content
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -307,20 +304,14 @@ def test_weights_that_have_diverged_are_named(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path):
-    folder = run_folder(tmp_path / "run")
-    words = ["eval_knn.py", str(folder / checkpoint.NEWEST), "--save_features", *FAST]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    results = []
-    for launch in ([], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]):
-        target = tmp_path / f"{len(results)}.safetensors"
-        line = [sys.executable, *launch, *words[:3], str(target), *words[3:]]
-        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        results.append(
-            (json.loads(done.stdout.strip().splitlines()[-1])["results"], load_file(target))
-        )
-    (alone, bank), (spread, bank_spread) = results
-    assert alone == spread
+def test_two_processes_measure_what_one_does(tmp_path, capsys):
+    save_content(state(3, 2), tmp_path / "x.pt")
+    root = class_folders(tmp_path / "data", train=(9, 8), test=(5, 6))
+    words = [tmp_path / "x.pt", "--dataset", "image_folder", "--datapath", root, "--nb_knn", 3]
+    files = [tmp_path / name for name in ("alone.safetensors", "two.safetensors")]
+    alone, _ = probe(capsys, *words, "--save_features", files[0], fast=("--device", "cpu"))
+    two = result_of(launch("eval_knn.py", *words, "--save_features", files[1], ranks=2))
+    assert alone["results"] == two["results"]
+    bank, bank_of_two = load_file(files[0]), load_file(files[1])
     for name, value in bank.items():
-        torch.testing.assert_close(bank_spread[name], value)
+        torch.testing.assert_close(bank_of_two[name], value)

@@ -143,10 +143,11 @@ def test_torchrun_hands_signals_on_and_says_resume_me(rank_script, name):
 
 
 @pytest.mark.slow
-def test_torchrun_trains_on_two_gloo_ranks(tmp_path):
+def test_torchrun_trains_on_two_gloo_ranks(colours, tmp_path):
     flags = {
         "device": "cpu", "embed_dim": 24, "num_layers": 1, "num_heads": 2, "out_dim": 32, "local_crops_number": 1,
         "batch_size_per_gpu": 8, "max_steps": 2, "knn_freq": 0, "output_dir": tmp_path / "run",
+        "dataset": "image_folder", "datapath": colours, "image_size": 16,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     done = torchrun("train_ssl.py", *words, NPROC="2")

@@ -7,7 +7,7 @@ import ast
 import sys
 from importlib import import_module
 
-from . import cli, registry
+from . import registry
 
 USAGE = """usage: multicrop NAME ...
 
@@ -27,7 +27,10 @@ def main(argv: list[str] | None = None) -> None:
         hint = registry.nearest(name, commands)
         print(f"error: no command is called {name!r}{hint}", file=sys.stderr)
         sys.exit(2)
-    # The recipe is parsed before the command is imported, so that --help and a wrong flag need no torch.
+    # The list above needs no parser. A recipe is parsed before its command is imported, so that --help and a wrong
+    # flag need no torch.
+    from . import cli
+
     recipe_type = import_module(f"multicrop.config.{name}").Recipe
     cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program=f"multicrop {name}")
 

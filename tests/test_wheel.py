@@ -96,7 +96,7 @@ def test_an_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_editable_install_maps_every_folder_to_the_checkout(source, tmp_path):
+def test_an_editable_install_reads_every_folder_from_the_checkout(source, tmp_path):
     """What pip would write for `pip install -e .`, asked of setuptools itself: no second build of the files."""
     build = (
         "import os, sys; os.chdir(sys.argv[1])\n"
@@ -112,3 +112,20 @@ def test_an_editable_install_maps_every_folder_to_the_checkout(source, tmp_path)
     for folder in FOLDERS:
         assert str(source / folder) in text, folder
     assert "train_ssl" not in text and str(source / "tests") not in text
+
+    site = tmp_path / "site"
+    wheel.extractall(site)
+    code = (
+        f"import site; site.addsitedir({str(site)!r})\n"
+        "import ssl, multicrop, multicrop.ssl.head\n"
+        f"assert multicrop.__file__ == {str(source / 'multicrop' / '__init__.py')!r}, multicrop.__file__\n"
+        f"assert multicrop.ssl.head.__file__ == {str(source / 'ssl' / 'head.py')!r}, multicrop.ssl.head.__file__\n"
+        "assert hasattr(ssl, 'SSLContext')\n"
+        "from multicrop.registry import names\n"
+        "assert 'vit' in names('models') and 'shapes' in names('datasets') and 'dino' in names('ssl.objectives')\n"
+        "from multicrop.__main__ import main; main(['pretrain', '--help'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
+    assert done.returncode == 0 and "--blur_sigma" in done.stdout, done.stderr

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from .checks import AT_LEAST_1, check_values
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -18,3 +20,6 @@ class Recipe:
     """Decode every image, to find those that cannot be; false reads only the headers."""
     workers: int | None = None
     """Processes that decode (None: one per processor)."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "workers")

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from .checks import AT_LEAST_1, NOT_NEGATIVE, check_values
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,3 +24,7 @@ class Recipe:
     """The crops are a function of it."""
     output_dir: str | None = None
     """Folder of the pictures (None: the run folder)."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "images")
+        check_values(self, NOT_NEGATIVE, "seed")

@@ -64,9 +64,8 @@ def test_augmentation_reads_nothing_back(kind, size, monkeypatch):
             assert images.device == meta and images.shape[-1] == size
 
 
-def cuda_step(kind: str):
-    """A function from a step's number to what a whole step returns, on the GPU."""
-    device = torch.device("cuda", 0)
+def whole_step(kind: str, device: torch.device):
+    """A function from a step's number to what a whole step returns."""
     if kind == "one":
         batches, parts = stage_one(device)
         nets = _student.build(STAGE_ONE, 3, device)
@@ -83,12 +82,18 @@ def cuda_step(kind: str):
     return lambda step: finetune.update(nets, parts(step), STAGE_TWO, 1e-3, step, torch.bfloat16)
 
 
+@pytest.mark.parametrize("kind", ["one", "two"])
+def test_the_steps_of_the_next_test_run_on_a_cpu(kind):
+    """So that it fits the code also where there is no GPU."""
+    assert whole_step(kind, torch.device("cpu"))(0).loss.isfinite()
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("kind", ["one", "two"])
 def test_a_step_never_waits_for_the_gpu(kind):
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
-    step = cuda_step(kind)
+    step = whole_step(kind, torch.device("cuda", 0))
     for warming in range(3):  # constants are sent once and kept
         step(warming)
     torch.cuda.set_sync_debug_mode("error")

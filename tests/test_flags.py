@@ -1,59 +1,155 @@
-"""config/flags.py: a recipe's parts as flags side by side, and back."""
+"""config/flags.py: recipes are made of parts, and their settings stand side by side as flags."""
 
+from dataclasses import dataclass, fields, is_dataclass
 from importlib import import_module
+from typing import get_args, get_type_hints
 
 import pytest
-from conftest import recipe
+import torch
+import yaml
+from conftest import ROOT, recipe
 
-from multicrop import registry
-from multicrop.config import finetune, pretrain
+from multicrop.config import finetune, knn, pretrain
 from multicrop.config.flags import changed_flags, flag_types, from_flags, to_flags
 
-RECIPES = {
-    name: import_module(f"multicrop.config.{name}").Recipe for name in registry.names("commands")
+COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
+NEEDED = {  # what has no default, or must be said
+    "check": {"path": "photos"},
+    "knn": {"random_weights": True},
+    "pack": {"path": "photos", "out": "packed"},
+    "visualise": {"run": "runs/ssl"},
 }
-NEEDED = {"check": {"path": "p"}, "pack": {"path": "p", "out": "o"}, "visualise": {"run": "r"}}
-NEEDED["knn"] = {"random_weights": True}
+CHANGED = {  # one setting of each kind: a number, a switch, words, several numbers, None for a number
+    "check": {"workers": 2, "decode": False},
+    "finetune": {
+        "eval": True, "embed_dim": 24, "datapath": "photos", "val_fraction": 0.25, "crop_scale": [0.2, 1.0],
+        "aa": False, "no_decay": ["cls_token", "*pos_embed*"], "decay": "matrices", "drop_rate": 0.0,
+        "teacher": "runs/a", "guidance": "linear", "guide_teacher": ["s1", "s2"],
+    },
+    "knn": {"checkpoints": ["a.pt", "runs/b"], "nb_knn": [5], "image_size": 64, "max_train_images": 10, "seed": 3},
+    "pack": {"dataset": "images"},
+    "precompute": {"teacher": "runs/a", "guide_teacher": ["s3"], "stream": True, "dtype": "float32", "device": "cpu"},
+    "pretrain": {
+        "arch": "swin", "image_size": 64, "source_size": 96, "objective": "simclr", "local_crops_number": 0,
+        "blur": [0.0, 0.5, 1.0], "lr": 1e-3, "compile": True, "max_steps": 5,
+    },
+    "visualise": {"images": 3, "datapath": "photos"},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("command", RECIPES)
-def test_flags_give_the_recipe_back(command):
-    start = recipe(RECIPES[command], **NEEDED.get(command, {}))
-    flags = to_flags(start)
-    assert list(flags) == list(flag_types(RECIPES[command]))
-    assert from_flags(RECIPES[command], flags) == start
+@dataclass(frozen=True)
+class Part:
+    rate: float = 1.0
+    steps: int = 10
 
 
-@pytest.mark.parametrize("command", RECIPES)
+@dataclass(frozen=True)
+class Whole:
+    part: Part = Part(rate=2.0)
+    name: str = "a"
+
+
+def recipe_of(command: str) -> type:
+    return import_module(f"multicrop.config.{command}").Recipe
+
+
+def settings_of(recipe_type: type) -> list[str]:
+    """Every setting's name, of all parts, also where two parts have one of the same name."""
+    names = []
+    hints = get_type_hints(recipe_type)
+    for field in fields(recipe_type):
+        part = hints[field.name]
+        names += settings_of(part) if is_dataclass(part) else [field.name]
+    return names
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_no_two_parts_have_a_flag_of_one_name(command):
-    def names(part) -> list[str]:
-        found = []
-        for name, value in vars(part).items():
-            found += names(value) if hasattr(value, "__dataclass_fields__") else [name]
-        return found
-
-    flags = names(recipe(RECIPES[command], **NEEDED.get(command, {})))
-    assert len(flags) == len(set(flags))
+    names = settings_of(recipe_of(command))
+    assert len(names) == len(set(names)) and set(names) == set(flag_types(recipe_of(command)))
 
 
-def test_lists_become_tuples_and_names_of_other_versions_are_left_out():
-    given = from_flags(pretrain.Recipe, {"blur": [1.0, 0.5, 0.0], "a flag of another version": 1})
-    assert given.crops.blur == (1.0, 0.5, 0.0)
-    assert changed_flags(given) == {"blur": [1.0, 0.5, 0.0]}
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_recipe_comes_back_from_its_flags(command):
+    recipe_type = recipe_of(command)
+    for values in (NEEDED.get(command, {}), NEEDED.get(command, {}) | CHANGED[command]):
+        own = recipe(recipe_type, **values)
+        flags = to_flags(own)
+        assert set(flags) == set(flag_types(recipe_type))
+        assert {name: flags[name] for name in values} == values
+        assert from_flags(recipe_type, flags) == own
 
 
-def test_a_part_keeps_the_defaults_of_its_recipe():
-    assert recipe(pretrain.Recipe).run.output_dir == "runs/ssl"
-    assert recipe(finetune.Recipe, log_freq=3).run.output_dir == "runs/finetune"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_flags_are_plain_values(command, tmp_path):
+    """So that a recipe file and a checkpoint, read without running code, give the recipe back."""
+    recipe_type = recipe_of(command)
+    own = recipe(recipe_type, **NEEDED.get(command, {}) | CHANGED[command])
+    flags = to_flags(own)
+    assert yaml.safe_load(yaml.safe_dump(flags)) == flags
+    torch.save(flags, tmp_path / "flags.pt")
+    assert from_flags(recipe_type, torch.load(tmp_path / "flags.pt", weights_only=True)) == own
+
+
+def test_each_value_reaches_its_part():
+    own = recipe(pretrain.Recipe, lr=0.5, blur_sigma=[0.2, 0.3], datapath="photos", device="cpu")
+    assert own.optimisation.lr == 0.5 and own.crops.blur_sigma == (0.2, 0.3)
+    assert own.data.datapath == "photos" and own.run.device == "cpu"
+    assert own.method == pretrain.Method()  # the other parts keep their defaults
+    assert recipe(knn.Recipe, checkpoints=["a.pt"]).checkpoints == ("a.pt",)
+
+
+def test_a_part_keeps_the_defaults_that_its_recipe_gives_it():
+    assert from_flags(Whole, {"steps": 3}) == Whole(Part(2.0, 3))
+    assert changed_flags(from_flags(Whole, {"steps": 3})) == {"steps": 3}
+
+
+def test_unknown_names_are_left_out():
+    """A stored recipe may be of another version."""
+    own = from_flags(pretrain.Recipe, {"lr": 0.5, "mlp_head_out": 3, "optimisation": {"lr": 1.0}})
+    assert own == recipe(pretrain.Recipe, lr=0.5)
+
+
+def test_what_differs_from_the_defaults():
+    assert changed_flags(pretrain.Recipe()) == {} == changed_flags(finetune.Recipe())
+    values = CHANGED["finetune"] | {"epochs": 100}  # 100 is the default
+    changed = changed_flags(recipe(finetune.Recipe, **values))
+    assert changed == CHANGED["finetune"]
+
+
+def numbers_of(command: str) -> list[str]:
+    """The flags that take a number, or several."""
+    names = []
+    for name, hint in flag_types(recipe_of(command)).items():
+        if {int, float} & {hint, *get_args(hint)}:
+            names.append(name)
+    return names
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("command", "name"), [(command, name) for command in COMMANDS for name in numbers_of(command)]
+)
+def test_a_number_that_cannot_be_names_its_flag(command, name):
+    needed = NEEDED.get(command, {})
+    value = to_flags(from_flags(recipe_of(command), needed))[name]
+    wrong = [-7] * len(value) if isinstance(value, list) else -7
+    with pytest.raises(ValueError, match=rf"^--{name} -7.*: \w+") as error:
+        recipe(recipe_of(command), **needed | {name: wrong})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "values", "message"),
     [
-        ({"lr": -1.0}, "--lr -1.0: must be finite"),
-        ({"image_size": 33}, "--image_size 33: must be even"),
+        ("pretrain", {"image_size": 33}, "--image_size 33: must be even"),
+        ("pretrain", {"blur_sigma": [2.0, 1.0]}, "--blur_sigma 2.0 1.0: must be a lower and an"),
+        ("pretrain", {"lr": float("inf")}, "--lr inf: must be finite"),
+        ("finetune", {"ra": 3, "repeats": 2}, "--repeats 2: goes with --ra 1 only"),
+        ("finetune", {"guidance": "linear"}, "--guidance linear: needs --teacher FILE"),
+        ("knn", {"save_features": "a.npz"}, "--save_features a.npz: must end in"),
     ],
 )
-def test_a_wrong_value_names_its_flag(values, message):
-    with pytest.raises(ValueError, match=message):
-        recipe(pretrain.Recipe, **values)
+def test_a_wrong_value_names_its_flag(command, values, message):
+    with pytest.raises(ValueError) as error:
+        recipe(recipe_of(command), **NEEDED.get(command, {}) | values)
+    assert str(error.value).startswith(message)

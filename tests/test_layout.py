@@ -122,11 +122,14 @@ def test_scripts_and_benchmarks_import_the_folders_through_multicrop(path):
     assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
+WRONG = {
+    "ssl": [
         "from ..models import vit",
         "from multicrop.probes.knn import knn",
+        "from multicrop.weights import pretrained",
+        "from ..engine import ranks",
+        "from .. import registry",
+        "import multicrop",
         "import torch.distributed as dist",
         "from torch import distributed",
         "import torch\ntorch.distributed.barrier()",
@@ -135,30 +138,50 @@ def test_scripts_and_benchmarks_import_the_folders_through_multicrop(path):
         "from ssl import head",
         "import train_ssl",
         "import eval_knn",
-        "from ..engine import ranks",
-        "from multicrop.weights import pretrained",
         "import benchmarks.train_step",
         "from benchmarks import train_step",
         "from tests import conftest",
         "import launch",
     ],
+    "models": ["from ..augment import blur", "from multicrop.config.backbone import Backbone"],
+    "pictures": ["from ..probes.confusion import Confusion"],
+    "config": ["from .. import registry", "from ..engine import ranks"],
+    "engine": ["from ..config.machine import Run", "from multicrop import registry"],
+    "weights": ["from ..models import vit"],
+    "multicrop": ["from .commands import pretrain", "from .models import vit"],
+    "commands": ["from train_ssl import main", "from torch import distributed"],
+}
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"), [(folder, line) for folder, lines in WRONG.items() for line in lines]
 )
-def test_a_wrong_arrow_is_caught(line, tmp_path, monkeypatch):
+def test_a_wrong_arrow_is_caught(folder, line, tmp_path, monkeypatch):
     monkeypatch.setattr("test_layout.ROOT", tmp_path)
-    (tmp_path / "ssl").mkdir()
+    for name in ("ssl", folder):
+        (tmp_path / name).mkdir(exist_ok=True)
     (tmp_path / "ssl" / "head.py").write_text("")
-    file = tmp_path / "ssl" / "x.py"
+    file = tmp_path / folder / "x.py"
     file.write_text(line)
     assert len(wrong_arrows(file)) == 1
 
 
-def test_right_arrows_pass(tmp_path, monkeypatch):
+RIGHT = {
+    "ssl": "from ..augment.blur import blur\nfrom ..config.pretrain import Recipe\nfrom .head import Head\n"
+    "import ssl, torch\nfrom ssl import SSLContext",
+    "weights": "from ..engine import checkpoint\nfrom . import loading",
+    "multicrop": "from . import cli, registry\nfrom .engine import ranks\nfrom .config.flags import to_flags\n"
+    "if TYPE_CHECKING:\n    from .augment.evaluation import EvalTransform",
+    "commands": "from multicrop import cli\nfrom multicrop.models import vit\nfrom multicrop.commands import _data",
+}
+
+
+@pytest.mark.parametrize("folder", RIGHT)
+def test_right_arrows_pass(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("test_layout.ROOT", tmp_path)
-    (tmp_path / "ssl").mkdir()
-    file = tmp_path / "ssl" / "x.py"
-    file.write_text(
-        "from ..augment.blur import blur\nfrom .head import Head\nimport ssl, torch\nfrom ssl import SSLContext"
-    )
+    (tmp_path / folder).mkdir()
+    file = tmp_path / folder / "x.py"
+    file.write_text(RIGHT[folder])
     assert wrong_arrows(file) == []
 
 

@@ -49,6 +49,18 @@ def test_a_flat_file_of_stage_one_has_a_network_called_teacher():
     assert (stored.metadata.step, stored.metadata.recipe) == (4, {"lr": 0.1})
 
 
+def test_flat_files_are_read_from_the_disk_without_running_code(tmp_path):
+    for content in (
+        flat("ssl", student={"w": torch.ones(2)}, teacher={"w": torch.zeros(2)}),
+        flat("finetune", model={"w": torch.ones(2)}, teacher="0f", size="32 px"),
+    ):
+        torch.save(content, tmp_path / "x.pt")
+        stored = checkpoint.load(tmp_path / "x.pt")
+        assert (stored.metadata.kind, stored.metadata.epoch) == (content["kind"], 2.0)
+        again = Checkpoint.from_dict(stored.to_dict())
+        assert again.metadata == stored.metadata and list(again.state) == list(stored.state)
+
+
 def test_a_flat_file_of_stage_two_has_a_hash_called_teacher():
     stored = Checkpoint.from_dict(flat("finetune", model={"a": 1}, teacher="0f", size="32 px"))
     assert list(stored.state) == ["model"]
@@ -58,7 +70,9 @@ def test_a_flat_file_of_stage_two_has_a_hash_called_teacher():
     )
 
 
-@pytest.mark.parametrize("content", [{"a": 1}, [1], {"metadata": {"step": 1}}])
+@pytest.mark.parametrize(
+    "content", [{"a": 1}, [1], {"metadata": {"step": 1}}, {"metadata": "notes", "kind": "ssl"}]
+)
 def test_what_is_not_ours_is_refused(content):
     with pytest.raises(ValueError, match="not a multicrop checkpoint"):
         Checkpoint.from_dict(content)

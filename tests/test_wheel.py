@@ -60,6 +60,10 @@ def test_the_wheel_holds_every_module_and_no_other_top_level_name(wheel):
             assert (name if folder == "multicrop" else f"multicrop/{folder}/{rest}") in held
     tops = {name.split("/")[0] for name in held}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"multicrop"}
+    (entry_points,) = (name for name in held if name.endswith(".dist-info/entry_points.txt"))
+    lines = zipfile.ZipFile(wheel).read(entry_points).decode().split("\n")
+    assert lines[:2] == ["[console_scripts]", "multicrop = multicrop.__main__:main"]
+    assert not any(lines[2:])
 
 
 @pytest.mark.slow

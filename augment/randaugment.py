@@ -39,13 +39,14 @@ MOVING = {
 }
 NAMES = (*PLAIN, *TONAL, *MOVING)
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
+# At HIGHEST
 LARGEST = {
     "rotate": 30.0,
     "shear_x": 0.3,
     "shear_y": 0.3,
     "translate_x": 0.45,
     "translate_y": 0.45,
-}  # at HIGHEST
+}
 
 
 @dataclass(frozen=True)

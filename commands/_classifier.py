@@ -37,9 +37,8 @@ class TrainState:
     """All of stage two that a step changes and a checkpoint holds."""
 
     model: Classifier
-    train_module: (
-        nn.Module
-    )  # a TrainModule as the loop calls it: compiled, gradients averaged over the ranks
+    # A TrainModule as the loop calls it: compiled, gradients averaged over the ranks
+    train_module: nn.Module
     loss: Loss
     teacher: Teacher | None
     guidance: Guidance | None  # its projections learn too
@@ -47,9 +46,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
-    best: BestEpoch = field(
-        default_factory=BestEpoch
-    )  # the epoch that the validation images select
+    # The epoch that the validation images select
+    best: BestEpoch = field(default_factory=BestEpoch)
 
     PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 

@@ -21,9 +21,8 @@ class TrainState:
 
     student: Encoder
     teacher: Encoder
-    train_module: (
-        nn.Module
-    )  # the student as the loop calls it: compiled, gradients averaged over the ranks
+    # The student as the loop calls it: compiled, gradients averaged over the ranks
+    train_module: nn.Module
     objective: BaseObjective
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler

@@ -15,13 +15,8 @@ from multicrop.engine import ranks
 from multicrop.registry import Source, names, source
 
 GENERAL = ("image_folder", "images")  # they read what no other entry recognises
-SIZES = (
-    224,
-    128,
-    96,
-    64,
-    32,
-)  # image sizes that a command proposes: the largest that the images have
+# Image sizes that a command proposes: the largest that the images have
+SIZES = (224, 128, 96, 64, 32)
 
 
 def run(r: Recipe) -> dict[str, Any]:

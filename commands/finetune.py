@@ -189,12 +189,10 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
 
 class StepOutput(NamedTuple):
     loss: Tensor  # nats, this rank's mean
-    numbers: dict[
-        str, Tensor
-    ]  # parts of the loss, where it has several, and train_top1 in percent as images were mixed
-    grad_norm: (
-        Tensor | None
-    )  # None where gradients are scaled for fp16, which copes with overflows itself
+    # Parts of the loss, where it has several, and train_top1 in percent as images were mixed
+    numbers: dict[str, Tensor]
+    # None where gradients are scaled for fp16, which copes with overflows itself
+    grad_norm: Tensor | None
 
 
 def update(

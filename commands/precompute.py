@@ -115,9 +115,8 @@ def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps
     """What is to be written, said before it begins. OSError where the disk has no room for it."""
     teacher, options = maps_of.teacher, recipe.features
     fingerprint = dataset_fingerprint(dataset, images) | teacher_fingerprint(teacher)
-    if (
-        recipe.teacher.teacher_bn == "batch"
-    ):  # what the teacher says of an image depends on the others
+    # What the teacher says of an image depends on the others
+    if recipe.teacher.teacher_bn == "batch":
         fingerprint["batch"] = options.batch_size
     example = maps_of(torch.zeros(2, *images.pixels.shape[1:], dtype=torch.uint8))
     shapes = {}

@@ -165,9 +165,7 @@ class LastBatch(NamedTuple):
 class StepOutput(NamedTuple):
     loss: Tensor  # nats, this rank's mean
     grad_norm: Tensor
-    checked_norm: (
-        Tensor | None
-    )  # the same where it must be finite: fp16's scaler copes with overflows itself
+    checked_norm: Tensor | None  # where it must be finite: fp16's scaler copes with overflows
     last_batch: LastBatch
 
 

@@ -25,12 +25,8 @@ BZIP2 = (".tar.bz2", ".tbz", ".tbz2")
 XZ = (".tar.xz", ".txz")
 COMPRESSED = (*GZIP, *BZIP2, *XZ)
 ENDINGS = (*ZIP, *TAR, *COMPRESSED)
-SPLITS = (
-    "train",
-    "test",
-    "val",
-    "valid",
-)  # a folder of such a name is no top folder that holds all
+# A folder of such a name is no top folder that holds all
+SPLITS = ("train", "test", "val", "valid")
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -40,9 +36,8 @@ DAMAGE = (
     lzma.LZMAError,
     ValueError,
 )
-Tree = dict[
-    str, Union["Tree", list]
-]  # what a folder holds: folders, and places without the archive's name
+# What a folder holds: folders, and places without the archive's name
+Tree = dict[str, Union["Tree", list]]
 
 
 def is_archive(path: Path) -> bool:

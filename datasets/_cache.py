@@ -127,9 +127,8 @@ def _map(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
     except OSError:  # Linux refuses a private writable map of more than the memory there is
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # torch warns that it is not writable: nobody writes to it
+            # torch warns that it is not writable: nobody writes to it
+            warnings.simplefilter("ignore")
             return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))
 
 

@@ -19,18 +19,13 @@ from ._stream import Streamed, statistics
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".webp", ".tif", ".tiff", ".gif",
 )  # fmt: skip
-EVALUATION = (
-    "test",
-    "val",
-    "valid",
-    "validation",
-)  # folders that may be the public evaluation split
+# Folders that may be the public evaluation split
+EVALUATION = ("test", "val", "valid", "validation")
 RESIDENT = (
     0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
 )
-Constants = tuple[
-    tuple[float, ...], tuple[float, ...]
-]  # mean and std per channel, in units of 0..1
+# Mean and std per channel, in units of 0..1
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,7 @@ class Database:
             with open(file, "rb") as opened:
                 self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
             self.spans: dict[bytes, Span] = dict(_entries(self.bytes))
-        except (
-            struct.error,
-            OverflowError,
-            ValueError,
-        ) as error:  # mmap: ValueError if it is empty
+        except (struct.error, OverflowError, ValueError) as error:  # ValueError: the file is empty
             raise ValueError(
                 f"{file} is damaged or no LMDB file ({error}): copy or build it again"
             ) from None
@@ -111,9 +107,8 @@ def _page(data: mmap.mmap, start: int) -> tuple[int, list[int]]:
 def _newest_meta(data: mmap.mmap) -> tuple[int, int, int]:
     """Page size, root page and number of entries of the main database."""
     metas = []
-    (second,) = struct.unpack_from(
-        "<I", data, HEADER + 24
-    )  # the page size, as the first meta page has it
+    # The page size, as the first meta page has it
+    (second,) = struct.unpack_from("<I", data, HEADER + 24)
     for start in (0, second):
         magic, version, page_size = struct.unpack_from("<II16xI", data, start + HEADER)
         main = start + HEADER + 24 + 48 + 32

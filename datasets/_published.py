@@ -21,9 +21,8 @@ from ._folders import (
 )
 from ._images import ImageSet, LoadOptions, check_split
 
-Binary = tuple[
-    np.ndarray, list[int], tuple[str, ...]
-]  # pixels uint8 (N, 3, 32, 32), labels, classes
+# Pixels uint8 (N, 3, 32, 32), labels, classes
+Binary = tuple[np.ndarray, list[int], tuple[str, ...]]
 
 
 @dataclass(frozen=True)

@@ -75,9 +75,8 @@ class Decoders:
     def decode(self, places: list[Place]) -> tuple[np.ndarray, list[tuple[int, str]]]:
         """uint8 (N, 3, side, side), and (row, reason) of what cannot be read. ChildProcessError if a worker is gone."""
         pixels = np.empty((len(places), 3, self.side, self.side), np.uint8)
-        size = max(
-            1, -(-len(places) // (2 * self.count))
-        )  # two requests to each worker, rounded up
+        # Two requests to each worker, rounded up
+        size = max(1, -(-len(places) // (2 * self.count)))
         size = min(CHUNK, size)
         starts = range(0, len(places), size)
         parts = [slice(start, start + size) for start in starts]

@@ -88,9 +88,8 @@ class Batches:
             self.pixels, self.resident = pixels.to(device), True
         self.labels = labels.to(device) if labels is not None else None
         self._readers = ThreadPoolExecutor(AHEAD, "read")  # starts no thread before it is used
-        self._reads: dict[
-            int, Future[Tensor]
-        ] = {}  # by the part's number, counted from the run's start
+        # By the part's number, counted from the run's start
+        self._reads: dict[int, Future[Tensor]] = {}
 
     def identity(self) -> dict[str, int]:
         """What a resumed run must share, or its order of images would be another."""
@@ -130,9 +129,8 @@ class Batches:
         for number in range(first, first + 1 + AHEAD):
             if number not in self._reads:
                 self._reads[number] = self._submit(number)
-        for number in [
-            number for number in self._reads if number < first
-        ]:  # of a step that was not taken
+        # Of a step that was not taken
+        for number in [number for number in self._reads if number < first]:
             del self._reads[number]
         return self._send(self._reads.pop(first).result())
 

@@ -39,8 +39,7 @@ def make_deterministic(device: torch.device) -> None:
     Afterwards an operation that has no such form is a RuntimeError that names it.
     """
     if device.type == "cuda":
-        os.environ.setdefault(
-            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-        )  # read when the first product is computed
+        # Read when the first product is computed
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
         torch.use_deterministic_algorithms(True)

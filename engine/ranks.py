@@ -117,9 +117,8 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
 def synchronise_norms(module: M, device: torch.device) -> M:
     """Batch norms that see the batch of all ranks; torch has them for CUDA only, elsewhere each rank keeps its own."""
     if dist.is_initialized() and device.type == "cuda":
-        from timm.layers import (
-            convert_sync_batchnorm,
-        )  # torch's own would drop the activation of timm's batch norms
+        # torch's own would drop the activation of timm's batch norms
+        from timm.layers import convert_sync_batchnorm
 
         return convert_sync_batchnorm(module)
     return module

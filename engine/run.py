@@ -68,9 +68,8 @@ class Run:
         stored, path = newest
         changed = differences(stored.metadata.recipe, self.recipe, self.operational)
         for name, value in identity.items():
-            before = stored.metadata.identity.get(
-                name, value
-            )  # older files do not have each of them
+            # Older files do not have each of them
+            before = stored.metadata.identity.get(name, value)
             if before != value:
                 changed.append(f"{IDENTITY_WORDS.get(name, name)} {before} (now {value})")
         if changed:

@@ -18,6 +18,5 @@ def reseed(*key: int | str) -> None:
 
 def _mix(key: tuple) -> int:
     words = [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    return int(
-        np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1
-    )  # torch takes 63 bits safely
+    # torch takes 63 bits safely
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -33,11 +33,12 @@ class Fusion(NamedTuple):
     norm: str | None
 
 
+# By the names of their learned scales
 MAPS = {
     "scale": euclidean,
     "riem_scale": spd,
     "grassman_scale": grassmann,
-}  # by the names of their learned scales
+}
 E, S, G = MAPS
 FUSIONS = {
     "f1": {

@@ -209,9 +209,8 @@ class ConvAttention(nn.Module):
         k = self.proj_k(torch.cat([prefix, self.conv_proj_k(x)], dim=1))
         v = self.proj_v(torch.cat([prefix, self.conv_proj_v(x)], dim=1))
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        mixed = attend(
-            q * self.heads**-0.5, k, v
-        )  # with attend's own scale of a head's width: width ** -0.5
+        # With attend's own scale of a head's width: width ** -0.5
+        mixed = attend(q * self.heads**-0.5, k, v)
         return self.proj_drop(self.proj(merge_heads(mixed)))
 
 

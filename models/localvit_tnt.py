@@ -22,10 +22,11 @@ from ._maps import Map, to_map
 from ._positions import fit_table, resample
 from ._sizes import check_heads, check_images, check_layers, check_patch
 
+# Px per step of the inner stream; hidden channels per channel of the inner MLP
 STRIDE, INNER_RATIO = (
     4,
     4,
-)  # px per step of the inner stream; hidden channels per channel of the inner MLP
+)
 TINY = {"image_size": 224, "patch_size": 16}
 VARIANTS = {
     "localvit_tnt_t_patch16_224": TINY,
@@ -164,9 +165,10 @@ class PixelEmbed(nn.Module):
         self.proj = nn.Conv2d(in_channels, inner_dim, 7, stride=STRIDE, padding=3)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        # (B * N, d n n)
         patches = (
             F.unfold(self.proj(x), self.within, stride=self.within).transpose(1, 2).flatten(0, 1)
-        )  # (B * N, d n n)
+        )
         return patches.unflatten(1, (-1, self.within**2)).add(positions.flatten(2)).transpose(1, 2)
 
 

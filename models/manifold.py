@@ -39,9 +39,8 @@ NAME = re.compile(
     r"(?:_(?P<revision>f1|f2))?(?:_(?P<type>riem|spd|all|gm|riemgrass|log))?"
 )
 KINDS = {"m": "manifold", "g": "grassmann", "r": "riemann"}
-UNUSED = re.compile(
-    r"\.self_attn\.(attn_matrix|scale|riem_scale|grassman_scale)$"
-)  # of the published code, at times
+# Of the published code, at times
+UNUSED = re.compile(r"\.self_attn\.(attn_matrix|scale|riem_scale|grassman_scale)$")
 
 
 def _variants() -> dict[str, dict]:

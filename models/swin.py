@@ -245,17 +245,15 @@ class PatchMerging(nn.Module):
 
 def split_windows(x: Tensor, window: int) -> Tensor:
     """A map (B, H, W, C) -> its windows in raster order (B, windows, window * window, C)."""
-    x = x.unflatten(2, (-1, window)).unflatten(
-        1, (-1, window)
-    )  # (B, rows, window, columns, window, C)
+    # (B, rows, window, columns, window, C)
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 def join_windows(x: Tensor, shape: torch.Size, window: int) -> Tensor:
     """The inverse of split_windows for a map of `shape`."""
-    x = x.unflatten(2, (window, window)).unflatten(
-        1, (-1, shape[2] // window)
-    )  # (B, rows, columns, window, window, C)
+    # (B, rows, columns, window, window, C)
+    x = x.unflatten(2, (window, window)).unflatten(1, (-1, shape[2] // window))
     return x.transpose(2, 3).reshape(shape)
 
 

@@ -93,9 +93,8 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
     program: what --help calls it (None: the script's name). UsageError in one line.
     """
     names = list(flag_types(recipe_type))
-    argv = [
-        word for word in argv if not re.match(r"--local[-_]rank(=|$)", word)
-    ]  # what old launchers add
+    # What old launchers add
+    argv = [word for word in argv if not re.match(r"--local[-_]rank(=|$)", word)]
     file, argv = _take_recipe(argv)
     argv = _complete_switches(recipe_type, argv)
     stored = []

@@ -2,7 +2,7 @@
 
 Feature rank: RankMe, Garrido et al. 2023 (arXiv 2210.02885), eq. 1. The two collapses of self-distillation, to one
 prototype and to the uniform distribution: Caron et al. 2021 (arXiv 2104.14294), section 5.3.
-G global crops, B images, K prototypes, n features of width D. Entropies are in nats.
+K prototypes, n features of width D. Entropies are in nats.
 """
 
 import math
@@ -19,24 +19,6 @@ Metrics = Mapping[str, float]
 
 
 # Measuring
-
-
-@torch.no_grad()
-def target_statistics(targets: Tensor) -> dict[str, float]:
-    """Teacher probabilities (G, B, K) -> three numbers.
-
-    target_entropy   mean over views of the entropy of a view's target; ln K is uniform, 0 is one prototype
-    mean_entropy     entropy of the mean target of the batch; ln K uses all prototypes alike, 0 uses one
-    target_gap       their difference: what a target tells about its image, at most ln B; 0 says all are the same
-    """
-    targets = targets.float().flatten(0, -2)
-    target_entropy = _entropy(targets).mean().item()
-    mean_entropy = _entropy(targets.mean(0)).item()
-    return {
-        "target_entropy": target_entropy,
-        "mean_entropy": mean_entropy,
-        "target_gap": mean_entropy - target_entropy,
-    }
 
 
 @torch.no_grad()
@@ -135,7 +117,7 @@ class CollapseMonitor:
             self._remember(row.get("loss", math.inf), row.get("feature_rank", 0.0))
 
     def update(self, loss: float, metrics: Metrics) -> None:
-        """The loss of one step and its statistics: `feature_statistics` and, if any, `target_statistics`."""
+        """The loss of one step and its statistics: `feature_statistics` and those of the objective."""
         self._remember(loss, metrics["feature_rank"])
         self._latest = loss, metrics
 

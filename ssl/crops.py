@@ -87,15 +87,17 @@ class MultiCrop:
     saturation: float = 0.2
     hue: float = 0.1  # shift uniform in +- this, turns
     grayscale: float = 0.2  # probability
+    # Probability in the first global, the second, a local crop
     blur: tuple[float, float, float] = (
         1.0,
         0.1,
         0.5,
-    )  # probability in the first global, the second, a local crop
+    )
+    # Standard deviation of the blur, px of the crop, whatever its size
     sigma: tuple[float, float] = (
         0.1,
         2.0,
-    )  # standard deviation of the blur, px of the crop, whatever its size
+    )
     solarise: float = 0.2  # probability in the second global crop
 
     @classmethod

@@ -6,12 +6,8 @@ import time
 import pytest
 import torch
 
-from multicrop.probes.collapse import (
-    CollapseMonitor,
-    diagnosis,
-    feature_statistics,
-    target_statistics,
-)
+from multicrop.probes.collapse import CollapseMonitor, diagnosis, feature_statistics
+from multicrop.ssl.objectives._targets import target_statistics
 
 K, B, D = 64, 128, 24
 LN_K = math.log(K)

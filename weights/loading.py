@@ -12,9 +12,8 @@ from ..engine import checkpoint
 from ..engine.metadata import Checkpoint, is_ours
 
 StateDict = dict[str, Tensor]
-Adapt = Callable[
-    [StateDict, nn.Module], StateDict
-]  # another program's names or table sizes into those of a network
+# Another program's names or table sizes into those of a network
+Adapt = Callable[[StateDict, nn.Module], StateDict]
 
 WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.")
 HEADS = ("head.", "mlphead.", "fc.", "classifier.", "last_layer.", "head_drop.")

@@ -43,12 +43,10 @@ class Pretrained:
     path: Path | None = None
     metadata: Metadata = Metadata(kind="")
     backbone: StateDict = field(default_factory=dict)  # names as a bare backbone has them
-    head: StateDict = field(
-        default_factory=dict
-    )  # weight (classes, D) and bias (classes,) of a classifier
-    second_head: StateDict = field(
-        default_factory=dict
-    )  # the same of a distillation token's, if it has one
+    # Weight (classes, D) and bias (classes,) of a classifier
+    head: StateDict = field(default_factory=dict)
+    # The same of a distillation token's, if it has one
+    second_head: StateDict = field(default_factory=dict)
 
     def check_classes(self, classes: tuple[str, ...], dataset: str) -> None:
         """ValueError unless the file's classifier tells these classes apart, as far as the file says."""

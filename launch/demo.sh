@@ -42,11 +42,13 @@ def line(what, values):
     print(f"{what:<44} {statistics.mean(values):6.2f}{spread}")
 
 
-probes = [found["results"] for found in results("knn")]
+probes = [result["results"] for result in results("knn")]
 print(f"\nshapes, accuracy on the test images in percent, seeds {' '.join(seeds)}")
 line("k-NN of random weights (k = 20)", [rows[0]["top1"]["20"] for rows in probes])
 line("k-NN after pretraining", [rows[-1]["top1"]["20"] for rows in probes])
-line("scratch, last epoch", [found["test_top1"] for found in results("scratch")])
-line("finetuned from the checkpoint, last epoch", [found["test_top1"] for found in results("pretrained")])
+line("scratch, last epoch", [result["test_top1"] for result in results("scratch")])
+line("finetuned from the checkpoint, last epoch", [result["test_top1"] for result in results("pretrained")])
+print("An untrained convolutional transformer (cct_2_3x2_32) already has 98 % k-NN on shapes: this table shows that the chain")
+print("works and helps a plain transformer. It cannot rank backbones or recipes; use your own images for that.")
 print(f"pictures: {out}/seed{seeds[-1]}/ssl/crops.png, curves.png, attention.png")
 TABLE

@@ -9,7 +9,7 @@ import torch
 import torch.nn as nn
 
 from multicrop import registry
-from multicrop.commands._finetune_data import Data, MapsOfBatch
+from multicrop.commands._finetune_data import FinetuneData, MapsOfBatch
 from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.config.teaching import Teaching
@@ -77,7 +77,7 @@ class TrainState:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def build(recipe: Recipe, file: Pretrained, data: Data, device: torch.device) -> TrainState:
+def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.device) -> TrainState:
     optimisation, teaching = recipe.optimisation, recipe.teaching
     teacher = build_teacher(recipe, data, device)
     seeds.reseed(optimisation.seed, "weights")
@@ -127,7 +127,7 @@ def build_objective(recipe: Recipe) -> nn.Module:
     return registry.find("supervised.objectives", optimisation.objective).Objective(smoothing)
 
 
-def build_teacher(recipe: Recipe, data: Data, device: torch.device) -> Teacher | None:
+def build_teacher(recipe: Recipe, data: FinetuneData, device: torch.device) -> Teacher | None:
     """The teacher of --teacher, where it is to see each batch."""
     teaching = recipe.teaching
     path = teaching.teacher
@@ -171,7 +171,11 @@ def check_teacher_classes(
 
 
 def build_guidance(
-    recipe: Recipe, student: nn.Module, teacher: Teacher | None, data: Data, device: torch.device
+    recipe: Recipe,
+    student: nn.Module,
+    teacher: Teacher | None,
+    data: FinetuneData,
+    device: torch.device,
 ) -> tuple[Guidance | None, tuple[str, ...], MapsOfBatch | None]:
     """The loss of the student's maps against the teacher's, the names of the student's, and where the teacher's are
     stored, what gives those of a batch."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.config.data import Data
+from multicrop.config.data import DataSettings
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet, LoadOptions
 from multicrop.engine import ranks
@@ -21,7 +21,7 @@ class DataOrigin:
     source_size: int | None
 
 
-def data_origin(data: Data, metadata: Metadata) -> DataOrigin:
+def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
     """What the flags say, else what the weights were made with. Without either: shapes, ./data, None.
 
     Folder and side of the weights' own data set hold for no other.
@@ -61,7 +61,7 @@ def eval_transform(metadata: Metadata, image_size: int, images: ImageSet) -> Eva
     return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
 
 
-def load_options(data: Data, source_size: int) -> LoadOptions:
+def load_options(data: DataSettings, source_size: int) -> LoadOptions:
     """How files are read."""
     return LoadOptions(
         source_size=source_size, download=data.download, stream=data.stream, workers=data.workers

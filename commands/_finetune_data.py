@@ -24,7 +24,7 @@ MapsOfBatch = Callable[..., list[Tensor]]  # (indices, draws) -> the teacher's m
 
 
 @dataclass(frozen=True)
-class Data:
+class FinetuneData:
     """The images of both splits; `chosen` are the training images in use, `held_out` those of the validation."""
 
     entry: str  # of datasets/
@@ -48,7 +48,7 @@ class Data:
         return "test", self.test, None
 
 
-def load(recipe: Recipe, file: Pretrained) -> Data:
+def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     described = file.metadata.backbone
     early = backbone_options(recipe, described, None, described.get("in_channels", 3))
     if file.path and early["image_size"]:  # what the file fills is said before a long decoding
@@ -66,7 +66,7 @@ def load(recipe: Recipe, file: Pretrained) -> Data:
     chosen, held_out = validation.split(train.labels, recipe.run.val_fraction, random)
     options = backbone_options(recipe, described, train.pixels.shape[-1], train.pixels.shape[1])
     entry = registry.source(origin.dataset).entry
-    return Data(
+    return FinetuneData(
         entry, origin.dataset, train, test, chosen, held_out, options, reported=options == early
     )
 
@@ -83,7 +83,7 @@ def backbone_options(
     return {**options, "drop_path_rate": recipe.optimisation.sd, "in_channels": channels}
 
 
-def build_batches(recipe: Recipe, data: Data, device: torch.device) -> Batches:
+def build_batches(recipe: Recipe, data: FinetuneData, device: torch.device) -> Batches:
     optimisation = recipe.optimisation
     order = None
     if optimisation.repeats > 1:

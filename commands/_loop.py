@@ -2,7 +2,7 @@
 
 import torch
 
-from multicrop.config.machine import Run as RunSettings
+from multicrop.config.machine import RunSettings
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.loop import Loop

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from multicrop.commands._finetune_data import Data
+from multicrop.commands._finetune_data import FinetuneData
 from multicrop.commands._student import TrainState
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.learning_rate import scaling_in_words
@@ -47,7 +47,7 @@ def pretraining(
 
 
 def finetuning(
-    recipe: Finetuning, data: Data, model: nn.Module, batches: Batches, device: torch.device
+    recipe: Finetuning, data: FinetuneData, model: nn.Module, batches: Batches, device: torch.device
 ) -> list[str]:
     optimisation, total, images = recipe.optimisation, batches.total, batches.images
     weights = [parameter.numel() for parameter in model.parameters()]

@@ -14,7 +14,7 @@ from torch import Tensor
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._data import data_origin, load_options, resolve_source_size
 from multicrop.commands._networks import backbone_of
-from multicrop.config.data import Data
+from multicrop.config.data import DataSettings
 from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe
@@ -49,7 +49,7 @@ def run(recipe: Recipe) -> dict:
 
 def pick_images(recipe: Recipe, file: Pretrained) -> Tensor:
     """uint8 (images, C, S, S), spread over the split."""
-    data = Data(datapath=recipe.datapath)
+    data = DataSettings(datapath=recipe.datapath)
     origin = data_origin(data, file.metadata)
     data_set = source(origin.dataset)
     split = recipe.split if data_set.labelled else "train"  # a set without labels has no other

@@ -6,7 +6,7 @@ from .checks import AT_LEAST_1, POSITIVE, check_values
 
 
 @dataclass(frozen=True)
-class Backbone:
+class BackboneSettings:
     """The network."""
 
     arch: str | None = None

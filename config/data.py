@@ -6,7 +6,7 @@ from .checks import AT_LEAST_1, check_values
 
 
 @dataclass(frozen=True)
-class Data:
+class DataSettings:
     """The images. What is None follows from what the weights were made with."""
 
     dataset: str | None = None

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .augmentation import Augmentation
-from .backbone import Backbone
+from .backbone import BackboneSettings
 from .checks import AT_LEAST_1, SHARE_BELOW_1, check_values, require
-from .data import Data
-from .machine import Run
-from .optimisation import Optimisation
+from .data import DataSettings
+from .machine import RunSettings
+from .optimisation import FinetuneOptimisation
 from .teaching import Teaching
 
 
@@ -44,7 +44,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class FinetuneRun(Run):
+class FinetuneRun(RunSettings):
     """The run and the machine."""
 
     val_fraction: float = 0.1
@@ -65,11 +65,11 @@ class Recipe:
     """Stage two: a classifier, from a pretrained backbone or from scratch."""
 
     start: Start = Start()
-    backbone: Backbone = Backbone()
-    data: Data = Data()
+    backbone: BackboneSettings = BackboneSettings()
+    data: DataSettings = DataSettings()
     run: FinetuneRun = FinetuneRun()
     augmentation: Augmentation = Augmentation()
-    optimisation: Optimisation = Optimisation()
+    optimisation: FinetuneOptimisation = FinetuneOptimisation()
     teaching: Teaching = Teaching()
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (

@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from .backbone import Backbone
+from .backbone import BackboneSettings
 from .checks import AT_LEAST_1, NOT_NEGATIVE, check_values, require
-from .data import Data
+from .data import DataSettings
 from .machine import Machine, Precision
 
 
 @dataclass(frozen=True)
-class Network(Backbone):
+class Network(BackboneSettings):
     """The networks."""
 
     image_size: int | None = None
@@ -20,7 +20,7 @@ class Network(Backbone):
 
 
 @dataclass(frozen=True)
-class Images(Data):
+class ProbeData(DataSettings):
     """The images. What is None follows from what the weights were made with."""
 
     source_size: int | None = None
@@ -96,7 +96,7 @@ class Recipe:
     """Checkpoint files or run folders; a folder stands for its kept checkpoints, oldest first, and the newest."""
     weights: Weights = Weights()
     backbone: Network = Network()
-    data: Images = Images()
+    data: ProbeData = ProbeData()
     probe: Probe = Probe()
     machine: ProbeMachine = ProbeMachine()
 

@@ -19,7 +19,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Run(Machine):
+class RunSettings(Machine):
     """The run and the machine."""
 
     compile: bool = False

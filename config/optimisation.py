@@ -22,7 +22,7 @@ COUNTS = ("epochs", "ra", "batch_size", "accumulate", "repeats", "lr_batch")
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class FinetuneOptimisation:
     """How the classifier learns."""
 
     objective: str = "cross_entropy"
@@ -123,7 +123,7 @@ class Optimisation:
         """Epochs with the cool-down."""
         return self.epochs + self.cooldown_epochs
 
-    def shortened(self) -> tuple["Optimisation", list[str]]:
+    def shortened(self) -> tuple["FinetuneOptimisation", list[str]]:
         """The settings with a warm-up that fits the run, and a line about it if it did not."""
         if self.warmup < self.epochs:
             return self, []

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .checks import AT_LEAST_1, check_values
-from .data import Data
+from .data import DataSettings
 from .machine import Machine, Precision
 
 
@@ -67,6 +67,6 @@ class Recipe:
     """
 
     teacher: StoredTeacher = StoredTeacher()
-    data: Data = Data()
+    data: DataSettings = DataSettings()
     features: Features = Features()
     machine: TeacherMachine = TeacherMachine()

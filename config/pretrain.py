@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from .backbone import Backbone
+from .backbone import BackboneSettings
 from .checks import (
     AT_LEAST_1,
     EVEN,
@@ -15,9 +15,9 @@ from .checks import (
     check_bounds,
     check_values,
 )
-from .data import Data
+from .data import DataSettings
 from .learning_rate import scaled_lr
-from .machine import Run
+from .machine import RunSettings
 
 DROP_SHARE = Rule(lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1")
 LR_BATCH = 256  # the global batch that --lr is for
@@ -25,7 +25,7 @@ AREA = Rule(lambda value: 0 < value <= 1, "must be shares of the area, above 0")
 
 
 @dataclass(frozen=True)
-class Student(Backbone):
+class Student(BackboneSettings):
     """The backbone. None: the architecture's own value."""
 
     arch: str = "vit"
@@ -44,7 +44,7 @@ class Student(Backbone):
 
 
 @dataclass(frozen=True)
-class Images(Data):
+class PretrainData(DataSettings):
     """The images."""
 
     dataset: str = "shapes"
@@ -101,7 +101,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Crops:
+class CropSettings:
     """The crops."""
 
     global_crops_scale: tuple[float, float] = (0.5, 1.0)
@@ -130,7 +130,7 @@ class Crops:
 
 
 @dataclass(frozen=True)
-class Optimisation:
+class PretrainOptimisation:
     """The optimisation."""
 
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
@@ -167,7 +167,7 @@ class Optimisation:
 
 
 @dataclass(frozen=True)
-class PretrainRun(Run):
+class PretrainRun(RunSettings):
     """The run and the machine."""
 
     output_dir: str = "runs/ssl"
@@ -190,10 +190,10 @@ class Recipe:
     """Stage one: self-supervised pretraining with multi-crop (DINO)."""
 
     backbone: Student = Student()
-    data: Images = Images()
+    data: PretrainData = PretrainData()
     method: Method = Method()
-    crops: Crops = Crops()
-    optimisation: Optimisation = Optimisation()
+    crops: CropSettings = CropSettings()
+    optimisation: PretrainOptimisation = PretrainOptimisation()
     run: PretrainRun = PretrainRun()
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (

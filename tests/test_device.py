@@ -8,7 +8,7 @@ from conftest import recipe
 
 from multicrop.augment.device import channels, send
 from multicrop.commands import _classifier, _student, finetune, pretrain
-from multicrop.commands._finetune_data import Data, backbone_options, mixed_batches
+from multicrop.commands._finetune_data import FinetuneData, backbone_options, mixed_batches
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
@@ -77,7 +77,9 @@ def whole_step(kind: str, device: torch.device):
     batches, parts = stage_two(device)
     images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)
     options = backbone_options(STAGE_TWO, {}, 32, 3)
-    data = Data("cifar10", "CIFAR10", images, images, LABELS, LABELS, options, reported=True)
+    data = FinetuneData(
+        "cifar10", "CIFAR10", images, images, LABELS, LABELS, options, reported=True
+    )
     nets = _classifier.build(STAGE_TWO, Pretrained(), data, device)
     return lambda step: finetune.update(nets, parts(step), STAGE_TWO, 1e-3, step, torch.bfloat16)
 

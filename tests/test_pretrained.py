@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from multicrop.commands._data import data_origin
 from multicrop.commands._networks import fill_backbone
-from multicrop.config.data import Data as DataSettings
+from multicrop.config.data import DataSettings
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.registry import backbone

@@ -45,6 +45,9 @@ def files(folders: tuple[str, ...]) -> list[Path]:
 
 def main() -> None:
     folders = tuple(sys.argv[1:]) or PRODUCT
+    unknown = [folder for folder in folders if folder not in PRODUCT]
+    if unknown:
+        sys.exit(f"error: {unknown[0]} is none of {', '.join(PRODUCT)}")
     for folder in folders:
         print(f"{folder:<12}", measure(files((folder,))))
     print(f"{'all':<12}", measure(files(folders)))

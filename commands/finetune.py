@@ -211,9 +211,9 @@ def update(
     )
 
     def forward(batch: Mixed) -> tuple[Tensor, dict[str, Tensor], None]:
-        taught = teacher(batch.images) if teacher else TeacherOutput(None, [])
-        student = train_module(batch.images, batch.maps or taught.maps)
-        loss, parts = train_state.loss(student, batch, taught.logits)
+        teacher_output = teacher(batch.images) if teacher else TeacherOutput(None, [])
+        student = train_module(batch.images, batch.maps or teacher_output.maps)
+        loss, parts = train_state.loss(student, batch, teacher_output.logits)
         hits = (student.logits.argmax(1) == batch.labels).float()
         numbers = parts if len(parts) > 1 else {}
         return loss, {**numbers, "train_top1": hits.mean() * 100}, None

@@ -223,12 +223,11 @@ def check_revision(revision: str | None) -> None:
 
 
 def _fusion(revision: str | None, attention_type: str) -> Fusion:
-    for known in (revision,) if revision else reversed(FUSIONS):
-        if attention_type in FUSIONS[known]:
-            return FUSIONS[known][attention_type]
-    known = "; ".join(
-        f"{', '.join(types)} ({name})"
-        for name, types in FUSIONS.items()
-        if revision in (None, name)
+    revisions = (revision,) if revision else tuple(reversed(FUSIONS))
+    for name in revisions:
+        if attention_type in FUSIONS[name]:
+            return FUSIONS[name][attention_type]
+    choices = "; ".join(
+        f"{', '.join(types)} ({name})" for name, types in FUSIONS.items() if name in revisions
     )
-    raise ValueError(f"attention_type {attention_type!r} is unknown; there are {known}")
+    raise ValueError(f"attention_type {attention_type!r} is unknown; there are {choices}")

@@ -19,6 +19,7 @@ from multicrop.engine.metadata import Checkpoint, Metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+RANKS_OF = str(ROOT / "tests" / "ranks_of.py")
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -52,18 +53,9 @@ def launch(
 ) -> subprocess.CompletedProcess:
     """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line."""
     program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "multicrop", script]
-    start = [sys.executable, *program]
     if ranks > 1:
-        start = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node",
-            str(ranks),
-            "--standalone",
-            *program,
-        ]
-    words = [*start, *map(str, flags), "--device", "cpu"]
+        program = [RANKS_OF, str(ranks), *program]
+    words = [sys.executable, *program, *map(str, flags), "--device", "cpu"]
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",

@@ -4,15 +4,15 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from ranks_of import free_port
 
-ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 TORCHRUN, SBATCH = LAUNCH / "torchrun.sh", LAUNCH / "slurm.sbatch"
 
@@ -101,12 +101,6 @@ def test_torchrun_reports_a_failure_even_where_the_other_ranks_could_resume(rank
     done = torchrun(rank_script, "fail", rank_script.parent / "ranks", NPROC="2")
     assert done.returncode == 1
     assert "error: bad" in done.stderr
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.mark.slow

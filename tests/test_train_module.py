@@ -1,8 +1,12 @@
 """What the loop calls: the student's answers, and that every parameter takes part in them."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import ROOT, save_content
+from conftest import RANKS_OF, ROOT, save_content
 
 from multicrop import registry
 from multicrop.commands._networks import fill_backbone
@@ -181,10 +185,8 @@ ranks.stop()
 @pytest.mark.slow
 def test_every_combination_steps_on_two_ranks(tmp_path):
     """The published code fails at its second step where projections take no part."""
-    import subprocess
-    import sys
-
     script = tmp_path / "ddp.py"
     script.write_text(DDP.format(root=str(ROOT)))
-    words = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
-    subprocess.run([sys.executable, *words], check=True, cwd=ROOT, timeout=240)
+    words = [sys.executable, RANKS_OF, "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    subprocess.run(words, check=True, env=environment, timeout=240)

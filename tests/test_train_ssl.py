@@ -342,7 +342,7 @@ def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
     ],
 )
 def test_the_published_commands_work(published, tmp_path):
-    """On a set of the right layout, the first under torchrun; the batch is cut to what that set holds."""
+    """On a set of the right layout, the first by two ranks; the batch is cut to what that set holds."""
     side = 32 if "CIFAR10" in published else 64
     for split, count in (("train", 8), ("test" if side == 32 else "val", 4)):
         for label in ("n01", "n02"):

@@ -28,6 +28,7 @@ def faults(**environment) -> tuple[bool, int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
+@pytest.mark.slow
 def test_freed_memory_serves_the_next_tensor():
     kept, count = faults()
     assert (
@@ -36,6 +37,7 @@ def test_freed_memory_serves_the_next_tensor():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
+@pytest.mark.slow
 def test_thresholds_of_the_environment_stay():
     kept, _ = faults(MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept

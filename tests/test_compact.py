@@ -317,6 +317,7 @@ def filled_logits(request, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("name", LOGITS)
+@pytest.mark.slow
 def test_registered_networks(request, recorded, name):
     file = recorded("registered_logits")
     if f"main/{name}" not in file.tensors:

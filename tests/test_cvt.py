@@ -51,6 +51,7 @@ def test_small_network_with_maps_and_gradient(shared_golden, tmp_path):
     check_small(tensors, backbone, head)
 
 
+@pytest.mark.slow
 def test_published_size(tmp_path):
     check_full_size("cvt", "cvt_13", tmp_path)
 

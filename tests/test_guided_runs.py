@@ -54,6 +54,7 @@ def test_the_parts_of_the_loss_are_logged_and_fall(colours, teacher, tmp_path, o
 
 
 @pytest.mark.parametrize("step", [3, 6])
+@pytest.mark.slow
 def test_a_guided_run_resumes_bit_equal_with_its_projections(colours, teacher, tmp_path, step):
     options = {
         **GUIDED,
@@ -97,6 +98,7 @@ def test_guidance_changes_the_weights_and_the_teacher_does_not_change(colours, t
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_a_timm_teacher_in_a_safetensors_file_guides_and_distils(
     colours, tmp_path, monkeypatch, precision
 ):
@@ -173,6 +175,7 @@ def test_stored_maps_guide_as_the_teacher_itself_where_images_stay_whole(
     )
 
 
+@pytest.mark.slow
 def test_a_run_by_stored_maps_resumes_bit_equal(colours, features, tmp_path):
     run(colours, tmp_path / "whole", **OFFLINE, **GUIDED, guidance_features=features)
     run(colours, tmp_path / "parts", **OFFLINE, **GUIDED, guidance_features=features, max_steps=5)

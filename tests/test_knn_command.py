@@ -124,6 +124,7 @@ def by_hand(seed: int) -> dict[int, tuple[float, float]]:
     return knn(banks[0], train.labels[chosen], banks[1], test.labels, k=(5, 20), classes=10)
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_curve_over_its_checkpoints(tmp_path, capsys, small_shapes):
     folder = run_folder(tmp_path / "run")
     found, table = probe(capsys, folder)
@@ -170,6 +171,7 @@ def test_random_weights_need_no_checkpoint(capsys):
     )
 
 
+@pytest.mark.slow
 def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
     save_content(state(1, 2), tmp_path / "ssl.pt")
     save_content(state(1, 2, "finetune"), tmp_path / "finetuned.pt")

@@ -226,6 +226,7 @@ assert again is ssl
 """
 
 
+@pytest.mark.slow
 def test_ssl_is_pythons_own_in_a_script_at_the_root(tmp_path):
     script = ROOT / "train_ssl.py"
     code = f"import runpy; runpy.run_path({str(script)!r}, run_name='x')\n" + CHECK

@@ -262,6 +262,7 @@ def test_weights_of_another_image_size_fit(family):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.slow
 def test_variants_made_small(variant):
     """Each registered name keeps the contract at 32 px with its own options but the sizes."""
     model = build(variant).train()

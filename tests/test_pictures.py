@@ -59,6 +59,7 @@ def test_attention_covers_the_images(tmp_path):
         assert len(colours) > 3  # paper, black image, two ends of the colour scale
 
 
+@pytest.mark.slow
 def test_matplotlib_waits_until_a_picture_is_drawn_and_pyplot_is_never_loaded(tmp_path):
     code = (
         "import sys, torch, multicrop.pictures.figures as p\n"

@@ -121,6 +121,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
         StoredMaps.open(tmp_path / "features", teacher_fingerprint(Teacher(network(), 16)))
 
 
+@pytest.mark.slow
 def test_a_signal_stops_after_a_batch_and_the_same_command_goes_on(
     teacher, tmp_path, monkeypatch, capsys
 ):
@@ -211,6 +212,7 @@ def test_a_recipe_and_exit_codes(teacher, tmp_path, capsys):
     assert stop.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_as_a_command(tmp_path):
     stopped = launch("precompute", "--output", tmp_path / "features")
     assert stopped.returncode == 2 and stopped.stderr.startswith(

@@ -222,6 +222,7 @@ def run(folder, photos, **flags) -> tuple:
     return result["loss"], result["knn_top1"], [row["loss"] for row in rows if "loss" in row]
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_the_cached_one_also_when_resumed(photos, tmp_path):
     cached = run(tmp_path / "cached", photos, stream=False)
     assert (

@@ -45,6 +45,7 @@ def test_default_cfg_names_the_published_size():
         assert len(cfg.mean) == len(cfg.std) == 3 and cfg.classifier == "head"
 
 
+@pytest.mark.slow
 def test_registering_builds_nothing_and_warns_of_nothing():
     code = (
         "import torch\n"

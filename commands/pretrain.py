@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from multicrop import cli, registry
-from multicrop.commands import _summary
+from multicrop.commands import _auto, _summary
 from multicrop.commands._data import pretraining_images
 from multicrop.commands._description import describe_pretraining
 from multicrop.commands._loop import start_loop
@@ -19,6 +19,7 @@ from multicrop.commands._monitor import Monitor, online_knn
 from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
+from multicrop.datasets._images import ImageSet
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
@@ -37,10 +38,11 @@ def run(recipe: Recipe) -> dict:
     dtype = autocast_dtype(recipe.run.precision, device)
     if recipe.run.deterministic:
         make_deterministic(device)
-    recipe, lines = recipe.shortened()
-    for line in lines:
-        ranks.log(line)
     with Interrupt() as interrupt:  # also while images are decoded
+        recipe = _auto.fill_in(recipe, lambda r, images: time_step(r, images, device, dtype))
+        recipe, lines = recipe.shortened()
+        for line in lines:
+            ranks.log(line)
         return train(recipe, device, dtype, interrupt)
 
 
@@ -58,16 +60,7 @@ def train(
     if channels != 3:
         train_state = build(recipe, channels, device)
     seed = recipe.optimisation.seed
-    batches = Batches(
-        images.pixels,
-        None,
-        recipe.optimisation.batch_size_per_gpu,
-        seed=seed,
-        device=device,
-        accumulate=recipe.optimisation.accumulate,
-        rank=ranks.rank(),
-        world=ranks.world_size(),
-    )
+    batches = build_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
 
     # An earlier state of the networks, where the run folder holds one.
@@ -122,6 +115,37 @@ def train(
     return {**loop.result(), **accuracy, **paths}
 
 
+def build_batches(recipe: Recipe, images: ImageSet, device: torch.device) -> Batches:
+    return Batches(
+        images.pixels,
+        None,
+        recipe.optimisation.batch_size_per_gpu,
+        seed=recipe.optimisation.seed,
+        device=device,
+        accumulate=recipe.optimisation.accumulate,
+        rank=ranks.rank(),
+        world=ranks.world_size(),
+    )
+
+
+def time_step(
+    recipe: Recipe, images: ImageSet, device: torch.device, dtype: torch.dtype | None
+) -> float:
+    """Seconds of one step of this recipe here, measured on networks that are thrown away."""
+    train_state = build(recipe, images.pixels.shape[1], device)
+    batches = build_batches(recipe, images, device)
+    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    schedule = train_state.objective.schedule(0)
+    rates = Rates(lr=0.0, weight_decay=0.0, momentum=1.0)
+
+    def steps() -> Iterator[StepOutput]:
+        while True:
+            crops = cut_crops(batches, multi_crop, recipe.optimisation.seed, 0)
+            yield update(train_state, crops, rates, schedule, recipe, dtype, 0)
+
+    return _auto.timed_step(steps(), device)
+
+
 # The step
 
 
@@ -134,7 +158,7 @@ class Rates(NamedTuple):
 def rates_at(recipe: Recipe, step: int, steps: int, per_epoch: int, global_batch: int) -> Rates:
     optimisation = recipe.optimisation
     peak = optimisation.peak_lr(global_batch)
-    warmup = optimisation.warmup_epochs * per_epoch
+    warmup = round(optimisation.warmup_epochs * per_epoch)
     return Rates(
         lr=cosine(step, steps, peak, optimisation.min_lr, warmup=warmup),
         weight_decay=cosine(step, steps, optimisation.weight_decay, optimisation.weight_decay_end),

@@ -1,6 +1,7 @@
 """Which network: the settings of a backbone, a part of every recipe that builds one."""
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 from .checks import AT_LEAST_1, POSITIVE, check_values
 
@@ -25,6 +26,15 @@ class BackboneSettings:
     """Hidden width of the MLPs in multiples of the width (vit, swin, cait: 2)."""
     qkv_bias: bool | None = None
     """Biases in the query, key and value layers (vit, swin, cait: true)."""
+    stem: Literal["patch", "conv"] | None = None
+    """How vit turns pixels into tokens: one linear layer a patch, as published (patch), or three 3 x 3 convolutions."""
+    pool: Literal["class", "mean"] | None = None
+    """The features of vit: its class token, as published (class), or the mean of its patches (mean)."""
+    attention_init: Literal["random", "mimetic"] | None = None
+    """First values of vit's attention and positions: random, as published, or like those of trained networks (mimetic)."""
+    standardise: bool | None = None
+    """Bring each image to mean 0 and deviation 1 inside the network, so that brightness and contrast tell images
+    apart no more (false)."""
 
     def __post_init__(self):
         names = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads")

@@ -4,10 +4,20 @@ The name of a flag is that of the field, whatever part it is in: recipe.optimisa
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
 R = TypeVar("R")
+NOT_A_FLAG = {"flag": False}
+"""Metadata of a recipe's field that the command line does not have."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """How a recipe came about: what --recipe named, and the flags whose values were stated on the command line."""
+
+    recipe: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 def from_flags(recipe_type: type[R], values: Mapping[str, Any]) -> R:
@@ -26,6 +36,8 @@ def to_flags(recipe: object) -> dict[str, Any]:
     """Every setting of a recipe by its flag's name, as plain values: tuples become lists."""
     values: dict[str, Any] = {}
     for field in fields(recipe):  # type: ignore[arg-type]  # a dataclass of any type
+        if field.metadata == NOT_A_FLAG:
+            continue
         value = getattr(recipe, field.name)
         if is_dataclass(value):
             values |= to_flags(value)
@@ -53,11 +65,12 @@ def changed_flags(recipe: object) -> dict[str, Any]:
 
 
 def _parts(recipe_type: Any) -> list[tuple[Field, type | None]]:
-    """Each field, with the type of the part that it holds; None where it is a setting itself."""
+    """Each field that is on the command line, with the type of the part that it holds; None where it is a setting."""
     hints = get_type_hints(recipe_type)
     return [
         (field, hints[field.name] if is_dataclass(hints[field.name]) else None)
         for field in fields(recipe_type)
+        if field.metadata != NOT_A_FLAG
     ]
 
 

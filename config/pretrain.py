@@ -1,7 +1,9 @@
 """Every setting of stage one, with its unit and default. Names and defaults are those of the published command line."""
 
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, ClassVar, Literal
+
+import tyro
 
 from .backbone import BackboneSettings
 from .checks import (
@@ -16,6 +18,7 @@ from .checks import (
     check_values,
 )
 from .data import DataSettings
+from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
 from .machine import RunSettings
 
@@ -108,6 +111,8 @@ class CropSettings:
     """Area of a global crop as a share of the image."""
     local_crops_scale: tuple[float, float] = (0.2, 0.4)
     """Area of a local crop as a share of the image."""
+    crop_flip: float = 0.5
+    """Probability of a horizontal flip of a crop."""
     local_crops_number: int = 8
     """Local crops per image; 0 turns multi-crop off."""
     jitter: float = 0.8
@@ -124,7 +129,7 @@ class CropSettings:
     def __post_init__(self):
         check_values(self, NOT_NEGATIVE, "local_crops_number")
         check_values(self, FINITE, "blur_sigma")
-        check_values(self, SHARE, "jitter", "grayscale", "blur", "solarise")
+        check_values(self, SHARE, "jitter", "grayscale", "blur", "solarise", "crop_flip")
         check_values(self, AREA, "global_crops_scale", "local_crops_scale")
         check_bounds(self, "global_crops_scale", "local_crops_scale", "blur_sigma")
 
@@ -133,7 +138,7 @@ class CropSettings:
 class PretrainOptimisation:
     """The optimisation."""
 
-    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
     """Optimizer."""
     epochs: int = 200
     """Passes over the images."""
@@ -145,8 +150,10 @@ class PretrainOptimisation:
     """Peak learning rate per 256 images of the global batch."""
     min_lr: float = 1e-6
     """Learning rate at the end."""
-    warmup_epochs: int = 30
-    """Epochs of linear learning-rate warm-up."""
+    minutes: float | None = None
+    """With --recipe auto: so many epochs that the run takes about so many minutes here (None: by the number of steps)."""
+    warmup_epochs: float = 30
+    """Epochs of linear learning-rate warm-up, or a part of one."""
     weight_decay: float = 0.04
     """Weight decay at the start."""
     weight_decay_end: float = 0.4
@@ -158,8 +165,10 @@ class PretrainOptimisation:
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "epochs", "batch_size_per_gpu", "accumulate")
-        check_values(self, NOT_NEGATIVE, "seed", "warmup_epochs")
-        check_values(self, FINITE, "lr", "min_lr", "weight_decay", "weight_decay_end", "clip_grad")
+        check_values(self, NOT_NEGATIVE, "seed")
+        check_values(self, POSITIVE, "minutes")
+        rates = ("lr", "min_lr", "weight_decay", "weight_decay_end", "clip_grad", "warmup_epochs")
+        check_values(self, FINITE, *rates)
 
     def peak_lr(self, global_batch: int) -> float:
         """The learning rate after the warm-up, for a global batch of so many images."""
@@ -195,10 +204,13 @@ class Recipe:
     crops: CropSettings = CropSettings()
     optimisation: PretrainOptimisation = PretrainOptimisation()
     run: PretrainRun = PretrainRun()
+    given: Annotated[Given | None, tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default=None, metadata=NOT_A_FLAG
+    )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
-        "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
+        "saveckp_freq", "save_steps", "log_freq", "minutes", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
         "accumulate",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""

@@ -28,6 +28,8 @@ class DataSet:
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
     labelled: bool = True
     """False: there are no labels, and so no test split."""
+    own: bool = False
+    """True: images of the user's own, which no published recipe is for."""
     aliases: tuple[str, ...] = ()
     """Other names of the data set."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -18,6 +18,7 @@ from ._workers import Decoders, processors
 SIDE = 32  # to which images are decoded only to see whether they can be
 CHUNK = 512  # images between movements of the progress bar
 NAMED = 20  # unreadable images that are named
+SAMPLED = 500  # images whose headers say how large a set's images are
 Size = tuple[int, int]  # width and height
 Unreadable = list[tuple[int, str]]  # index and reason
 
@@ -39,6 +40,21 @@ def survey(listing: Listing, decode: bool = True, workers: int | None = None) ->
         "unreadable_images": named,
         **balance(listing.labels, listing.classes),
     }
+
+
+def typical_side(listing: Listing) -> int:
+    """The median of the shorter sides in pixels, of some images spread evenly. ValueError where none can be read."""
+    count = min(len(listing.names), SAMPLED)
+    names = [listing.names[index * len(listing.names) // count] for index in range(count)]
+    with (
+        TemporaryDirectory() as work,
+        places(listing.root.resolve(), names, Path(work)) as image_places,
+    ):
+        sizes = [size(place) for place in image_places]
+    sides = [min(width_and_height) for width_and_height in sizes if width_and_height]
+    if not sides:
+        raise ValueError(f"none of {count} images in {listing.root} has a header that can be read")
+    return int(statistics.median(sides))
 
 
 def _read_headers(image_places: list[Place]) -> tuple[list[Size], Unreadable]:

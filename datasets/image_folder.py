@@ -118,4 +118,5 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    own=True,
 )

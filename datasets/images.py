@@ -35,4 +35,5 @@ DATASET = DataSet(
     listing=listing,
     recognise=recognise,
     labelled=False,
+    own=True,
 )

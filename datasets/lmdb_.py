@@ -144,4 +144,5 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    own=True,
 )

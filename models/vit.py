@@ -7,7 +7,7 @@ features use; on a CPU attention over few tokens is plain products, and stochast
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -17,8 +17,10 @@ from torch import Tensor
 
 from ._attention import attend, attention_weights, merge_heads, split_heads, split_qkv
 from ._class_token import prepend
+from ._conv_stem import conv_stem
 from ._depth import residual
 from ._maps import block_maps, patch_grid, to_map
+from ._mimetic import initialise
 from ._positions import fit_table, resample
 from ._sizes import check_images, default_patch, timm_sizes
 
@@ -35,8 +37,15 @@ def build(
     qkv_bias: bool = True,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.1,
+    stem: Literal["patch", "conv"] = "patch",
+    pool: Literal["class", "mean"] = "class",
+    attention_init: Literal["random", "mimetic"] = "random",
 ) -> "ViT":
-    """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash."""
+    """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash.
+
+    stem: patches by one linear layer, or by the convolutions of `_conv_stem`. pool: features are the class token or the
+    mean of the patch tokens. attention_init: first values of attention and positions, "mimetic" those of `_mimetic`.
+    """
     if patch_size is None:
         patch_size = default_patch(image_size, image_size // 8)
     sizes = timm_sizes(
@@ -51,22 +60,31 @@ def build(
         drop_rate,
         drop_path_rate,
     )
-    return ViT(**sizes)
+    network = ViT(**sizes, pool=pool)
+    if stem == "conv":
+        network.patch_embed.proj = conv_stem(in_channels, embed_dim, patch_size)
+    if attention_init == "mimetic":
+        initialise(network)
+    return network
 
 
 class ViT(timm_vit.VisionTransformer):
-    """Images (B, C, h, w) -> the normalised CLS token (B, dim); h and w any multiples of the patch size."""
+    """Images (B, C, h, w) -> features (B, dim); h and w any multiples of the patch size.
+
+    The features are the normalised CLS token, or with pool="mean" the mean of the normalised patch tokens.
+    """
 
     cls_token: nn.Parameter
     pos_embed: nn.Parameter
     patch_embed: PatchEmbed
 
-    def __init__(self, **sizes: Any) -> None:
+    def __init__(self, pool: str = "class", **sizes: Any) -> None:
         norm = partial(nn.LayerNorm, eps=1e-6)
         super().__init__(
             num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes
         )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.pool, self.in_channels = pool, sizes["in_chans"]
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
         self.maps, self.stages = block_maps(len(self.blocks), self.dim, self.patch_size)
 
@@ -75,6 +93,8 @@ class ViT(timm_vit.VisionTransformer):
         x = self.tokens(x)
         for block in body:
             x = block(x)
+        if self.pool == "mean":
+            return self.features(last(x))
         return self.norm(last(x, rows=1)[:, 0])
 
     def forward_maps(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,11 +105,17 @@ class ViT(timm_vit.VisionTransformer):
         for name, block in zip(self.maps, self.blocks, strict=True):
             x = block(x)
             maps[name] = to_map(x, grid, prefix=1)
-        return self.norm(x[:, 0]), maps
+        return self.features(x), maps
+
+    def features(self, x: Tensor) -> Tensor:
+        """All tokens of the last block (B, N, D) -> (B, D)."""
+        if self.pool == "mean":
+            return self.norm(x[:, 1:]).mean(1)
+        return self.norm(x[:, 0])
 
     def tokens(self, x: Tensor) -> Tensor:
         """Images (B, C, h, w) -> CLS and patch tokens with their positions (B, N, D)."""
-        check_images(x, self.patch_embed.proj.in_channels, self.patch_embed.patch_size[0])
+        check_images(x, self.in_channels, self.patch_size)
         return self._pos_embed(self.patch_embed(x))
 
     def _pos_embed(self, x: Tensor) -> Tensor:

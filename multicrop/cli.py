@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import fields, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -19,7 +20,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 import yaml
 
-from .config.flags import flag_types
+from .config.flags import Given, flag_types
 from .engine.allocator import keep_memory
 from .engine.interrupt import RESUME_ME
 from .registry import dataset_help, nearest
@@ -29,6 +30,7 @@ HELP = (
     "--recipe FILE.yaml gives values to these flags, and the command line wins. Exit codes: 0 done, 75 stopped and "
     "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
 )
+NAMED_RECIPES = ("auto", "published")
 WORDS = {
     "true": True,
     "on": True,
@@ -99,7 +101,9 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
     argv = _complete_switches(recipe_type, argv)
     stored = []
     try:
-        if file:
+        if file in NAMED_RECIPES:
+            _check_named(recipe_type, file)
+        elif file:
             stored = _from_yaml(file, names)
         recipe, unknown = _tyro(recipe_type, stored + argv, program)
     except UsageError as error:
@@ -110,7 +114,9 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         hint = nearest(flag, names, show=False)
         raise UsageError(f"unknown flag {unknown[0]}{hint}; --help lists all")
-    return recipe
+    if not _takes_named(recipe_type):
+        return recipe
+    return replace(recipe, given=Given(file, _stated(argv)))  # type: ignore[type-var]
 
 
 def words_of(values: dict[str, Any]) -> list[str]:
@@ -123,7 +129,23 @@ def words_of(values: dict[str, Any]) -> list[str]:
     return words
 
 
-# Recipe files
+# Recipes by name, and recipe files
+
+
+def _takes_named(recipe_type: Any) -> bool:
+    """Whether a recipe remembers how it came about, so that `auto` can leave alone what was stated."""
+    return any(field.name == "given" for field in fields(recipe_type))
+
+
+def _check_named(recipe_type: type, name: str) -> None:
+    if not _takes_named(recipe_type):
+        raise UsageError(f"{name} is not for this command: give the path of a YAML file")
+
+
+def _stated(argv: list[str]) -> tuple[str, ...]:
+    """The names of the flags on a command line."""
+    words = [word for word in argv if word.startswith("--")]
+    return tuple(word[2:].partition("=")[0].replace("-", "_") for word in words)
 
 
 def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:

@@ -80,6 +80,11 @@ class Source:
     def labelled(self) -> bool:
         return self.data_set.labelled
 
+    @property
+    def own(self) -> bool:
+        """Whether these are the user's own images, which no published recipe is for."""
+        return self.data_set.own
+
     def load(self, root: str | Path, split: str, options: Any = None) -> Any:
         """The ImageSet of "train" or "test", read as LoadOptions say (None: as their defaults do)."""
         if options is None:
@@ -203,10 +208,13 @@ def _variants(module: ModuleType) -> dict[str, dict]:
     return getattr(module, "VARIANTS", {})
 
 
-def backbone(arch: str, image_size: int | None = None, **options: Any) -> nn.Module:
+def backbone(
+    arch: str, image_size: int | None = None, *, standardise: bool | None = None, **options: Any
+) -> nn.Module:
     """Build the backbone that a spec string names, for square images of `image_size` px (None: a variant's own size).
 
-    Options that are None keep the architecture's own value; one that it does not have is a ValueError.
+    Options that are None keep the architecture's own value; one that it does not have is a ValueError. standardise:
+    whether the network first brings each image to mean 0 and deviation 1, which any architecture can.
     """
     module, own = architecture(arch)
     given = own | {key: value for key, value in options.items() if value is not None}
@@ -218,7 +226,10 @@ def backbone(arch: str, image_size: int | None = None, **options: Any) -> nn.Mod
             raise ValueError(f"--arch {arch} has no option {key!r}; it takes {', '.join(takes)}")
     if image_size is None:
         raise ValueError(f"--arch {arch} has no image size of its own: give one in pixels")
-    return module.build(image_size, **given)
+    network = module.build(image_size, **given)
+    if standardise:
+        network = import_module("multicrop.models._standardise").standardising(network)
+    return network
 
 
 def own_image_size(arch: str) -> int | None:

@@ -114,6 +114,7 @@ class MultiCrop:
             local_scale=crops.local_crops_scale,
             mean=tuple(mean),
             std=tuple(std),
+            flip=crops.crop_flip,
             jitter=crops.jitter,
             grayscale=crops.grayscale,
             blur=crops.blur,

@@ -1,0 +1,159 @@
+"""--recipe auto: measure the images and the machine, and fill in what was not stated."""
+
+import inspect
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from multicrop import registry
+from multicrop.commands._data import pretraining_images
+from multicrop.config import auto
+from multicrop.config.auto import Choice, ImageFacts
+from multicrop.config.backbone import BackboneSettings
+from multicrop.config.flags import from_flags, to_flags
+from multicrop.config.pretrain import Recipe
+from multicrop.datasets._images import ImageSet
+from multicrop.datasets._survey import typical_side
+from multicrop.engine import checkpoint, ranks
+from multicrop.probes.images import brightness_share, mirror_share
+
+MEASURED = 4000  # images, at most, spread evenly over the set
+UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
+
+
+def wanted(recipe: Recipe) -> bool:
+    """Whether what was not stated is to follow from the images: on request, and for one's own images without a recipe."""
+    given = recipe.given
+    if given is None:  # made in Python, not by a command line
+        return False
+    if given.recipe is None:
+        return registry.source(recipe.data.dataset).own
+    return given.recipe == "auto"
+
+
+def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> Recipe:
+    """The recipe with what was not stated; every choice is said with its reason.
+
+    A run that is there keeps what was chosen for it, so that it is resumed bit-equal. time_step measures the seconds of
+    one step of a recipe on images; it is called where --minutes limits the run.
+    """
+    if not wanted(recipe):
+        if recipe.optimisation.minutes is not None:
+            raise ValueError("--minutes chooses epochs, and so needs --recipe auto")
+        return recipe
+    earlier = ranks.broadcast_object(lambda: _chosen_before(recipe))
+    if earlier is not None:
+        ranks.log(f"{recipe.run.output_dir}: goes on with the settings that were chosen for it")
+        return _with(recipe, earlier)
+    size, _ = auto.image_size(_side(recipe))
+    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
+    facts = ranks.broadcast_object(lambda: measure(images, _side(recipe)))
+    ranks.log(
+        f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
+    )
+    recipe = _apply(recipe, auto.network_choices(facts))
+    return _apply(recipe, _run_choices(recipe, images, time_step))
+
+
+def measure(images: ImageSet, side: int) -> ImageFacts:
+    count = min(len(images), MEASURED)
+    pixels = images.pixels[torch.arange(count) * len(images) // count]
+    return ImageFacts(len(images), side, brightness_share(pixels), mirror_share(pixels))
+
+
+def timed_step(steps: Iterable[object], device: torch.device) -> float:
+    """Seconds of one step, of several that an endless iterable does, without the first ones."""
+    iterator = iter(steps)
+    for _ in range(UNCOUNTED_STEPS):
+        next(iterator)
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(TIMED_STEPS):
+        next(iterator)
+    _wait(device)
+    return (time.perf_counter() - start) / TIMED_STEPS
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _chosen_before(recipe: Recipe) -> dict[str, Any] | None:
+    newest = checkpoint.newest(Path(recipe.run.output_dir), ranks.log)
+    return None if newest is None else newest[0].metadata.recipe
+
+
+def _side(recipe: Recipe) -> int:
+    """The median of the images' shorter sides in pixels; of images in binary files their own."""
+    source = registry.source(recipe.data.dataset)
+
+    def side() -> int:
+        listing = source.listing(recipe.data.datapath, "train")
+        if listing is not None:
+            return typical_side(listing)
+        images, _ = pretraining_images(_without_probe(recipe))
+        return min(images.pixels.shape[-2:])
+
+    return ranks.broadcast_object(side)
+
+
+def _without_probe(recipe: Recipe) -> Recipe:
+    return replace(recipe, run=replace(recipe.run, knn_freq=0))
+
+
+def _run_choices(
+    recipe: Recipe, images: ImageSet, time_step: Callable[[Recipe, ImageSet], float]
+) -> list[Choice]:
+    """What depends on the length of the run, which is stated, or fits the minutes, or is the default."""
+    optimisation = recipe.optimisation
+    batch = optimisation.batch_size_per_gpu * ranks.world_size() * optimisation.accumulate
+    per_epoch = max(1, len(images) // batch)
+    if "epochs" in _stated(recipe):
+        epochs, why = optimisation.epochs, "stated"
+    elif optimisation.minutes is None:
+        epochs, why = auto.epochs_without_limit(len(images), batch)
+    else:
+        seconds = ranks.broadcast_object(lambda: time_step(recipe, images))
+        epochs, why = auto.epochs_within(optimisation.minutes, seconds, per_epoch)
+    return auto.run_choices(len(images), batch, epochs, why)
+
+
+def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
+    """The recipe with the choices that were not stated and that its backbone knows."""
+    stated = _stated(recipe)
+    values: dict[str, Any] = {}
+    for choice in choices:
+        if choice.name in stated:
+            continue
+        arch = values.get("arch", recipe.backbone.arch)
+        if choice.name in OF_SOME_BACKBONES and not _takes(arch, choice.name):
+            continue
+        values[choice.name] = choice.value
+        shown = " ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else choice.value
+        ranks.log(f"  --{choice.name} {shown}: {choice.reason}")
+    return _with(recipe, values)
+
+
+OF_SOME_BACKBONES = set(BackboneSettings.__dataclass_fields__) - {"arch", "image_size", "standardise"}
+
+
+def _takes(arch: str, option: str) -> bool:
+    """Whether the sizes of the small ViT are a backbone's to set: of others their names say them."""
+    module, own = registry.architecture(arch)
+    return not own and option in inspect.signature(module.build).parameters
+
+
+def _stated(recipe: Recipe) -> tuple[str, ...]:
+    return recipe.given.flags if recipe.given else ()
+
+
+def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with these values where none was stated."""
+    stated = _stated(recipe)
+    unstated = {name: value for name, value in values.items() if name not in stated}
+    return replace(from_flags(Recipe, to_flags(recipe) | unstated), given=recipe.given)

@@ -1,0 +1,149 @@
+"""--recipe auto: the settings of stage one as functions of the images and of the budget, each with its reason.
+
+Rules, not measurements: what is measured of the images comes in as `ImageFacts`, and commands/_auto.py measures it.
+LOG.md has the runs that the rules were fitted on, and docs/recipes.md those that they were tried on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
+SHORTCUT = 0.4  # share of the brightness's variance between images: signs 0.52, steel 0.70, photos 0.3
+PUBLISHED_SIDE = 224  # px, for which sigmas of the blur were published
+PUBLISHED_SIGMA = (0.1, 2.0)  # px
+DEFAULT_STEPS = 4000
+MOST_EPOCHS = 400
+PROBES = 10  # online probes in a run
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What the rules need to know of a set of training images."""
+
+    images: int
+    side: int
+    """The side in pixels at which a typical image has its details: the median of the shorter sides of the files."""
+    brightness_share: float
+    """Share of the variance of brightness that lies between images, 0..1."""
+    mirror_share: float
+    """Share of images whose mirror image has its neighbours farther away than the image itself; 0.5 is symmetric."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting, by the name of its flag, and why."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+def network_choices(facts: ImageFacts) -> list[Choice]:
+    """What does not depend on the length of the run: the network, its crops and its batches."""
+    size, size_reason = image_size(facts.side)
+    width, layers, heads = network_size(facts.images)
+    batch, batch_reason = batch_size(facts.images)
+    few = f"{facts.images} images"
+    sigma = tuple(round(value * size / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
+    choices = [
+        Choice("image_size", size, size_reason),
+        Choice("arch", "vit", "the transformer that small images were published for"),
+        Choice("patch_size", size // 8, "64 patches an image"),
+        Choice("embed_dim", width, few),
+        Choice("num_layers", layers, few),
+        Choice("num_heads", heads, few),
+        Choice("stem", "conv", "small sets do not teach a linear stem what edges are"),
+        Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
+        _standardise(facts),
+        Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
+        Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
+        Choice("blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {size} px"),
+        _flip(facts),
+        Choice("local_crops_number", 2, "each costs a quarter of a global crop"),
+        Choice("global_crops_scale", (0.7, 1.0), "objects fill small images"),
+        Choice("local_crops_scale", (0.2, 0.5), "objects fill small images"),
+        Choice("batch_size_per_gpu", batch, batch_reason),
+        Choice("drop_path_rate", 0.0, "short runs of small networks do not overfit crops"),
+    ]
+    return choices
+
+
+def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
+    """What depends on the length of the run. batch: the global one. why: what the epochs follow from."""
+    steps = epochs * max(1, images // batch)
+    half_life = min(steps / 6, 173)
+    momentum = round(0.5 ** (1 / max(half_life, 1)), 4)
+    of_steps = f"{steps} steps"
+    return [
+        Choice("epochs", epochs, why),
+        Choice("lr", 4e-3, "per 256 images: short runs of small networks need more than the published 1e-4"),
+        Choice("warmup_epochs", round(0.1 * epochs, 2), f"a tenth of {of_steps}"),
+        Choice("freeze_last_layer", round(0.02 * epochs), f"a fiftieth of {of_steps}"),
+        Choice("warmup_teacher_temp_epochs", 0, "short runs have no time for soft targets"),
+        Choice("teacher_temp", 0.04, "sharp targets from the first step"),
+        Choice("momentum_teacher", momentum, f"a half-life of {half_life:.0f} steps of {of_steps}"),
+        Choice("weight_decay_end", 0.04, "short runs of small networks"),
+        Choice("clip_grad", 0.3, "keeps the prototypes from outrunning the features"),
+        Choice("knn_freq", max(1, epochs // PROBES), f"about {PROBES} probes in the run"),
+        Choice("saveckp_freq", max(1, epochs // PROBES), "a checkpoint beside each probe"),
+    ]
+
+
+def image_size(side: int) -> tuple[int, str]:
+    size = 32 if side < 64 else 64
+    return size, f"the shorter sides of the images have a median of {side} px"
+
+
+def network_size(images: int) -> tuple[int, int, int]:
+    """Width, blocks and heads: the published size from 30,000 images on, smaller below."""
+    if images < 10_000:
+        return 64, 4, 4
+    if images < 30_000:
+        return 128, 6, 4
+    return 192, 9, 12
+
+
+def prototypes(images: int) -> int:
+    """A power of two near images / 16, within 256 and 4096."""
+    count = 256
+    while count < 4096 and 2 * count <= images / 16 * 1.5:
+        count *= 2
+    return count
+
+
+def batch_size(images: int) -> tuple[int, str]:
+    """Small enough to leave many steps, large enough to compare images within a batch."""
+    batch = 64 if images < 30_000 else 128
+    while batch > 8 and images < 8 * batch:
+        batch //= 2
+    return batch, f"leaves {images // batch} steps an epoch"
+
+
+def epochs_without_limit(images: int, batch: int) -> tuple[int, str]:
+    """Epochs of a run whose time nobody limits."""
+    per_epoch = max(1, images // batch)
+    epochs = min(MOST_EPOCHS, max(10, round(DEFAULT_STEPS / per_epoch)))
+    return epochs, f"about {DEFAULT_STEPS} steps, within 10 and {MOST_EPOCHS} epochs; --minutes sets a time"
+
+
+def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tuple[int, str]:
+    """The epochs that fit into so many minutes; at least one."""
+    epochs = max(1, int(60 * minutes / (seconds_per_step * per_epoch)))
+    reason = f"{minutes:g} minutes at {seconds_per_step:.3g} s a step, measured, and {per_epoch} steps an epoch"
+    return epochs, reason
+
+
+def _standardise(facts: ImageFacts) -> Choice:
+    share = facts.brightness_share
+    measured = f"{share:.0%} of the variance of brightness lies between images, "
+    if share >= SHORTCUT:
+        return Choice("standardise", True, measured + "so that it would tell them apart by itself")
+    return Choice("standardise", False, measured + "too little to be a shortcut")
+
+
+def _flip(facts: ImageFacts) -> Choice:
+    share = facts.mirror_share
+    measured = f"{share:.0%} of the mirrored images are farther from the others than the images themselves"
+    if share >= ASYMMETRIC:
+        return Choice("crop_flip", 0.0, f"{measured}: mirrored, these are something else")
+    return Choice("crop_flip", 0.5, f"{measured}: mirroring keeps what they are")

@@ -1,0 +1,44 @@
+"""Images brought to one brightness and contrast before a network sees them, as a part of the network."""
+
+from functools import cache
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+LEAST_DEVIATION = 0.05  # a flat image's noise is not blown up beyond this
+TAKE_IMAGES = ("forward", "forward_maps", "attention", "intermediate")
+
+
+def standardise(images: Tensor) -> Tensor:
+    """Images (B, C, h, w) -> the same, each of mean 0 and deviation 1 over all its pixels and channels.
+
+    Colours keep their relation to each other. Images that are standardised already stay as they are.
+    """
+    deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
+    return (images - mean) / deviation.clamp(min=LEAST_DEVIATION)
+
+
+def standardising(network: nn.Module) -> nn.Module:
+    """The network itself, from now on with `standardise` before all that it makes of images; its weights and names stay."""
+    network.__class__ = _subclass(type(network))
+    return network
+
+
+@cache
+def _subclass(network_type: type) -> type:
+    """A subclass and not a wrapper, so that names in state dicts and everything else stay what they were."""
+    methods = {
+        name: _method(getattr(network_type, name))
+        for name in TAKE_IMAGES
+        if hasattr(network_type, name)
+    }
+    return type(f"Standardising{network_type.__name__}", (network_type,), methods)
+
+
+def _method(own):
+    def standardised(self, images, *args, **kwargs):
+        return own(self, standardise(images), *args, **kwargs)
+
+    standardised.__doc__ = own.__doc__
+    return standardised

@@ -23,6 +23,7 @@ from multicrop.probes.images import brightness_share, mirror_share
 
 MEASURED = 4000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
+OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")  # chosen, although they may change when a run goes on
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -56,6 +57,8 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
     recipe = _apply(recipe, auto.network_choices(facts))
+    if "batch_size_per_gpu" not in _stated(recipe):
+        recipe = _with(recipe, _share(recipe, recipe.optimisation.batch_size_per_gpu))
     return _apply(recipe, _run_choices(recipe, images, time_step))
 
 
@@ -84,8 +87,23 @@ def _wait(device: torch.device) -> None:
 
 
 def _chosen_before(recipe: Recipe) -> dict[str, Any] | None:
+    """The settings of the run that is there, but what may change from call to call; None where there is no run."""
     newest = checkpoint.newest(Path(recipe.run.output_dir), ranks.log)
-    return None if newest is None else newest[0].metadata.recipe
+    if newest is None:
+        return None
+    metadata = newest[0].metadata
+    chosen = {
+        name: value
+        for name, value in metadata.recipe.items()
+        if name not in recipe.OPERATIONAL or name in OPERATIONAL_CHOICES
+    }
+    return chosen | _share(recipe, metadata.identity["global_batch"])
+
+
+def _share(recipe: Recipe, global_batch: int) -> dict[str, int]:
+    """A rank's part of the global batch."""
+    parts = ranks.world_size() * recipe.optimisation.accumulate
+    return {"batch_size_per_gpu": max(1, global_batch // parts)}
 
 
 def _side(recipe: Recipe) -> int:

@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.config.data import DataSettings
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet, LoadOptions
 from multicrop.engine import ranks
+from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
 from multicrop.registry import source
 
@@ -83,6 +86,22 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
     if recipe.run.knn_freq and test is None:
         ranks.log(f"no online k-NN: {data.dataset} has no labels")
     return images, test
+
+
+def pretraining_batches(
+    recipe: Pretraining, images: ImageSet, device: torch.device
+) -> Batches:
+    """The batches of stage one: their order is a function of (seed, epoch)."""
+    return Batches(
+        images.pixels,
+        None,
+        recipe.optimisation.batch_size_per_gpu,
+        seed=recipe.optimisation.seed,
+        device=device,
+        accumulate=recipe.optimisation.accumulate,
+        rank=ranks.rank(),
+        world=ranks.world_size(),
+    )
 
 
 def labelled_images(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multicrop import cli, registry
 from multicrop.commands import _auto, _summary
-from multicrop.commands._data import pretraining_images
+from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
 from multicrop.commands._loop import start_loop
 from multicrop.commands._monitor import Monitor, online_knn
@@ -60,7 +60,7 @@ def train(
     if channels != 3:
         train_state = build(recipe, channels, device)
     seed = recipe.optimisation.seed
-    batches = build_batches(recipe, images, device)
+    batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
 
     # An earlier state of the networks, where the run folder holds one.
@@ -115,25 +115,12 @@ def train(
     return {**loop.result(), **accuracy, **paths}
 
 
-def build_batches(recipe: Recipe, images: ImageSet, device: torch.device) -> Batches:
-    return Batches(
-        images.pixels,
-        None,
-        recipe.optimisation.batch_size_per_gpu,
-        seed=recipe.optimisation.seed,
-        device=device,
-        accumulate=recipe.optimisation.accumulate,
-        rank=ranks.rank(),
-        world=ranks.world_size(),
-    )
-
-
 def time_step(
     recipe: Recipe, images: ImageSet, device: torch.device, dtype: torch.dtype | None
 ) -> float:
     """Seconds of one step of this recipe here, measured on networks that are thrown away."""
     train_state = build(recipe, images.pixels.shape[1], device)
-    batches = build_batches(recipe, images, device)
+    batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
     schedule = train_state.objective.schedule(0)
     rates = Rates(lr=0.0, weight_decay=0.0, momentum=1.0)

@@ -62,7 +62,7 @@ def network_choices(facts: ImageFacts) -> list[Choice]:
         Choice("local_crops_number", 2, "each costs a quarter of a global crop"),
         Choice("global_crops_scale", (0.7, 1.0), "objects fill small images"),
         Choice("local_crops_scale", (0.2, 0.5), "objects fill small images"),
-        Choice("batch_size_per_gpu", batch, batch_reason),
+        Choice("batch_size_per_gpu", batch, f"over all processes; {batch_reason}"),
         Choice("drop_path_rate", 0.0, "short runs of small networks do not overfit crops"),
     ]
     return choices

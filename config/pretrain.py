@@ -138,7 +138,7 @@ class CropSettings:
 class PretrainOptimisation:
     """The optimisation."""
 
-    optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """Optimizer."""
     epochs: int = 200
     """Passes over the images."""

@@ -1,0 +1,202 @@
+"""--recipe auto: what is measured of the images, the rules, and how they meet what was stated."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from multicrop import cli
+from multicrop.commands import _auto, pretrain
+from multicrop.config import auto
+from multicrop.config.auto import ImageFacts
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.flags import to_flags
+from multicrop.config.pretrain import Recipe
+from multicrop.engine import checkpoint
+from multicrop.probes.images import brightness_share, mirror_share
+
+PHOTOS = ImageFacts(images=5000, side=32, brightness_share=0.3, mirror_share=0.5)
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+# Measurements
+
+
+def test_brightness_between_images_counts():
+    flat = torch.arange(0, 200, 10, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8)
+    assert brightness_share(flat) == pytest.approx(1)
+    assert brightness_share(noise(40, 3, 16, 16)) < 0.05
+    assert brightness_share(torch.full((4, 3, 8, 8), 7, dtype=torch.uint8)) == 0
+
+
+def test_mirrored_images_are_strange_where_left_and_right_differ():
+    """A bright left half in every image: mirrored, none looks like the others."""
+    sided = noise(60, 3, 16, 16) // 4
+    sided[..., :8] += 128
+    assert mirror_share(sided) == 1
+    both = torch.cat([sided[:30], sided[30:].flip(-1)])
+    assert 0.3 < mirror_share(both) < 0.7
+
+
+def test_sets_that_are_their_own_mirror_image_are_symmetric():
+    images = noise(20, 3, 16, 16)
+    assert mirror_share(torch.cat([images, images.flip(-1)], dim=-1)) == 0.5
+    assert mirror_share(images[:3]) == 0.5
+
+
+# Rules
+
+
+def chosen(facts: ImageFacts) -> dict:
+    return {choice.name: choice.value for choice in auto.network_choices(facts)}
+
+
+def test_rules_follow_the_images():
+    signs = ImageFacts(images=5000, side=32, brightness_share=0.5, mirror_share=0.9)
+    assert chosen(signs)["crop_flip"] == 0 and chosen(PHOTOS)["crop_flip"] == 0.5
+    assert chosen(signs)["standardise"] is True and chosen(PHOTOS)["standardise"] is False
+    large = ImageFacts(images=200_000, side=200, brightness_share=0.3, mirror_share=0.5)
+    assert chosen(large)["image_size"] == 64 and chosen(large)["patch_size"] == 8
+    assert chosen(large)["embed_dim"] > chosen(PHOTOS)["embed_dim"]
+    assert chosen(large)["out_dim"] > chosen(PHOTOS)["out_dim"]
+
+
+def test_blur_shrinks_with_the_crop():
+    assert chosen(PHOTOS)["blur_sigma"] == (0.014, 0.286)
+
+
+@pytest.mark.parametrize("images", [2, 20, 200, 5000, 60_000, 10**6])
+@pytest.mark.parametrize("side", [8, 32, 500])
+def test_every_set_gets_settings_that_hold(images: int, side: int):
+    """Rules never make a recipe that its own checks refuse, and batches are never larger than the set."""
+    facts = ImageFacts(images, side, brightness_share=0.5, mirror_share=0.8)
+    network = auto.network_choices(facts)
+    batch = next(choice.value for choice in network if choice.name == "batch_size_per_gpu")
+    assert images < 16 or batch <= images
+    epochs, reason = auto.epochs_without_limit(images, batch)
+    choices = network + auto.run_choices(images, batch, epochs, reason)
+    assert all(choice.reason for choice in choices)
+    words = cli.words_of({choice.name: choice.value for choice in choices})
+    recipe = cli.parse(Recipe, words)
+    flags = to_flags(recipe)
+    assert flags["warmup_epochs"] < flags["epochs"]
+    assert 0 <= flags["momentum_teacher"] < 1
+
+
+def test_minutes_become_epochs():
+    epochs, reason = auto.epochs_within(2, seconds_per_step=0.1, per_epoch=60)
+    assert epochs == 20 and "0.1 s a step" in reason
+    assert auto.epochs_within(0.001, seconds_per_step=1, per_epoch=60)[0] == 1
+
+
+# The command
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """48 images of 24 x 20 px in two classes and a test split."""
+    pixels = noise(48, 20, 24, 3).numpy()
+    for index, image in enumerate(pixels):
+        split = "test" if index % 4 == 0 else "train"
+        folder = tmp_path / "photos" / split / f"class{index % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return tmp_path / "photos"
+
+
+TINY = ("--embed_dim", "8", "--num_layers", "1", "--num_heads", "2", "--out_dim", "8", "--device", "cpu")  # fmt: skip
+
+
+def parsed(photos: Path, *words: str) -> Recipe:
+    folder = ("--dataset", "image_folder", "--datapath", str(photos))
+    return cli.parse(Recipe, [*folder, "--output_dir", str(photos.parent / "run"), *TINY, *words])
+
+
+def no_timing(recipe, images):
+    raise AssertionError("nothing is to be timed")
+
+
+def test_what_is_stated_stays(photos: Path, capsys):
+    recipe = _auto.fill_in(parsed(photos, "--epochs", "3", "--blur-sigma", "0.1", "2.0"), no_timing)
+    flags = to_flags(recipe)
+    assert flags["epochs"] == 3 and flags["embed_dim"] == 8
+    assert flags["blur_sigma"] == [0.1, 2.0]
+    assert flags["stem"] == "conv" and flags["pool"] == "mean"  # what follows
+    said = capsys.readouterr().err
+    assert "--stem conv: " in said and "--blur_sigma" not in said
+
+
+def test_another_backbone_keeps_its_own_sizes(photos: Path):
+    recipe = _auto.fill_in(parsed(photos, "--arch", "resnet8", "--epochs", "3"), no_timing)
+    assert recipe.backbone.stem is None and recipe.backbone.patch_size is None
+    assert recipe.crops.blur_sigma == (0.014, 0.286)
+
+
+def test_ones_own_images_without_a_recipe_are_auto(photos: Path):
+    assert _auto.wanted(parsed(photos))
+    assert not _auto.wanted(parsed(photos, "--recipe", "published"))
+    assert not _auto.wanted(cli.parse(Recipe, ["--dataset", "cifar10"]))
+    assert _auto.wanted(cli.parse(Recipe, ["--dataset", "cifar10", "--recipe", "auto"]))
+    assert not _auto.wanted(Recipe())
+
+
+def test_a_recipe_file_is_not_auto(photos: Path, tmp_path: Path):
+    file = tmp_path / "own.yaml"
+    file.write_text("lr: 0.5\n")
+    recipe = parsed(photos, "--recipe", str(file))
+    assert _auto.fill_in(recipe, no_timing) is recipe
+
+
+def test_minutes_without_auto_are_refused():
+    recipe = cli.parse(Recipe, ["--dataset", "shapes", "--minutes", "2"])
+    with pytest.raises(ValueError, match="--minutes chooses epochs"):
+        _auto.fill_in(recipe, no_timing)
+
+
+def test_other_commands_refuse_a_named_recipe():
+    from multicrop.config.check import Recipe as Check
+
+    with pytest.raises(cli.UsageError, match="auto is not for this command"):
+        cli.parse(Check, ["photos", "--recipe", "auto"])
+
+
+def test_a_timed_run_resumes_bit_equal(photos: Path, monkeypatch):
+    """The epochs that a measured speed gave are kept, whatever the speed is when the run goes on."""
+    whole, cut = photos.parent / "whole", photos.parent / "cut"
+
+    def run(folder: Path, seconds: float, *words: str) -> dict:
+        monkeypatch.setattr(pretrain, "time_step", lambda *_: seconds)
+        recipe = parsed(photos, "--minutes", "0.1", *words)
+        words_of_folder = ["--output_dir", str(folder)]
+        recipe = cli.parse(Recipe, [*_words(photos), *TINY, "--minutes", "0.1", *words, *words_of_folder])
+        return pretrain.run(recipe)
+
+    result = run(whole, seconds=0.5)
+    assert result["status"] == "finished" and result["steps"] > 4
+    assert run(cut, 0.5, "--max_steps", "3")["status"] == "stopped"
+    assert run(cut, 0.01)["steps"] == result["steps"]
+    one, other = (checkpoint.load(folder / "checkpoint.pt") for folder in (whole, cut))
+    for name, value in one.state["teacher"].items():
+        assert value.equal(other.state["teacher"][name]), name
+    rows = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == result["steps"]
+
+
+def _words(photos: Path) -> list[str]:
+    return ["--dataset", "image_folder", "--datapath", str(photos)]
+
+
+def test_the_step_is_timed_on_networks_of_their_own(photos: Path):
+    recipe = _auto.fill_in(parsed(photos, "--epochs", "1"), no_timing)
+    images = pretrain.pretraining_images(recipe)[0]
+    assert 0 < pretrain.time_step(recipe, images, torch.device("cpu"), None) < 5
+
+
+def test_finetune_is_not_auto():
+    assert not hasattr(Finetuning(), "given")

@@ -138,8 +138,8 @@ class CropSettings:
 class PretrainOptimisation:
     """The optimisation."""
 
-    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
-    """Optimizer."""
+    optimizer: Literal["adamw", "sgd", "lars", "muon"] = "adamw"
+    """Optimizer; muon orthogonalises the steps of matrices and takes AdamW for the rest."""
     epochs: int = 200
     """Passes over the images."""
     batch_size_per_gpu: int = 64

@@ -1,13 +1,15 @@
 """Optimizers, their rates, and the per-parameter gradient cap."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
-OPTIMIZERS = ("adamw", "sgd", "lars")
+OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients of the odd polynomial of degree five
+NEWTON_SCHULZ_STEPS = 5
 
 
 def build_optimizer(
@@ -22,6 +24,8 @@ def build_optimizer(
         )
     if name == "lars":
         return LARS(parameters)
+    if name == "muon":
+        return Muon(parameters)
     raise ValueError(f"--optimizer {name!r} is unknown; known: {', '.join(OPTIMIZERS)}")
 
 
@@ -85,3 +89,67 @@ class LARS(torch.optim.Optimizer):
         buffer = state["momentum"]
         buffer.mul_(group["momentum"]).add_(update)
         p.add_(buffer, alpha=-group["lr"])
+
+
+class Muon(torch.optim.AdamW):
+    """Matrices are moved by their orthogonalised momentum, all else by AdamW.
+
+    Jordan et al. 2024 (kellerjordan.github.io/posts/muon), with Nesterov momentum 0.95 and steps as large as AdamW's,
+    0.2 sqrt(max(rows, columns)) times the rate, after Liu et al. 2025 (arXiv 2502.16982), section 2.2, so that both
+    take one learning rate. A convolution is a matrix of its output channels; tables of tokens and depthwise
+    convolutions are not matrices. torch's and timm's Muon compute in bfloat16, which processors without it emulate: a
+    step was ten times slower. This one computes in float32, matrices of one shape at once.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.95):
+        super().__init__(params, lr=lr, fused=True)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for matrices in _by_shape(group["params"]):
+                self._move(matrices, group)
+        return super().step(closure)  # of what still has a gradient
+
+    def _move(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+        """Matrices of one shape."""
+        momenta = [self._momentum_of(matrix) for matrix in matrices]
+        grads = [cast(Tensor, matrix.grad) for matrix in matrices]
+        torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
+        updates = torch._foreach_lerp(grads, momenta, self.momentum)
+        directions = orthogonalise(torch.stack([update.flatten(1) for update in updates]))
+        size = 0.2 * max(directions.shape[-2:]) ** 0.5
+        torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+        steps = [direction.view_as(matrices[0]) for direction in directions]
+        torch._foreach_add_(matrices, steps, alpha=-group["lr"] * size)
+        for matrix in matrices:
+            matrix.grad = None
+
+    def _momentum_of(self, matrix: nn.Parameter) -> Tensor:
+        state = self.state[matrix]
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+            state["step"] = torch.zeros(())  # AdamW looks for it when a state is loaded
+        return state["momentum"]
+
+
+def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those that are matrices and have a gradient, in lists of one shape."""
+    lists: dict[torch.Size, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.ndim > 1 and min(parameter.shape[:2]) > 1:
+            lists.setdefault(parameter.shape, []).append(parameter)
+    return list(lists.values())
+
+
+def orthogonalise(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) -> the same with all singular values near 1, by Newton and Schulz's iteration."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x

@@ -48,3 +48,70 @@ def test_lars_takes_the_steps_of_its_formula():
 def test_an_unknown_optimizer_is_one_line():
     with pytest.raises(ValueError, match="'adam' is unknown; known: adamw, sgd, lars"):
         optim.build_optimizer("adam", [])
+
+
+# Muon
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    matrices = torch.randn(3, 12, 30, generator=torch.Generator().manual_seed(0))
+    for batch in (matrices, matrices.mT):
+        values = torch.linalg.svdvals(optim.orthogonalise(batch))
+        assert values.min() > 0.6 and values.max() < 1.25
+    left, _, right = torch.linalg.svd(matrices[0], full_matrices=False)
+    turned = optim.orthogonalise(matrices[:1])[0]
+    assert (left.T @ turned @ right.T).diagonal().min() > 0.6  # the singular vectors stay
+
+
+def test_muon_moves_matrices_as_torch_does_and_the_rest_by_adamw():
+    """torch's Muon computes in bfloat16, ours in float32."""
+    torch.manual_seed(0)
+    matrix, vector = torch.randn(16, 24), torch.randn(16)
+    ours = [torch.nn.Parameter(value.clone()) for value in (matrix, vector)]
+    theirs = [torch.nn.Parameter(value.clone()) for value in (matrix, vector)]
+    optimizer = optim.build_optimizer("muon", [{"params": ours, "decays": True}])
+    optim.set_rates(optimizer, lr=0.01, weight_decay=0.1)
+    muon = torch.optim.Muon(
+        theirs[:1], lr=0.01, weight_decay=0.1, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    adamw = torch.optim.AdamW(theirs[1:], lr=0.01, weight_decay=0.1)
+    for step in range(4):
+        grads = [torch.randn(16, 24), torch.randn(16)]
+        for parameters in (ours, theirs):
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad.clone()
+        for one in (optimizer, muon, adamw):
+            one.step()
+        moved = (ours[0] - matrix).norm()
+        assert (ours[0] - theirs[0]).norm() < 0.02 * moved, step
+        assert torch.allclose(ours[1], theirs[1], atol=1e-6)
+
+
+def test_muon_leaves_tables_and_depthwise_convolutions_to_adamw():
+    table, depthwise, convolution = (
+        torch.nn.Parameter(torch.randn(shape)) for shape in ((1, 5, 8), (6, 1, 3, 3), (6, 4, 3, 3))
+    )
+    optimizer = optim.Muon([{"params": [table, depthwise, convolution], "weight_decay": 0.0}], lr=1)
+    for parameter in (table, depthwise, convolution):
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    assert "exp_avg" in optimizer.state[table] and "exp_avg" in optimizer.state[depthwise]
+    assert "exp_avg" not in optimizer.state[convolution]
+
+
+def test_muon_goes_on_from_its_state():
+    def run(stops: bool) -> torch.Tensor:
+        torch.manual_seed(1)
+        layer = torch.nn.Linear(6, 5)
+        optimizer = optim.Muon([{"params": list(layer.parameters()), "weight_decay": 0.0}], lr=0.1)
+        for step in range(4):
+            if stops and step == 2:
+                state = optimizer.state_dict()
+                optimizer = optim.Muon([{"params": list(layer.parameters())}])
+                optimizer.load_state_dict(state)
+            layer(torch.randn(3, 6)).pow(2).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return torch.cat([parameter.detach().flatten() for parameter in layer.parameters()])
+
+    assert run(stops=True).equal(run(stops=False))

@@ -177,11 +177,20 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         datapath=origin.datapath,
         source_size=origin.source_size,
     )
-    recipe, lines = replace(recipe, data=data).shortened()
+    images = replace(recipe.augmentation, flip=inherited_flip(recipe, file))
+    recipe, lines = replace(recipe, data=data, augmentation=images).shortened()
     if not recipe.start.eval:
         for line in lines:
             ranks.log(line)
     return recipe
+
+
+def inherited_flip(recipe: Recipe, file: Pretrained) -> float | None:
+    """The probability of a flip: images that stage one never mirrored are not mirrored now, unless stated."""
+    stated = recipe.augmentation.flip
+    if stated is None and file.metadata.recipe.get("crop_flip") == 0:
+        return 0.0
+    return stated
 
 
 # The step

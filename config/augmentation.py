@@ -13,7 +13,8 @@ class Augmentation:
     """What is done to training images."""
 
     flip: float | None = None
-    """Probability of a horizontal flip (None: 0.5, on SVHN's digits 0; as published: 0.5 everywhere)."""
+    """Probability of a horizontal flip (None: 0.5; 0 on SVHN's digits, and where stage one had --crop_flip 0;
+    as published: 0.5 everywhere)."""
     padding: int = 4
     """Pixels of black border before the random crop to the original size."""
     crop_scale: tuple[float, float] | None = None

@@ -9,13 +9,17 @@ from PIL import Image
 
 from multicrop import cli
 from multicrop.commands import _auto, pretrain
+from multicrop.commands.finetune import inherited_flip
 from multicrop.config import auto
+from multicrop.config.augmentation import Augmentation
 from multicrop.config.auto import ImageFacts
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.engine import checkpoint
+from multicrop.engine.metadata import Metadata
 from multicrop.probes.images import brightness_share, mirror_share
+from multicrop.weights.pretrained import Pretrained
 
 PHOTOS = ImageFacts(images=5000, side=32, brightness_share=0.3, mirror_share=0.5)
 
@@ -196,6 +200,15 @@ def test_the_step_is_timed_on_networks_of_their_own(photos: Path):
     recipe = _auto.fill_in(parsed(photos, "--epochs", "1"), no_timing)
     images = pretrain.pretraining_images(recipe)[0]
     assert 0 < pretrain.time_step(recipe, images, torch.device("cpu"), None) < 5
+
+
+def test_stage_two_does_not_mirror_what_stage_one_did_not():
+    file = Pretrained(metadata=Metadata("ssl", recipe={"crop_flip": 0.0}))
+    assert inherited_flip(Finetuning(), file) == 0
+    stated = Finetuning(augmentation=Augmentation(flip=0.5))
+    assert inherited_flip(stated, file) == 0.5
+    mirrored = Pretrained(metadata=Metadata("ssl", recipe={"crop_flip": 0.5}))
+    assert inherited_flip(Finetuning(), mirrored) is None
 
 
 def test_finetune_is_not_auto():

@@ -1,4 +1,4 @@
-"""What people see while stage one runs: collapse metrics, warnings in words, and the online k-NN."""
+"""What people see while stage one runs: collapse metrics, warnings in words, the online k-NN and its baselines."""
 
 import torch
 import torch.nn as nn
@@ -9,9 +9,11 @@ from multicrop.commands._features import shared_features
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
+from multicrop.engine.run import Run
 from multicrop.probes.collapse import CollapseMonitor, feature_statistics
 from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
+from multicrop.probes.pixels import RawPixels
 from multicrop.ssl.objectives._base import BaseObjective
 
 
@@ -54,6 +56,31 @@ class Monitor:
             ranks.log(f"warning: {warning}")
 
 
+ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
+
+
+def stored_accuracies(run_folder: Run) -> dict[str, float]:
+    """What a resumed run has measured by now, in percent: its baselines, and the last of its teacher."""
+    found = {name: run_folder.latest(name) for name in ACCURACIES}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def online_baselines(
+    untrained: nn.Module,
+    images: ImageSet,
+    test: ImageSet,
+    recipe: Recipe,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> dict[str, float]:
+    """k-NN accuracies before any training, in percent: a run that stays at these has learnt nothing that k-NN sees."""
+    pixels = RawPixels(images.pixels.shape[1], recipe.backbone.image_size)
+    return {
+        "knn_raw_pixels": online_knn(pixels, images, test, recipe, device, dtype),
+        "knn_random_weights": online_knn(untrained, images, test, recipe, device, dtype),
+    }
+
+
 def online_knn(
     backbone: nn.Module,
     images: ImageSet,
@@ -61,7 +88,7 @@ def online_knn(
     recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype | None,
-) -> dict[str, float]:
+) -> float:
     """k-NN accuracy of the features on the test images, in percent; the ranks share the work."""
     assert images.labels is not None and test.labels is not None
     transform = EvalTransform(recipe.backbone.image_size, images.mean, images.std)
@@ -77,4 +104,4 @@ def online_knn(
     )
     (k,) = accuracy  # fewer than 20 where there are fewer images
     top1, _ = accuracy[k]
-    return {"knn_top1": top1}
+    return top1

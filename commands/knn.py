@@ -1,21 +1,19 @@
 """Probe: weighted k-NN accuracy of frozen features, of one checkpoint, of many, or of all that a run has kept.
 
-Checkpoints -> images -> backbone -> features of both splits -> votes of the neighbours. Every flag: config/knn.py.
+Checkpoints -> images -> backbone -> features of both splits -> votes of the neighbours. Raw pixels and random weights
+come first: a number that is no better than theirs says nothing about training. Every flag: config/knn.py.
 N images, D width.
 """
 
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
-import torch.nn as nn
 from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
-from multicrop import cli, registry
+from multicrop import cli
 from multicrop.commands._data import (
     DataOrigin,
     data_origin,
@@ -25,14 +23,13 @@ from multicrop.commands._data import (
     resolve_source_size,
 )
 from multicrop.commands._features import shared_features
-from multicrop.commands._networks import fill_backbone
+from multicrop.commands._targets import ProbeTarget, build, targets
 from multicrop.config.knn import Recipe
-from multicrop.engine import ranks, seeds
+from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
 from multicrop.engine.precision import autocast_dtype
 from multicrop.probes import knn as probe
-from multicrop.weights import series
-from multicrop.weights.pretrained import Pretrained
+from multicrop.probes import linear
 
 load = lru_cache(maxsize=1)(labelled_images)  # read once for all checkpoints that share them
 
@@ -40,6 +37,8 @@ load = lru_cache(maxsize=1)(labelled_images)  # read once for all checkpoints th
 def run(recipe: Recipe) -> dict:
     device = ranks.start(recipe.machine.device)
     dtype = autocast_dtype(recipe.machine.precision, device)
+    if recipe.probe.linear:
+        linear.check_installed()  # before features are computed
     begun = time.perf_counter()
     busy, images, results = 0.0, 0, []
     datasets: set[str] = set()
@@ -70,9 +69,10 @@ def run(recipe: Recipe) -> dict:
             "test_labels": test.labels,
         }
         accuracy = vote(recipe, target, bank, len(train.classes))
-        results.append(result_of(target, accuracy))
         busy += time.perf_counter() - start
         images += len(chosen) + len(test)
+        linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
+        results.append(result_of(target, accuracy, linear_top1))
 
     title = f"{origin.dataset}: {len(test)} test images among {len(chosen)} training images"
     show(recipe, results, title)
@@ -84,56 +84,11 @@ def run(recipe: Recipe) -> dict:
         "train_images": len(chosen),
         "test_images": len(test),
         "temperature": recipe.probe.temperature,
+        "linear_c": recipe.probe.linear_c if recipe.probe.linear else None,
         "features": recipe.probe.save_features,
         "images_per_second": round(images / busy, 1),
         "seconds": round(time.perf_counter() - begun, 1),
     }
-
-
-# Networks
-
-
-class ProbeTarget(NamedTuple):
-    """A network to probe: a file's, or of random weights."""
-
-    file: Pretrained
-    backbone: dict[str, Any]  # arguments of registry.backbone
-    seed: int | None = None  # of the random weights
-
-
-def targets(recipe: Recipe) -> Iterator[ProbeTarget]:
-    """The checkpoints' networks; if asked for, before each new architecture its random weights."""
-    weights = recipe.weights
-    if not recipe.checkpoints:
-        yield ProbeTarget(Pretrained(), backbone_options(recipe, Pretrained()), weights.seed or 0)
-    architectures: list[dict[str, Any]] = []
-    for file in series.read(recipe.checkpoints, weights.checkpoint_key, weights.trust_checkpoint):
-        options = backbone_options(recipe, file)
-        if weights.random_weights and options not in architectures:
-            own_seed = file.metadata.recipe.get("seed", 0)
-            yield ProbeTarget(file, options, own_seed if weights.seed is None else weights.seed)
-        architectures.append(options)
-        yield ProbeTarget(file, options)
-
-
-def backbone_options(recipe: Recipe, file: Pretrained) -> dict[str, Any]:
-    """Arguments of registry.backbone: what the checkpoint says, else flags. ValueError where these contradict it."""
-    described, stated = file.metadata.backbone, recipe.backbone.options()
-    for name, value in stated.items():
-        if described.get(name, value) != value:
-            made_with = f"{file.path} was made with {described[name]}"
-            raise ValueError(f"--{name} {value}, but {made_with}: leave the flag out")
-    options = {"arch": "vit", "image_size": 32, **stated, **described}
-    registry.check(**{"in_channels": 3, **options})
-    return options
-
-
-def build(target: ProbeTarget, channels: int) -> nn.Module:
-    seeds.reseed(target.seed or 0, "weights")
-    network = registry.backbone(**{"in_channels": channels, **target.backbone})
-    if target.seed is None:
-        fill_backbone(network, target.file, target.backbone["arch"], strict=True)
-    return network
 
 
 # Data
@@ -175,7 +130,17 @@ def vote(
     try:
         return ranks.broadcast_object(accuracy)
     except ValueError as error:
-        raise ValueError(f"{target.file.path}: {error}") from None
+        raise ValueError(f"{target.name}: {error}") from None
+
+
+def fit(recipe: Recipe, target: ProbeTarget, bank: dict[str, Tensor]) -> float:
+    """Top-1 accuracy in percent of a linear classifier, on every rank."""
+    try:
+        return ranks.broadcast_object(
+            lambda: linear.linear_probe(**bank, c=recipe.probe.linear_c),
+        )
+    except ValueError as error:
+        raise ValueError(f"{target.name}: {error}") from None
 
 
 def save(bank: dict[str, Tensor], path: Path) -> None:
@@ -197,23 +162,26 @@ def save(bank: dict[str, Tensor], path: Path) -> None:
 # What people see
 
 
-def result_of(target: ProbeTarget, accuracy: dict[int, tuple[float, float]]) -> dict:
+def result_of(
+    target: ProbeTarget, accuracy: dict[int, tuple[float, float]], linear_top1: float | None
+) -> dict:
     """A row of the result."""
     metadata = target.file.metadata
-    name = str(target.file.path)
     step: int | None = None
     epoch: float | None = None
     if target.seed is not None:
-        name, step, epoch = f"random weights, seed {target.seed}", 0, 0
-    elif metadata.kind:
+        step, epoch = 0, 0
+    elif metadata.kind and not target.raw_pixels:
         step, epoch = metadata.step, metadata.epoch
     return {
-        "checkpoint": name,
-        "arch": target.backbone["arch"],
+        "checkpoint": target.name,
+        "arch": None if target.raw_pixels else target.backbone["arch"],
+        "image_size": target.backbone["image_size"],
         "step": step,
         "epoch": epoch,
         "top1": {str(k): round(top1, 4) for k, (top1, _) in accuracy.items()},
         "top5": {str(k): round(top5, 4) for k, (_, top5) in accuracy.items()},
+        "linear_top1": None if linear_top1 is None else round(linear_top1, 4),
     }
 
 
@@ -225,11 +193,15 @@ def show(recipe: Recipe, results: list[dict], title: str) -> None:
         ranks.log(f"--nb_knn is limited by the number of training images: using {', '.join(ks)}")
     ranks.log(f"top-1 (top-5) accuracy in percent, {title}")
     heads = [f"{f'k={k}':>17}" for k in ks]
+    if recipe.probe.linear:
+        heads.append(f"{'linear':>10}")
     ranks.log(f"{'checkpoint':<{width}} {'epoch':>7}{''.join(heads)}")
     for result in results:
         cells = [f"{result['top1'][k]:.2f} ({result['top5'][k]:.2f})" for k in ks]
         epoch = "" if result["epoch"] is None else f"{result['epoch']:g}"
         columns = "".join(f"{cell:>17}" for cell in cells)
+        if recipe.probe.linear:
+            columns += f"{result['linear_top1']:>10.2f}"
         ranks.log(f"{result['checkpoint']:<{width}} {epoch:>7}{columns}")
 
 

@@ -15,7 +15,12 @@ from multicrop.commands import _auto, _summary
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
 from multicrop.commands._loop import start_loop
-from multicrop.commands._monitor import Monitor, online_knn
+from multicrop.commands._monitor import (
+    Monitor,
+    online_baselines,
+    online_knn,
+    stored_accuracies,
+)
 from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
@@ -70,8 +75,14 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     monitor = Monitor(recipe, train_state.objective, run_folder.rows())
-    knn_top1 = run_folder.latest("knn_top1")
-    accuracy = {} if knn_top1 is None else {"knn_top1": knn_top1}
+
+    # What the online probe is compared with, before the first step; a resumed run has measured it.
+    accuracy = stored_accuracies(run_folder)
+    probe_settings = recipe, device, dtype
+    if test is not None and start == 0:
+        untrained = train_state.student.backbone
+        accuracy = online_baselines(untrained, images, test, *probe_settings)
+        run_folder.log(start, **accuracy)
 
     # The loop.
     per_epoch = batches.steps_per_epoch
@@ -94,8 +105,9 @@ def train(
 
         # The online probe.
         if test is not None and status.every(recipe.run.knn_freq):
-            accuracy = online_knn(train_state.teacher.backbone, images, test, recipe, device, dtype)
-            run_folder.log(status.step, **accuracy)
+            teacher = train_state.teacher.backbone
+            accuracy["knn_top1"] = online_knn(teacher, images, test, *probe_settings)
+            run_folder.log(status.step, knn_top1=accuracy["knn_top1"])
 
         # Checkpoints.
         if status.saves:

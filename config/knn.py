@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .backbone import BackboneSettings
-from .checks import AT_LEAST_1, NOT_NEGATIVE, check_values, require
+from .checks import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_values, require
 from .data import DataSettings
 from .machine import Machine, Precision
 
@@ -40,8 +40,8 @@ class Weights:
 
     checkpoint_key: Literal["teacher", "student"] = "teacher"
     """Which network of a stage-one checkpoint."""
-    random_weights: bool = False
-    """Also probe random weights of the same architecture, as the baseline; without checkpoints only these."""
+    random_weights: bool = True
+    """Before each new architecture probe its random weights, as a baseline; without checkpoints, those of --arch."""
     seed: int | None = None
     """Seed of the random weights (None: the checkpoint's, so they are what its run began with; else 0)."""
     trust_checkpoint: bool = False
@@ -61,6 +61,12 @@ class Probe:
     """Neighbours vote with weight exp(similarity / temperature)."""
     backend: Literal["auto", "faiss", "torch"] = "auto"
     """Nearest-neighbour search; all are exact."""
+    raw_pixels: bool = True
+    """First probe the images' own pixels, as a baseline: at most 32 px a side, 12 KiB an image in memory."""
+    linear: bool = False
+    """Also fit a linear classifier (logistic regression) on the features; needs scikit-learn."""
+    linear_c: float = 1.0
+    """Inverse strength of its L2 penalty: a larger one fits the training images closer."""
     save_features: str | None = None
     """A .safetensors or .pt file for the features and labels of both splits, of the last network if several."""
 
@@ -68,6 +74,7 @@ class Probe:
         require(len(self.nb_knn) > 0, "nb_knn", "", "needs at least one number")
         require(min(self.nb_knn) >= 1, "nb_knn", min(self.nb_knn), "must be at least 1")
         require(self.temperature > 0, "temperature", self.temperature, "must be positive")
+        check_values(self, POSITIVE, "linear_c")
         file = self.save_features
         words = "must end in .safetensors or .pt"
         require(
@@ -101,7 +108,7 @@ class Recipe:
     machine: ProbeMachine = ProbeMachine()
 
     def __post_init__(self):
-        if not (self.checkpoints or self.weights.random_weights):
+        if not (self.checkpoints or (self.weights.random_weights and self.backbone.arch)):
             raise ValueError(
-                "nothing to probe: give checkpoint files or run folders (say runs/ssl), or --random_weights"
+                "nothing to probe: give checkpoint files or run folders (say runs/ssl), or --arch for random weights"
             )

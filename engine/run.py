@@ -106,7 +106,9 @@ class Run:
         stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
         summary = ", ".join(stated) or "every flag has its default"
         ranks.log(f"recipe: {summary}; all of it in {self.folder}/recipe.yaml")
-        rows = [json.dumps(row) + "\n" for row in self.rows() if row["step"] <= step]
+        # From step 0 nothing is resumed: what a run measured before its first step is dropped too
+        kept = [row for row in self.rows() if row["step"] <= step] if step else []
+        rows = [json.dumps(row) + "\n" for row in kept]
         with atomic_write(self.folder / "recipe.yaml") as file:
             file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
         with atomic_write(self.folder / METRICS) as file:

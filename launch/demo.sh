@@ -17,7 +17,7 @@ mkdir -p "$out"
 for seed in ${SEEDS:-0}; do
     run=$out/seed$seed
     "$PYTHON" train_ssl.py --recipe recipes/shapes_ssl.yaml --seed "$seed" --output_dir "$run/ssl" > "$out/ssl.$seed.json"
-    "$PYTHON" eval_knn.py "$run/ssl/checkpoint.pt" --random_weights --nb_knn 20 > "$out/knn.$seed.json"
+    "$PYTHON" eval_knn.py "$run/ssl/checkpoint.pt" --nb_knn 20 > "$out/knn.$seed.json"
     finetune=("$PYTHON" finetune.py --recipe recipes/shapes_finetune.yaml --seed "$seed")
     "${finetune[@]}" --pretrained_weights "$run/ssl" --output_dir "$run/pretrained" > "$out/pretrained.$seed.json"
     "${finetune[@]}" --scratch --output_dir "$run/scratch" > "$out/scratch.$seed.json"
@@ -42,10 +42,19 @@ def line(what, values):
     print(f"{what:<44} {statistics.mean(values):6.2f}{spread}")
 
 
-probes = [result["results"] for result in results("knn")]
+def probed(name):
+    """The k-NN of each seed's row of this name."""
+    found = []
+    for result in results("knn"):
+        (row,) = (row for row in result["results"] if row["checkpoint"].startswith(name))
+        found.append(row["top1"]["20"])
+    return found
+
+
 print(f"\nshapes, accuracy on the test images in percent, seeds {' '.join(seeds)}")
-line("k-NN of random weights (k = 20)", [rows[0]["top1"]["20"] for rows in probes])
-line("k-NN after pretraining", [rows[-1]["top1"]["20"] for rows in probes])
+line("k-NN of raw pixels (k = 20)", probed("raw pixels"))
+line("k-NN of random weights", probed("random weights"))
+line("k-NN after pretraining", [result["results"][-1]["top1"]["20"] for result in results("knn")])
 line("scratch, last epoch", [result["test_top1"] for result in results("scratch")])
 line("finetuned from the checkpoint, last epoch", [result["test_top1"] for result in results("pretrained")])
 print("An untrained convolutional transformer (cct_2_3x2_32) already has 98 % k-NN on shapes: this table shows that the chain")

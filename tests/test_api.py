@@ -52,7 +52,7 @@ def test_a_loaded_backbone_knows_its_images(pretrained, colours):
 
 def test_the_probe_and_stage_two_take_the_folder(pretrained, colours, tmp_path):
     probed = multicrop.knn(pretrained, nb_knn=(3, 5), device="cpu")
-    assert set(probed["results"][0]["top1"]) == {"3", "5"}
+    assert set(probed["results"][-1]["top1"]) == {"3", "5"}
     options = {"device": "cpu", "ra": 1, "batch_size": 12, "max_steps": 1}
     tuned = multicrop.finetune(pretrained_weights=pretrained, output_dir=tmp_path, **options)
     assert tuned["step"] == 1 and 0 <= tuned["test_top1"] <= 100

@@ -15,7 +15,7 @@ from multicrop.config.flags import changed_flags, flag_types, from_flags, to_fla
 COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
 NEEDED = {  # what has no default, or must be said
     "check": {"path": "photos"},
-    "knn": {"random_weights": True},
+    "knn": {"arch": "vit"},
     "pack": {"path": "photos", "out": "packed"},
     "visualise": {"run": "runs/ssl"},
 }
@@ -26,7 +26,10 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
         "aa": False, "no_decay": ["cls_token", "*pos_embed*"], "decay": "matrices", "drop_rate": 0.0,
         "teacher": "runs/a", "guidance": "linear", "guide_teacher": ["s1", "s2"],
     },
-    "knn": {"checkpoints": ["a.pt", "runs/b"], "nb_knn": [5], "image_size": 64, "max_train_images": 10, "seed": 3},
+    "knn": {
+        "checkpoints": ["a.pt", "runs/b"], "nb_knn": [5], "image_size": 64, "max_train_images": 10, "seed": 3,
+        "linear": True,
+    },
     "pack": {"dataset": "images"},
     "precompute": {"teacher": "runs/a", "guide_teacher": ["s3"], "stream": True, "dtype": "float32", "device": "cpu"},
     "pretrain": {

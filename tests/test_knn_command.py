@@ -19,6 +19,7 @@ from multicrop.datasets import image_folder, shapes
 from multicrop.engine import checkpoint, seeds
 from multicrop.probes.features import extract_features
 from multicrop.probes.knn import knn
+from multicrop.probes.linear import linear_probe
 from multicrop.registry import backbone
 
 ROOT = Path(__file__).parent.parent
@@ -104,6 +105,17 @@ def probe(capsys, *words: object, code: int = 0, fast: tuple[str, ...] = FAST) -
     return json.loads(out.strip().splitlines()[-1]) if code == 0 else {}, err
 
 
+def of_checkpoints(found: dict) -> list[dict]:
+    """The result's rows without the baselines."""
+    names = ("raw pixels", "random weights")
+    return [row for row in found["results"] if not row["checkpoint"].startswith(names)]
+
+
+def random_row(found: dict) -> dict:
+    (row,) = (row for row in found["results"] if row["checkpoint"].startswith("random weights"))
+    return row
+
+
 def refused(capsys, *words: object) -> str:
     """The one line with which the script ends."""
     _, err = probe(capsys, *words, code=2)
@@ -113,23 +125,27 @@ def refused(capsys, *words: object) -> str:
     return last
 
 
-def by_hand(seed: int) -> dict[int, tuple[float, float]]:
+def bank_by_hand(features: torch.nn.Module) -> tuple[torch.Tensor, ...]:
     train, test = (shapes.load(".", split) for split in ("train", "test"))
     chosen = torch.arange(300) * 400 // 300
     transform = EvalTransform(32, shapes.MEAN, shapes.STD)
     banks = [
-        extract_features(network(seed), pixels, transform)
+        extract_features(features, pixels, transform)
         for pixels in (train.pixels[chosen], test.pixels)
     ]
-    return knn(banks[0], train.labels[chosen], banks[1], test.labels, k=(5, 20), classes=10)
+    return banks[0], train.labels[chosen], banks[1], test.labels
+
+
+def by_hand(seed: int) -> dict[int, tuple[float, float]]:
+    return knn(*bank_by_hand(network(seed)), k=(5, 20), classes=10)
 
 
 @pytest.mark.slow
 def test_a_run_gives_the_curve_over_its_checkpoints(tmp_path, capsys, small_shapes):
     folder = run_folder(tmp_path / "run")
     found, table = probe(capsys, folder)
-    assert [row["step"] for row in found["results"]] == [4, 20, 24]
-    for row in found["results"]:
+    assert [row["step"] for row in of_checkpoints(found)] == [4, 20, 24]
+    for row in of_checkpoints(found):
         expected = by_hand(row["step"])
         assert row["top1"] == pytest.approx(
             {str(k): both[0] for k, both in expected.items()}, abs=1e-3
@@ -148,7 +164,7 @@ def test_the_newest_is_not_probed_twice_when_the_run_has_kept_it(tmp_path, capsy
     folder = run_folder(tmp_path / "run")
     save_content(state(20, 20), folder / checkpoint.NEWEST)
     found, _ = probe(capsys, folder)
-    assert [row["step"] for row in found["results"]] == [4, 20]
+    assert [row["step"] for row in of_checkpoints(found)] == [4, 20]
 
 
 def test_random_weights_are_those_that_the_run_began_with(tmp_path, capsys):
@@ -156,17 +172,88 @@ def test_random_weights_are_those_that_the_run_began_with(tmp_path, capsys):
     save_content(
         state(7, 8), folder / "checkpoint0004.pt"
     )  # its weights are drawn from the recipe's seed
-    found, _ = probe(capsys, folder, "--random_weights")
+    found, _ = probe(capsys, folder)
     names = [row["checkpoint"] for row in found["results"]]
-    assert names[0] == "random weights, seed 7" and len(names) == 5
-    assert found["results"][0]["top1"] == found["results"][2]["top1"]
+    assert names[:2] == ["raw pixels", "random weights, seed 7"] and len(names) == 6
+    assert random_row(found)["top1"] == of_checkpoints(found)[1]["top1"]
     other, _ = probe(capsys, folder, "--random_weights", "--seed", 3)
-    assert other["results"][0]["top1"] != found["results"][0]["top1"]
+    assert random_row(other)["top1"] != random_row(found)["top1"]
+
+
+def test_raw_pixels_are_those_that_the_network_sees(tmp_path, capsys):
+    save_content(state(3, 2), tmp_path / "x.pt")
+    found, table = probe(capsys, tmp_path / "x.pt")
+    row = found["results"][0]
+    expected = knn(*bank_by_hand(torch.nn.Flatten()), k=(5, 20), classes=10)
+    assert {name: row[name] for name in ("checkpoint", "arch", "image_size", "step", "epoch")} == {
+        "checkpoint": "raw pixels", "arch": None, "image_size": 32, "step": None, "epoch": None,
+    }  # fmt: skip
+    assert row["top1"] == pytest.approx({str(k): v[0] for k, v in expected.items()}, abs=1e-3)
+    assert row["top5"] == pytest.approx({str(k): v[1] for k, v in expected.items()}, abs=1e-3)
+    assert "raw pixels" in table and "linear" not in table and row["linear_top1"] is None
+
+
+def test_no_baseline_is_there_twice_and_each_can_be_left_out(tmp_path, capsys):
+    """The second file is of the same architecture without dropout, as stage two's are."""
+    other = state(1, 2, "finetune")
+    other["backbone"]["drop_path_rate"] = 0.0
+    save_content(state(1, 2), tmp_path / "a.pt")
+    save_content(other, tmp_path / "b.pt")
+    files = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    own = [*map(str, files)]
+
+    def names(*words: object) -> list[str]:
+        found, _ = probe(capsys, *files, *words)
+        return [row["checkpoint"] for row in found["results"]]
+
+    assert names() == ["raw pixels", "random weights, seed 7", *own]
+    assert names("--raw_pixels", "false") == ["random weights, seed 7", *own]
+    assert names("--raw_pixels", "false", "--random_weights", "false") == own
+
+
+def test_raw_pixels_once_for_each_size_of_image(tmp_path, capsys):
+    larger = state(1, 2)
+    larger["backbone"]["image_size"] = 48
+    options = larger["backbone"]
+    for encoder in ("teacher", "student"):
+        weights = backbone(**options).state_dict()
+        larger[encoder] = {f"backbone.{name}": value for name, value in weights.items()}
+    save_content(state(1, 2), tmp_path / "a.pt")
+    save_content(larger, tmp_path / "b.pt")
+    found, _ = probe(capsys, tmp_path / "a.pt", tmp_path / "b.pt", "--random_weights", "false")
+    assert [(row["arch"], row["image_size"]) for row in found["results"]] == [
+        (None, 32), ("vit", 32), (None, 48), ("vit", 48),
+    ]  # fmt: skip
+
+
+def test_the_linear_probe_stands_beside_k_nn(tmp_path, capsys):
+    save_content(state(3, 2), tmp_path / "x.pt")
+    found, table = probe(capsys, tmp_path / "x.pt", "--linear", "--linear_c", 0.1)
+    for row, features in zip(
+        found["results"], (torch.nn.Flatten(), network(7), network(3)), strict=True
+    ):
+        expected = linear_probe(*bank_by_hand(features), c=0.1)
+        assert row["linear_top1"] == pytest.approx(expected, abs=1e-3)
+        assert f"{expected:.2f}" in table
+    assert found["linear_c"] == 0.1 and "linear" in table
+
+
+def test_a_linear_probe_without_scikit_learn_is_refused_before_images_are_read(
+    tmp_path, capsys, monkeypatch, small_shapes
+):
+    save_content(state(3, 2), tmp_path / "x.pt")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert "pip install scikit-learn" in refused(capsys, tmp_path / "x.pt", "--linear")
+    assert small_shapes == []
 
 
 def test_random_weights_need_no_checkpoint(capsys):
-    found, _ = probe(capsys, "--random_weights", *FLAGS, "--seed", 4)
-    assert found["results"][0]["top1"] == pytest.approx(
+    found, _ = probe(capsys, *FLAGS, "--seed", 4)
+    assert [row["checkpoint"] for row in found["results"]] == [
+        "raw pixels",
+        "random weights, seed 4",
+    ]
+    assert random_row(found)["top1"] == pytest.approx(
         {str(k): v[0] for k, v in by_hand(4).items()}, abs=1e-3
     )
 
@@ -177,8 +264,9 @@ def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
     save_content(state(1, 2, "finetune"), tmp_path / "finetuned.pt")
     both, _ = probe(capsys, tmp_path / "ssl.pt", tmp_path / "finetuned.pt")
     student, _ = probe(capsys, tmp_path / "ssl.pt", "--checkpoint_key", "student")
-    assert both["results"][0]["top1"] == both["results"][1]["top1"]
-    assert student["results"][0]["top1"] == pytest.approx(
+    pretrained, finetuned = of_checkpoints(both)
+    assert pretrained["top1"] == finetuned["top1"]
+    assert student["results"][-1]["top1"] == pytest.approx(
         {str(k): v[0] for k, v in by_hand(101).items()}, abs=1e-3
     )
 
@@ -186,7 +274,7 @@ def test_teacher_or_student_or_a_finetuned_backbone(tmp_path, capsys):
 def test_a_bare_state_dict_is_described_by_flags(tmp_path, capsys):
     torch.save(network(5).state_dict(), tmp_path / "bare.pth")
     found, _ = probe(capsys, tmp_path / "bare.pth", *FLAGS)
-    assert found["results"][0]["top1"] == pytest.approx(
+    assert found["results"][-1]["top1"] == pytest.approx(
         {str(k): v[0] for k, v in by_hand(5).items()}, abs=1e-3
     )
     assert "does not fit --arch vit" in refused(
@@ -204,14 +292,13 @@ def test_saved_features_give_the_same_accuracy(tmp_path, capsys, name):
     assert bank["train_features"].shape == (300, 24) and bank["test_labels"].shape == (60,)
     again = knn(**bank, k=(20,), classes=10)[20]
     assert again == pytest.approx(
-        (found["results"][0]["top1"]["20"], found["results"][0]["top5"]["20"]), abs=1e-3
+        (found["results"][-1]["top1"]["20"], found["results"][-1]["top5"]["20"]), abs=1e-3
     )
 
 
 def test_more_neighbours_than_images(capsys):
     found, said = probe(
         capsys,
-        "--random_weights",
         *FLAGS,
         "--nb_knn",
         5,
@@ -221,7 +308,7 @@ def test_more_neighbours_than_images(capsys):
         12,
         fast=(),
     )
-    assert list(found["results"][0]["top1"]) == ["5", "12"]
+    assert all(list(row["top1"]) == ["5", "12"] for row in found["results"])
     assert "limited by the number of training images: using 5, 12" in said
 
 
@@ -243,7 +330,7 @@ def test_another_data_set_and_a_single_test_image(tmp_path, capsys):
     root = class_folders(tmp_path / "data", train=(4, 4), test=(0, 1))
     found, said = probe(capsys, tmp_path / "x.pt", "--dataset", "image_folder", "--datapath", root)
     assert (found["train_images"], found["test_images"]) == (8, 1)
-    assert found["results"][0]["top1"]["5"] in (0.0, 100.0)
+    assert found["results"][-1]["top1"]["5"] in (0.0, 100.0)
     assert "image_folder: 1 test images among 8 training images" in said
 
 
@@ -273,6 +360,8 @@ def test_what_it_refuses(tmp_path, capsys):
     assert "no checkpoint at" in refused(capsys, tmp_path / "none.pt")
     assert "no checkpoint at" in refused(capsys, empty)
     assert "nothing to probe" in refused(capsys)
+    assert "nothing to probe" in refused(capsys, "--arch", "vit", "--random_weights", "false")
+    assert "--linear_c 0.0: must be positive" in refused(capsys, good, "--linear_c", 0)
     assert "has no labels" in refused(capsys, good, "--dataset", "images", "--datapath", folder)
     assert "--arch swin, but" in refused(capsys, good, "--arch", "swin")
     assert "must end in .safetensors or .pt" in refused(capsys, good, "--save_features", "x.npz")
@@ -290,7 +379,7 @@ def test_a_damaged_checkpoint_is_one_line_and_does_not_stop_the_others(tmp_path,
     broken.write_bytes(broken.read_bytes()[:500])
     assert "damaged" in refused(capsys, broken)
     found, said = probe(capsys, folder)
-    assert [row["step"] for row in found["results"]] == [20, 24]
+    assert [row["step"] for row in of_checkpoints(found)] == [20, 24]
     assert any(line.startswith(f"left out: {broken}") for line in said.splitlines())
 
 
@@ -309,7 +398,16 @@ def test_weights_that_have_diverged_are_named(tmp_path, capsys):
 def test_two_processes_measure_what_one_does(tmp_path, capsys):
     save_content(state(3, 2), tmp_path / "x.pt")
     root = class_folders(tmp_path / "data", train=(9, 8), test=(5, 6))
-    words = [tmp_path / "x.pt", "--dataset", "image_folder", "--datapath", root, "--nb_knn", 3]
+    words = [
+        tmp_path / "x.pt",
+        "--dataset",
+        "image_folder",
+        "--datapath",
+        root,
+        "--nb_knn",
+        3,
+        "--linear",
+    ]
     files = [tmp_path / name for name in ("alone.safetensors", "two.safetensors")]
     alone, _ = probe(capsys, *words, "--save_features", files[0], fast=("--device", "cpu"))
     two = result_of(launch("eval_knn.py", *words, "--save_features", files[1], ranks=2))

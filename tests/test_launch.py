@@ -198,7 +198,14 @@ def test_the_demo_takes_a_folder_with_spaces_and_starts_everything_in_it(tmp_pat
     """With an interpreter that only writes down what it is asked to run, and answers as the scripts do."""
     python, out = tmp_path / "python", tmp_path / "a folder"
     answer = json.dumps(
-        {"results": [{"top1": {"20": 20.0}}, {"top1": {"20": 45.5}}], "test_top1": 61.25}
+        {
+            "results": [
+                {"checkpoint": "raw pixels", "top1": {"20": 31.5}},
+                {"checkpoint": "random weights, seed 0", "top1": {"20": 20.0}},
+                {"checkpoint": "ssl/checkpoint.pt", "top1": {"20": 45.5}},
+            ],
+            "test_top1": 61.25,
+        }
     )
     python.write_text(
         f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} "$@"; fi\n'
@@ -221,4 +228,11 @@ def test_the_demo_takes_a_folder_with_spaces_and_starts_everything_in_it(tmp_pat
         f"{out}/seed0/pretrained",
     ]
     assert asked[7][-3:] == ["--scratch", "--output_dir", f"{out}/seed1/scratch"]
-    assert "45.50 +- 0.00" in done.stdout and "61.25 +- 0.00" in done.stdout
+    table = dict(line.split("  ", 1) for line in done.stdout.splitlines() if "+-" in line)
+    assert {what: values.strip() for what, values in table.items()} == {
+        "k-NN of raw pixels (k = 20)": "31.50 +- 0.00",
+        "k-NN of random weights": "20.00 +- 0.00",
+        "k-NN after pretraining": "45.50 +- 0.00",
+        "scratch, last epoch": "61.25 +- 0.00",
+        "finetuned from the checkpoint, last epoch": "61.25 +- 0.00",
+    }

@@ -66,6 +66,16 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     run.close()
 
 
+def test_a_run_from_step_0_keeps_no_row(tmp_path):
+    """Of a run that ended before its first checkpoint: it may have had another recipe."""
+    for loss in (1.0, 2.0):
+        run = run_in(tmp_path)
+        run.open(0, {})
+        run.log(0, loss=loss)
+        run.close()
+    assert [row["loss"] for row in run.rows()] == [2.0]
+
+
 def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
     for changed in ({"scale": [0.1, 0.3], "log_freq": 7}, {}):
         run = run_in(tmp_path, **changed)

@@ -385,8 +385,31 @@ def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
     probed = knn.run(cli.parse(Probe, words))
     knn.load.cache_clear()
     assert (probed["train_images"], probed["test_images"]) == (200, 100)
-    assert result["knn_top1"] == pytest.approx(probed["results"][0]["top1"]["20"], abs=1e-3)
+    first, *_, last = rows_of(tmp_path)
+    names = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
+    for name, row in zip(names, probed["results"], strict=True):
+        assert result[name] == pytest.approx(row["top1"]["20"], abs=1e-3)
     assert 0 < result["knn_top1"] < 100
+    assert {"step", "time", *names[:2]} == set(first) and first["step"] == 0
+    assert last["knn_top1"] == result["knn_top1"]
+
+
+def test_baselines_are_measured_once_and_change_no_weights(colours, tmp_path, monkeypatch, capsys):
+    """The resumed run has them from the rows of its first part."""
+    labelled = {"dataset": "image_folder", "batch_size_per_gpu": 10, "epochs": 2}
+    run(colours, tmp_path / "unprobed", **labelled)
+    run(colours, tmp_path / "parts", knn_freq=1, max_steps=4, **labelled)
+    monkeypatch.setattr(pretrain, "online_baselines", None)
+    capsys.readouterr()
+    result = run(colours, tmp_path / "parts", knn_freq=1, **labelled)
+    same(networks(tmp_path / "unprobed"), networks(tmp_path / "parts"))
+    (row,) = (row for row in rows_of(tmp_path / "parts") if "knn_raw_pixels" in row)
+    shown = []
+    for name in ("knn_raw_pixels", "knn_random_weights"):
+        assert row["step"] == 0 and result[name] == row[name]
+        shown.append(f"{name} {row[name]:.4g}")
+    assert f"{', '.join(shown)}, knn_top1 {result['knn_top1']:.4g}" in capsys.readouterr().err
+    assert "knn_raw_pixels" not in rows_of(tmp_path / "unprobed")[0]
 
 
 @pytest.mark.parametrize("values", [{"precision": "bf16"}, {"optimizer": "lars"}, {"use_bn_in_head": True},

@@ -36,6 +36,14 @@ def wanted(recipe: Recipe) -> bool:
     return given.recipe == "auto"
 
 
+def resolve(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> Recipe:
+    """The recipe as it is run: filled in where --recipe auto is wanted, with warm-ups that fit the run."""
+    recipe, lines = fill_in(recipe, time_step).shortened()
+    for line in lines:
+        ranks.log(line)
+    return recipe
+
+
 def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> Recipe:
     """The recipe with what was not stated; every choice is said with its reason.
 

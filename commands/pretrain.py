@@ -44,10 +44,7 @@ def run(recipe: Recipe) -> dict:
     if recipe.run.deterministic:
         make_deterministic(device)
     with Interrupt() as interrupt:  # also while images are decoded
-        recipe = _auto.fill_in(recipe, lambda r, images: time_step(r, images, device, dtype))
-        recipe, lines = recipe.shortened()
-        for line in lines:
-            ranks.log(line)
+        recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))
         return train(recipe, device, dtype, interrupt)
 
 
@@ -134,12 +131,11 @@ def time_step(
     train_state = build(recipe, images.pixels.shape[1], device)
     batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
-    schedule = train_state.objective.schedule(0)
-    rates = Rates(lr=0.0, weight_decay=0.0, momentum=1.0)
+    schedule, rates = train_state.objective.schedule(0), Rates(0.0, 0.0, 1.0)
 
     def steps() -> Iterator[StepOutput]:
         while True:
-            crops = cut_crops(batches, multi_crop, recipe.optimisation.seed, 0)
+            crops = cut_crops(batches, multi_crop, 0, 0)
             yield update(train_state, crops, rates, schedule, recipe, dtype, 0)
 
     return _auto.timed_step(steps(), device)

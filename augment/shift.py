@@ -1,4 +1,4 @@
-"""Horizontal flips, and crops of the zero-padded image: a shift by a few pixels."""
+"""Horizontal flips, and crops of the padded image: a shift by a few pixels."""
 
 from dataclasses import dataclass
 
@@ -25,13 +25,20 @@ def draw(batch: int, padding: int, flip: float, generator: torch.Generator) -> S
     return Shifts(start, flipped)
 
 
-def apply(images: Tensor, draws: Shifts, padding: int) -> Tensor:
-    """Flip, pad with zeros, crop to the original size: (B, C, H, W) of any dtype and device -> the same."""
+def apply(images: Tensor, draws: Shifts, padding: int, edge: bool = False) -> Tensor:
+    """Flip, pad, crop to the original size: (B, C, H, W) of any dtype and device -> the same.
+
+    Padded with zeros, or with edge=True by the pixels of the border, which keep an image's brightness and contrast.
+    """
     height, width = images.shape[2:]
     top, left = send(draws.start, images.device).unbind(1)
     flipped = send(draws.flipped, images.device)[:, None, None, None]
     images = torch.where(flipped, images.flip(3), images)
-    padded = F.pad(images, (padding, padding, padding, padding))
+    margins = (padding, padding, padding, padding)
+    if edge:
+        padded = F.pad(images.float(), margins, mode="replicate").to(images.dtype)
+    else:
+        padded = F.pad(images, margins)
     # A view (B, C, rows, columns, H, W) of every window that the padding allows.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     image = torch.arange(len(images), device=images.device)

@@ -23,7 +23,10 @@ from multicrop.probes.images import brightness_share, mirror_share
 
 MEASURED = 4000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
-OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")  # chosen, although they may change when a run goes on
+OPERATIONAL_CHOICES = (
+    "knn_freq",
+    "saveckp_freq",
+)  # chosen, although they may change when a run goes on
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -160,12 +163,18 @@ def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
         if choice.name in OF_SOME_BACKBONES and not _takes(arch, choice.name):
             continue
         values[choice.name] = choice.value
-        shown = " ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else choice.value
+        shown = (
+            " ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else choice.value
+        )
         ranks.log(f"  --{choice.name} {shown}: {choice.reason}")
     return _with(recipe, values)
 
 
-OF_SOME_BACKBONES = set(BackboneSettings.__dataclass_fields__) - {"arch", "image_size", "standardise"}
+OF_SOME_BACKBONES = set(BackboneSettings.__dataclass_fields__) - {
+    "arch",
+    "image_size",
+    "standardise",
+}
 
 
 def _takes(arch: str, option: str) -> bool:

@@ -88,9 +88,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
     return images, test
 
 
-def pretraining_batches(
-    recipe: Pretraining, images: ImageSet, device: torch.device
-) -> Batches:
+def pretraining_batches(recipe: Pretraining, images: ImageSet, device: torch.device) -> Batches:
     """The batches of stage one: their order is a function of (seed, epoch)."""
     return Batches(
         images.pixels,

@@ -15,7 +15,8 @@ from torch import Tensor
 from multicrop import cli
 from multicrop.commands import _summary
 from multicrop.commands._classifier import TrainState, build
-from multicrop.commands._data import data_origin, eval_transform
+from multicrop.commands._data import eval_transform
+from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
@@ -166,31 +167,6 @@ def read_start(recipe: Recipe) -> Pretrained:
     return ranks.broadcast_object(
         lambda: pretrained.read(path, start.checkpoint_key, start.trust_checkpoint)
     )
-
-
-def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
-    """The recipe with what follows from the weights' file and the run's length."""
-    origin = data_origin(recipe.data, file.metadata)
-    data = replace(
-        recipe.data,
-        dataset=origin.dataset,
-        datapath=origin.datapath,
-        source_size=origin.source_size,
-    )
-    images = replace(recipe.augmentation, flip=inherited_flip(recipe, file))
-    recipe, lines = replace(recipe, data=data, augmentation=images).shortened()
-    if not recipe.start.eval:
-        for line in lines:
-            ranks.log(line)
-    return recipe
-
-
-def inherited_flip(recipe: Recipe, file: Pretrained) -> float | None:
-    """The probability of a flip: images that stage one never mirrored are not mirrored now, unless stated."""
-    stated = recipe.augmentation.flip
-    if stated is None and file.metadata.recipe.get("crop_flip") == 0:
-        return 0.0
-    return stated
 
 
 # The step

@@ -16,7 +16,10 @@ class Augmentation:
     """Probability of a horizontal flip (None: 0.5; 0 on SVHN's digits, and where stage one had --crop_flip 0;
     as published: 0.5 everywhere)."""
     padding: int = 4
-    """Pixels of black border before the random crop to the original size."""
+    """Pixels of border before the random crop to the original size."""
+    padding_fill: Literal["black", "edge"] | None = None
+    """The border: black, as published, or like the image's own border (None: edge where the network standardises
+    images, whose brightness black would change in training alone; else black)."""
     crop_scale: tuple[float, float] | None = None
     """Least and greatest share of an image's area in random resized crops (None: instead of them, --padding)."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)

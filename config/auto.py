@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
-SHORTCUT = 0.4  # share of the brightness's variance between images: signs 0.52, steel 0.70, photos 0.3
+SHORTCUT = (
+    0.4  # share of the brightness's variance between images: signs 0.52, steel 0.70, photos 0.3
+)
 PUBLISHED_SIDE = 224  # px, for which sigmas of the blur were published
 PUBLISHED_SIGMA = (0.1, 2.0)  # px
 DEFAULT_STEPS = 4000
@@ -57,7 +59,9 @@ def network_choices(facts: ImageFacts) -> list[Choice]:
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
         Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
-        Choice("blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {size} px"),
+        Choice(
+            "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {size} px"
+        ),
         _flip(facts),
         Choice("local_crops_number", 2, "each costs a quarter of a global crop"),
         Choice("global_crops_scale", (0.7, 1.0), "objects fill small images"),
@@ -76,7 +80,11 @@ def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
     of_steps = f"{steps} steps"
     return [
         Choice("epochs", epochs, why),
-        Choice("lr", 4e-3, "per 256 images: short runs of small networks need more than the published 1e-4"),
+        Choice(
+            "lr",
+            4e-3,
+            "per 256 images: short runs of small networks need more than the published 1e-4",
+        ),
         Choice("warmup_epochs", round(0.1 * epochs, 2), f"a tenth of {of_steps}"),
         Choice("freeze_last_layer", round(0.02 * epochs), f"a fiftieth of {of_steps}"),
         Choice("warmup_teacher_temp_epochs", 0, "short runs have no time for soft targets"),
@@ -123,7 +131,10 @@ def epochs_without_limit(images: int, batch: int) -> tuple[int, str]:
     """Epochs of a run whose time nobody limits."""
     per_epoch = max(1, images // batch)
     epochs = min(MOST_EPOCHS, max(10, round(DEFAULT_STEPS / per_epoch)))
-    return epochs, f"about {DEFAULT_STEPS} steps, within 10 and {MOST_EPOCHS} epochs; --minutes sets a time"
+    return (
+        epochs,
+        f"about {DEFAULT_STEPS} steps, within 10 and {MOST_EPOCHS} epochs; --minutes sets a time",
+    )
 
 
 def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tuple[int, str]:
@@ -143,7 +154,9 @@ def _standardise(facts: ImageFacts) -> Choice:
 
 def _flip(facts: ImageFacts) -> Choice:
     share = facts.mirror_share
-    measured = f"{share:.0%} of the mirrored images are farther from the others than the images themselves"
+    measured = (
+        f"{share:.0%} of the mirrored images are farther from the others than the images themselves"
+    )
     if share >= ASYMMETRIC:
         return Choice("crop_flip", 0.0, f"{measured}: mirrored, these are something else")
     return Choice("crop_flip", 0.5, f"{measured}: mirroring keeps what they are")

@@ -8,7 +8,11 @@ import torch.nn as nn
 from torch import Tensor
 
 OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's coefficients of the odd polynomial of degree five
+NEWTON_SCHULZ = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # Jordan's coefficients of the odd polynomial of degree five
 NEWTON_SCHULZ_STEPS = 5
 
 

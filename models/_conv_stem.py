@@ -14,7 +14,9 @@ def conv_stem(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
     """
     halvings = patch_size.bit_length() - 1
     if patch_size != 2**halvings:
-        raise ValueError(f"--stem conv halves images: --patch_size {patch_size} must be a power of two")
+        raise ValueError(
+            f"--stem conv halves images: --patch_size {patch_size} must be a power of two"
+        )
     widths = [max(NARROWEST, width >> (halvings - step)) for step in range(halvings + 1)]
     layers = [_convolution(in_channels, widths[0], stride=1)]
     for before, after in zip(widths, widths[1:], strict=False):

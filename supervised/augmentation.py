@@ -36,7 +36,8 @@ class TrainDraws(Draws):
 class TrainTransform:
     """images (B, C, S, S) uint8 and their draws -> (B, C, size, size) float32.
 
-    flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`. policy:
+    flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`, whose border is black, or with edge=True the image's
+    own. policy:
     AutoAugment's, or a RandAugment in timm's notation ("rand-m9-mstd0.5-inc1"), or None. color_jitter: the strength of
     random brightness, contrast and saturation. fill: what erased boxes hold after normalisation, a number or one per
     channel; 0 is the mean colour, the published recipe fills with `mean` itself; None is normal noise in each pixel.
@@ -50,6 +51,7 @@ class TrainTransform:
         *,
         flip: float = 0.5,
         padding: int = 4,
+        edge: bool = False,
         cut: crop.RandomResizedCrop | None = None,
         policy: str | None = "cifar10",
         color_jitter: float = 0.0,
@@ -57,7 +59,7 @@ class TrainTransform:
         fill: float | tuple[float, ...] | None = 0.0,
     ) -> None:
         self.size, self.mean, self.std = size, mean, std
-        self.flip, self.padding, self.cut = flip, padding, cut
+        self.flip, self.padding, self.edge, self.cut = flip, padding, edge, cut
         self.policy: Policy | None = None
         if policy:
             self.policy = read_policy(policy, mean)
@@ -93,6 +95,7 @@ class TrainTransform:
             std,
             flip=flip,
             padding=recipe.padding,
+            edge=recipe.padding_fill == "edge",
             cut=cut,
             policy=policy_name(recipe, dataset),
             color_jitter=0.0 if recipe.aa else recipe.color_jitter,
@@ -138,7 +141,9 @@ class TrainTransform:
         if draws.crops is not None:
             return crop.apply(images, draws.crops, self.size)
         assert draws.shifts is not None
-        return shift.apply(resize_bilinear(images, self.size), draws.shifts, self.padding)
+        return shift.apply(
+            resize_bilinear(images, self.size), draws.shifts, self.padding, self.edge
+        )
 
     def erase_boxes(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
         """Normalised images (B, C, size, size) with a box filled in each for which one was drawn."""

@@ -103,7 +103,9 @@ def test_maps_and_attention_see_the_same_images():
     plain, network = vit(), vit(standardise=True)
     seen = standardise(images())
     assert network(images()).equal(plain(seen))
-    assert network.forward_maps(images())[1]["blocks.0"].equal(plain.forward_maps(seen)[1]["blocks.0"])
+    assert network.forward_maps(images())[1]["blocks.0"].equal(
+        plain.forward_maps(seen)[1]["blocks.0"]
+    )
     assert network.attention(images()).equal(plain.attention(seen))
 
 

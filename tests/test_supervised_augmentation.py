@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 
 from multicrop.augment import crop, jitter, shift
@@ -27,6 +28,19 @@ def test_shift_is_flip_then_padded_crop():
         image = TF.hflip(IMAGES[i]) if draws.flipped[i] else IMAGES[i]
         row, column = draws.start[i].tolist()
         assert torch.equal(shifted[i], TF.crop(TF.pad(image, 4), row, column, 32, 32))
+
+
+def test_an_edge_keeps_what_is_at_the_border():
+    draws = shift.draw(len(IMAGES), 4, 0.0, torch.Generator().manual_seed(0))
+    flat = torch.full_like(IMAGES, 200)
+    assert shift.apply(flat, draws, 4, edge=True).equal(flat)
+    assert (shift.apply(flat, draws, 4) == 0).any()
+    shifted = shift.apply(IMAGES, draws, 4, edge=True)
+    padded = F.pad(IMAGES.double(), (4, 4, 4, 4), mode="replicate")
+    for image, (top, left) in enumerate(draws.start.tolist()):
+        height, width = IMAGES.shape[2:]
+        window = padded[image, :, top : top + height, left : left + width]
+        assert shifted[image].equal(window.to(torch.uint8))
 
 
 def test_shift_draws_are_uniform():

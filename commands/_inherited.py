@@ -1,0 +1,42 @@
+"""What stage two takes over from its weights: their images, and how these may be changed."""
+
+from dataclasses import replace
+
+from multicrop.commands._data import data_origin
+from multicrop.config.augmentation import Augmentation
+from multicrop.config.finetune import Recipe
+from multicrop.engine import ranks
+from multicrop.weights.pretrained import Pretrained
+
+
+def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
+    """The recipe with what follows from the weights' file and the run's length."""
+    origin = data_origin(recipe.data, file.metadata)
+    data = replace(
+        recipe.data,
+        dataset=origin.dataset,
+        datapath=origin.datapath,
+        source_size=origin.source_size,
+    )
+    images = inherited_augmentation(recipe, file)
+    recipe, lines = replace(recipe, data=data, augmentation=images).shortened()
+    if not recipe.start.eval:
+        for line in lines:
+            ranks.log(line)
+    return recipe
+
+
+def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
+    """The augmentation with what is not stated as the network needs it.
+
+    Images that stage one never mirrored are not mirrored now.
+    """
+    stated, learned = recipe.augmentation, file.metadata
+    flip, fill = stated.flip, stated.padding_fill
+    if flip is None and learned.recipe.get("crop_flip") == 0:
+        flip = 0.0
+    if fill is None:
+        own = recipe.backbone.standardise
+        standardises = learned.backbone.get("standardise") if own is None else own
+        fill = "edge" if standardises else "black"
+    return replace(stated, flip=flip, padding_fill=fill)

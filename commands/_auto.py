@@ -30,7 +30,7 @@ OPERATIONAL_CHOICES = (
 
 
 def wanted(recipe: Recipe) -> bool:
-    """Whether what was not stated is to follow from the images: on request, and for one's own images without a recipe."""
+    """Whether what is not stated follows from the images: on request, and for one's own images without a recipe."""
     given = recipe.given
     if given is None:  # made in Python, not by a command line
         return False

@@ -6,6 +6,7 @@ from multicrop.commands._data import data_origin
 from multicrop.config.augmentation import Augmentation
 from multicrop.config.finetune import Recipe
 from multicrop.engine import ranks
+from multicrop.registry import source
 from multicrop.weights.pretrained import Pretrained
 
 
@@ -18,8 +19,9 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         datapath=origin.datapath,
         source_size=origin.source_size,
     )
-    images = inherited_augmentation(recipe, file)
-    recipe, lines = replace(recipe, data=data, augmentation=images).shortened()
+    recipe = replace(recipe, data=data)
+    augmentation = inherited_augmentation(recipe, file)
+    recipe, lines = replace(recipe, augmentation=augmentation).shortened()
     if not recipe.start.eval:
         for line in lines:
             ranks.log(line)
@@ -27,9 +29,10 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
 
 
 def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
-    """The augmentation with what is not stated as the network needs it.
+    """The augmentation with what is not stated as the images and the network need it.
 
-    Images that stage one never mirrored are not mirrored now.
+    Images that stage one never mirrored are not mirrored now. Black borders are for the published data sets: they make
+    training images darker than test images.
     """
     stated, learned = recipe.augmentation, file.metadata
     flip, fill = stated.flip, stated.padding_fill
@@ -38,5 +41,6 @@ def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
     if fill is None:
         own = recipe.backbone.standardise
         standardises = learned.backbone.get("standardise") if own is None else own
-        fill = "edge" if standardises else "black"
+        assert recipe.data.dataset is not None
+        fill = "edge" if standardises or source(recipe.data.dataset).own else "black"
     return replace(stated, flip=flip, padding_fill=fill)

@@ -5,7 +5,6 @@ config/finetune.py. B images.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,10 @@ from multicrop import cli
 from multicrop.commands import _summary
 from multicrop.commands._classifier import TrainState, build
 from multicrop.commands._data import eval_transform
-from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
+from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._loop import start_loop
 from multicrop.config.finetune import Recipe
 from multicrop.config.flags import changed_flags, to_flags

@@ -18,8 +18,8 @@ class Augmentation:
     padding: int = 4
     """Pixels of border before the random crop to the original size."""
     padding_fill: Literal["black", "edge"] | None = None
-    """The border: black, as published, or like the image's own border (None: edge where the network standardises
-    images, whose brightness black would change in training alone; else black)."""
+    """The border: black, as published, or like the image's own (None: edge for one's own images and where the network
+    standardises images, as black makes training images darker than test images; else black)."""
     crop_scale: tuple[float, float] | None = None
     """Least and greatest share of an image's area in random resized crops (None: instead of them, --padding)."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)

@@ -75,7 +75,7 @@ def network_choices(facts: ImageFacts) -> list[Choice]:
 def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
     """What depends on the length of the run. batch: the global one. why: what the epochs follow from."""
     steps = epochs * max(1, images // batch)
-    half_life = min(steps / 6, 173)
+    half_life = min(steps / 10, 173)
     momentum = round(0.5 ** (1 / max(half_life, 1)), 4)
     of_steps = f"{steps} steps"
     return [

@@ -31,7 +31,7 @@ class BackboneSettings:
     pool: Literal["class", "mean"] | None = None
     """The features of vit: its class token, as published (class), or the mean of its patches (mean)."""
     attention_init: Literal["random", "mimetic"] | None = None
-    """First values of vit's attention and positions: random, as published, or like those of trained networks (mimetic)."""
+    """First values of vit's attention and positions: random, as published, or like those of trained ones (mimetic)."""
     standardise: bool | None = None
     """Bring each image to mean 0 and deviation 1 inside the network, so that brightness and contrast tell images
     apart no more (false)."""

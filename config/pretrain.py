@@ -151,7 +151,7 @@ class PretrainOptimisation:
     min_lr: float = 1e-6
     """Learning rate at the end."""
     minutes: float | None = None
-    """With --recipe auto: so many epochs that the run takes about so many minutes here (None: by the number of steps)."""
+    """With --recipe auto: so many epochs that the run takes about so many minutes here (None: by its steps)."""
     warmup_epochs: float = 30
     """Epochs of linear learning-rate warm-up, or a part of one."""
     weight_decay: float = 0.04
@@ -210,8 +210,8 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
-        "saveckp_freq", "save_steps", "log_freq", "minutes", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
-        "accumulate",
+        "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
+        "accumulate", "minutes",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

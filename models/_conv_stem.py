@@ -1,5 +1,7 @@
 """A convolutional stem: pixels to tokens by small convolutions in place of one linear layer a patch."""
 
+from itertools import pairwise
+
 import torch.nn as nn
 
 NARROWEST = 8  # channels of the first convolution, at least
@@ -8,9 +10,9 @@ NARROWEST = 8  # channels of the first convolution, at least
 def conv_stem(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
     """Images (B, in_channels, h, w) -> (B, width, h / patch_size, w / patch_size).
 
-    Xiao et al. 2021 (arXiv 2106.14881), section 3: 3 x 3 convolutions, each with batch norm and ReLU, then one of 1 x 1.
-    The first keeps the size, since small images have no pixels to lose; each further one halves it and doubles the
-    channels. ValueError where patches are not a power of two.
+    Xiao et al. 2021 (arXiv 2106.14881), section 3: 3 x 3 convolutions, each with batch norm and ReLU, then one of
+    1 x 1. The first keeps the size, since small images have no pixels to lose; each further one halves it and doubles
+    the channels. ValueError where patches are not a power of two.
     """
     halvings = patch_size.bit_length() - 1
     if patch_size != 2**halvings:
@@ -19,7 +21,7 @@ def conv_stem(in_channels: int, width: int, patch_size: int) -> nn.Sequential:
         )
     widths = [max(NARROWEST, width >> (halvings - step)) for step in range(halvings + 1)]
     layers = [_convolution(in_channels, widths[0], stride=1)]
-    for before, after in zip(widths, widths[1:], strict=False):
+    for before, after in pairwise(widths):
         layers.append(_convolution(before, after, stride=2))
     return nn.Sequential(*layers, nn.Conv2d(widths[-1], width, 1))
 

@@ -18,7 +18,7 @@ VALUE_NOISE, VALUE_IDENTITY = 0.4, -0.4  # of values and projections
 
 @torch.no_grad()
 def initialise(network: Any) -> None:
-    """Set a ViT's attention layers and its table of positions (1, 1 + h * w, D), whose first row is the class token's."""
+    """Set a ViT's attention layers and its table of positions (1, 1 + h * w, D), but the class token's row."""
     for block in network.blocks:
         _attention(block.attn.qkv.weight, block.attn.proj.weight, block.attn.num_heads)
     network.pos_embed[:, 1:] = _positions(network.patch_embed.grid_size, network.embed_dim)

@@ -20,7 +20,7 @@ def standardise(images: Tensor) -> Tensor:
 
 
 def standardising(network: nn.Module) -> nn.Module:
-    """The network itself, from now on with `standardise` before all that it makes of images; its weights and names stay."""
+    """The network itself, from now on with `standardise` before all that it makes of images; its names stay."""
     network.__class__ = _subclass(type(network))
     return network
 

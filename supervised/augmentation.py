@@ -36,9 +36,9 @@ class TrainDraws(Draws):
 class TrainTransform:
     """images (B, C, S, S) uint8 and their draws -> (B, C, size, size) float32.
 
-    flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`, whose border is black, or with edge=True the image's
-    own. policy:
-    AutoAugment's, or a RandAugment in timm's notation ("rand-m9-mstd0.5-inc1"), or None. color_jitter: the strength of
+    flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`. edge: the
+    border that shifts bring in is the image's own and not black. policy: AutoAugment's, or a RandAugment in timm's
+    notation ("rand-m9-mstd0.5-inc1"), or None. color_jitter: the strength of
     random brightness, contrast and saturation. fill: what erased boxes hold after normalisation, a number or one per
     channel; 0 is the mean colour, the published recipe fills with `mean` itself; None is normal noise in each pixel.
     """

@@ -7,17 +7,11 @@ line of OUT/results.jsonl; what is there is not run again, and a run that was st
 docs/recipes.md and one JSON object.
 """
 
-import json
-import os
 import shlex
-import statistics
-import subprocess
-import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
+from benchmarks._jobs import Job, Line, Results, raise_failed, run_all, spread
 from benchmarks._machine import machine
 from multicrop import cli
 from multicrop.engine import ranks
@@ -81,24 +75,6 @@ class Recipe:
                 raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run: its row's name, its seed, the command's words after `python`, and the jobs that it needs, by name."""
-
-    row: str
-    seed: int
-    words: tuple[str, ...]
-    needs: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return f"{self.row}-{self.seed}".replace(" ", "_").replace("+", "and")
-
-    @property
-    def command(self) -> str:
-        return "python " + shlex.join(self.words)
-
-
 def jobs(r: Recipe) -> list[Job]:
     """In an order in which each comes after those that it needs."""
     data = f"--dataset CIFAR10 --datapath {shlex.quote(r.datapath)} --device {r.device}"
@@ -123,58 +99,16 @@ def _row(r: Recipe, row: str, seed: int, data: str, pretrained: Job, teacher: Jo
 
 
 def _job(r: Recipe, row: str, seed: int, words: str, needs: tuple[str, ...] = ()) -> Job:
-    job = Job(row, seed, (), needs)
-    return Job(
-        row,
-        seed,
-        (*shlex.split(words), "--seed", str(seed), "--output_dir", _folder(r, job)),
-        needs,
-    )
+    name = f"{row}-{seed}".replace(" ", "_").replace("+", "and")
+    ends = ("--seed", str(seed), "--output_dir", str(Path(r.out) / name))
+    return Job(name, {"row": row, "seed": seed}, (*shlex.split(words), *ends), needs)
 
 
 def _folder(r: Recipe, job: Job) -> str:
     return str(Path(r.out) / job.name)
 
 
-class Results:
-    """OUT/results.jsonl: a line for each finished run."""
-
-    def __init__(self, path: Path):
-        self.path, self.lock = path, Lock()
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.found = {line["command"]: line for line in map(json.loads, lines)}
-
-    def add(self, line: dict) -> None:
-        with self.lock:
-            self.found[line["command"]] = line
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
-
-
-def run(r: Recipe, job: Job, results: Results, needed: list[Future]) -> None:
-    """Do a job once those that it needs are done. RuntimeError with the end of its messages if it fails."""
-    for future in needed:
-        future.result()
-    if job.command in results.found:
-        return
-    print(job.command, flush=True)
-    threads = {"OMP_NUM_THREADS": str(r.threads), "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(
-        [sys.executable, *job.words], env=os.environ | threads, text=True, capture_output=True
-    )
-    if done.returncode:
-        raise RuntimeError(
-            f"{job.name} failed with exit code {done.returncode}: {done.stderr.strip()[-400:]}"
-        )
-    result = json.loads(done.stdout.splitlines()[-1])
-    results.add({"row": job.row, "seed": job.seed, "command": job.command, "result": result})
-    print(
-        f"{job.name}: {result.get('test_top1', result.get('knn_top1'))} in {result.get('seconds')} s",
-        flush=True,
-    )
-
-
-def table(lines: list[dict]) -> str:
+def table(lines: list[Line]) -> str:
     """Mean and standard deviation of each row's test accuracy after the last epoch."""
     text = [
         "| recipe | test top-1, percent | of the averaged weights | seeds |",
@@ -190,33 +124,17 @@ def table(lines: list[dict]) -> str:
 
 
 def _spread(results: list[dict], name: str) -> str:
-    values = [result[name] for result in results if name in result]
-    if not values:
-        return "-"
-    return f"{statistics.mean(values):.2f}" + (
-        f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    )
+    return spread([result[name] for result in results if name in result])
 
 
 def compare(r: Recipe) -> dict:
     device = ranks.start(r.device)
     folder = Path(r.out)
     folder.mkdir(parents=True, exist_ok=True)
-    results, futures = Results(folder / "results.jsonl"), {}
-    planned = jobs(r)
-    with ThreadPoolExecutor(r.streams) as pool:
-        for job in planned:
-            needed = [futures[name] for name in job.needs]
-            futures[job.name] = pool.submit(run, r, job, results, needed)
-    lines = [results.found[job.command] for job in planned if job.command in results.found]
+    results, planned = Results(folder / "results.jsonl"), jobs(r)
+    lines, failed = run_all(planned, results, streams=r.streams, threads=r.threads)
     print(table(lines))
-    failed = {
-        name: str(future.exception()) for name, future in futures.items() if future.exception()
-    }
-    if failed:
-        raise ValueError(
-            f"{len(failed)} of {len(planned)} runs failed; {next(iter(failed.values()))}"
-        )
+    raise_failed(failed, len(planned))
     return {
         **machine(device),
         "threads": r.threads,

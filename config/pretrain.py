@@ -236,5 +236,5 @@ class Recipe:
         return recipe, lines
 
 
-def _too_long(name: str, value: int, epochs: int, used: int) -> str:
-    return f"--{name} {value} is longer than the run of {epochs} epochs: using {used}"
+def _too_long(name: str, value: float, epochs: int, used: int) -> str:
+    return f"--{name} {value:g} is longer than the run of {epochs} epochs: using {used}"

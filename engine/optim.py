@@ -116,7 +116,7 @@ class Muon(torch.optim.AdamW):
                 self._move(matrices, group)
         return super().step(closure)  # of what still has a gradient
 
-    def _move(self, matrices: list[nn.Parameter], group: dict[str, Any]) -> None:
+    def _move(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         """Matrices of one shape."""
         momenta = [self._momentum_of(matrix) for matrix in matrices]
         grads = [cast(Tensor, matrix.grad) for matrix in matrices]
@@ -130,7 +130,7 @@ class Muon(torch.optim.AdamW):
         for matrix in matrices:
             matrix.grad = None
 
-    def _momentum_of(self, matrix: nn.Parameter) -> Tensor:
+    def _momentum_of(self, matrix: Tensor) -> Tensor:
         state = self.state[matrix]
         if not state:
             state["momentum"] = torch.zeros_like(matrix)
@@ -138,9 +138,9 @@ class Muon(torch.optim.AdamW):
         return state["momentum"]
 
 
-def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+def _by_shape(parameters: list[Tensor]) -> list[list[Tensor]]:
     """Those that are matrices and have a gradient, in lists of one shape."""
-    lists: dict[torch.Size, list[nn.Parameter]] = {}
+    lists: dict[torch.Size, list[Tensor]] = {}
     for parameter in parameters:
         if parameter.grad is not None and parameter.ndim > 1 and min(parameter.shape[:2]) > 1:
             lists.setdefault(parameter.shape, []).append(parameter)

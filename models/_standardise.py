@@ -1,6 +1,8 @@
 """Images brought to one brightness and contrast before a network sees them, as a part of the network."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -26,7 +28,7 @@ def standardising(network: nn.Module) -> nn.Module:
 
 
 @cache
-def _subclass(network_type: type) -> type:
+def _subclass(network_type: Any) -> type:
     """A subclass and not a wrapper, so that names in state dicts and everything else stay what they were."""
     methods = {
         name: _method(getattr(network_type, name))
@@ -36,8 +38,8 @@ def _subclass(network_type: type) -> type:
     return type(f"Standardising{network_type.__name__}", (network_type,), methods)
 
 
-def _method(own):
-    def standardised(self, images, *args, **kwargs):
+def _method(own: Callable) -> Callable:
+    def standardised(self: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
         return own(self, standardise(images), *args, **kwargs)
 
     standardised.__doc__ = own.__doc__

@@ -62,7 +62,8 @@ def build(
     )
     network = ViT(**sizes, pool=pool)
     if stem == "conv":
-        network.patch_embed.proj = conv_stem(in_channels, embed_dim, patch_size)
+        layers: nn.Module = conv_stem(in_channels, embed_dim, patch_size)
+        network.patch_embed.register_module("proj", layers)
     if attention_init == "mimetic":
         initialise(network)
     return network
@@ -84,7 +85,7 @@ class ViT(timm_vit.VisionTransformer):
             num_classes=0, dynamic_img_size=True, norm_layer=norm, block_fn=Block, **sizes
         )
         nn.init.trunc_normal_(self.cls_token, std=0.02)
-        self.pool, self.in_channels = pool, sizes["in_chans"]
+        self.pooling, self.in_channels = pool, sizes["in_chans"]
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
         self.maps, self.stages = block_maps(len(self.blocks), self.dim, self.patch_size)
 
@@ -93,7 +94,7 @@ class ViT(timm_vit.VisionTransformer):
         x = self.tokens(x)
         for block in body:
             x = block(x)
-        if self.pool == "mean":
+        if self.pooling == "mean":
             return self.features(last(x))
         return self.norm(last(x, rows=1)[:, 0])
 
@@ -109,7 +110,7 @@ class ViT(timm_vit.VisionTransformer):
 
     def features(self, x: Tensor) -> Tensor:
         """All tokens of the last block (B, N, D) -> (B, D)."""
-        if self.pool == "mean":
+        if self.pooling == "mean":
             return self.norm(x[:, 1:]).mean(1)
         return self.norm(x[:, 0])
 

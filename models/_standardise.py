@@ -1,8 +1,8 @@
 """Images brought to one brightness and contrast before a network sees them, as a part of the network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
@@ -23,7 +23,7 @@ def standardise(images: Tensor) -> Tensor:
 
 def standardising(network: nn.Module) -> nn.Module:
     """The network itself, from now on with `standardise` before all that it makes of images; its names stay."""
-    network.__class__ = _subclass(type(network))
+    network.__class__ = _subclass(cast(Hashable, type(network)))
     return network
 
 

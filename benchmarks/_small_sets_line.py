@@ -31,7 +31,8 @@ def line_of(where: Line, job: Job, result: Line, needed: list[Line]) -> Line:
     elif what == "pretrain":
         numbers = {name: result[name] for name in ("epoch", "step", "loss")}
         numbers["target_gap"] = last_value(Path(result["output_dir"]), "target_gap")
-        more["network"] = network_flags(Path(result["output_dir"]))
+        recipe = yaml.safe_load((Path(result["output_dir"]) / "recipe.yaml").read_text())
+        more = {"network": network_flags(recipe), "inherited": inherited_flags(recipe)}
     else:
         numbers = {name: result[name] for name in ("epoch", "step", "test_top1")}
         numbers |= class_numbers(Path(result["output_dir"]))
@@ -65,12 +66,19 @@ def last_value(folder: Path, name: str) -> float | None:
     return values[-1] if values else None
 
 
-def network_flags(folder: Path) -> str:
-    """The flags that give a pretraining run's backbone to the other commands."""
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+def network_flags(recipe: Line) -> str:
+    """The flags that give a pretraining run's backbone to the other commands. recipe: every setting by its flag."""
     names = [field.name for field in fields(BackboneSettings)]
     values = {name: recipe[name] for name in names if recipe[name] is not None}
     return shlex.join(cli.words_of(values))
+
+
+def inherited_flags(recipe: Line) -> str:
+    """The flags that a finetune takes over from its weights, beside the network (commands/_inherited.py).
+
+    Without them scratch would mirror images that the finetune does not.
+    """
+    return "--flip 0" if recipe.get("crop_flip") == 0 else ""
 
 
 def class_numbers(folder: Path) -> Line:

@@ -7,7 +7,8 @@ Each set is cut to --cap training images, and every setting is shown the same nu
 and seed: probes of raw pixels and of random weights, then for each setting pretraining, its probes and a finetune, and
 against it scratch with as many epochs as the finetune, and scratch for as many seconds as pretraining and finetune
 together. Scratch and the first probes are the same for all settings but for auto, which chooses parts of the network:
-it is compared with that network. Scratch at equal compute follows the seconds of auto, or of the first setting.
+it is compared with that network, and with scratch that mirrors images where its finetune does. Scratch at equal compute
+follows the seconds of auto, or of the first setting.
 
 Every run is a command that is printed, in a process of its own, with its result as a line of OUT/results.jsonl. What
 is there is not run again; a run that was stopped begins anew, because its seconds count. A line is known by its
@@ -147,7 +148,7 @@ class Plan:
 
     def scratch(self, owner: str | None, seed: int) -> Job:
         def words(needed: list[Line]) -> str:
-            return self._stage_two("--scratch", self.network(owner, needed), self.ft_epochs, seed)
+            return self._scratch(owner, needed, self.ft_epochs, seed)
 
         return self._job("scratch", owner, seed, words, self._pretraining(owner, seed), run=True)
 
@@ -180,8 +181,7 @@ class Plan:
         def words(needed: list[Line]) -> str:
             pretraining, finetuning = (line["seconds"] for line in needed)
             epochs = equal_compute_epochs(pretraining, finetuning, self.ft_epochs)
-            network = self.network(self.owner(setting), needed)
-            return self._stage_two("--scratch", network, epochs, seed)
+            return self._scratch(self.owner(setting), needed, epochs, seed)
 
         needs = tuple(self._name(what, setting, seed) for what in ("pretrain", "finetune"))
         return self._job("scratch_compute", setting, seed, words, needs, run=True)
@@ -189,6 +189,10 @@ class Plan:
     def _pretraining(self, owner: str | None, seed: int) -> tuple[str, ...]:
         """What a baseline needs: the run that chose its network."""
         return (self._name("pretrain", owner, seed),) if owner else ()
+
+    def _scratch(self, owner: str | None, pretrained: list[Line], epochs: int, seed: int) -> str:
+        start = f"--scratch {pretrained[0]['inherited']}" if owner else "--scratch"
+        return self._stage_two(start, self.network(owner, pretrained), epochs, seed)
 
     def _stage_two(self, start: str, network: str, epochs: int, seed: int) -> str:
         flags = f"{network} {LIGHT} --epochs {epochs} --eval_freq 100000"

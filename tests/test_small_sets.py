@@ -146,7 +146,7 @@ class Runner:
         result = {"epoch": 1.0, "step": 3, "loss": 2.0, "seconds": 2.0, "output_dir": str(folder)}
         if words[0] == "train_ssl.py":
             (folder / "metrics.jsonl").write_text('{"step": 3, "target_gap": 0.7}\n')
-            chosen = {"arch": "vit", "image_size": 32, "pool": "mean"}
+            chosen = {"arch": "vit", "image_size": 32, "pool": "mean", "crop_flip": 0.0}
             settings = dict.fromkeys(flag_types(BackboneSettings)) | chosen
             (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
             return result | {"seconds": 18.0}
@@ -179,7 +179,8 @@ def test_jobs_are_those_of_the_plan_and_their_lines_say_what_came_out(recipe, ru
     assert judge(recipe)["runs"] == len(runner.ran) == 10
     lines = {(line["what"], line["setting"]): line for line in lines_of(recipe)}
     assert list(lines["pretrain", "shapes"]) == [
-        "set", "backbone", "setting", "seed", "what", "command", "numbers", "seconds", "machine", "network"
+        "set", "backbone", "setting", "seed", "what", "command", "numbers", "seconds", "machine", "network",
+        "inherited",
     ]  # fmt: skip
     assert lines["raw", None]["backbone"] is None
     assert lines["random", None]["numbers"] == {"knn": 31.0, "linear": 50.0}
@@ -198,6 +199,7 @@ def test_a_setting_that_chooses_the_network_is_compared_with_that_network(recipe
     lines = {(line["what"], line["setting"]): line["command"] for line in lines_of(recipe)}
     for what in ("random", "scratch"):
         assert "--pool mean" in lines[what, "auto"] and "--pool" not in lines[what, None]
+    assert "--flip 0" in lines["scratch", "auto"] and "--flip" not in lines["scratch", None]
     assert "--pool mean" in lines["scratch_compute", "auto"]
     assert ("scratch_compute", "published") not in lines
 

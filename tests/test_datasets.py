@@ -464,9 +464,14 @@ def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
         "listing",
         "recognise",
     }
-    defaults = {"labelled": True, "aliases": (), "variants": {}}
+    defaults = {"labelled": True, "own": False, "aliases": (), "variants": {}}
     declared = defaults | declarations()[name]
     assert declared == {field: getattr(data_set, field) for field in fields}
+
+
+def test_ones_own_images_are_no_published_set():
+    own = {name for name in names("datasets") if source(name).own}
+    assert own == {"image_folder", "images", "lmdb"}
 
 
 def test_every_name_of_a_data_set_is_its_own():

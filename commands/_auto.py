@@ -58,9 +58,7 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     if earlier is not None:
         ranks.log(f"{recipe.run.output_dir}: goes on with the settings that were chosen for it")
         return _with(recipe, earlier)
-    size, _ = auto.image_size(_side(recipe))
-    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
-    facts = ranks.broadcast_object(lambda: measure(images, _side(recipe)))
+    images, facts = look(recipe)
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
@@ -68,6 +66,13 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     if "batch_size_per_gpu" not in _stated(recipe):
         recipe = _with(recipe, _share(recipe, recipe.optimisation.batch_size_per_gpu))
     return _apply(recipe, _run_choices(recipe, images, time_step))
+
+
+def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
+    """The training images as stage one stores them, and what the rules need to know of them."""
+    size, _ = auto.image_size(_side(recipe))
+    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
+    return images, ranks.broadcast_object(lambda: measure(images, _side(recipe)))
 
 
 def measure(images: ImageSet, side: int) -> ImageFacts:

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from multicrop.probes.images import brightness_share, mirror_share
 
 MEASURED = 4000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
+SLOW = 1.0  # seconds after which no further step is timed
 OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")  # chosen, although they may change when a run goes on
 
 
@@ -84,14 +85,19 @@ def measure(images: ImageSet, side: int) -> ImageFacts:
 def timed_step(steps: Iterable[object], device: torch.device) -> float:
     """Seconds of one step, of several that an endless iterable does, without the first ones."""
     iterator = iter(steps)
-    for _ in range(UNCOUNTED_STEPS):
-        next(iterator)
+    _several(iterator, device, UNCOUNTED_STEPS)
+    return _several(iterator, device, TIMED_STEPS)
+
+
+def _several(steps: Iterator[object], device: torch.device, count: int) -> float:
+    """Seconds of one of so many steps, fewer where they are slow."""
     _wait(device)
-    start = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        next(iterator)
+    start, done = time.perf_counter(), 0
+    while done < count and (not done or time.perf_counter() - start < SLOW):
+        next(steps)
+        done += 1
     _wait(device)
-    return (time.perf_counter() - start) / TIMED_STEPS
+    return (time.perf_counter() - start) / done
 
 
 def _wait(device: torch.device) -> None:

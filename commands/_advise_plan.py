@@ -71,6 +71,18 @@ class Plan:
         return len(chosen), len(judges)
 
     @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch of stage one."""
+        return max(1, self.images.facts.images // self.images.settings["batch_size_per_gpu"])
+
+    def length(self, flags: dict[str, Any]) -> int:
+        """Steps of a run with these flags."""
+        per_epoch = self.per_epoch
+        if "val_fraction" in flags:
+            per_epoch = self.split(flags["val_fraction"])[0] // self.batch_size
+        return flags.get("max_steps") or flags["epochs"] * per_epoch
+
+    @property
     def batch_size(self) -> int:
         """Of stage two: small sets need steps, and half of the labels must fill a batch."""
         batch, _ = auto.batch_size(self.images.facts.images)
@@ -83,12 +95,10 @@ class Plan:
 
     def pretraining(self, candidate: Candidate, speed: float | None) -> dict[str, Any]:
         """Stage one over the candidate's whole budget: trials stop it early, and later ones go on with it."""
-        images = self.images
-        per_epoch = max(1, images.facts.images // images.settings["batch_size_per_gpu"])
-        epochs = -(-self.steps(self.course / 2, speed) // per_epoch)
+        epochs = -(-self.steps(self.course / 2, speed) // self.per_epoch)
         return {
             "recipe": "auto",
-            **images.flags,
+            **self.images.flags,
             "arch": candidate.arch,
             "epochs": epochs,
             "knn_freq": 0,

@@ -21,6 +21,8 @@ from multicrop.engine.run import read_metrics
 
 TRIALS, SETTINGS, LOG = "trials.jsonl", "advise.json", "log.txt"
 T = TypeVar("T")
+Run = tuple[str, dict[str, Any]]
+"""A script and its flags."""
 
 
 class Interrupted(Exception):
@@ -62,7 +64,7 @@ class Trials:
         spent = sum(trial.seconds for trial in self.done)
         return spent + count * units * self.plan.unit <= budget
 
-    def go_on(self, candidate: Candidate) -> list[tuple[str, dict[str, Any]]]:
+    def go_on(self, candidate: Candidate) -> list[Run]:
         """Scripts and flags that take a candidate to the end of its whole budget."""
         plan, units = self.plan, float(self.plan.course)
         runs = []
@@ -73,6 +75,12 @@ class Trials:
         speed, teacher = self._speed(candidate, "finetune"), self._teacher(candidate)
         flags = plan.finetuning(candidate, units, speed, teacher, "finetune")
         return [*runs, ("finetune.py", flags)]
+
+    def speed_of(self, candidate: Candidate, script: str) -> float | None:
+        """Measured seconds of a step of a script; None where the budget is one of steps."""
+        return self._speed(
+            candidate, {"train_ssl.py": "pretrain", "finetune.py": "finetune"}[script]
+        )
 
     # A trial
 

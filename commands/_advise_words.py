@@ -36,20 +36,32 @@ def table(trials: Sequence[Trial], names: Sequence[str]) -> list[str]:
 
 
 def verdict(
-    trials: Sequence[Trial], candidates: Sequence[Candidate], half: Trial | None
+    trials: Sequence[Trial], candidates: Sequence[Candidate], half: Trial | None, chance: float
 ) -> list[str]:
     """What wins, whether to pretrain, what more time and more labels would bring.
 
-    half: the winner's trial with half of the labels.
+    half: the winner's trial with half of the labels. chance: percent that the most frequent class alone would get.
     """
     names = [candidate.name for candidate in candidates]
     winner = winner_of(trials, names)
-    lines = [winner_line(trials, names), pretraining_line(trials, candidates)]
+    lines = [chance_line(trials, names, chance), winner_line(trials, names)]
+    lines.append(pretraining_line(trials, candidates))
     time_gain = doubling(trials, winner)
     lines.append(time_line(time_gain))
     if half:
         lines.append(label_line(winner, half, time_gain))
     return [line for line in lines if line]
+
+
+def chance_line(trials: Sequence[Trial], names: Sequence[str], chance: float) -> str:
+    """A warning where the best has not learnt what shows; else empty."""
+    best = ranking(of_last_round(trials), names)[0]
+    if best.top1 - chance > 2 * standard_error(best.top1, best.images):
+        return ""
+    return (
+        f"Nothing has learnt enough to be judged: the best has {_accuracy(best)} %, and the most frequent class alone "
+        f"{chance:.1f} %. Give it more time."
+    )
 
 
 def winner_line(trials: Sequence[Trial], names: Sequence[str]) -> str:

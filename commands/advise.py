@@ -19,7 +19,7 @@ from multicrop.commands._advise_halving import (
 )
 from multicrop.commands._advise_images import command, describe, look, plain_commands
 from multicrop.commands._advise_plan import Plan
-from multicrop.commands._advise_trials import Interrupted, Trials
+from multicrop.commands._advise_trials import Interrupted, Run, Trials
 from multicrop.commands._advise_words import duration, table, verdict
 from multicrop.config.advise import Recipe
 from multicrop.engine import ranks
@@ -68,9 +68,10 @@ def advise(recipe: Recipe, interrupt: Interrupt) -> dict[str, Any]:
     chosen = candidates[names.index(winner.candidate)]
     for line in table(finished, names):
         ranks.log(line)
-    words = verdict(finished, candidates, half)
+    chance = 100 * images.counts["most"] / images.facts.images
+    words = verdict(finished, candidates, half, chance)
     runs = trials.go_on(chosen)
-    words.append(cost(plan, chosen, winner))
+    words.append(cost(trials, chosen, winner, runs))
     if chosen.guide and half:
         words.append("The guide of the trial with half of the labels had seen all of them.")
     for line in words:
@@ -127,23 +128,20 @@ def say_plan(plan: Plan) -> None:
     )
 
 
-def cost(plan: Plan, candidate: Candidate, trial: Trial) -> str:
+def cost(trials: Trials, candidate: Candidate, trial: Trial, runs: list[Run]) -> str:
     """What the commands to go on with take here, and stage one in auto's own length."""
-    units, seconds, parts = float(plan.course), 0.0, []
-    stages = [("finetune.py", trial.finetune_step)]
-    if candidate.pretrains:
-        units /= 2
-        stages.insert(0, ("train_ssl.py", trial.pretrain_step))
-    for script, step in stages:
-        if step is None:
+    plan, seconds, parts = trials.plan, 0.0, []
+    steps_of = {"train_ssl.py": trial.pretrain_step, "finetune.py": trial.finetune_step}
+    for script, flags in runs:
+        step, steps = trials.speed_of(candidate, script) or steps_of[script], plan.length(flags)
+        if step is None:  # the last trial resumed a run that had nothing left to do
             continue
-        steps = plan.steps(units, step)
         seconds += steps * step
         parts.append(f"{script} {steps} steps of {step:.3g} s")
     line = f"The commands below take about {duration(seconds)} here ({', '.join(parts)}), without what is done already"
     if trial.pretrain_step:
-        per_epoch = plan.images.facts.images // plan.images.settings["batch_size_per_gpu"]
-        steps = plan.images.settings["epochs"] * max(1, per_epoch)
+        settings = plan.images.settings
+        steps = settings["epochs"] * plan.per_epoch
         longer = duration(steps * trial.pretrain_step)
         line += f"; stage one in the length of --recipe auto, {steps} steps, {longer}"
     return f"{line}. On a GPU this is unmeasured."

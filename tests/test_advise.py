@@ -1,6 +1,7 @@
 """multicrop advise: halving and words on made-up numbers, and the command on tiny images."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from multicrop.commands._advise_words import (
 )
 from multicrop.config.advise import Recipe
 from multicrop.engine import checkpoint
+from multicrop.engine.interrupt import Interrupt
 
 NAMES = [candidate.name for candidate in CANDIDATES]
 
@@ -166,10 +168,11 @@ def test_the_table_has_a_line_per_candidate_and_a_column_per_round():
 def test_the_verdict_has_all_parts():
     trials = [trial("guided", 50), trial("cct-two-stage", 30), trial("guided", 56, 2)]
     half = trial("guided", 40, 2, labels=0.5)
-    only, pretraining, time, labels = verdict(trials, CANDIDATES, half)
+    only, pretraining, time, labels = verdict(trials, CANDIDATES, half, 10)
     assert "only candidate" in only and pretraining.startswith("Do not pretrain")
     assert "6.0 points" in time and labels.startswith("Label more")
-    assert len(verdict(trials, CANDIDATES, None)) == 3
+    assert len(verdict(trials, CANDIDATES, None, 10)) == 3
+    assert verdict(trials, CANDIDATES, None, 55)[0].startswith("Nothing has learnt enough")
 
 
 def test_durations_and_commands_are_for_people():
@@ -329,6 +332,13 @@ def test_a_stopped_run_stops_the_command(photos: Path, tmp_path: Path, monkeypat
     result = multicrop.advise(photos, steps=36, output_dir=tmp_path / "out", device="cpu")
     assert result["status"] == "interrupted"
     assert not (tmp_path / "out" / "trials.jsonl").exists()
+
+
+def test_a_signal_within_a_run_reaches_the_command():
+    with Interrupt() as outer:
+        with Interrupt() as inner:
+            signal.raise_signal(signal.SIGTERM)
+        assert inner.asked and outer.asked
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from multicrop.probes.images import brightness_share, mirror_share
 
 MEASURED = 4000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
-OPERATIONAL_CHOICES = (
-    "knn_freq",
-    "saveckp_freq",
-)  # chosen, although they may change when a run goes on
+SLOW = 1.0  # seconds after which no further step is timed
+# Chosen, although they may change when a run goes on
+OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -61,9 +60,7 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     if earlier is not None:
         ranks.log(f"{recipe.run.output_dir}: goes on with the settings that were chosen for it")
         return _with(recipe, earlier)
-    size, _ = auto.image_size(_side(recipe))
-    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
-    facts = ranks.broadcast_object(lambda: measure(images, _side(recipe)))
+    images, facts = look(recipe)
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
@@ -71,6 +68,13 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     if "batch_size_per_gpu" not in _stated(recipe):
         recipe = _with(recipe, _share(recipe, recipe.optimisation.batch_size_per_gpu))
     return _apply(recipe, _run_choices(recipe, images, time_step))
+
+
+def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
+    """The training images as stage one stores them, and what the rules need to know of them."""
+    size, _ = auto.image_size(_side(recipe))
+    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
+    return images, ranks.broadcast_object(lambda: measure(images, _side(recipe)))
 
 
 def measure(images: ImageSet, side: int) -> ImageFacts:
@@ -82,14 +86,19 @@ def measure(images: ImageSet, side: int) -> ImageFacts:
 def timed_step(steps: Iterable[object], device: torch.device) -> float:
     """Seconds of one step, of several that an endless iterable does, without the first ones."""
     iterator = iter(steps)
-    for _ in range(UNCOUNTED_STEPS):
-        next(iterator)
+    _several(iterator, device, UNCOUNTED_STEPS)
+    return _several(iterator, device, TIMED_STEPS)
+
+
+def _several(steps: Iterator[object], device: torch.device, count: int) -> float:
+    """Seconds of one of so many steps, fewer where they are slow."""
     _wait(device)
-    start = time.perf_counter()
-    for _ in range(TIMED_STEPS):
-        next(iterator)
+    start, done = time.perf_counter(), 0
+    while done < count and (not done or time.perf_counter() - start < SLOW):
+        next(steps)
+        done += 1
     _wait(device)
-    return (time.perf_counter() - start) / TIMED_STEPS
+    return (time.perf_counter() - start) / done
 
 
 def _wait(device: torch.device) -> None:

@@ -34,5 +34,10 @@ class Interrupt:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.asked = True
+        outer = getattr(self._before.get(number), "__self__", None)
+        if isinstance(
+            outer, Interrupt
+        ):  # a run within a command that runs several: none of them goes on
+            outer.asked = True
         if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
             os.write(2, b"\nstopping at the next step; Ctrl-C again ends at once, unsaved\n")

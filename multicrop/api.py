@@ -31,6 +31,11 @@ def knn(*checkpoints: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("knn", checkpoints, flags)
 
 
+def advise(path: str | Path, **flags: Any) -> dict[str, Any]:
+    """What to train on a folder of images, tried out; with dry=True only looked at. Flags: config/advise.py."""
+    return _run("advise", (path,), flags)
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder or of one of our checkpoint files, on the CPU, in evaluation mode.
 

@@ -35,9 +35,16 @@ def test_alone_it_lists_every_command_with_one_line(capsys):
     for command in COMMANDS:
         (line,) = (line for line in lines if line.split()[:1] == [command])
         assert len(line.split()) > 3, line
-    assert {"pretrain", "finetune", "knn", "precompute", "check", "pack", "visualise"} <= {
-        *COMMANDS
-    }
+    assert {
+        "pretrain",
+        "finetune",
+        "knn",
+        "precompute",
+        "check",
+        "pack",
+        "visualise",
+        "advise",
+    } <= {*COMMANDS}
 
 
 def test_the_list_imports_nothing_heavy():

@@ -14,12 +14,14 @@ from multicrop.config.flags import changed_flags, flag_types, from_flags, to_fla
 
 COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
 NEEDED = {  # what has no default, or must be said
+    "advise": {"path": "photos"},
     "check": {"path": "photos"},
     "knn": {"arch": "vit"},
     "pack": {"path": "photos", "out": "packed"},
     "visualise": {"run": "runs/ssl"},
 }
 CHANGED = {  # one setting of each kind: a number, a switch, words, several numbers, None for a number
+    "advise": {"steps": 100, "dry": True, "output_dir": "runs/a"},
     "check": {"workers": 2, "decode": False},
     "finetune": {
         "eval": True, "embed_dim": 24, "datapath": "photos", "val_fraction": 0.25, "crop_scale": [0.2, 1.0],

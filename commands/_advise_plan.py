@@ -115,7 +115,7 @@ class Plan:
         name: str,
         held_out: float = HELD_OUT,
     ) -> dict[str, Any]:
-        """Stage two of about so many steps, in whole epochs, from the candidate's stage one or from scratch, in a folder of this name."""
+        """Stage two of about so many steps, in whole epochs, in a folder of this name."""
         per_epoch = self.split(held_out)[0] // self.batch_size
         epochs = max(1, round(steps / per_epoch))
         start: dict[str, Any] = {"pretrained_weights": str(self.folder(candidate) / "ssl")}

@@ -110,15 +110,13 @@ class Plan:
     def finetuning(
         self,
         candidate: Candidate,
-        units: float,
-        speed: float | None,
+        steps: int,
         teacher: str | None,
         name: str,
         held_out: float = HELD_OUT,
     ) -> dict[str, Any]:
-        """Stage two of so many units, from the candidate's stage one or from scratch, in a folder of this name."""
+        """Stage two of about so many steps, in whole epochs, in a folder of this name."""
         per_epoch = self.split(held_out)[0] // self.batch_size
-        steps = self.steps(units, speed)
         epochs = max(1, round(steps / per_epoch))
         start: dict[str, Any] = {"pretrained_weights": str(self.folder(candidate) / "ssl")}
         if not candidate.pretrains:

@@ -72,8 +72,8 @@ class Trials:
             units /= 2
             flags = plan.pretraining(candidate, self._speed(candidate, "pretrain"))
             runs.append(("train_ssl.py", flags))
-        speed, teacher = self._speed(candidate, "finetune"), self._teacher(candidate)
-        flags = plan.finetuning(candidate, units, speed, teacher, "finetune")
+        steps = plan.steps(units, self._speed(candidate, "finetune"))
+        flags = plan.finetuning(candidate, steps, self._teacher(candidate), "finetune")
         return [*runs, ("finetune.py", flags)]
 
     def speed_of(self, candidate: Candidate, script: str) -> float | None:
@@ -95,10 +95,12 @@ class Trials:
             recipe = cli.parse(Pretraining, cli.words_of(flags))
             result = self._logged(candidate, lambda: pretrain.run(recipe))
             pretrain_step = _step_seconds(result, plan.images.settings["batch_size_per_gpu"])
-        held_out = HELD_OUT if share == 1 else HELD_OUT_OF_HALF
-        name = f"round{entry.number}" if share == 1 else "half-of-labels"
-        speed = self._speed(candidate, "finetune")
-        flags = plan.finetuning(candidate, units, speed, teacher, name, held_out)
+        held_out = HELD_OUT
+        steps = plan.steps(units, self._speed(candidate, "finetune"))
+        flags = plan.finetuning(candidate, steps, teacher, f"round{entry.number}")
+        if share < 1:  # as many steps as the trial that it is compared with had, in more epochs
+            held_out, steps = HELD_OUT_OF_HALF, plan.length(flags)
+            flags = plan.finetuning(candidate, steps, teacher, "half-of-labels", held_out)
         stage_two = cli.parse(Finetuning, cli.words_of(flags))
         result = self._logged(candidate, lambda: finetune.run(stage_two))
         # Of the validation images, after the last step. Test accuracies, which stage two reports, choose nothing.
@@ -152,7 +154,7 @@ class Trials:
             flags = self.plan.pretraining(candidate, 1.0)
             return _advise_speed.pretraining_step(cli.parse(Pretraining, cli.words_of(flags)))
         scratch = Candidate(candidate.name, candidate.arch)
-        flags = self.plan.finetuning(scratch, 1, 1.0, self._teacher(candidate), "timed")
+        flags = self.plan.finetuning(scratch, 1, self._teacher(candidate), "timed")
         return _advise_speed.finetuning_step(cli.parse(Finetuning, cli.words_of(flags)))
 
     # The folder

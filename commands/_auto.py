@@ -64,7 +64,8 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
-    recipe = _apply(recipe, auto.network_choices(facts))
+    stated_size = recipe.backbone.image_size if "image_size" in _stated(recipe) else None
+    recipe = _apply(recipe, auto.network_choices(facts, stated_size))
     if "batch_size_per_gpu" not in _stated(recipe):
         recipe = _with(recipe, _share(recipe, recipe.optimisation.batch_size_per_gpu))
     return _apply(recipe, _run_choices(recipe, images, time_step))
@@ -72,9 +73,10 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
 
 def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
     """The training images as stage one stores them, and what the rules need to know of them."""
-    size, _ = auto.image_size(_side(recipe))
+    side = _side(recipe)
+    size, _ = auto.image_size(side)
     images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
-    return images, ranks.broadcast_object(lambda: measure(images, _side(recipe)))
+    return images, ranks.broadcast_object(lambda: measure(images, side))
 
 
 def measure(images: ImageSet, side: int) -> ImageFacts:
@@ -130,14 +132,15 @@ def _side(recipe: Recipe) -> int:
     """The median of the images' shorter sides in pixels; of images in binary files their own."""
     source = registry.source(recipe.data.dataset)
 
-    def side() -> int:
+    def of_files() -> int | None:
         listing = source.listing(recipe.data.datapath, "train")
-        if listing is not None:
-            return typical_side(listing)
-        images, _ = pretraining_images(_without_probe(recipe))
-        return min(images.pixels.shape[-2:])
+        return None if listing is None else typical_side(listing)
 
-    return ranks.broadcast_object(side)
+    side = ranks.broadcast_object(of_files)
+    if side is None:
+        images, _ = pretraining_images(_without_probe(recipe))
+        side = min(images.pixels.shape[-2:])
+    return side
 
 
 def _without_probe(recipe: Recipe) -> Recipe:
@@ -156,7 +159,8 @@ def _run_choices(
     elif optimisation.minutes is None:
         epochs, why = auto.epochs_without_limit(len(images), batch)
     else:
-        seconds = ranks.broadcast_object(lambda: time_step(recipe, images))
+        own_seconds = time_step(recipe, images)  # ranks step together
+        seconds = ranks.broadcast_object(lambda: own_seconds)
         epochs, why = auto.epochs_within(optimisation.minutes, seconds, per_epoch)
     return auto.run_choices(len(images), batch, epochs, why)
 

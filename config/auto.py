@@ -40,9 +40,10 @@ class Choice:
     reason: str
 
 
-def network_choices(facts: ImageFacts) -> list[Choice]:
+def network_choices(facts: ImageFacts, stated_size: int | None = None) -> list[Choice]:
     """What does not depend on the length of the run: the network, its crops and its batches."""
     size, size_reason = image_size(facts.side)
+    size = stated_size or size
     width, layers, heads = network_size(facts.images)
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
@@ -50,7 +51,7 @@ def network_choices(facts: ImageFacts) -> list[Choice]:
     choices = [
         Choice("image_size", size, size_reason),
         Choice("arch", "vit", "the transformer that small images were published for"),
-        Choice("patch_size", size // 8, "64 patches an image"),
+        Choice("patch_size", patch_size(size), f"about an eighth of {size} px, a power of two"),
         Choice("embed_dim", width, few),
         Choice("num_layers", layers, few),
         Choice("num_heads", heads, few),
@@ -100,6 +101,14 @@ def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
 def image_size(side: int) -> tuple[int, str]:
     size = 32 if side < 64 else 64
     return size, f"the shorter sides of the images have a median of {side} px"
+
+
+def patch_size(size: int) -> int:
+    """The largest power of two up to an eighth of an image's side that tiles it and crops of half of it."""
+    patch = 1
+    while 2 * patch <= size // 8 and size // 2 % (2 * patch) == 0:
+        patch *= 2
+    return patch
 
 
 def network_size(images: int) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import launch, result_of
 from PIL import Image
 
 from multicrop import cli
@@ -137,6 +138,33 @@ def test_what_is_stated_stays(photos: Path, capsys):
     assert flags["stem"] == "conv" and flags["pool"] == "mean"  # what follows
     said = capsys.readouterr().err
     assert "--stem conv: " in said and "--blur_sigma" not in said
+
+
+def test_what_follows_from_the_size_follows_from_a_stated_one(photos: Path):
+    recipe = _auto.fill_in(parsed(photos, "--image_size", "16", "--epochs", "1"), no_timing)
+    assert recipe.backbone.image_size == 16 and recipe.backbone.patch_size == 2
+    assert recipe.crops.blur_sigma == (0.007, 0.143)
+
+
+@pytest.mark.parametrize("size", range(8, 300, 2))
+def test_patches_tile_both_crops_and_suit_the_stem(size: int):
+    patch = auto.patch_size(size)
+    assert size % patch == 0 and size // 2 % patch == 0 and patch & (patch - 1) == 0
+
+
+@pytest.mark.slow
+def test_ranks_agree_on_what_is_measured(photos: Path, tmp_path: Path):
+    """Two ranks measure images and a step together, and train the same run as one would with these settings."""
+    words = [*_words(photos), *TINY[:-2], "--minutes", "0.02", "--batch_size_per_gpu", "4"]
+    two = launch("train_ssl.py", *words, "--output_dir", tmp_path / "two", ranks=2)
+    assert result_of(two)["status"] == "finished", two.stderr
+    assert "s a step, measured" in two.stderr
+
+
+def test_binary_sets_are_measured_too(photos: Path):
+    recipe = cli.parse(Recipe, ["--dataset", "shapes", "--recipe", "auto", "--epochs", "1"])
+    recipe = _auto.fill_in(recipe, no_timing)
+    assert recipe.backbone.stem == "conv" and recipe.backbone.image_size == 32
 
 
 def test_another_backbone_keeps_its_own_sizes(photos: Path):

@@ -262,6 +262,8 @@ def test_a_signal_finishes_the_step_saves_and_says_resume_me(photos, tmp_path):
         *flags(epochs=400),
         "--batch_size_per_gpu",
         "4",
+        "--recipe",
+        "published",
     ]
     words += ["--datapath", str(photos), "--output_dir", str(tmp_path / "r"), "--device", "cpu"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
@@ -317,7 +319,7 @@ FAST = {
 @pytest.mark.slow
 def test_two_ranks_train_as_one_at_the_same_global_batch(photos, tmp_path):
     """Without drop path, so that the only difference is the order in which gradients are summed."""
-    common = ["--datapath", photos, "--max_steps", 6]
+    common = ["--recipe", "published", "--datapath", photos, "--max_steps", 6]
     run(photos, tmp_path / "start", **{**FAST, "lr": 0.0, "min_lr": 0.0}, max_steps=1)
     two = launch("train_ssl.py", *flags(**FAST), *common, "--batch_size_per_gpu", 2, "--output_dir", tmp_path / "two",
                  ranks=2)  # fmt: skip

@@ -35,10 +35,13 @@ def apply(images: Tensor, draws: Shifts, padding: int, edge: bool = False) -> Te
     flipped = send(draws.flipped, images.device)[:, None, None, None]
     images = torch.where(flipped, images.flip(3), images)
     margins = (padding, padding, padding, padding)
-    padded = F.pad(images, margins)
-    if edge:  # which torch does for floats alone
-        padded = F.pad(images.float(), margins, mode="replicate").to(images.dtype)
+    padded = _repeat_edges(images, margins) if edge else F.pad(images, margins)
     # A view (B, C, rows, columns, H, W) of every window that the padding allows.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
     image = torch.arange(len(images), device=images.device)
     return windows[image, :, top, left]
+
+
+def _repeat_edges(images: Tensor, margins: tuple[int, ...]) -> Tensor:
+    """torch repeats edges of floats alone."""
+    return F.pad(images.float(), margins, mode="replicate").to(images.dtype)

@@ -140,7 +140,7 @@ class Plan:
 
     def _network(self, arch: str) -> dict[str, Any]:
         """The backbone that --recipe auto makes in stage one."""
-        of_vit = _auto.OF_SOME_BACKBONES
+        of_vit = _auto.SIZES_OF_VIT
         values = {
             name: value
             for name, value in self.images.settings.items()

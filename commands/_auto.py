@@ -1,6 +1,5 @@
 """--recipe auto: measure the images and the machine, and fill in what was not stated."""
 
-import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -13,7 +12,6 @@ from multicrop import registry
 from multicrop.commands._data import pretraining_images
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
-from multicrop.config.backbone import BackboneSettings
 from multicrop.config.flags import from_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
@@ -21,11 +19,13 @@ from multicrop.datasets._survey import typical_side
 from multicrop.engine import checkpoint, ranks
 from multicrop.probes.images import brightness_share, mirror_share
 
-MEASURED = 4000  # images, at most, spread evenly over the set
+MEASURED = 2000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
 SLOW = 1.0  # seconds after which no further step is timed
 # Chosen, although they may change when a run goes on
 OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")
+# Of other backbones the names say the sizes
+SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 
 
 def wanted(recipe: Recipe) -> bool:
@@ -52,10 +52,15 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     A run that is there keeps what was chosen for it, so that it is resumed bit-equal. time_step measures the seconds of
     one step of a recipe on images; it is called where --minutes limits the run.
     """
+    limited = recipe.optimisation.minutes is not None
     if not wanted(recipe):
-        if recipe.optimisation.minutes is not None:
+        if limited:
             raise ValueError("--minutes chooses epochs, and so needs --recipe auto")
         return recipe
+    if limited and "epochs" in _stated(recipe):
+        raise ValueError("--minutes chooses epochs: leave it or --epochs out")
+    registry.architecture(recipe.backbone.arch)  # names are checked before a long decoding
+    registry.find("ssl.objectives", recipe.method.objective)
     earlier = ranks.broadcast_object(lambda: _chosen_before(recipe))
     if earlier is not None:
         ranks.log(f"{recipe.run.output_dir}: goes on with the settings that were chosen for it")
@@ -64,10 +69,10 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
-    stated_size = recipe.backbone.image_size if "image_size" in _stated(recipe) else None
-    recipe = _apply(recipe, auto.network_choices(facts, stated_size))
-    if "batch_size_per_gpu" not in _stated(recipe):
-        recipe = _with(recipe, _share(recipe, recipe.optimisation.batch_size_per_gpu))
+    flags = to_flags(recipe)
+    stated = {name: flags[name] for name in _stated(recipe)}
+    choices = [_of_this_rank(recipe, choice) for choice in auto.network_choices(facts, stated)]
+    recipe = _apply(recipe, choices)
     return _apply(recipe, _run_choices(recipe, images, time_step))
 
 
@@ -95,10 +100,11 @@ def timed_step(steps: Iterable[object], device: torch.device) -> float:
 def _several(steps: Iterator[object], device: torch.device, count: int) -> float:
     """Seconds of one of so many steps, fewer where they are slow."""
     _wait(device)
-    start, done = time.perf_counter(), 0
-    while done < count and (not done or time.perf_counter() - start < SLOW):
+    start, done, goes_on = time.perf_counter(), 0, True
+    while done < count and goes_on:
         next(steps)
         done += 1
+        goes_on = ranks.all_true(time.perf_counter() - start < SLOW)  # steps are taken together
     _wait(device)
     return (time.perf_counter() - start) / done
 
@@ -106,12 +112,16 @@ def _several(steps: Iterator[object], device: torch.device, count: int) -> float
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    if device.type == "mps":
+        torch.mps.synchronize()
 
 
 def _chosen_before(recipe: Recipe) -> dict[str, Any] | None:
     """The settings of the run that is there, but what may change from call to call; None where there is no run."""
     newest = checkpoint.newest(Path(recipe.run.output_dir), ranks.log)
-    if newest is None:
+    if (
+        newest is None or newest[0].metadata.kind != "ssl"
+    ):  # Run.resume says what is wrong with others
         return None
     metadata = newest[0].metadata
     chosen = {
@@ -120,6 +130,14 @@ def _chosen_before(recipe: Recipe) -> dict[str, Any] | None:
         if name not in recipe.OPERATIONAL or name in OPERATIONAL_CHOICES
     }
     return chosen | _share(recipe, metadata.identity["global_batch"])
+
+
+def _of_this_rank(recipe: Recipe, choice: Choice) -> Choice:
+    """The choice, and of the batch this rank's part."""
+    if choice.name != "batch_size_per_gpu":
+        return choice
+    part = _share(recipe, choice.value)[choice.name]
+    return replace(choice, value=part, reason=f"{choice.value} over all processes {choice.reason}")
 
 
 def _share(recipe: Recipe, global_batch: int) -> dict[str, int]:
@@ -160,6 +178,8 @@ def _run_choices(
         epochs, why = auto.epochs_without_limit(len(images), batch)
     else:
         own_seconds = time_step(recipe, images)  # ranks step together
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # what was measured on is gone, and its memory is to be free
         seconds = ranks.broadcast_object(lambda: own_seconds)
         epochs, why = auto.epochs_within(optimisation.minutes, seconds, per_epoch)
     return auto.run_choices(len(images), batch, epochs, why)
@@ -173,7 +193,9 @@ def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
         if choice.name in stated:
             continue
         arch = values.get("arch", recipe.backbone.arch)
-        if choice.name in OF_SOME_BACKBONES and not _takes(arch, choice.name):
+        if choice.name in SIZES_OF_VIT and registry.architecture(arch) != registry.architecture(
+            "vit"
+        ):
             continue
         values[choice.name] = choice.value
         shown = (
@@ -181,19 +203,6 @@ def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
         )
         ranks.log(f"  --{choice.name} {shown}: {choice.reason}")
     return _with(recipe, values)
-
-
-OF_SOME_BACKBONES = set(BackboneSettings.__dataclass_fields__) - {
-    "arch",
-    "image_size",
-    "standardise",
-}
-
-
-def _takes(arch: str, option: str) -> bool:
-    """Whether the sizes of the small ViT are a backbone's to set: of others their names say them."""
-    module, own = registry.architecture(arch)
-    return not own and option in inspect.signature(module.build).parameters
 
 
 def _stated(recipe: Recipe) -> tuple[str, ...]:

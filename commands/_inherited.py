@@ -36,7 +36,8 @@ def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
     """
     stated, learned = recipe.augmentation, file.metadata
     flip, fill = stated.flip, stated.padding_fill
-    if flip is None and learned.recipe.get("crop_flip") == 0:
+    never_mirrored = 0 in (learned.recipe.get("crop_flip"), learned.recipe.get("flip"))
+    if flip is None and never_mirrored:
         flip = 0.0
     if fill is None:
         own = recipe.backbone.standardise

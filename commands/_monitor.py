@@ -61,8 +61,8 @@ ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
 
 def stored_accuracies(run_folder: Run) -> dict[str, float]:
     """What a resumed run has measured by now, in percent: its baselines, and the last of its teacher."""
-    found = {name: run_folder.latest(name) for name in ACCURACIES}
-    return {name: value for name, value in found.items() if value is not None}
+    accuracies = {name: run_folder.latest(name) for name in ACCURACIES}
+    return {name: value for name, value in accuracies.items() if value is not None}
 
 
 def online_baselines(

@@ -61,7 +61,7 @@ def train(
     interrupt: Interrupt,
 ) -> dict:
     # A folder that cannot be written is said before a long decoding.
-    run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL)
+    run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their augmentation and mixing of (seed, step).
     data = load(recipe, file)

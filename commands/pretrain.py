@@ -5,6 +5,7 @@ B images, G global and L local crops, V = G + L views, K outputs of the head.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import cycle
 from typing import NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ def train(
     # Names, networks and the run folder: what is wrong with them is said before a long decoding.
     registry.source(recipe.data.dataset)
     train_state = build(recipe, 3, device)
-    run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL)
+    run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
     images, test = pretraining_images(recipe)
@@ -134,9 +135,9 @@ def time_step(
     schedule, rates = train_state.objective.schedule(0), Rates(0.0, 0.0, 1.0)
 
     def steps() -> Iterator[StepOutput]:
-        while True:
-            crops = cut_crops(batches, multi_crop, 0, 0)
-            yield update(train_state, crops, rates, schedule, recipe, dtype, 0)
+        for step in cycle(range(batches.steps_per_epoch)):
+            crops = cut_crops(batches, multi_crop, 0, step)
+            yield update(train_state, crops, rates, schedule, recipe, dtype, step)
 
     return _auto.timed_step(steps(), device)
 

@@ -4,7 +4,9 @@ Rules, not measurements: what is measured of the images comes in as `ImageFacts`
 LOG.md has the runs that the rules were fitted on, and docs/recipes.md those that they were tried on.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
@@ -40,22 +42,30 @@ class Choice:
     reason: str
 
 
-def network_choices(facts: ImageFacts, stated_size: int | None = None) -> list[Choice]:
-    """What does not depend on the length of the run: the network, its crops and its batches."""
+def network_choices(
+    facts: ImageFacts, stated: Mapping[str, Any] = MappingProxyType({})
+) -> list[Choice]:
+    """What does not depend on the length of the run: the network, its crops and its batches.
+
+    stated: the settings that are not to be chosen, by name; others follow from them.
+    """
     size, size_reason = image_size(facts.side)
-    size = stated_size or size
+    size = stated.get("image_size", size)
+    patch = stated.get("patch_size", patch_size(size))
     width, layers, heads = network_size(facts.images)
+    width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
+    contrastive = stated.get("objective") == "simclr"
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
     sigma = tuple(round(value * size / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
     choices = [
         Choice("image_size", size, size_reason),
         Choice("arch", "vit", "the transformer that small images were published for"),
-        Choice("patch_size", patch_size(size), f"about an eighth of {size} px, a power of two"),
+        Choice("patch_size", patch, f"about an eighth of {size} px, a power of two"),
         Choice("embed_dim", width, few),
         Choice("num_layers", layers, few),
         Choice("num_heads", heads, few),
-        Choice("stem", "conv", "small sets do not teach a linear stem what edges are"),
+        _stem(patch),
         Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
@@ -64,10 +74,10 @@ def network_choices(facts: ImageFacts, stated_size: int | None = None) -> list[C
             "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {size} px"
         ),
         _flip(facts),
-        Choice("local_crops_number", 2, "each costs a quarter of a global crop"),
+        _local_crops(contrastive),
         Choice("global_crops_scale", (0.7, 1.0), "objects fill small images"),
         Choice("local_crops_scale", (0.2, 0.5), "objects fill small images"),
-        Choice("batch_size_per_gpu", batch, f"over all processes; {batch_reason}"),
+        Choice("batch_size_per_gpu", batch, batch_reason),
         Choice("drop_path_rate", 0.0, "short runs of small networks do not overfit crops"),
     ]
     return choices
@@ -76,8 +86,8 @@ def network_choices(facts: ImageFacts, stated_size: int | None = None) -> list[C
 def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
     """What depends on the length of the run. batch: the global one. why: what the epochs follow from."""
     steps = epochs * max(1, images // batch)
-    half_life = min(steps / 10, 173)
-    momentum = round(0.5 ** (1 / max(half_life, 1)), 4)
+    half_life = max(1, min(steps / 10, 173))
+    momentum = round(0.5 ** (1 / half_life), 4)
     of_steps = f"{steps} steps"
     return [
         Choice("epochs", epochs, why),
@@ -101,6 +111,20 @@ def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
 def image_size(side: int) -> tuple[int, str]:
     size = 32 if side < 64 else 64
     return size, f"the shorter sides of the images have a median of {side} px"
+
+
+def fitting(
+    stated_width: int | None, stated_heads: int | None, width: int, heads: int
+) -> tuple[int, int]:
+    """Width and heads that go together: what is stated, and near the chosen ones what is not."""
+    if stated_heads is not None:
+        heads = stated_heads
+        width = -(-width // heads) * heads
+    if stated_width is not None:
+        width = stated_width
+        if stated_heads is None:
+            heads = max(count for count in range(1, heads + 1) if width % count == 0)
+    return width, heads
 
 
 def patch_size(size: int) -> int:
@@ -132,6 +156,8 @@ def batch_size(images: int) -> tuple[int, str]:
     """Small enough to leave many steps, large enough to compare images within a batch."""
     batch = 64 if images < 30_000 else 128
     while batch > 8 and images < 8 * batch:
+        batch //= 2
+    while batch > 2 and batch > images:
         batch //= 2
     return batch, f"leaves {images // batch} steps an epoch"
 
@@ -168,4 +194,20 @@ def _flip(facts: ImageFacts) -> Choice:
     )
     if share >= ASYMMETRIC:
         return Choice("crop_flip", 0.0, f"{measured}: mirrored, these are something else")
-    return Choice("crop_flip", 0.5, f"{measured}: mirroring keeps what they are")
+    return Choice(
+        "crop_flip", 0.5, f"{measured}: not enough to say that mirroring changes what they are"
+    )
+
+
+def _stem(patch: int) -> Choice:
+    if patch & (patch - 1):
+        return Choice(
+            "stem", "patch", f"convolutions halve images, and {patch} px are no power of two"
+        )
+    return Choice("stem", "conv", "small sets do not teach a linear stem what edges are")
+
+
+def _local_crops(contrastive: bool) -> Choice:
+    if contrastive:
+        return Choice("local_crops_number", 0, "simclr compares the two global crops")
+    return Choice("local_crops_number", 2, "each costs a quarter of a global crop")

@@ -5,6 +5,9 @@ from typing import Literal
 
 from .checks import AT_LEAST_1, POSITIVE, check_values
 
+NEW_OPTIONS = dict.fromkeys(("stem", "pool", "attention_init", "standardise"))
+"""Options that networks of older runs did not have: each left open."""
+
 
 @dataclass(frozen=True)
 class BackboneSettings:

@@ -5,10 +5,10 @@ does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smo
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .augmentation import Augmentation
-from .backbone import BackboneSettings
+from .backbone import NEW_OPTIONS, BackboneSettings
 from .checks import AT_LEAST_1, SHARE_BELOW_1, check_values, require
 from .data import DataSettings
 from .machine import RunSettings
@@ -77,6 +77,9 @@ class Recipe:
         "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
+
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"padding_fill": "black"}
+    """Flags that runs of older versions did not have, and what they did."""
 
     def __post_init__(self):
         """What the parts cannot check alone."""

@@ -1,11 +1,11 @@
 """Every setting of stage one, with its unit and default. Names and defaults are those of the published command line."""
 
 from dataclasses import dataclass, field, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
-from .backbone import BackboneSettings
+from .backbone import NEW_OPTIONS, BackboneSettings
 from .checks import (
     AT_LEAST_1,
     EVEN,
@@ -214,6 +214,9 @@ class Recipe:
         "accumulate", "minutes",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
+
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"crop_flip": 0.5}
+    """Flags that runs of older versions did not have, and what they did."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:
         """The recipe with warm-ups that fit the run, and a line about each that did not."""

@@ -107,6 +107,8 @@ class Muon(torch.optim.AdamW):
 
     def __init__(self, params: Iterable[Any], lr: float = 0.0, momentum: float = 0.95):
         super().__init__(params, lr=lr, fused=True)
+        # Fused AdamW skips overflows of fp16 by itself, and matrices would not: let the scaler skip the whole step
+        self._step_supports_amp_scaling = False
         self.momentum = momentum
 
     @torch.no_grad()

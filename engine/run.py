@@ -3,8 +3,10 @@
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
@@ -42,13 +44,19 @@ class TrainState(Protocol):
 class Run:
     """Writes a run's folder, on rank 0 only; other ranks hold the same object and write nothing.
 
-    recipe: every flag by its name. operational: the flags that may change when the run is resumed.
+    recipe: every flag by its name. operational: the flags that may change when the run is resumed. added: flags that
+    older runs did not have, with the values that they acted by.
     """
 
     def __init__(
-        self, folder: str | Path, recipe: dict[str, Any], operational: tuple[str, ...] = ()
+        self,
+        folder: str | Path,
+        recipe: dict[str, Any],
+        operational: tuple[str, ...] = (),
+        added: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.folder, self.recipe, self.operational = Path(folder), recipe, operational
+        self.added = added
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
         self.board: SummaryWriter | None = None
@@ -66,7 +74,8 @@ class Run:
         if newest is None:
             return 0
         stored, path = newest
-        changed = differences(stored.metadata.recipe, self.recipe, self.operational)
+        stored_recipe = {**self.added, **stored.metadata.recipe}
+        changed = differences(stored_recipe, self.recipe, self.operational)
         for name, value in identity.items():
             # Older files do not have each of them
             before = stored.metadata.identity.get(name, value)

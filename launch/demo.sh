@@ -44,11 +44,11 @@ def line(what, values):
 
 def probed(name):
     """The k-NN of each seed's row of this name."""
-    found = []
+    accuracies = []
     for result in results("knn"):
         (row,) = (row for row in result["results"] if row["checkpoint"].startswith(name))
-        found.append(row["top1"]["20"])
-    return found
+        accuracies.append(row["top1"]["20"])
+    return accuracies
 
 
 print(f"\nshapes, accuracy on the test images in percent, seeds {' '.join(seeds)}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable
 from functools import cache
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -15,7 +16,7 @@ TAKE_IMAGES = ("forward", "forward_maps", "attention", "intermediate")
 def standardise(images: Tensor) -> Tensor:
     """Images (B, C, h, w) -> the same, each of mean 0 and deviation 1 over all its pixels and channels.
 
-    Colours keep their relation to each other. Images that are standardised already stay as they are.
+    Colours keep their relation to each other.
     """
     deviation, mean = torch.std_mean(images, dim=(1, 2, 3), correction=0, keepdim=True)
     return (images - mean) / deviation.clamp(min=LEAST_DEVIATION)
@@ -24,6 +25,11 @@ def standardise(images: Tensor) -> Tensor:
 def standardising(network: nn.Module) -> nn.Module:
     """The network itself, from now on with `standardise` before all that it makes of images; its names stay."""
     network.__class__ = _subclass(cast(Hashable, type(network)))
+    network.standardises_now = False  # type: ignore[assignment]
+    for name in TAKE_IMAGES:
+        bound = vars(network).get(name)
+        if isinstance(bound, MethodType):  # models/timm.py gives its networks one of their own
+            setattr(network, name, MethodType(_method(bound.__func__), network))
     return network
 
 
@@ -39,8 +45,14 @@ def _subclass(network_type: Any) -> type:
 
 
 def _method(own: Callable) -> Callable:
-    def standardised(self: nn.Module, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return own(self, standardise(images), *args, **kwargs)
+    def standardised(self: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.standardises_now:  # called by another of these methods
+            return own(self, images, *args, **kwargs)
+        self.standardises_now = True
+        try:
+            return own(self, standardise(images), *args, **kwargs)
+        finally:
+            self.standardises_now = False
 
     standardised.__doc__ = own.__doc__
     return standardised

@@ -31,6 +31,10 @@ HELP = (
     "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
 )
 NAMED_RECIPES = ("auto", "published")
+NAMED_HELP = (
+    "--recipe auto lets what is not stated follow from the images, and is what one's own images get where no recipe is "
+    "given; --recipe published takes the defaults below."
+)
 WORDS = {
     "true": True,
     "on": True,
@@ -101,7 +105,8 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
     argv = _complete_switches(recipe_type, argv)
     stored = []
     try:
-        if file in NAMED_RECIPES:
+        if file and file.lower() in NAMED_RECIPES:
+            file = file.lower()
             _check_named(recipe_type, file)
         elif file:
             stored = _from_yaml(file, names)
@@ -282,6 +287,8 @@ def _tyro(
 def _description(recipe_type: type) -> str:
     """What --help says above the flags."""
     paragraphs = [inspect.getdoc(recipe_type) or "", HELP]
+    if _takes_named(recipe_type):
+        paragraphs.append(NAMED_HELP)
     if "dataset" in flag_types(recipe_type):
         paragraphs.append(f"--dataset is one of {dataset_help()}; case, - and _ do not matter.")
     return "\n\n".join(paragraphs)

@@ -5,16 +5,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SIDE = 16  # px at which images are compared with each other
+FEWEST = 50  # images: of 12, chance alone gives shares of 0.75
+CHUNK = 256  # images at a time, so that large ones do not fill the memory as floats
 NEIGHBOUR = 5  # the one whose distance counts: nearer ones may be frames of the same thing
 
 
 def brightness_share(images: Tensor) -> float:
     """uint8 (N, C, S, S) -> the share of the variance of brightness that lies between images, 0..1; 0 of flat sets."""
-    brightness = images.float().mean(1).flatten(1)
-    whole = brightness.var(correction=0)
-    if whole == 0:
+    means, squares = [], []
+    for chunk in images.split(CHUNK):
+        brightness = chunk.float().mean(1).flatten(1).double()
+        means.append(brightness.mean(1))
+        squares.append(brightness.square().mean(1))
+    of_images = torch.cat(means)
+    whole = torch.cat(squares).mean() - of_images.mean() ** 2
+    if whole <= 0:
         return 0.0
-    return (brightness.mean(1).var(correction=0) / whole).item()
+    return (of_images.var(correction=0) / whole).item()
 
 
 def mirror_share(images: Tensor) -> float:
@@ -23,9 +30,10 @@ def mirror_share(images: Tensor) -> float:
     Half of them where left and right do not matter, nearly all of digits. "Like the others" is the cosine to the fifth
     nearest other image, of brightness at 16 px, each image less its mean. 0.5 where there are too few to tell.
     """
-    if len(images) <= NEIGHBOUR:
+    if len(images) < FEWEST:
         return 0.5
-    small = F.interpolate(images.float().mean(1, keepdim=True), (SIDE, SIDE), mode="area")
+    chunks = [chunk.float().mean(1, keepdim=True) for chunk in images.split(CHUNK)]
+    small = torch.cat([F.interpolate(chunk, (SIDE, SIDE), mode="area") for chunk in chunks])
     own = _similarity(small, small)
     mirrored = _similarity(small.flip(-1), small)
     farther = (mirrored < own).float() + 0.5 * (mirrored == own)

@@ -21,7 +21,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.engine import checkpoint
-from multicrop.engine.metadata import Metadata
+from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.probes.images import brightness_share, mirror_share
 from multicrop.weights.pretrained import Pretrained
 
@@ -73,6 +73,26 @@ def test_rules_follow_the_images():
     assert chosen(large)["image_size"] == 64 and chosen(large)["patch_size"] == 8
     assert chosen(large)["embed_dim"] > chosen(PHOTOS)["embed_dim"]
     assert chosen(large)["out_dim"] > chosen(PHOTOS)["out_dim"]
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"num_heads": 3}, {"num_heads": 12}, {"embed_dim": 90}, {"embed_dim": 30, "num_heads": 5}],
+)
+def test_width_and_heads_go_together(stated: dict):
+    sizes = {choice.name: choice.value for choice in auto.network_choices(PHOTOS, stated)} | stated
+    assert sizes["embed_dim"] % sizes["num_heads"] == 0
+
+
+def test_patches_that_cannot_be_halved_get_no_convolutions():
+    stated = {"image_size": 48, "patch_size": 6}
+    choices = {choice.name: choice.value for choice in auto.network_choices(PHOTOS, stated)}
+    assert choices["stem"] == "patch"
+
+
+def test_simclr_gets_no_local_crops():
+    choices = auto.network_choices(PHOTOS, {"objective": "simclr"})
+    assert {choice.name: choice.value for choice in choices}["local_crops_number"] == 0
 
 
 def test_blur_shrinks_with_the_crop():
@@ -167,9 +187,13 @@ def test_binary_sets_are_measured_too(photos: Path):
     assert recipe.backbone.stem == "conv" and recipe.backbone.image_size == 32
 
 
-def test_another_backbone_keeps_its_own_sizes(photos: Path):
-    recipe = _auto.fill_in(parsed(photos, "--arch", "resnet8", "--epochs", "3"), no_timing)
+@pytest.mark.parametrize("arch", ["resnet8", "swin", "compact", "cct_2_3x2_32", "timm:resnet10t"])
+def test_another_backbone_keeps_its_own_sizes(photos: Path, arch: str):
+    words = ["--recipe", "auto", "--arch", arch, "--epochs", "3", "--device", "cpu"]
+    recipe = cli.parse(Recipe, [*_words(photos), *words])
+    recipe = _auto.fill_in(recipe, no_timing)
     assert recipe.backbone.stem is None and recipe.backbone.patch_size is None
+    assert recipe.backbone.num_layers is None and recipe.backbone.embed_dim is None
     assert recipe.crops.blur_sigma == (0.014, 0.286)
 
 
@@ -192,6 +216,36 @@ def test_minutes_without_auto_are_refused():
     recipe = cli.parse(Recipe, ["--dataset", "shapes", "--minutes", "2"])
     with pytest.raises(ValueError, match="--minutes chooses epochs"):
         _auto.fill_in(recipe, no_timing)
+
+
+def test_minutes_and_epochs_are_not_both_stated(photos: Path):
+    with pytest.raises(ValueError, match="leave it or --epochs out"):
+        _auto.fill_in(parsed(photos, "--minutes", "1", "--epochs", "2"), no_timing)
+
+
+def test_a_wrong_name_is_said_before_images_are_read(tmp_path: Path):
+    words = ["--dataset", "image_folder", "--datapath", str(tmp_path / "none"), "--arch", "vti"]
+    with pytest.raises(ValueError, match="--arch vti: no such backbone"):
+        _auto.fill_in(cli.parse(Recipe, words), no_timing)
+
+
+def test_a_folder_of_stage_two_is_left_to_its_own_message(photos: Path):
+    folder = photos.parent / "run"
+    folder.mkdir()
+    checkpoint.save_newest(Checkpoint(Metadata("finetune", recipe={"arch": None}), {}), folder)
+    recipe = _auto.fill_in(parsed(photos, "--epochs", "1"), no_timing)
+    assert recipe.backbone.arch == "vit"
+
+
+def test_slow_steps_are_timed_as_long_on_every_rank(monkeypatch):
+    """Whether a further step is timed is a common decision: steps hold collectives."""
+    asked = []
+    monkeypatch.setattr(_auto.ranks, "all_true", lambda holds: bool(asked.append(holds)))
+    steps = iter(range(100))
+    _auto.timed_step(steps, torch.device("cpu"))
+    assert (
+        len(asked) == 2 and next(steps) == 2
+    )  # one uncounted, one counted, although they were fast
 
 
 def test_other_commands_refuse_a_named_recipe():

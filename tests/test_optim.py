@@ -115,3 +115,18 @@ def test_muon_goes_on_from_its_state():
         return torch.cat([parameter.detach().flatten() for parameter in layer.parameters()])
 
     assert run(stops=True).equal(run(stops=False))
+
+
+def test_muon_skips_an_overflow_as_a_whole():
+    """fp16's scaler must not leave it to AdamW's fused step, which knows nothing of matrices."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 5)
+    before = [parameter.detach().clone() for parameter in layer.parameters()]
+    optimizer = optim.Muon([{"params": list(layer.parameters()), "weight_decay": 0.0}], lr=0.1)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale(layer(torch.randn(3, 6)).sum()).backward()
+    layer.weight.grad[0, 0] = torch.inf
+    scaler.step(optimizer)
+    scaler.update()
+    for parameter, value in zip(layer.parameters(), before, strict=True):
+        assert parameter.equal(value)

@@ -106,14 +106,18 @@ def span(sizes: list[int]) -> str:
 
 
 def commands(name: str, data: Source, path: str, counts: dict[str, Any]) -> list[str]:
-    """The commands of both stages, of the first alone where there are no labels."""
-    size = SIZES[-1]
-    for candidate in SIZES:
-        if candidate <= counts["short_side"]:
-            size = candidate
-            break
+    """The commands of both stages, of the first alone where there are no labels.
+
+    For one's own images --recipe auto chooses the image size.
+    """
     images = f"--dataset {name} --datapath {shlex.quote(path)}"
+    size = "" if data.own else f" --image_size {largest_size(counts['short_side'])}"
     run_folder = f"runs/{data.entry}"
-    first = f"python train_ssl.py {images} --image_size {size} --output_dir {run_folder}"
+    first = f"python train_ssl.py {images}{size} --output_dir {run_folder}"
     second = f"python finetune.py {images} --pretrained_weights {run_folder} --output_dir {run_folder}-ft"
     return [first, second] if counts["classes"] else [first]
+
+
+def largest_size(side: int) -> int:
+    """The largest of the usual sizes in pixels that images of this side have, at least the smallest of them."""
+    return max((size for size in SIZES if size <= side), default=min(SIZES))

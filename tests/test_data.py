@@ -73,7 +73,7 @@ def test_a_folder_of_class_folders(photos, capsys):
         "train: 9 images, 2 classes of 4 to 5; 40..44 (median 41) x 70..70 (median 70) px; 2 unreadable"
         in said
     )
-    assert f"python train_ssl.py --dataset image_folder --datapath {photos} --image_size 32" in said
+    assert f"python train_ssl.py --dataset image_folder --datapath {photos} --output_dir" in said
 
 
 def test_headers_alone_do_not_find_a_cut_image(photos):
@@ -106,9 +106,8 @@ def test_images_without_labels_have_the_first_command_only(tmp_path):
         and "no labels" in found["test"]["error"]
     )
     (command,) = found["commands"]
-    assert (
-        command.startswith("python train_ssl.py --dataset images ") and "--image_size 64" in command
-    )
+    assert command.startswith("python train_ssl.py --dataset images ")
+    assert "--image_size" not in command  # --recipe auto chooses it
 
 
 def test_a_test_split_that_is_missing_is_said(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks._jobs import Job, Line, Results, raise_failed, run_all, spread
 from benchmarks._machine import machine
 from multicrop import cli
+from multicrop.config.checks import AT_LEAST_1, check_values
 from multicrop.engine import ranks
 
 STUDENT = "--arch vit --image_size 32 --patch_size 4 --embed_dim 64 --num_layers 4 --num_heads 4"
@@ -70,9 +71,8 @@ class Recipe:
     """auto, cpu, cuda or mps."""
 
     def __post_init__(self):
-        for name in ("epochs", "ssl_epochs", "teacher_epochs", "streams", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        names = ("epochs", "ssl_epochs", "teacher_epochs", "streams", "threads")
+        check_values(self, AT_LEAST_1, *names)
 
 
 def jobs(r: Recipe) -> list[Job]:

@@ -36,6 +36,7 @@ from benchmarks._small_sets_settings import (
 from benchmarks._small_sets_table import rows, table
 from benchmarks.recipes_cifar10 import LIGHT
 from multicrop import cli
+from multicrop.config.checks import AT_LEAST_1, check_values
 from multicrop.engine import ranks
 
 SETS = ("gtsrb", "neu_det", "malaria50", "cifar100_png", "tiny-imagenet-200", "cifar10")
@@ -76,9 +77,8 @@ class Recipe:
     """Only print the table of what results.jsonl has."""
 
     def __post_init__(self):
-        for name in ("cap", "test_cap", "ssl_images", "ft_images", "streams", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: must be at least 1")
+        names = ("cap", "test_cap", "ssl_images", "ft_images", "streams", "threads")
+        check_values(self, AT_LEAST_1, *names)
         for name, known in (("backbones", BACKBONES), ("settings", SETTINGS)):
             for value in getattr(self, name):
                 if value not in known:

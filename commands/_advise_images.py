@@ -12,6 +12,7 @@ from multicrop.commands.check import recognise
 from multicrop.config import auto
 from multicrop.config.advise import Recipe
 from multicrop.config.auto import Choice, ImageFacts
+from multicrop.config.flags import typed
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._survey import balance
 from multicrop.engine import ranks
@@ -71,7 +72,7 @@ def describe(images: Images) -> None:
     )
     ranks.log("what --recipe auto takes for stage one:")
     for choice in images.choices:
-        ranks.log(f"  --{choice.name} {_shown(choice.value)}: {choice.reason}")
+        ranks.log(f"  {choice}")
 
 
 def plain_commands(images: Images) -> list[str]:
@@ -87,12 +88,6 @@ def command(script: str, flags: dict[str, Any]) -> str:
     """A line to type."""
     words = []
     for name, value in flags.items():
-        quoted = shlex.quote(value) if isinstance(value, str) else _shown(value)
+        quoted = shlex.quote(value) if isinstance(value, str) else typed(value)
         words.append(f"--{name} {quoted}")
     return " ".join(["python", script, *words])
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

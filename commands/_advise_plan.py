@@ -16,9 +16,8 @@ from multicrop.supervised import validation
 HELD_OUT = 0.2  # of the training images judge; the same ones judge every candidate
 # Half of the rest: the split draws each class's images in one order, so that these hold out those of HELD_OUT and more.
 HELD_OUT_OF_HALF = HELD_OUT + (1 - HELD_OUT) / 2
-TRAINED = (
-    0.8  # share of a time that is given to steps; the rest is for reading, measuring and saving
-)
+# Share of a time that is given to steps; the rest is for reading, measuring and saving
+TRAINED = 0.8
 PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0, "ra": 1, "lr": 1e-3, "warmup": 1, "sd": 0}
 """Stage two without augmentation beyond shifts and flips: short runs do not need more."""
 

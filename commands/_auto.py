@@ -78,9 +78,14 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
 
 def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
     """The training images as stage one stores them, and what the rules need to know of them."""
-    side = _side(recipe)
-    size, _ = auto.image_size(side)
-    images, _ = pretraining_images(_without_probe(_with(recipe, {"image_size": size})))
+    side = ranks.broadcast_object(lambda: _side_of_files(recipe))
+    if side is not None:
+        size, _ = auto.image_size(side)
+        recipe = _with(recipe, {"image_size": size})
+    no_probe = replace(recipe, run=replace(recipe.run, knn_freq=0))
+    images, _ = pretraining_images(no_probe)
+    if side is None:
+        side = min(images.pixels.shape[-2:])
     return images, ranks.broadcast_object(lambda: measure(images, side))
 
 
@@ -146,23 +151,10 @@ def _share(recipe: Recipe, global_batch: int) -> dict[str, int]:
     return {"batch_size_per_gpu": max(1, global_batch // parts)}
 
 
-def _side(recipe: Recipe) -> int:
-    """The median of the images' shorter sides in pixels; of images in binary files their own."""
-    source = registry.source(recipe.data.dataset)
-
-    def of_files() -> int | None:
-        listing = source.listing(recipe.data.datapath, "train")
-        return None if listing is None else typical_side(listing)
-
-    side = ranks.broadcast_object(of_files)
-    if side is None:
-        images, _ = pretraining_images(_without_probe(recipe))
-        side = min(images.pixels.shape[-2:])
-    return side
-
-
-def _without_probe(recipe: Recipe) -> Recipe:
-    return replace(recipe, run=replace(recipe.run, knn_freq=0))
+def _side_of_files(recipe: Recipe) -> int | None:
+    """The median of the image files' shorter sides in pixels; None of sets in binary files."""
+    listing = registry.source(recipe.data.dataset).listing(recipe.data.datapath, "train")
+    return None if listing is None else typical_side(listing)
 
 
 def _run_choices(
@@ -198,10 +190,7 @@ def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
         ):
             continue
         values[choice.name] = choice.value
-        shown = (
-            " ".join(map(str, choice.value)) if isinstance(choice.value, tuple) else choice.value
-        )
-        ranks.log(f"  --{choice.name} {shown}: {choice.reason}")
+        ranks.log(f"  {choice}")
     return _with(recipe, values)
 
 

@@ -16,6 +16,8 @@ from multicrop.probes.knn import knn
 from multicrop.probes.pixels import RawPixels
 from multicrop.ssl.objectives._base import BaseObjective
 
+ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
+
 
 class Monitor:
     """Follows a run from its log rows; `rows` are those from before it was resumed."""
@@ -54,9 +56,6 @@ class Monitor:
         warning = self.collapse.warning(epochs)
         if warning:
             ranks.log(f"warning: {warning}")
-
-
-ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
 
 
 def stored_accuracies(run_folder: Run) -> dict[str, float]:

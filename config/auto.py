@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from .flags import typed
+
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
 SHORTCUT = (
     0.4  # share of the brightness's variance between images: signs 0.52, steel 0.70, photos 0.3
@@ -40,6 +42,9 @@ class Choice:
     name: str
     value: Any
     reason: str
+
+    def __str__(self) -> str:
+        return f"--{self.name} {typed(self.value)}: {self.reason}"
 
 
 def network_choices(

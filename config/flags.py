@@ -58,6 +58,13 @@ def flag_types(recipe_type: type) -> dict[str, Any]:
     return types
 
 
+def typed(value: Any) -> str:
+    """A setting's value as it is typed on a command line."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def changed_flags(recipe: object) -> dict[str, Any]:
     """The settings that do not have their defaults."""
     defaults = to_flags(from_flags(type(recipe), {}))

@@ -36,7 +36,8 @@ def line_of(where: Line, job: Job, result: Line, needed: list[Line]) -> Line:
     else:
         numbers = {name: result[name] for name in ("epoch", "step", "test_top1")}
         numbers |= class_numbers(Path(result["output_dir"]))
-    return {"numbers": numbers, "seconds": result["seconds"], "machine": where, **more}
+    spent = {name: result[name] for name in ("seconds", "cpu_seconds")}
+    return {"numbers": numbers, **spent, "machine": where, **more}
 
 
 def probe_row(result: Line, prefix: str) -> Line:

@@ -6,9 +6,10 @@
 Each set is cut to --cap training images, and every setting is shown the same number of images. For each set, backbone
 and seed: probes of raw pixels and of random weights, then for each setting pretraining, its probes and a finetune, and
 against it scratch with as many epochs as the finetune, and scratch for as many seconds as pretraining and finetune
-together. Scratch and the first probes are the same for all settings but for auto, which chooses parts of the network:
-it is compared with that network, and with scratch that mirrors images where its finetune does. Scratch at equal compute
-follows the seconds of auto, or of the first setting.
+together (of the processor's time on a CPU, which other work beside does not stretch). Scratch and the first probes are
+the same for all settings but for auto, which chooses parts of the network: it is compared with that network, and with
+scratch that mirrors images where its finetune does. Scratch at equal compute follows the seconds of auto, or of the
+first setting.
 
 Every run is a command that is printed, in a process of its own, with its result as a line of OUT/results.jsonl. What
 is there is not run again; a run that was stopped begins anew, because its seconds count. A line is known by its
@@ -179,7 +180,8 @@ class Plan:
 
     def scratch_compute(self, setting: str, seed: int) -> Job:
         def words(needed: list[Line]) -> str:
-            pretraining, finetuning = (line["seconds"] for line in needed)
+            spent = "cpu_seconds" if needed[0]["machine"]["kind"] == "cpu" else "seconds"
+            pretraining, finetuning = (line[spent] for line in needed)
             epochs = equal_compute_epochs(pretraining, finetuning, self.ft_epochs)
             return self._scratch(self.owner(setting), needed, epochs, seed)
 
@@ -263,7 +265,7 @@ def labels_of(
 
 def judge(r: Recipe) -> dict:
     device = ranks.start(r.device)
-    where = {**machine(device), "threads": r.threads}
+    where = {**machine(device), "kind": device.type, "threads": r.threads}
     folder = Path(r.out)
     results = Results(folder / "results.jsonl")
     failed: dict[str, str] = {}

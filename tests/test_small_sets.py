@@ -139,17 +139,18 @@ class Runner:
                 {"checkpoint": name, "top1": {"20": 30.0 + index}, "linear_top1": 50.0}
                 for index, name in enumerate(names)
             ]
-            return {"results": found, "seconds": 1.0}
+            return {"results": found, "seconds": 1.0, "cpu_seconds": 1.0}
         folder = Path(words[words.index("--output_dir") + 1])
         assert not folder.exists(), "a run begins anew"
         folder.mkdir(parents=True)
-        result = {"epoch": 1.0, "step": 3, "loss": 2.0, "seconds": 2.0, "output_dir": str(folder)}
+        result = {"epoch": 1.0, "step": 3, "loss": 2.0, "output_dir": str(folder)}
+        result |= {"seconds": 20.0, "cpu_seconds": 2.0}  # a busy machine
         if words[0] == "train_ssl.py":
             (folder / "metrics.jsonl").write_text('{"step": 3, "target_gap": 0.7}\n')
             chosen = {"arch": "vit", "image_size": 32, "pool": "mean", "crop_flip": 0.0}
             settings = dict.fromkeys(flag_types(BackboneSettings)) | chosen
             (folder / "recipe.yaml").write_text(yaml.safe_dump(settings))
-            return result | {"seconds": 18.0}
+            return result | {"seconds": 20.0, "cpu_seconds": 18.0}
         (folder / "confusion.json").write_text('{"counts": [[3, 0], [1, 0]]}')
         return result | {"test_top1": 75.0}
 
@@ -179,8 +180,8 @@ def test_jobs_are_those_of_the_plan_and_their_lines_say_what_came_out(recipe, ru
     assert judge(recipe)["runs"] == len(runner.ran) == 10
     lines = {(line["what"], line["setting"]): line for line in lines_of(recipe)}
     assert list(lines["pretrain", "shapes"]) == [
-        "set", "backbone", "setting", "seed", "what", "command", "numbers", "seconds", "machine", "network",
-        "inherited",
+        "set", "backbone", "setting", "seed", "what", "command", "numbers", "seconds", "cpu_seconds", "machine",
+        "network", "inherited",
     ]  # fmt: skip
     assert lines["raw", None]["backbone"] is None
     assert lines["random", None]["numbers"] == {"knn": 31.0, "linear": 50.0}
@@ -326,6 +327,20 @@ def test_jobs_of_the_default_plan_have_names_and_commands_of_their_own(tmp_path,
     assert len(set(names)) == len(names) == 1 + 3 * (2 * 6 + 2 * 9 + 3)
     for job in planned:
         assert all(names.index(name) < names.index(job.name) for name in job.needs)
+
+
+def test_a_job_counts_the_seconds_of_the_processor(tmp_path):
+    script = tmp_path / "idle.py"
+    script.write_text(
+        "import json, time; time.sleep(1); print('more'); print(json.dumps({'seconds': 1.0}))"
+    )
+    result = _jobs.execute("idle", (str(script),), threads=1)
+    assert result["seconds"] == 1.0
+    assert 0 <= result["cpu_seconds"] < 0.5
+
+    script.write_text("raise SystemExit('no such thing')")
+    with pytest.raises(RuntimeError, match="idle failed with exit code 1: no such thing"):
+        _jobs.execute("idle", (str(script),), threads=1)
 
 
 def test_an_interrupted_comparison_does_not_start_what_is_left(tmp_path, monkeypatch):

@@ -63,9 +63,9 @@ class Method:
     """The head, the teacher and the objective."""
 
     objective: str = "dino"
-    """A file of ssl/objectives: dino, or simclr, which takes --local_crops_number 0 and no teacher."""
+    """A file of ssl/objectives: dino, or without a teacher sigreg, or simclr with --local_crops_number 0."""
     out_dim: int = 1024
-    """Prototypes K (simclr: width of its projections)."""
+    """Prototypes K (simclr, sigreg: width of the projections)."""
     mlp_head_in: int | None = None
     """Width of the head's input. It comes from the backbone; published commands state it, and it is checked."""
     head_hidden_dim: int = 512
@@ -86,6 +86,8 @@ class Method:
     """Teacher temperature after its warm-up."""
     warmup_teacher_temp_epochs: int = 10
     """Epochs of that warm-up."""
+    sigreg_share: float = 0.05
+    """What the distribution of the projections counts in the loss of sigreg; the views' agreement counts the rest."""
     center_momentum: float = 0.9
     """How slowly the centre follows the teacher's mean logits."""
     momentum_teacher: float = 0.996
@@ -100,7 +102,7 @@ class Method:
         check_values(self, AT_LEAST_1, *widths)
         check_values(self, NOT_NEGATIVE, "warmup_teacher_temp_epochs", "freeze_last_layer")
         check_values(self, POSITIVE, "teacher_temp", "warmup_teacher_temp", "student_temp")
-        check_values(self, SHARE, "center_momentum", "momentum_teacher")
+        check_values(self, SHARE, "center_momentum", "momentum_teacher", "sigreg_share")
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Recipe:
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"crop_flip": 0.5}
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"crop_flip": 0.5, "sigreg_share": 0.05}
     """Flags that runs of older versions did not have, and what they did."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:

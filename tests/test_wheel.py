@@ -86,7 +86,7 @@ def test_an_installed_wheel_works_away_from_the_checkout(wheel, tmp_path):
         "assert hasattr(ssl, 'SSLContext')\n"
         "from multicrop.registry import names\n"
         "assert 'vit' in names('models') and 'shapes' in names('datasets')\n"
-        "assert names('ssl.objectives') == ['dino', 'simclr'] and 'pretrain' in names('commands')\n"
+        "assert names('ssl.objectives') == ['dino', 'sigreg', 'simclr'] and 'pretrain' in names('commands')\n"
         "from multicrop.augment.autoaugment import AutoAugment; AutoAugment('cifar10')\n"
     )
     subprocess.run([python, "-c", code], check=True, cwd=tmp_path, timeout=120)

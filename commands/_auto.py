@@ -134,18 +134,18 @@ def _chosen_before(recipe: Recipe) -> dict[str, Any] | None:
         for name, value in metadata.recipe.items()
         if name not in recipe.OPERATIONAL or name in OPERATIONAL_CHOICES
     }
-    return chosen | _share(recipe, metadata.identity["global_batch"])
+    return chosen | share_of_batch(recipe, metadata.identity["global_batch"])
 
 
 def _of_this_rank(recipe: Recipe, choice: Choice) -> Choice:
     """The choice, and of the batch this rank's part."""
     if choice.name != "batch_size_per_gpu":
         return choice
-    part = _share(recipe, choice.value)[choice.name]
+    part = share_of_batch(recipe, choice.value)[choice.name]
     return replace(choice, value=part, reason=f"{choice.value} over all processes {choice.reason}")
 
 
-def _share(recipe: Recipe, global_batch: int) -> dict[str, int]:
+def share_of_batch(recipe: Recipe, global_batch: int) -> dict[str, int]:
     """A rank's part of the global batch."""
     parts = ranks.world_size() * recipe.optimisation.accumulate
     return {"batch_size_per_gpu": max(1, global_batch // parts)}

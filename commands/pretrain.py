@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from multicrop import cli, registry
-from multicrop.commands import _auto, _summary
+from multicrop.commands import _auto, _beginning, _summary
+from multicrop.commands._beginning import Origin
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
 from multicrop.commands._loop import start_loop
@@ -29,7 +30,6 @@ from multicrop.datasets._images import ImageSet
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.loop import LoopStatus
 from multicrop.engine.precision import autocast_dtype, make_deterministic
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import cosine
@@ -45,12 +45,17 @@ def run(recipe: Recipe) -> dict:
     if recipe.run.deterministic:
         make_deterministic(device)
     with Interrupt() as interrupt:  # also while images are decoded
+        recipe, origin = _beginning.resolve(recipe)
         recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))
-        return train(recipe, device, dtype, interrupt)
+        return train(recipe, origin, device, dtype, interrupt)
 
 
 def train(
-    recipe: Recipe, device: torch.device, dtype: torch.dtype | None, interrupt: Interrupt
+    recipe: Recipe,
+    origin: Origin,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    interrupt: Interrupt,
 ) -> dict:
     # Names, networks and the run folder: what is wrong with them is said before a long decoding.
     registry.source(recipe.data.dataset)
@@ -66,9 +71,9 @@ def train(
     batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
 
-    # An earlier state of the networks, where the run folder holds one.
+    # The networks' latest state, where the run folder holds one, or the weights to begin from.
     metadata = describe_pretraining(recipe, train_state.student.backbone, images, batches)
-    start = run_folder.resume(train_state, metadata.identity)
+    start, metadata = _beginning.begin(recipe, origin, train_state, run_folder, metadata)
     for line in _summary.pretraining(recipe, train_state, batches, device):
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
@@ -111,7 +116,7 @@ def train(
         if status.saves:
             saved, state = metadata.at(status.step, status.epochs), train_state.state()
             run_folder.save(saved, state)
-            if keeps(recipe, status, whole=status.step == loop.total):
+            if status.keeps(recipe.run.saveckp_freq):
                 run_folder.keep(saved, state, f"checkpoint{status.epoch:04d}.pt")
 
         # A line for people.
@@ -248,12 +253,6 @@ def step_metrics(
     statistics = train_state.objective.statistics(student, targets)
     metrics = monitor.metrics(train_state.teacher.backbone, crops[0], statistics, loss, dtype)
     return {**metrics, "grad_norm": output.grad_norm.item()}
-
-
-def keeps(recipe: Recipe, status: LoopStatus, whole: bool) -> bool:
-    """Whether a checkpoint is kept for good: at some epochs' ends, and at the end of the whole run."""
-    every = recipe.run.saveckp_freq
-    return status.ended and every > 0 and (whole or status.epoch % every == 0)
 
 
 def main(argv: list[str] | None = None) -> None:

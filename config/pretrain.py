@@ -47,6 +47,26 @@ class Student(BackboneSettings):
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """Where training begins."""
+
+    pretrained_weights: str | None = None
+    """File or run folder whose backbone to begin from: all that finetune takes (None: random weights)."""
+    checkpoint_key: str = "teacher"
+    """Which network of a stage-one file: teacher or student."""
+    trust_checkpoint: bool = False
+    """Load files that hold Python objects (as the published ones do), which can run code."""
+    extend_epochs: int | None = None
+    """Go on for so many epochs with the settings and the whole state of the stage-one run --pretrained_weights, in a
+    new --output_dir: a warm restart at half of its peak learning rate."""
+    resume_changed_data: bool = False
+    """Resume a run whose images changed: order and schedules begin again, its files so far stay in a sub-folder."""
+
+    def __post_init__(self):
+        check_values(self, AT_LEAST_1, "extend_epochs")
+
+
+@dataclass(frozen=True)
 class PretrainData(DataSettings):
     """The images."""
 
@@ -200,6 +220,7 @@ class PretrainRun(RunSettings):
 class Recipe:
     """Stage one: self-supervised pretraining with multi-crop (DINO)."""
 
+    begin: Beginning = Beginning()
     backbone: Student = Student()
     data: PretrainData = PretrainData()
     method: Method = Method()
@@ -213,11 +234,17 @@ class Recipe:
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
         "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
-        "accumulate", "minutes",
+        "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"crop_flip": 0.5, "sigreg_share": 0.05}
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {
+        "crop_flip": 0.5,
+        "sigreg_share": 0.05,
+        "pretrained_weights": None,
+        "checkpoint_key": "teacher",
+        "extend_epochs": None,
+    }
     """Flags that runs of older versions did not have, and what they did."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:

@@ -20,12 +20,17 @@ class LoopStatus(NamedTuple):
     epochs: float  # the same with the fraction of the one begun
     ended: bool  # an epoch ends here
     final: bool  # so does the loop
+    whole: bool  # so does the recipe
     logs: bool
     saves: bool
 
     def every(self, epochs: int) -> bool:
         """Whether something is due that is due every so many epochs (0: never) and after the last step."""
         return epochs > 0 and (self.final or (self.ended and self.epoch % epochs == 0))
+
+    def keeps(self, epochs: int) -> bool:
+        """Whether a checkpoint is kept for good: every so many epochs (0: never) and at the end of the whole recipe."""
+        return self.ended and epochs > 0 and (self.whole or self.epoch % epochs == 0)
 
 
 class Loop:
@@ -89,6 +94,7 @@ class Loop:
             final=final,
             logs=logs,
             saves=saves or self.stopped,
+            whole=self.done == self.total,
         )
 
     @property

@@ -18,7 +18,7 @@ class Metadata:
 
     kind: "ssl" or "finetune". step, epoch: when it was saved. recipe: every flag of its run. backbone: arguments of
     registry.backbone that build its network again. data: its data set's name, classes, mean and std. identity: what its
-    images' order and its targets follow from (engine/run.py).
+    images' order and its targets follow from (engine/run.py). ancestry: what it began from, the oldest first.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Metadata:
     backbone: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
+    ancestry: list[dict[str, Any]] = field(default_factory=list)
 
     def at(self, step: int, epoch: float) -> "Metadata":
         """The same at another time of the run."""

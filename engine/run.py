@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -101,6 +102,22 @@ class Run:
         if not ranks.all_true(path.is_file() and path.stat().st_size == size):
             return ranks.broadcast_object(lambda: newest)
         return newest or (checkpoint.load(path), path)
+
+    def set_aside(self) -> Path:
+        """Keep all files of the run so far in a sub-folder too, before it begins again in its place; the sub-folder."""
+        return ranks.broadcast_object(self._set_aside)
+
+    def _set_aside(self) -> Path:
+        number = 1
+        while (self.folder / f"before_{number}").exists():
+            number += 1
+        kept = self.folder / f"before_{number}"
+        with write_errors(kept):
+            kept.mkdir()
+            for path in self.folder.iterdir():
+                if path.is_file():
+                    shutil.copy2(path, kept)
+        return kept
 
     def open(self, step: int, changed: dict[str, Any]) -> None:
         """Start writing at a step: metrics after it, from a run that died later, are dropped.

@@ -3,13 +3,15 @@
 An image shows one class nine times, each time in a pose of its own, some of them light and some dark. So raw pixels
 are poor neighbours, while every crop of an image, local ones too, shows the same class. All else that the crops of an
 image share (its mean lightness and colour, how many shapes are light) is nearly the same for all images: whatever
-varies there is an easier answer to self-distillation than the outline is, and is then learnt in its place. The outlines
-cover different areas: without that, a small network has nothing to start from and its targets become uniform. Distances
-are in units of half the image's, or half a cell's, side; y points down.
+varies there is an easier answer to self-distillation than the outline is, and is then learnt in its place. What differs
+from crop to crop, a smooth change of colour and noise, hides the outlines from untrained networks and can be learnt
+away; in version 1 there is so little of it that untrained convolutions tell the classes apart. The outlines cover
+different areas: without that, a small network has nothing to start from and its targets become uniform. Distances are
+in units of half the image's, or half a cell's, side; y points down.
 """
 
 import math
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +20,11 @@ from numpy.random import Generator
 
 from ._data_set import DataSet
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
+from ._outlines import OUTLINES, Array
 
 # How hard the set is.
 GRID = 3  # shapes of one class per image: GRID x GRID, each in a cell of its own
 RADIUS = (0.75, 1.00)  # of a shape's circumscribed circle, in half sides of its cell
-OFF_CENTRE = 0.50  # largest shift of a shape along each axis, in half sides of its cell
 TILT = 0.3  # largest rotation to either side, in radians; less of it is easier, also for raw pixels
 STRETCH = 0.15  # largest relative stretch along one axis (and shrink along the other)
 # Differences of the paints to the background, in turn over an image's shapes.
@@ -30,16 +32,33 @@ PAINTS = ((0.46, 0.40, 0.32), (-0.38, -0.40, -0.44))
 CONTRAST = (0.9, 1.1)  # factor of the paints
 MIDDLE = 0.02  # how far the background's lightness is from 1/2
 HUES = 0.02  # how far the background and the paints are from their colour
-GRADIENT = 0.03  # amplitude of the background's smooth change of colour
 TEXTURE = 0.03  # largest amplitude of stripes, checks and blotches, in the shapes and behind them
-NOISE = 0.04  # standard deviation of the noise of each pixel
 CLUTTER = 1  # most small discs and bars per image
 CLUTTER_RADIUS = (0.04, 0.09)  # in half sides
 
-Array = np.ndarray
-Outline = Callable[[Array, Array], Array]  # x, y -> signed distance, negative inside
-Corners = list[tuple[float, float]]
 CHUNK = 500  # images drawn together, from a random stream of their own: more images never change earlier ones
+
+
+@dataclass(frozen=True)
+class Version:
+    """What tells the versions of the set apart."""
+
+    off_centre: float
+    """Largest shift of a shape along each axis, in half sides of its cell."""
+    gradient: float
+    """Amplitude of the background's smooth change of colour."""
+    noise: float
+    """Standard deviation of the noise of each pixel."""
+    mean: tuple[float, float, float]
+    """Of each channel, measured."""
+    std: tuple[float, float, float]
+    """The same."""
+
+
+VERSIONS = {
+    1: Version(0.5, 0.03, 0.04, mean=(0.523, 0.512, 0.495), std=(0.208, 0.198, 0.188)),
+    2: Version(0.6, 0.25, 0.18, mean=(0.520, 0.512, 0.498), std=(0.267, 0.263, 0.257)),
+}
 
 
 def load(
@@ -51,6 +70,7 @@ def load(
     train_images: int = 5000,
     test_images: int = 1000,
     image_size: int = 32,
+    version: int = 2,
 ) -> ImageSet:
     """Draw the split; the same arguments give the same images. root and options have no meaning here.
 
@@ -65,13 +85,16 @@ def load(
     pixels, labels = [], []
     for start in range(0, count, CHUNK):
         stream = np.random.default_rng([seed, SPLITS.index(split), start // CHUNK])
-        chunk_pixels, chunk_labels = _draw(stream, image_size, min(CHUNK, count - start))
+        chunk_pixels, chunk_labels = _draw(
+            stream, image_size, min(CHUNK, count - start), VERSIONS[version]
+        )
         pixels.append(torch.from_numpy(chunk_pixels))
         labels.append(torch.from_numpy(chunk_labels))
-    return ImageSet(torch.cat(pixels), torch.cat(labels), CLASSES, MEAN, STD)
+    mean, std = VERSIONS[version].mean, VERSIONS[version].std
+    return ImageSet(torch.cat(pixels), torch.cat(labels), CLASSES, mean, std)
 
 
-def _draw(stream: Generator, size: int, count: int) -> tuple[Array, Array]:
+def _draw(stream: Generator, size: int, count: int, version: Version) -> tuple[Array, Array]:
     """The first `count` images of a chunk: uint8 (count, 3, S, S) and int64 (count,)."""
     labels = stream.permutation(np.arange(CHUNK) % len(CLASSES))
     axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
@@ -80,7 +103,7 @@ def _draw(stream: Generator, size: int, count: int) -> tuple[Array, Array]:
 
     # The background: a colour that changes smoothly, and a texture that is stronger here than there.
     colour = lightness + _hue(stream)
-    image = colour + _field(stream, size, 3, GRADIENT)
+    image = colour + _field(stream, size, 3, version.gradient)
     texture = _texture(stream, x, y)
     image = image + texture * _field(stream, size, 1, 1.0)
 
@@ -99,9 +122,9 @@ def _draw(stream: Generator, size: int, count: int) -> tuple[Array, Array]:
         paint = paint + _texture(stream, x, y)
         cell_x = GRID * (x + 1) - 2 * column - 1
         cell_y = GRID * (y + 1) - 2 * row - 1
-        image = _over(image, paint, _shape(stream, labels, cell_x, cell_y))
+        image = _over(image, paint, _shape(stream, labels, cell_x, cell_y, version.off_centre))
 
-    image += stream.normal(0, NOISE, image.shape).astype(np.float32)
+    image += stream.normal(0, version.noise, image.shape).astype(np.float32)
     unit = image[:count].clip(0, 1)
     return (unit * 255 + 0.5).astype(np.uint8), labels[:count]
 
@@ -159,12 +182,12 @@ def _clutter(stream: Generator, x: Array, y: Array) -> Array:
     return _cover(np.hypot(along, v) - radius, 2 / x.shape[-1])
 
 
-def _shape(stream: Generator, labels: Array, x: Array, y: Array) -> Array:
+def _shape(stream: Generator, labels: Array, x: Array, y: Array, off_centre: float) -> Array:
     """Coverage of a shape of each image's class, in a pose of its own, (CHUNK, 1, S, S). x, y: -1..1 in its cell."""
     radius = _between(stream, *RADIUS)
     stretch = 1 + _between(stream, -STRETCH, STRETCH)
-    dx = x - _between(stream, -OFF_CENTRE, OFF_CENTRE)
-    dy = y - _between(stream, -OFF_CENTRE, OFF_CENTRE)
+    dx = x - _between(stream, -off_centre, off_centre)
+    dy = y - _between(stream, -off_centre, off_centre)
     dx, dy = dx / radius, dy / radius
     u, v = _turn(dx, dy, _between(stream, -TILT, TILT))
     u, v = u * stretch, v / stretch
@@ -196,97 +219,11 @@ def _chance(stream: Generator, probability: float) -> Array:
     return stream.random((CHUNK, 1, 1, 1)) < probability
 
 
-def _polygon(corners: Corners) -> Outline:
-    """Signed distance to a closed polygon, negative inside."""
-
-    def distance(x: Array, y: Array) -> Array:
-        nearest = np.full(x.shape, np.inf, np.float32)
-        inside = np.zeros(x.shape, bool)
-        ax, ay = corners[-1]
-        for bx, by in corners:
-            # The edge from a to b, and the point p, both seen from a.
-            ex, ey = bx - ax, by - ay
-            px, py = x - ax, y - ay
-            along = (px * ex + py * ey) / (ex * ex + ey * ey)
-            along = along.clip(0, 1)
-            squared = (px - ex * along) ** 2 + (py - ey * along) ** 2
-            nearest = np.minimum(nearest, squared)
-            if ey:
-                between = (ay > y) != (by > y)
-                crossed = px < ex * py / ey  # by a ray to the right
-                inside ^= between & crossed
-            ax, ay = bx, by
-        return np.where(inside, -1, 1) * np.sqrt(nearest)
-
-    return distance
-
-
-def _around(radii: list[float]) -> Corners:
-    """Corners at equal angles, the first at the top, each at a distance of its own from the centre."""
-    corners = []
-    for i, radius in enumerate(radii):
-        angle = 2 * math.pi * (i / len(radii))
-        corners.append((radius * math.sin(angle), -radius * math.cos(angle)))
-    return corners
-
-
-def _plus(half: float, reach: float) -> Corners:
-    """A cross of bars that are 2 x half wide and reach so far."""
-    corners = []
-    quarter = [(half, -half), (reach, -half), (reach, half)]
-    for _ in range(4):
-        corners += quarter
-        quarter = [(-y, x) for x, y in quarter]  # turned by 90 degrees
-    return corners
-
-
-def _heart(corners: int) -> Corners:
-    """Points of the well-known curve, scaled to the size of the other shapes."""
-    points = []
-    for i in range(corners):
-        t = 2 * math.pi * i / corners
-        x = math.sin(t) ** 3
-        y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
-        points.append((0.83 * x, -0.83 * (y + 0.7) / 16))
-    return points
-
-
-def _disc(x: Array, y: Array) -> Array:
-    return np.hypot(x, y) - 0.85
-
-
-def _ring(x: Array, y: Array) -> Array:
-    return np.abs(np.hypot(x, y) - 0.78) - 0.13
-
-
-def _crescent(x: Array, y: Array) -> Array:
-    disc = np.hypot(x - 0.15, y) - 0.95
-    bite = np.hypot(x - 0.6, y) - 0.8
-    return np.maximum(disc, -bite)
-
-
-OUTLINES: dict[str, Outline] = {  # around one centre
-    "arrow": _polygon(
-        [(-0.95, -0.17), (0.2, -0.17), (0.2, -0.6), (1, 0), (0.2, 0.6), (0.2, 0.17), (-0.95, 0.17)]
-    ),
-    "corner": _polygon(
-        [(-0.6, -0.9), (-0.2, -0.9), (-0.2, 0.2), (0.9, 0.2), (0.9, 0.6), (-0.6, 0.6)]
-    ),
-    "crescent": _crescent,
-    "cross": _polygon(_plus(0.2, 0.95)),
-    "disc": _disc,
-    "heart": _polygon(_heart(28)),
-    "ring": _ring,
-    "square": _polygon([(-0.7, -0.7), (0.7, -0.7), (0.7, 0.7), (-0.7, 0.7)]),
-    "star": _polygon(_around([1.05, 0.42] * 5)),
-    "triangle": _polygon(_around([1.07] * 3)),
-}
 CLASSES = tuple(OUTLINES)
-MEAN = (0.523, 0.512, 0.495)  # measured
-STD = (0.208, 0.198, 0.188)  # measured
 
 DATASET = DataSet(
     title="ten procedural shapes, made by this program",
     layout="nothing: the images are drawn in seconds",
     load=load,
+    variants={"shapes_1": {"version": 1}},
 )

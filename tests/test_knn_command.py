@@ -70,8 +70,8 @@ def state(seed: int, step: int, kind: str = "ssl") -> dict:
     about = {
         "dataset": "shapes",
         "classes": [*shapes.CLASSES],
-        "mean": [*shapes.MEAN],
-        "std": [*shapes.STD],
+        "mean": [*shapes.VERSIONS[2].mean],
+        "std": [*shapes.VERSIONS[2].std],
     }
     options = {**TINY, "in_channels": 3, "drop_path_rate": 0.1}
     return {
@@ -128,7 +128,7 @@ def refused(capsys, *words: object) -> str:
 def bank_by_hand(features: torch.nn.Module) -> tuple[torch.Tensor, ...]:
     train, test = (shapes.load(".", split) for split in ("train", "test"))
     chosen = torch.arange(300) * 400 // 300
-    transform = EvalTransform(32, shapes.MEAN, shapes.STD)
+    transform = EvalTransform(32, shapes.VERSIONS[2].mean, shapes.VERSIONS[2].std)
     banks = [
         extract_features(features, pixels, transform)
         for pixels in (train.pixels[chosen], test.pixels)

@@ -1,9 +1,14 @@
 """The embedded set: deterministic, balanced, disjoint splits, and hard for raw pixels."""
 
+import hashlib
+
 import pytest
 import torch
 
+from multicrop import registry
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets import shapes
+from multicrop.registry import source
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +51,40 @@ def test_no_test_image_is_a_training_image(sets):
     assert len(train) == 1200 and len(test) == 300 and not train & test
 
 
-def test_published_statistics_are_the_measured_ones(sets):
-    unit = sets[0].pixels.double() / 255
-    torch.testing.assert_close(
-        unit.mean((0, 2, 3)), torch.tensor(shapes.MEAN).double(), atol=0.01, rtol=0
-    )
-    torch.testing.assert_close(
-        unit.std((0, 2, 3)), torch.tensor(shapes.STD).double(), atol=0.01, rtol=0
-    )
+@pytest.mark.parametrize("version", shapes.VERSIONS)
+def test_published_statistics_are_the_measured_ones(version):
+    images = shapes.load("", "train", train_images=1200, version=version)
+    unit = images.pixels.double() / 255
+    mean, std = (torch.tensor(values).double() for values in (images.mean, images.std))
+    torch.testing.assert_close(unit.mean((0, 2, 3)), mean, atol=0.01, rtol=0)
+    torch.testing.assert_close(unit.std((0, 2, 3)), std, atol=0.01, rtol=0)
+
+
+def test_the_first_version_stays_as_it_was():
+    images = source("shapes_1").load("", "train", train_images=600)
+    digest = hashlib.sha256(images.pixels.numpy().tobytes()).hexdigest()
+    assert digest.startswith("19060e1b41660a13")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["vit", "resnet8", "cct_2_3x2_32"])
+def test_untrained_networks_of_every_kind_are_poor_neighbours(sets, arch):
+    train, test = sets
+    torch.manual_seed(0)
+    sizes = {
+        "patch_size": 4,
+        "embed_dim": 64,
+        "num_layers": 4,
+        "num_heads": 4,
+        "stem": "conv",
+        "pool": "mean",
+    }
+    network = registry.backbone(arch, 32, **(sizes if arch == "vit" else {})).eval()
+    transform = EvalTransform(32, train.mean, train.std)
+    with torch.no_grad():
+        known, asked = (network(transform(part.pixels)) for part in sets)
+    accuracy = nearest_neighbours(known, train.labels, asked, test.labels)
+    assert accuracy < 0.5
 
 
 def test_mean_colour_says_little_of_the_class(sets):
@@ -66,12 +97,15 @@ def test_mean_colour_says_little_of_the_class(sets):
 
 def test_raw_pixels_are_poor_neighbours(sets):
     train, test = sets
-    known, asked = (
-        torch.nn.functional.normalize(part.pixels.float().flatten(1) - 128, dim=1) for part in sets
-    )
-    nearest = train.labels[(asked @ known.T).topk(20).indices]
-    accuracy = (nearest.mode(1).values == test.labels).float().mean().item()
-    assert 0.08 < accuracy < 0.25
+    known, asked = (part.pixels.float().flatten(1) - 128 for part in sets)
+    assert 0.08 < nearest_neighbours(known, train.labels, asked, test.labels) < 0.25
+
+
+def nearest_neighbours(known, labels, asked, truth):
+    """The share of `asked` whose label is the most frequent one of its 20 neighbours by cosine."""
+    known, asked = (torch.nn.functional.normalize(part, dim=1) for part in (known, asked))
+    nearest = labels[(asked @ known.T).topk(20).indices]
+    return (nearest.mode(1).values == truth).float().mean().item()
 
 
 @pytest.mark.parametrize("name", shapes.CLASSES)

@@ -131,7 +131,7 @@ def published(root):
     for name in ("aquarium_fish", "pickup_truck", "worm"):
         write(root / "cifar100" / "train" / "super" / name / "0.png")
     for i in range(10):
-        write(root / "svhn" / "train" / str(i) / "0.png")
+        write(root / "svhn" / "train" / str(i) / "0.png", 32, 32)
     for i in range(1, 103):
         write(root / "flowers102:kaggle" / "train" / str(i) / "0.png", 4, 4)
     (root / "flowers102:official" / "jpg").mkdir(parents=True)
@@ -163,6 +163,17 @@ def test_published_layouts_are_recognised(tmp_path):
     for path, name in wanted.items():
         listing = source(name).listing(str(path), "train")
         assert listing.names and listing.labels is not None, path
+
+
+@pytest.mark.parametrize(
+    "classes, side", [(10, 28), (10, 40), (43, 32)], ids=["MNIST", "digits", "traffic signs"]
+)
+def test_ones_own_numbered_classes_are_no_published_set(tmp_path, classes, side):
+    """It would have other constants, no mirror and another policy, all unsaid."""
+    for split in ("train", "test"):
+        for number in range(classes):
+            write(tmp_path / split / f"{number}" / "0.png", side, side)
+    assert checking.recognise(str(tmp_path), None)[1] == "image_folder"
 
 
 def test_binary_files_are_read_at_once(tmp_path, monkeypatch):

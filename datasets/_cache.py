@@ -21,9 +21,9 @@ import filelock
 import numpy as np
 import torch
 
+from ._console import say_once
 from ._decode import is_allowed_now
 from ._decode_all import decode_all
-from ._notes import say_once
 from ._places import Root, places, stamp
 
 FORMAT = 1  # raise it when the stored pixels change for the same files

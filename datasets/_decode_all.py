@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from . import _decode
+from ._console import progress
 from ._decode import Place
-from ._notes import progress
 from ._workers import Worker, processors
 
 CHUNK = 64  # images per request to a worker

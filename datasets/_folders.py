@@ -9,10 +9,10 @@ import torch
 
 from ._archive import ArchiveFolder, Folder, is_archive, open_archive
 from ._cache import load_cached
+from ._console import say_once
 from ._decode import most_pixels
 from ._decode_all import common_side
 from ._images import ImageSet, LoadOptions
-from ._notes import say_once
 from ._places import Root, places
 from ._stream import Streamed, statistics, unreadable_class
 from ._tree import Node, is_system_name

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from ._console import say_once
 from ._endings import needed
-from ._notes import say_once
 from ._tree import HIDDEN, LINK, Node, count_files
 
 Why = Callable[[str], str]  # (relative name of an image that is not used) -> the reason

@@ -17,9 +17,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from . import _decode
+from ._console import progress
 from ._decode import Place
 from ._folders import Listing
-from ._notes import progress
 from ._places import places
 
 FORMAT = "multicrop images 1"

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ._console import say_once_of
 from ._decode import Place, file_of
-from ._notes import say_once_of
 from ._workers import Decoders, processors
 
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ._console import progress
 from ._decode import Place, size
 from ._folders import Listing
-from ._notes import progress
 from ._places import places
 from ._workers import Decoders, processors
 

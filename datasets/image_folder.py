@@ -5,12 +5,12 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+from ._console import say_once
 from ._data_set import DataSet
 from ._folders import Folder, Listing, existing_folder, image_set, of_classes
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
 from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
 from ._layout import Layout, below, class_folders, find_layout, holds_classes
-from ._notes import say_once
 from ._split_names import is_split_name, is_unlabelled_name
 from ._tree import Node
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.io
+import torch
 import torchvision
 from conftest import GOLDEN
 from PIL import Image
@@ -211,6 +212,19 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
     assert packed["images"] == {"train": 9, "test": 5} and set(packed["bytes"]) == {"train", "test"}
     again = check(tmp_path / "packed", workers=1)
     assert again["dataset"] == "lmdb" and again["train"]["per_class"] == {"cat": 4, "dog": 5}
+
+
+def test_a_validation_split_is_packed_too(photos, tmp_path):
+    pytest.importorskip("lmdb")
+    write(photos / "test" / "cat" / "0.png", seed=90)
+    packed = packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
+    assert packed["images"] == {"train": 9, "test": 1, "val": 5}
+    lmdb = source("lmdb")
+    assert lmdb.has_validation(tmp_path / "packed")
+    val = lmdb.load(tmp_path / "packed", "val")
+    assert torch.equal(val.pixels, source("image_folder").load(photos, "val").pixels)
+    (tmp_path / "packed" / "test.lmdb").unlink()
+    assert not lmdb.has_validation(tmp_path / "packed")  # it is the test split
 
 
 def test_a_damaged_image_is_left_out_of_a_pack_and_named(photos, tmp_path, capsys):

@@ -386,7 +386,7 @@ def test_image_folder_has_a_third_split_beside_a_test_folder(tmp_path, validatio
 
 
 @pytest.mark.parametrize("name", sorted({*names("datasets")} - {"image_folder"}))
-def test_other_sets_have_two_splits(name, tmp_path):
+def test_an_empty_folder_has_no_validation(name, tmp_path):
     assert not source(name).has_validation(tmp_path)
 
 

@@ -212,6 +212,7 @@ def flags(**values) -> list[str]:
 def test_a_messy_folder_through_all_commands(tmp_path):
     """check, pretrain, knn, finetune: all read the same images, and say of each other file why they do not."""
     mess(tmp_path / "in")
+    assert accounts(tmp_path / "in")["used"] == 24
     env = {"MULTICROP_CACHE": str(tmp_path / "cache")}
     data = flags(dataset="image_folder", datapath=tmp_path / "in")
     first = launch("train_ssl.py", *data, *flags(
@@ -222,7 +223,7 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     assert sum("left out of" in line for line in said) == 1
     assert sum("train from photos/Train/, test from photos/Test/" in line for line in said) == 1
     assert sum("skipped 2 unreadable images" in line for line in said) == 1
-    knn = result_of(launch("eval_knn.py", *flags(pretrained_weights=tmp_path / "ssl"), **env))
+    knn = result_of(launch("eval_knn.py", tmp_path / "ssl", **env))
     assert (knn["train_images"], knn["test_images"]) == (14, 6)
     second = launch("finetune.py", *data, *flags(
         pretrained_weights=tmp_path / "ssl", output_dir=tmp_path / "ft", epochs=1, batch_size=4

@@ -17,7 +17,7 @@ from multicrop.commands import pretrain, visualise
 from multicrop.config.check import Recipe
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe as Visualising
-from multicrop.datasets import _decode, _folders, _notes, image_folder
+from multicrop.datasets import _console, _decode, _folders, image_folder
 from multicrop.datasets._images import LoadOptions
 from multicrop.engine.run import differences
 from multicrop.registry import source
@@ -118,7 +118,7 @@ def test_progress_bars_are_made_in_two_places():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("tqdm", "tqdm.tqdm"):
                 made.append(str(path.relative_to(ROOT)))
-    assert sorted(made) == ["datasets/_notes.py", "engine/progress.py"]
+    assert sorted(made) == ["datasets/_console.py", "engine/progress.py"]
 
 
 @pytest.mark.parametrize("count", [10, 5000])
@@ -127,7 +127,7 @@ def test_a_log_file_gets_at_most_one_line_of_a_progress_bar(monkeypatch, count, 
     out = io.StringIO()
     out.isatty = lambda: terminal
     monkeypatch.setattr(sys, "stderr", out)
-    with _notes.progress(count, "decoding photos") as bar:
+    with _console.progress(count, "decoding photos") as bar:
         for _ in range(count):
             bar.update()
             bar.refresh()

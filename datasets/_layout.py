@@ -37,7 +37,7 @@ def find_layout(root: Folder) -> Layout:
     classes = set(class_folders(splits["train"]))
     for name, node in found.items():
         splits.setdefault(name, unwrapped(node, classes))
-    top.scopes.extend(node.real for node in splits.values())
+    top.scopes.extend(splits.values())
     opened = [splits[name] for name in splits if splits[name] is not found[name]]
     if inner is not top:
         opened.insert(0, inner)

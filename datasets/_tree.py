@@ -62,8 +62,8 @@ class Node:
     """A folder that is read once, at the first look.
 
     real: its path without links. above: those of the folders from which links led here. linked: it is such a link
-    itself. scopes: paths without links of folders that are read as a whole, one list for all nodes of a tree; links
-    into them are not followed, because they would give images twice.
+    itself. scopes: the folders that are read as a whole, one list for all nodes of a tree; other links into them are
+    not followed, because they would give images twice.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Node:
         real: str = "",
         above: tuple[str, ...] = (),
         linked: bool = False,
-        scopes: list[str] | None = None,
+        scopes: list["Node"] | None = None,
     ):
         self.folder, self.above, self.linked = folder, above, linked
         self.real = real or os.path.realpath(str(folder))
-        self.scopes = [] if scopes is None else scopes
+        self.scopes: list[Node] = [] if scopes is None else scopes
 
     @cached_property
     def content(self) -> Content:
@@ -106,9 +106,13 @@ class Node:
 
     @property
     def why_ignored(self) -> str | None:
-        if self.linked and any(_enters(scope, self.real) for scope in self.scopes):
+        is_scope = any(scope is self for scope in self.scopes)
+        if self.linked and not is_scope and self._is_read_anyway():
             return LINK
         return RUN if self.is_run else None
+
+    def _is_read_anyway(self) -> bool:
+        return any(_enters(scope.real, self.real) for scope in self.scopes)
 
     @property
     def images(self) -> list[str]:

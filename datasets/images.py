@@ -39,7 +39,7 @@ def inventory(root: str | Path) -> Inventory:
 def _tree(root: str | Path) -> Node:
     """All below root, each image once."""
     node = Node(existing_folder(root))
-    node.scopes.append(node.real)
+    node.scopes.append(node)
     return node
 
 

@@ -212,6 +212,18 @@ def test_links_to_folders_elsewhere_are_followed(tmp_path):
     assert found.classes == ("cat", "dog") and len(found.names) == 4
 
 
+def test_splits_that_are_links_are_splits(tmp_path, capsys):
+    write_classes(tmp_path / "store" / "a")
+    write_classes(tmp_path / "store" / "b", each=2)
+    (tmp_path / "data").mkdir()
+    for name, target in (("train", "a"), ("test", "b"), ("val", "b")):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store" / target)
+    assert counts(tmp_path / "data") == {"train": 6, "test": 4, "val": 4}
+    assert capsys.readouterr().err == ""
+    files = checking.run(Recipe(str(tmp_path / "data"), workers=1))["files"]
+    assert files == {"files": 14, "used": 14, "unreadable": 0, "left_out": {}}
+
+
 # multicrop check
 
 

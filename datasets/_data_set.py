@@ -6,10 +6,12 @@ file without importing it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ._folders import Folder, Listing
 from ._images import ImageSet
+from ._inventory import Inventory
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class DataSet:
     """listing(root, split, **variant) -> the image files of a split, not read yet; None where they are binary files."""
     recognise: Callable[[Folder], str | None] | None = None
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
+    validation: Callable[[str | Path], bool] | None = None
+    """validation(root) -> whether load and listing take the split "val" too: a public one beside train and test."""
+    inventory: Callable[[str | Path], Inventory] | None = None
+    """inventory(root) -> every file below root, used or left out; None where that says nothing."""
     labelled: bool = True
     """False: there are no labels, and so no test split."""
     own: bool = False

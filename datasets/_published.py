@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import filelock
 import numpy as np
 import torch
 
 from ._archive import ArchiveFolder
+from ._decode import size
 from ._folders import (
     Folder,
     Listing,
@@ -20,6 +22,7 @@ from ._folders import (
     split_by_class,
 )
 from ._images import ImageSet, LoadOptions, check_split
+from ._places import places
 
 # Pixels uint8 (N, 3, 32, 32), labels, classes
 Binary = tuple[np.ndarray, list[int], tuple[str, ...]]
@@ -87,6 +90,15 @@ def has_published(data: Published, root: Folder, classes: set[str]) -> bool:
         return True
     folders = [class_folders(place / "train", True) for place in _places(data, root)]
     return any(classes <= set(names) for names in folders)
+
+
+def first_size(images: Listing) -> tuple[int, int] | None:
+    """Width and height of the first image; None when its header is not readable."""
+    with (
+        TemporaryDirectory() as work,
+        places(images.root.resolve(), images.names[:1], Path(work)) as image_places,
+    ):
+        return size(image_places[0])
 
 
 def _binary_place(data: Published, root: Folder, split: str) -> Folder | None:

@@ -83,9 +83,15 @@ def listing(
 
 
 def recognise(root: Folder) -> str | None:
-    """By the layout that root or a sub-folder has."""
+    """By its .mat files, or by classes 1 to 102: other sets have numbers for classes too."""
     layout_and_place = _find(root, None)
-    return f"flowers102:{layout_and_place[0]}" if layout_and_place else None
+    if layout_and_place is None:
+        return None
+    layout, place = layout_and_place
+    numbers = {str(number) for number in range(1, 103)}
+    if layout == "kaggle" and set(class_names(place / "train")) != numbers:
+        return None
+    return f"flowers102:{layout}"
 
 
 def _find(root: str | Folder, layout: str | None) -> tuple[str, Folder] | None:

@@ -13,10 +13,11 @@ import numpy as np
 from ._arrow import image_and_label
 from ._data_set import DataSet
 from ._folders import EVALUATION, Folder, Listing, image_set
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
 from ._lmdb import Database, Records, Span
 from ._pack import CLASSES, FORMAT, LABELS
 
+WITH_VALIDATION = (*SPLITS, "val")
 MOST_CLASSES = 1 << 20  # a damaged label may be any number
 
 
@@ -25,17 +26,17 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
 
     Mean and std are measured on the training images. ValueError when a file is damaged or of an unknown format.
     """
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     train = image_set(listing(root, "train"), options)
     if split == "train":
         return train
-    test = listing(root, "test", train.classes)
-    return image_set(test, options, (train.mean, train.std))
+    images = listing(root, split, train.classes)
+    return image_set(images, options, (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:
     """The images of a split, not read yet. `classes` are those of the training file, if they are to be the same."""
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     file = _file(Path(root).expanduser(), split)
     database = Database(file)
     packed = CLASSES in database.spans
@@ -43,6 +44,16 @@ def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None
     if classes is not None and images.classes != classes:
         raise ValueError(f"{file} has other classes than the training file")
     return images
+
+
+def has_validation(root: str | Path) -> bool:
+    """Whether there is a split "val": val.lmdb beside test.lmdb."""
+    folder = Path(root).expanduser()
+    try:
+        files = {split: _file(folder, split) for split in WITH_VALIDATION}
+    except (FileNotFoundError, ValueError):
+        return False
+    return files["test"] != files["val"]
 
 
 def recognise(root: Folder) -> str | None:
@@ -62,7 +73,7 @@ def _file(root: Path, split: str) -> Path:
     folder = root.parent if inside else root
     if not folder.exists():
         raise FileNotFoundError(f"there is no folder {folder}")
-    names = ("train",) if split == "train" else EVALUATION
+    names = {"train": ("train",), "test": EVALUATION, "val": EVALUATION[1:]}[split]
     for name in names:
         for path in (f"{name}.lmdb", f"{name}.lmdb/data.mdb", f"{name}/data.mdb"):
             if (folder / path).is_file():
@@ -144,5 +155,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=has_validation,
     own=True,
 )

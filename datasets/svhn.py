@@ -7,7 +7,14 @@ import torchvision
 from ._data_set import DataSet
 from ._folders import Folder, Listing
 from ._images import DEFAULTS, ImageSet, LoadOptions
-from ._published import Binary, Published, has_published, listing_of, load_published
+from ._published import (
+    Binary,
+    Published,
+    first_size,
+    has_published,
+    listing_of,
+    load_published,
+)
 
 DIGITS = tuple("0123456789")
 
@@ -26,8 +33,13 @@ def listing(root: str | Path, split: str) -> Listing | None:
 
 
 def recognise(root: Folder) -> str | None:
-    """By ten classes that are digits."""
-    return "svhn" if has_published(SVHN, root, set(DIGITS)) else None
+    """By its binary files, or by ten classes that are digits and images of 32 px: MNIST has these classes too."""
+    if not has_published(SVHN, root, set(DIGITS)):
+        return None
+    images = listing_of(SVHN, root, "train")
+    if images is not None and (images.classes != DIGITS or first_size(images) != (32, 32)):
+        return None
+    return "svhn"
 
 
 def _read(root: Path, split: str, download: bool) -> Binary:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.io
+import torch
 import torchvision
 from conftest import GOLDEN
 from PIL import Image
@@ -131,7 +132,7 @@ def published(root):
     for name in ("aquarium_fish", "pickup_truck", "worm"):
         write(root / "cifar100" / "train" / "super" / name / "0.png")
     for i in range(10):
-        write(root / "svhn" / "train" / str(i) / "0.png")
+        write(root / "svhn" / "train" / str(i) / "0.png", 32, 32)
     for i in range(1, 103):
         write(root / "flowers102:kaggle" / "train" / str(i) / "0.png", 4, 4)
     (root / "flowers102:official" / "jpg").mkdir(parents=True)
@@ -163,6 +164,17 @@ def test_published_layouts_are_recognised(tmp_path):
     for path, name in wanted.items():
         listing = source(name).listing(str(path), "train")
         assert listing.names and listing.labels is not None, path
+
+
+@pytest.mark.parametrize(
+    "classes, side", [(10, 28), (10, 40), (43, 32)], ids=["MNIST", "digits", "traffic signs"]
+)
+def test_ones_own_numbered_classes_are_no_published_set(tmp_path, classes, side):
+    """It would have other constants, no mirror and another policy, all unsaid."""
+    for split in ("train", "test"):
+        for number in range(classes):
+            write(tmp_path / split / f"{number}" / "0.png", side, side)
+    assert checking.recognise(str(tmp_path), None)[1] == "image_folder"
 
 
 def test_binary_files_are_read_at_once(tmp_path, monkeypatch):
@@ -200,6 +212,19 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
     assert packed["images"] == {"train": 9, "test": 5} and set(packed["bytes"]) == {"train", "test"}
     again = check(tmp_path / "packed", workers=1)
     assert again["dataset"] == "lmdb" and again["train"]["per_class"] == {"cat": 4, "dog": 5}
+
+
+def test_a_validation_split_is_packed_too(photos, tmp_path):
+    pytest.importorskip("lmdb")
+    write(photos / "test" / "cat" / "0.png", seed=90)
+    packed = packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
+    assert packed["images"] == {"train": 9, "test": 1, "val": 5}
+    lmdb = source("lmdb")
+    assert lmdb.has_validation(tmp_path / "packed")
+    val = lmdb.load(tmp_path / "packed", "val")
+    assert torch.equal(val.pixels, source("image_folder").load(photos, "val").pixels)
+    (tmp_path / "packed" / "test.lmdb").unlink()
+    assert not lmdb.has_validation(tmp_path / "packed")  # it is the test split
 
 
 def test_a_damaged_image_is_left_out_of_a_pack_and_named(photos, tmp_path, capsys):

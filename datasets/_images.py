@@ -47,7 +47,7 @@ class ImageSet:
         return len(self.pixels)
 
 
-def check_split(split: str) -> None:
-    """ValueError unless it is one of SPLITS."""
-    if split not in SPLITS:
+def check_split(split: str, splits: tuple[str, ...] = SPLITS) -> None:
+    """ValueError unless it is one of them."""
+    if split not in splits:
         raise ValueError(f"no split is called {split!r}: it is 'train' or 'test'")

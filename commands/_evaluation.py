@@ -29,12 +29,13 @@ from multicrop.engine.optional import optional
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
 from multicrop.pictures.confusion import draw_confusion
-from multicrop.probes.accuracy import accuracies
+from multicrop.probes.accuracy import accuracies, balanced_accuracy, macro_f1
 from multicrop.probes.confusion import Confusion
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights.pretrained import Pretrained
 
 BEST = "best.pt"
+METRICS_IN_WORDS = {"val_top1": "top-1", "val_balanced_accuracy": "balanced accuracy"}
 
 
 class Evaluation:
@@ -63,7 +64,7 @@ class Evaluation:
         indices: Tensor | None = None,
         folder: Path | None = None,
     ) -> dict[str, float]:
-        """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of some of its images.
+        """Loss in nats; in percent top-1 and top-5 accuracy, balanced accuracy and macro F1 of a split or some images.
 
         name: what the numbers' names begin with. folder: where to write which classes are confused.
         """
@@ -73,10 +74,17 @@ class Evaluation:
         logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
         labels = images.labels[indices].to(logits.device)
         top1, top5 = accuracies(logits, labels)
+        predictions = logits.argmax(1)
         if folder and ranks.rank() == 0:
             write_confusion(Confusion(logits, labels, images.classes), folder)
         loss = self.objective(logits, labels).item()
-        return {f"{name}_loss": loss, f"{name}_top1": top1, f"{name}_top5": top5}
+        return {
+            f"{name}_loss": loss,
+            f"{name}_top1": top1,
+            f"{name}_top5": top5,
+            f"{name}_balanced_accuracy": balanced_accuracy(predictions == labels, labels),
+            f"{name}_macro_f1": macro_f1(predictions, labels),
+        }
 
     def evaluate_with_ema(
         self,
@@ -102,12 +110,13 @@ class Evaluation:
         if train_state.average:
             ranks.log(f"its averaged weights: {_shown(numbers, 'ema_test')}")
         best = train_state.best
-        if best.epoch is not None and best.val_top1 is not None:
+        if best.epoch is not None and best.value is not None:
             stored = ranks.broadcast_object(lambda: checkpoint.load(run_folder.folder / BEST))
             train_state.model.load_state_dict(stored.state["model"])
             numbers |= self.accuracy(train_state.model, "selected_test", test)
-            numbers |= {"selected_epoch": best.epoch, "selected_val_top1": best.val_top1}
-            selected = f"epoch {best.epoch}, selected by its validation top-1 {best.val_top1:.2f}"
+            numbers |= {"selected_epoch": best.epoch, f"selected_{best.metric}": best.value}
+            accuracy = METRICS_IN_WORDS[best.metric]
+            selected = f"epoch {best.epoch}, selected by its validation {accuracy} {best.value:.2f}"
             ranks.log(f"{selected}: {_shown(numbers, 'selected_test')}")
         run_folder.log(loop.done, **numbers)
         return numbers
@@ -157,4 +166,7 @@ def write_confusion(confusion: Confusion, folder: Path) -> None:
 
 
 def _shown(numbers: dict[str, float], name: str) -> str:
-    return f"test top-1 {numbers[f'{name}_top1']:.2f}, top-5 {numbers[f'{name}_top5']:.2f}"
+    return (
+        f"test top-1 {numbers[f'{name}_top1']:.2f}, top-5 {numbers[f'{name}_top5']:.2f}, "
+        f"balanced {numbers[f'{name}_balanced_accuracy']:.2f}"
+    )

@@ -86,14 +86,18 @@ def backbone_options(
 def build_batches(recipe: Recipe, data: FinetuneData, device: torch.device) -> Batches:
     optimisation = recipe.optimisation
     order = None
-    if optimisation.repeats > 1:
-        images, seed = len(data.chosen), optimisation.seed
+    seed = optimisation.seed
+    if optimisation.balanced_sampler:
+        labels = data.labels[data.chosen]
+        order = partial(sampling.balanced, labels, seed, passes=optimisation.ra)
+    elif optimisation.repeats > 1:
+        images = len(data.chosen)
         order = partial(sampling.repeated, images, seed, repeats=optimisation.repeats)
     return Batches(
         data.train.pixels,
         data.train.labels,
         images_per_part(recipe, ranks.world_size()),
-        seed=optimisation.seed,
+        seed=seed,
         device=device,
         passes=optimisation.ra,
         subset=data.chosen,

@@ -3,6 +3,7 @@
 import torch
 import torch.nn as nn
 
+from multicrop.commands import _imbalance
 from multicrop.commands._finetune_data import FinetuneData
 from multicrop.commands._student import TrainState
 from multicrop.config.finetune import Recipe as Finetuning
@@ -63,6 +64,7 @@ def finetuning(
         lines.append(
             "warning: --freeze_backbone with --scratch: only the classifier learns, on features of random weights"
         )
+    lines += _imbalance.lines(recipe, data)
     return [
         *lines,
         f"{images} images of {data.dataset} in {len(data.train.classes)} classes, {len(data.held_out)} held out for "

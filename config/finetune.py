@@ -5,7 +5,7 @@ does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smo
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .augmentation import Augmentation
 from .backbone import NEW_OPTIONS, BackboneSettings
@@ -49,6 +49,8 @@ class FinetuneRun(RunSettings):
 
     val_fraction: float = 0.1
     """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
+    select: Literal["top1", "balanced"] = "top1"
+    """What the best epoch is best at: top-1, or the balanced accuracy: the mean of the classes' accuracies."""
     output_dir: str = "runs/finetune"
     """Run folder; a run that is there is resumed."""
     eval_freq: int = 1
@@ -58,6 +60,11 @@ class FinetuneRun(RunSettings):
         super().__post_init__()
         check_values(self, AT_LEAST_1, "eval_freq")
         check_values(self, SHARE_BELOW_1, "val_fraction")
+
+    @property
+    def selected_metric(self) -> str:
+        """The name of the validation accuracy that selects."""
+        return {"top1": "val_top1", "balanced": "val_balanced_accuracy"}[self.select]
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ class Recipe:
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"padding_fill": "black"}
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {
+        "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
+    }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 
     def __post_init__(self):

@@ -15,6 +15,10 @@ def lines(recipe: Recipe, data: FinetuneData) -> list[str]:
     counts = class_counts(data.train, data.chosen)
     said = unequal_classes(recipe, counts)
     said += classes_without(class_counts(data.test), "test images")
+    if not data.shows_test:
+        validated = dict(zip(counts, data.validation_counts.tolist(), strict=True))
+        why = "" if data.validation else " (their only training image is not held out)"
+        said += classes_without(validated, f"validation images{why}")
     return said
 
 

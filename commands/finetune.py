@@ -86,6 +86,7 @@ def train(
 
     # The loop.
     accuracy: dict[str, float] = {}
+    watched = data.watched()
     epochs, per_epoch = recipe.optimisation.all_epochs, batches.steps_per_epoch
     loop = start_loop(recipe.run, run_folder, interrupt, device, batches, epochs, start)
     for step in loop.steps():
@@ -109,8 +110,8 @@ def train(
             )
 
         # Accuracies at epochs' ends.
-        if status.every(recipe.run.eval_freq):
-            accuracy = evaluation.evaluate_with_ema(train_state, *data.watched())
+        if watched and status.every(recipe.run.eval_freq):
+            accuracy = evaluation.evaluate_with_ema(train_state, *watched)
             run_folder.log(status.step, epoch=status.epochs, **accuracy)
 
         # Checkpoints.

@@ -47,14 +47,18 @@ class Start:
 class FinetuneRun(RunSettings):
     """The run and the machine."""
 
+    validation: Literal["auto", "own", "held_out"] = "auto"
+    """Which images select the best epoch: the data set's own validation split, or training images that are held out
+    (auto: own, where there is one beside a training and a test split)."""
     val_fraction: float = 0.1
-    """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
+    """Share of each class's training images held out, one image at least; 0 (as published): no validation images, no
+    selection."""
     select: Literal["top1", "balanced"] = "top1"
     """What the best epoch is best at: top-1, or the balanced accuracy: the mean of the classes' accuracies."""
     output_dir: str = "runs/finetune"
     """Run folder; a run that is there is resumed."""
     eval_freq: int = 1
-    """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
+    """Epochs between accuracies on the validation images (--val_fraction 0: on the test images, to look at only)."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -87,6 +91,7 @@ class Recipe:
 
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {
         "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
+        "validation": "held_out",
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 

@@ -116,7 +116,7 @@ def test_every_class_comes_equally_often():
     assert LABELS[order].bincount().tolist() == [26, 26, 0, 26]
     for label in (0, 1, 3):
         images, times = order[LABELS[order] == label].unique(return_counts=True)
-        assert len(images) == (LABELS == label).sum() and times.max() - times.min() <= 1
+        assert len(images) == (label == LABELS).sum() and times.max() - times.min() <= 1
 
 
 def test_the_order_is_a_function_of_seed_and_epoch():

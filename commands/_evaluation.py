@@ -1,7 +1,6 @@
 """The accuracy of a classifier: finetune measures it at epochs' ends, and --eval that of a file alone."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,16 +10,11 @@ from torch import Tensor
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._classifier import TrainState, build_objective
-from multicrop.commands._data import (
-    data_origin,
-    eval_transform,
-    labelled_images,
-    load_options,
-    resolve_source_size,
-)
+from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
 from multicrop.commands._finetune_data import backbone_options
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import checkpoint, ranks
@@ -125,33 +119,34 @@ class Evaluation:
 def evaluate_file(
     recipe: Recipe, file: Pretrained, device: torch.device, dtype: torch.dtype | None
 ) -> dict:
-    """The test accuracy of a finetuned checkpoint, and nothing else."""
+    """The accuracy of a finetuned checkpoint on labelled images, and nothing else."""
     path = file.path
     if path is None or not file.head:
         raise ValueError(
             f"{path} has no classifier, it was not finetuned: without --eval it is finetuned"
         )
-    described = file.metadata.backbone
-    origin = data_origin(recipe.data, file.metadata)
-    image_size = recipe.backbone.image_size or described.get("image_size")
-    source_size = resolve_source_size(origin.source_size, image_size, crops=False)
-    (test,) = labelled_images(origin, load_options(recipe.data, source_size), ("test",))
-    file.check_classes(test.classes, origin.dataset)
-
-    options = backbone_options(recipe, described, test.pixels.shape[-1], test.pixels.shape[1])
+    images, words = load_scored(recipe, file)
+    folder = make_folder(results_folder(recipe, path), states_output(recipe))
+    described, shape = file.metadata.backbone, images.pixels.shape
+    options = backbone_options(recipe, described, shape[-1], shape[1])
     backbone = registry.backbone(**options)
-    model = Classifier(backbone, len(test.classes))
+    model = Classifier(backbone, len(images.classes))
     fill_backbone(backbone, file, options["arch"], strict=True)
     model.load_heads(file.head, file.second_head)
 
-    transform = eval_transform(file.metadata, options["image_size"], test)
+    transform = eval_transform(file.metadata, options["image_size"], images)
     evaluation = Evaluation(build_objective(recipe), transform, device, dtype)
-    progress = Progress(1, 0, len(test))
-    folder = path.parent if os.access(path.parent, os.W_OK) else None
-    numbers = evaluation.accuracy(model.to(device), "test", test, folder=folder)
+    progress = Progress(1, 0, len(images))
+    numbers = evaluation.accuracy(model.to(device), "test", images, folder=folder)
     progress.step()
     ranks.log(f"{_shown(numbers, 'test')} of {path}")
-    return {"status": "finished", **numbers, **progress.total(), "checkpoint": str(path)}
+    result = {"status": "finished", "scored": words, "images": len(images), **numbers}
+    result |= {**progress.total(), "checkpoint": str(path)}
+    result["output_dir"] = str(folder) if folder else None
+    if folder:
+        with optional(str(folder / "result.json")):
+            (folder / "result.json").write_text(json.dumps(result) + "\n")
+    return result
 
 
 def write_confusion(confusion: Confusion, folder: Path) -> None:

@@ -29,7 +29,8 @@ class Start:
     scratch: bool = False
     """Start from random weights."""
     eval: bool = False
-    """Only measure the test accuracy of a classifier: that of --pretrained_weights, or the newest in --output_dir."""
+    """Only measure a classifier, that of --pretrained_weights or the newest in --output_dir, on the test split of
+    --datapath, or on all of its images where they are in class folders that are not split."""
 
     def check(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -56,7 +57,8 @@ class FinetuneRun(RunSettings):
     select: Literal["top1", "balanced"] = "top1"
     """What the best epoch is best at: top-1, or the balanced accuracy: the mean of the classes' accuracies."""
     output_dir: str = "runs/finetune"
-    """Run folder; a run that is there is resumed."""
+    """Run folder; a run that is there is resumed. Of --eval: where results go; in a run folder, and where none is given
+    beside the checkpoint, in a folder eval of its own."""
     eval_freq: int = 1
     """Epochs between accuracies on the validation images (--val_fraction 0: on the test images, to look at only)."""
 

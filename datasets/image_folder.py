@@ -53,6 +53,21 @@ def has_validation(root: str | Path) -> bool:
     return _validation_folder(above_train(existing_folder(root))) is not None
 
 
+def unsplit(root: str | Path) -> Listing | None:
+    """All images of class folders, or of a test folder alone; None where training and test folders lie side by side.
+
+    The classes are the folders that are there, also those that hold no image.
+    """
+    folder = existing_folder(root)
+    whole = above_train(folder)
+    if class_names(whole / "train") and evaluation_folder(whole):
+        return None
+    place = evaluation_folder(folder) or folder
+    if class_names(folder / "train"):
+        place = folder / "train"
+    return by_class(place, class_names(place))
+
+
 def recognise(root: Folder) -> str | None:
     """Any folder of folders."""
     return "image_folder" if class_names(root) else None
@@ -144,5 +159,6 @@ DATASET = DataSet(
     listing=listing,
     recognise=recognise,
     validation=has_validation,
+    unsplit=unsplit,
     own=True,
 )

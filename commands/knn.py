@@ -32,6 +32,7 @@ from multicrop.engine.precision import autocast_dtype
 from multicrop.probes import knn as probe
 from multicrop.probes import linear
 from multicrop.probes.accuracy import balanced_accuracy
+from multicrop.registry import source
 
 load = lru_cache(maxsize=1)(labelled_images)  # read once for all checkpoints that share them
 
@@ -43,13 +44,13 @@ def run(recipe: Recipe) -> dict:
         linear.check_installed()  # before features are computed
     begun = time.perf_counter()
     busy, images, results = 0.0, 0, []
-    datasets: set[str] = set()
+    datasets: list[str] = []
     for target in targets(recipe):
         # Data: uint8 images of both splits.
         origin = image_origin(recipe, target)
-        datasets.add(origin.dataset)
-        if len(datasets) > 1:
-            names = ", ".join(sorted(datasets))
+        datasets.append(origin.dataset)
+        if source(origin.dataset) != source(datasets[0]):
+            names = ", ".join(sorted(set(datasets)))
             raise ValueError(
                 f"these checkpoints come from different data sets ({names}): give --dataset"
             )

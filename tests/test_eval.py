@@ -179,3 +179,9 @@ def test_the_training_split_is_not_decoded(colours, trained, tmp_path, monkeypat
     evaluate(colours, trained, tmp_path / "out")
     assert decoded == [24]
     assert image_folder.unsplit(colours) is None
+
+
+def test_the_folder_may_be_wrapped_and_its_split_be_written_in_any_case(photos, trained, tmp_path):
+    root = tmp_path / "outer"
+    shutil.copytree(photos, root / "set" / "Testing")
+    assert evaluate(root, trained, tmp_path / "out")["images"] == 12

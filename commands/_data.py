@@ -1,6 +1,7 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
 from multicrop.registry import source
+
+RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
         images = data_set.load(data.datapath, "train", options)
         if recipe.run.knn_freq and images.labels is not None:
             test = data_set.load(data.datapath, "test", options)
+    say_constant_channels(data.dataset, images)
     if recipe.run.knn_freq and test is None:
         ranks.log(f"no online k-NN: {data.dataset} has no labels")
     return images, test
@@ -109,12 +113,40 @@ def labelled_images(
 
     One process of each node reads first: downloads and caches are made once.
     """
+    check_labelled(origin)  # before a long decoding
     data_set = source(origin.dataset)
-    words = f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
-    if not data_set.labelled:  # before a long decoding
-        raise ValueError(words)
     with ranks.first_on_node():
         images = [data_set.load(origin.datapath, split, options) for split in splits]
-    if any(split.labels is None for split in images):
-        raise ValueError(words)
+    check_labelled(origin, *images)
+    say_constant_channels(origin.dataset, images[0])
     return images
+
+
+def check_labelled(origin: DataOrigin, *images: ImageSet) -> None:
+    """ValueError where the data set, or these images of it, have no labels."""
+    labelled = [split.labels is not None for split in images]
+    if not all(labelled) or not source(origin.dataset).labelled:
+        raise ValueError(
+            f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+        )
+
+
+def say_constant_channels(dataset: str, images: ImageSet) -> None:
+    """A line about channels that do not vary, once a process."""
+    if not images.constant:
+        return
+    if len(images.constant) == len(images.std):
+        line = "all training images are of one and the same colour: there is nothing to tell apart"
+    else:
+        names = RGB if len(images.std) == 3 else range(1, len(images.std) + 1)
+        listed = " and ".join(str(names[channel]) for channel in images.constant)
+        line = (
+            f"channel {listed} of {len(images.std)} does not vary in the training images: it is centred, and scaled "
+            "as the channel that varies most"
+        )
+    _log_once(f"{dataset}: {line}")
+
+
+@cache
+def _log_once(line: str) -> None:
+    ranks.log(line)

@@ -44,6 +44,18 @@ def find_layout(root: Folder) -> Layout:
     return Layout(top, splits, tuple(opened))
 
 
+def find_unsplit(root: Folder) -> Layout | None:
+    """The only folder of class folders, as the split "test"; None where training and test split are both there."""
+    top = Node(_above_train(root))
+    inner = unwrapped(top)
+    found = _find_splits(inner)
+    if {"train", "test"} <= set(found):
+        return None
+    only = unwrapped(found.get("test") or found.get("train") or inner)
+    top.scopes.append(only.real)
+    return Layout(top, {"test": only})
+
+
 def _find_splits(node: Node) -> dict[str, Node]:
     """The folders "train", "test" and "val"; a validation folder without a test folder is the test split."""
     found = {

@@ -10,7 +10,14 @@ from ._data_set import DataSet
 from ._folders import Folder, Listing, existing_folder, image_set, of_classes
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
 from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
-from ._layout import Layout, below, class_folders, find_layout, holds_classes
+from ._layout import (
+    Layout,
+    below,
+    class_folders,
+    find_layout,
+    find_unsplit,
+    holds_classes,
+)
 from ._split_names import is_split_name, is_unlabelled_name
 from ._tree import Node
 
@@ -41,6 +48,21 @@ def listing(root: str | Path, split: str) -> Listing:
 def has_validation(root: str | Path) -> bool:
     """Whether there is a split "val": a public validation folder beside the test folder."""
     return "val" in find_layout(existing_folder(root)).splits
+
+
+def unsplit(root: str | Path) -> Listing | None:
+    """All images of class folders, or of a test folder alone; None where training and test folders lie side by side.
+
+    The classes are the folders that are there, also those that hold no image.
+    """
+    layout = find_unsplit(existing_folder(root))
+    if layout is None:
+        return None
+    node = layout.splits["test"]
+    files = _files(node)
+    whole = of_classes(node.folder, files, tuple(files))
+    say_left_out(layout.top, _used(layout, {"test": whole}), _Reasons(layout))
+    return whole
 
 
 def recognise(root: Folder) -> str | None:
@@ -200,6 +222,7 @@ DATASET = DataSet(
     listing=listing,
     recognise=recognise,
     validation=has_validation,
+    unsplit=unsplit,
     inventory=inventory,
     own=True,
 )

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from finetuning import NETWORK, PLAIN, run
 from timm.data import resolve_model_data_config
 from timm.models import save_for_hf
 from torch import Tensor
@@ -163,3 +164,80 @@ def test_what_the_file_says_is_taken_where_it_is_not_given(tmp_path):
     assert seen["interpolation"] == "bilinear" and seen["mean"] == tuple(DATA["mean"])
     other = timm_model("multicrop_vit", path, img_size=24, overlay={"std": (1.0, 1.0, 1.0)})
     assert other.pretrained_cfg["std"] == (1.0, 1.0, 1.0) and other(images(24, 1)).shape == (2, 3)
+
+
+def test_a_classifier_of_other_classes_stays_out_and_it_is_said(tmp_path, capsys):
+    options = options_of("vit")
+    path = saved(classifier(options), options, tmp_path / "best.pt")
+    model = timm_model("multicrop_vit", path, num_classes=10)
+    assert model.head.weight.shape == (10, 24) and model.head.bias.eq(0).all()
+    said = capsys.readouterr().err
+    assert "its classifier of 3 classes stays out, since the model has 10" in said
+    state = classifier(options).state_dict()
+    overlay = {"state_dict": state, "num_classes": 3}
+    sizes = {name: value for name, value in options.items() if name in SMALL}
+    timm.create_model(
+        "multicrop_vit", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=10, **sizes
+    )
+    assert "the file: its classifier of 3 classes stays out" in capsys.readouterr().err
+
+
+def test_a_file_without_a_classifier_says_so(tmp_path, capsys):
+    options = options_of("vit")
+    network = registry.backbone(**options)
+    teacher = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+    metadata = Metadata("ssl", backbone=options, data=DATA)
+    checkpoint.save(Checkpoint(metadata, {"teacher": teacher}), tmp_path / "ssl.pt")
+    model = timm_model("multicrop_vit", tmp_path / "ssl.pt", num_classes=3)
+    assert torch.equal(model.backbone.pos_embed, network.pos_embed)
+    assert "ssl.pt has no classifier: the model's is as initialised" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has no classifier: it is of stage one"):
+        multicrop.load_classifier(tmp_path / "ssl.pt")
+
+
+def test_the_checkpoint_of_another_family_is_refused(tmp_path):
+    options = options_of("vit")
+    path = saved(classifier(options), options, tmp_path / "best.pt")
+    with pytest.raises(ValueError, match=r"best\.pt was made with --arch vit, not with cait"):
+        timm_model("multicrop_cait", path)
+
+
+@torch.no_grad()
+def test_averaged_weights_have_a_key(tmp_path):
+    options = options_of("vit")
+    own = classifier(options)
+    average = {name: value + 0.1 for name, value in own.state_dict().items()}
+    path = saved(own, options, tmp_path / "checkpoint.pt", average=average)
+    close(multicrop.load_classifier(path)(images()), own(images()))
+    close(timm_model("multicrop_vit", path)(images()), own(images()))
+    own.load_state_dict(average)
+    close(multicrop.load_classifier(path, "average")(images()), own(images()))
+    model = timm_model("multicrop_vit", path, checkpoint_key="average")
+    close(model(images()), own(images()))
+
+
+def test_a_run_is_loaded_by_its_folder_and_evaluated_from_timms_state_dict(
+    colours, tmp_path, capsys
+):
+    trained = run(colours, tmp_path / "run", **PLAIN, lr=0.01, warmup=0, val_fraction=0.0)
+    model = multicrop.timm_models.load(tmp_path / "run")
+    classes = ("blue", "green", "red")
+    assert model.pretrained_cfg["label_names"] == classes
+    own = multicrop.load_classifier(tmp_path / "run")
+    assert own.classes == classes and own.image_size == 16
+    seen = multicrop.transform(own)(torch.zeros(2, 3, 20, 20, dtype=torch.uint8))
+    close(own(seen), model(seen))
+    torch.save(model.state_dict(), tmp_path / "timm.pt")
+    capsys.readouterr()
+    weights = str(tmp_path / "timm.pt")
+    found = run(colours, tmp_path / "eval", eval=True, pretrained_weights=weights, image_size=16)
+    assert found["test_loss"] == pytest.approx(trained["test_loss"], abs=1e-6)
+    assert "tensors loaded by name, under the prefix backbone." in capsys.readouterr().err
+
+
+def test_stage_two_says_that_the_classifier_is_new(colours, tmp_path, capsys):
+    options = {"arch": "vit", "image_size": 16, "in_channels": 3, **NETWORK}
+    path = saved(classifier(options), options, tmp_path / "best.pt")
+    run(colours, tmp_path / "run", pretrained_weights=str(path), max_steps=1, **PLAIN)
+    said = capsys.readouterr().err
+    assert said.count("its classifier of 3 classes stays out: a new one is trained") == 1

@@ -98,6 +98,7 @@ LAYOUTS = {
     "solo-learn": ({"state_dict": BYOL, **LIGHTNING}, "backbone.", 3),
     "compiled and wrapped": (filled(1, "module._orig_mod.") | head("module._orig_mod.head"), "module._orig_mod.", 3),
     "plain": (filled(1) | head("head"), "", 3),
+    "net with its head": (filled(1, "net.") | head("net.fc") | METRICS, "net.", 3),
     "network of a list": (filled(1, "0.") | {"1.weight": torch.ones(3, 24)}, "0.", 0),
 }  # fmt: skip
 
@@ -115,6 +116,8 @@ def fill(
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_network_that_fits_is_taken_and_said(name, tmp_path, capsys):
     content, prefix, classes = LAYOUTS[name]
+    guess = pretrained.of_content(content, Path("x.pt"))
+    assert len(guess.head.get("weight", ())) == classes  # asked before a network is built
     network, file = fill(content, tmp_path)
     assert all((value == 1).all() for value in network.parameters())
     assert file.choice.place.prefix == prefix

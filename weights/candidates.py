@@ -131,6 +131,11 @@ class Candidates:
         """How many tensors are at a place."""
         return sum(name.startswith(place.prefix) for name in self.states[place.dictionary])
 
+    def widest(self, dictionary: str) -> list[str]:
+        """The prefixes that more than half of a dictionary's names have, the shortest first."""
+        state = self.states[dictionary]
+        return [prefix for prefix, count in _counts(state).items() if count > len(state) / 2]
+
     def _places(self) -> Iterator[Place]:
         """All places, in the order of the file."""
         for dictionary, state in self.states.items():

@@ -75,10 +75,15 @@ class Pretrained:
             self.take(self.candidates.best(network, adapt), width)
 
     def take(self, choice: Choice, width: int | None = None) -> None:
-        """Take the network at a place, and the classifiers inside it or beside it, for features of that width."""
+        """Take the network at a place, and the classifiers inside it or beside it, for features of that width.
+
+        While it is a guess, and has no width, a classifier may also be inside whatever holds most of the file.
+        """
         assert self.candidates is not None
         state = dict(self.candidates.states[choice.place.dictionary])
         levels = _levels(choice.place.prefix)
+        if width is None:
+            levels += self.candidates.widest(choice.place.dictionary)
         self.choice = choice
         self.head = split_off(state, CLASSIFIERS, levels, width)
         self.second_head = split_off(state, SECOND_CLASSIFIERS, levels, width)

@@ -33,6 +33,8 @@ from ._timm_model import PREFIX, TimmModel
 from .weights import pretrained as weights_files
 from .weights.pretrained import Pretrained
 
+# Options of timm.create_model that do not shape the network
+NOT_SAVED = ("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "cache_dir")
 IMAGE_SIZE = 32  # pixels, of a family's file, which has no published size of its own
 
 
@@ -75,13 +77,11 @@ def _create(
     name = PREFIX + arch
     path = files.named_file(name, options) if pretrained else None
     build = partial(TimmModel, arch)
-    own_options: dict[str, Any] = {}
     if path:
         file = weights_files.read(path, checkpoint_key)
         build = partial(_build_filled, arch, file)
-        own_options = files.model_options(arch, file, options.get("img_size"))
-        overlay = options.pop("pretrained_cfg_overlay", None) or {}
-        options = own_options | options
+        overlay = options.get("pretrained_cfg_overlay") or {}
+        options = files.model_options(arch, file, options.get("img_size")) | options
         options["pretrained_cfg_overlay"] = files.described(file) | overlay
     model = build_model_with_cfg(
         build,
@@ -91,9 +91,8 @@ def _create(
         feature_cfg={"feature_cls": "getter", "out_indices": None},
         **options,
     )
-    model._model_args = (
-        own_options  # timm.create_model adds what it was given, and save_for_hf writes both
-    )
+    # What save_for_hf writes, so that the network can be built again; older timm wants it as model_args=
+    model._model_args = {key: options[key] for key in options if key not in NOT_SAVED}
     return model
 
 

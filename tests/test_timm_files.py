@@ -91,7 +91,10 @@ def test_a_finetuned_file_comes_whole_into_timm_and_back(arch, standardise, tmp_
     close(model(images()), logits)
     assert model.pretrained_cfg["label_names"] == tuple(CLASSES)
 
-    save_for_hf(model, tmp_path / "hf")
+    older_timm = (
+        {} if hasattr(timm.models._hub, "get_model_args") else {"model_args": model._model_args}
+    )
+    save_for_hf(model, tmp_path / "hf", **older_timm)
     close(
         timm.create_model(f"local-dir:{tmp_path / 'hf'}", pretrained=True).eval()(images()), logits
     )

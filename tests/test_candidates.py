@@ -98,6 +98,9 @@ LAYOUTS = {
     "solo-learn": ({"state_dict": BYOL, **LIGHTNING}, "backbone.", 3),
     "compiled and wrapped": (filled(1, "module._orig_mod.") | head("module._orig_mod.head"), "module._orig_mod.", 3),
     "plain": (filled(1) | head("head"), "", 3),
+    "a teacher of another kind": (
+        filled(1, "model.") | filled(2, "teacher.", registry.backbone("resnet8", 32)), "model.", 0,
+    ),
     "net with its head": (filled(1, "net.") | head("net.fc") | METRICS, "net.", 3),
     "network of a list": (filled(1, "0.") | {"1.weight": torch.ones(3, 24)}, "0.", 0),
 }  # fmt: skip

@@ -97,20 +97,34 @@ class Candidates:
         Of equal ones that which is trained goes before its average, then what `guess` says, then the first in the
         file. Where less than a quarter of the network fits under a prefix, it is the guess.
         """
+        groups = [self.named()]
+        if (
+            self.key == "teacher"
+        ):  # by default, and a file's teacher may be a network of another kind
+            groups.append(list(self._places()))
+        for places in groups:
+            choice = self._best_of(places, network, adapt)
+            if choice:
+                return choice
+        return Choice(self.guess())
+
+    def _best_of(
+        self, places: list[Place], network: nn.Module, adapt: Adapt | None
+    ) -> Choice | None:
+        """The best of these places; None where less than a quarter of the network fits under any."""
         own = {name: value.shape for name, value in network.state_dict().items()}
-        guess = self.guess()
         fits: dict[Place, int] = {}
-        for place in sorted(self.named(), key=lambda place: -self.count(place)):
+        for place in sorted(places, key=lambda place: -self.count(place)):
             if self.count(place) < max(fits.values(), default=0) / 2:
                 break
             fits[place] = _fit(self.tensors(place), own, network, adapt)
-        order = list(self._places())
+        guess, order = self.guess(), list(self._places())
         ranked = sorted(
             fits,
             key=lambda place: (-fits[place], place.averaged, place != guess, order.index(place)),
         )
         if not ranked or fits[ranked[0]] < max(1, LEAST_SHARE * len(own)):
-            return Choice(guess)
+            return None
         first = ranked[0]
         others = []
         for place in ranked[1:]:

@@ -18,11 +18,11 @@ names. What differs from most of timm's models:
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch.nn as nn
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
@@ -53,16 +53,10 @@ def load(path: str | Path, key: str = "teacher") -> nn.Module:
     family, _, name = arch.partition(":")
     if name and family == "timm":
         return files.as_timms_own(file)
-    options = {"name": name} if name else {}
-    overlay = {"file": str(path)}
-    model = timm.create_model(
-        PREFIX + _registered(family if name else arch),
-        pretrained=True,
-        pretrained_cfg_overlay=overlay,
-        checkpoint_key=key,
-        **options,
-    )
-    return model.eval()
+    options: dict[str, Any] = {"pretrained_cfg_overlay": {"file": str(path)}}
+    if name:
+        options["name"] = name
+    return _from_file(_registered(family if name else arch), file, options).eval()
 
 
 def _registered(arch: str) -> str:
@@ -74,19 +68,27 @@ def _registered(arch: str) -> str:
 def _create(
     arch: str, pretrained: bool = False, checkpoint_key: str = "teacher", **options: Any
 ) -> nn.Module:
-    name = PREFIX + arch
-    path = files.named_file(name, options) if pretrained else None
-    build = partial(TimmModel, arch)
+    path = files.named_file(PREFIX + arch, options) if pretrained else None
     if path:
-        file = weights_files.read(path, checkpoint_key)
-        build = partial(_build_filled, arch, file)
-        overlay = options.get("pretrained_cfg_overlay") or {}
-        options = files.model_options(arch, file, options.get("img_size")) | options
-        options["pretrained_cfg_overlay"] = files.described(file) | overlay
+        return _from_file(arch, weights_files.read(path, checkpoint_key), options)
+    return _build(arch, partial(TimmModel, arch), pretrained, options)
+
+
+def _from_file(arch: str, file: Pretrained, options: dict[str, Any]) -> nn.Module:
+    """What the file says is taken where the options do not say it."""
+    overlay = options.get("pretrained_cfg_overlay") or {}
+    options = files.model_options(arch, file, options.get("img_size")) | options
+    options["pretrained_cfg_overlay"] = files.described(file) | overlay
+    return _build(arch, partial(_build_filled, arch, file), False, options)
+
+
+def _build(
+    arch: str, build: Callable[..., TimmModel], pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
     model = build_model_with_cfg(
         build,
-        name,
-        pretrained and path is None,
+        PREFIX + arch,
+        pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         feature_cfg={"feature_cls": "getter", "out_indices": None},
         **options,

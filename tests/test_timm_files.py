@@ -206,13 +206,16 @@ def test_the_checkpoint_of_another_family_is_refused(tmp_path):
 
 
 @torch.no_grad()
-def test_averaged_weights_have_a_key(tmp_path):
+def test_averaged_weights_have_a_key(tmp_path, capsys):
     options = options_of("vit")
     own = classifier(options)
     average = {name: value + 0.1 for name, value in own.state_dict().items()}
     path = saved(own, options, tmp_path / "checkpoint.pt", average=average)
     close(multicrop.load_classifier(path)(images()), own(images()))
     close(timm_model("multicrop_vit", path)(images()), own(images()))
+    capsys.readouterr()
+    multicrop.timm_models.load(path)
+    assert capsys.readouterr().err.count("also holds averaged weights") == 1
     own.load_state_dict(average)
     close(multicrop.load_classifier(path, "average")(images()), own(images()))
     model = timm_model("multicrop_vit", path, checkpoint_key="average")

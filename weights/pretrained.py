@@ -152,7 +152,7 @@ def _ours(stored: Checkpoint, path: Path, key: str) -> Pretrained:
     file.take(Choice(parts.guess()))
     file.candidates = file.choice = None
     if metadata.kind != "finetune":  # a projection of stage one tells no classes apart
-        file.head = file.second_head = {}
+        file.head, file.second_head = {}, {}
     return file
 
 

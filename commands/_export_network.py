@@ -77,9 +77,8 @@ def load(path: str, key: str, returns: str) -> Exported:
     backbone = backbone_of(file, quiet=True)
     network = backbone
     if returns != "features":
-        classifier = Classifier(backbone, len(file.head["weight"]))
-        classifier.load_heads(file.head, file.second_head)
-        network = classifier
+        network = Classifier(backbone, len(file.head["weight"]))
+        network.load_heads(file.head, file.second_head)
     data = metadata.data
     size = metadata.backbone["image_size"]
     transform = EvalTransform(size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))

@@ -12,106 +12,39 @@ import torch.nn as nn
 from timm.models import save_for_hf
 from torch import Tensor
 
-from multicrop import registry
+from multicrop import timm_models
 from multicrop.commands._export_network import Exported
 from multicrop.engine.files import write_errors
-from multicrop.timm_models import PREFIX
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OF_TIMM = "timm:"  # how --arch names a network that is one of timm's classes
-TIMM_WORDS = {"image_size": "img_size", "in_channels": "in_chans", "drop_rate": "proj_drop_rate"}
+OF_THESE_WEIGHTS = (
+    "architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes",
+    "label_names", "first_conv", "classifier",
+)  # fmt: skip
+"""What timm's description of a network keeps: the rest is about the weights that timm publishes under its name."""
 
 
-def timm_form(exported: Exported) -> tuple[str, dict[str, Any]]:
-    """The name and the keywords that timm.create_model makes this network of, its number of classes among them."""
-    options = dict(exported.metadata.backbone)
-    arch = options.pop("arch")
-    classes = {"num_classes": len(exported.classes)}
-    if arch.startswith(OF_TIMM):
-        if options.get("standardise"):
-            raise ValueError(
-                f"--to timm: --standardise is inside {exported.path}, and no class of timm has it: take --to onnx or torch"
-            )
-        made_of: dict[str, Any] = exported.backbone.create_options  # type: ignore[assignment]
-        return arch.removeprefix(OF_TIMM), classes | made_of
-    name, own = _registered(arch)
-    keywords = {TIMM_WORDS.get(option, option): value for option, value in options.items()}
-    return name, classes | own | keywords
-
-
-def _registered(arch: str) -> tuple[str, dict[str, Any]]:
-    """One of our backbones' name in timm, and what that name does not say of --arch FAMILY:NAME."""
-    architecture = registry.architecture(arch)
-    for name in (*registry.names("models"), *registry.variants()):
-        if registry.architecture(name) == architecture:
-            return PREFIX + name, {}
-    family = architecture.module.__name__.rpartition(".")[2]
-    return PREFIX + family, architecture.options
-
-
-def timm_network(exported: Exported) -> nn.Module:
+def timm_network(exported: Exported, key: str) -> nn.Module:
     """timm's network with these weights. ValueError where it cannot hold them."""
-    name, options = timm_form(exported)
-    model: Any = timm.create_model(name, pretrained=False, **options)
-    if exported.arch.startswith(OF_TIMM):
-        _fill_plain(model, exported)
-    else:
-        _fill_ours(model, exported)
-    model.pretrained_cfg = model.default_cfg = pretrained_cfg(exported, name, model.pretrained_cfg)
+    model: Any = timm_models.load(exported.path, key)
+    published = model.pretrained_cfg
+    kept = {name: published[name] for name in OF_THESE_WEIGHTS if name in published}
+    if not exported.classes:
+        model.reset_classifier(0)
+        kept["num_classes"] = 0
+        kept.pop("label_names", None)
+    model.pretrained_cfg = model.default_cfg = {**kept, "pool_size": None}
     return model.eval()
 
 
-def _fill_plain(model: Any, exported: Exported) -> None:
-    """timm's own class: its body has our backbone's names, and each of its classifiers our head's weights."""
-    heads = model.pretrained_cfg.get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else heads
-    result = model.load_state_dict(exported.backbone.state_dict(), strict=False)
-    left = [name for name in result.missing_keys if not name.startswith(tuple(heads))]
-    if left or result.unexpected_keys:
-        raise ValueError(
-            f"--to timm: {exported.arch} with a classifier is another network in timm ({(left + result.unexpected_keys)[0]})"
-            ": take --to onnx or torch"
-        )
-    if not exported.classes:
-        return
-    for name in heads:
-        layer = model.get_submodule(name)
-        for part, value in exported.file.head.items():
-            parameter = getattr(layer, part)
-            parameter.data.copy_(value.view_as(parameter))  # some classifiers are 1 x 1 convolutions
-
-
-def _fill_ours(model: Any, exported: Exported) -> None:
-    """Our backbone under timm's interface: names are those of a classifier of finetune."""
-    if not exported.classes:
-        model.backbone.load_state_dict(exported.backbone.state_dict())
-        return
-    state = exported.network.state_dict()
-    own = model.state_dict()
-    if state.keys() != own.keys():
-        other = sorted(state.keys() ^ own.keys())[0]
-        raise ValueError(
-            f"--to timm: {PREFIX}{exported.arch} cannot hold {other} of {exported.path}: take --to onnx or torch"
-        )
-    model.load_state_dict(state)
-
-
-def pretrained_cfg(exported: Exported, name: str, published: dict[str, Any]) -> dict[str, Any]:
-    """timm's description of these weights: nothing of those that timm publishes under the same name."""
-    share = exported.transform.crop_pct
-    structure = {key: published.get(key) for key in ("first_conv", "classifier")}
+def made_of(model: Any) -> dict[str, Any]:
+    """The keywords with which timm.create_model makes a network of this form again."""
+    options = getattr(model, "create_options", None) or model._model_args
+    left_out = ("checkpoint_key", "num_classes")
     return {
-        "architecture": name,
-        "input_size": (exported.channels, exported.size, exported.size),
-        "fixed_input_size": bool(published.get("fixed_input_size")),
-        "interpolation": "bilinear" if share is None else "bicubic",
-        "crop_pct": 1.0 if share is None else share,
-        "crop_mode": "center",
-        "mean": exported.transform.mean,
-        "std": exported.transform.std,
-        "num_classes": len(exported.classes),
-        "pool_size": None,
-        **structure,
+        name: value
+        for name, value in options.items()
+        if name not in left_out and not name.endswith("drop_rate") and name != "drop_path_rate"
     }
 
 
@@ -122,20 +55,21 @@ def write_folder(
     texts: dict[str, str],
     check: Callable[[Callable[[Tensor], Tensor]], dict[str, float]],
 ) -> tuple[dict[str, float], int]:
-    """model.safetensors, config.json and texts by their files' names; what `check` finds of the network that timm reads
-    again, and the bytes written. Files of these names are replaced once all are whole and checked."""
-    _, options = timm_form(exported)
-    options.pop("num_classes")
+    """model.safetensors, config.json, and texts by their files' names; what `check` finds of the network that timm
+    reads again, and the bytes written. Files of these names are replaced once all are whole and checked."""
     config = {"label_names": list(exported.classes)} if exported.classes else {}
     with _beside(folder) as whole:
         with write_errors(folder):
             save_for_hf(
-                model, str(whole), model_config=config, model_args=options, safe_serialization=True
+                model,
+                str(whole),
+                model_config=config,
+                model_args=made_of(model),
+                safe_serialization=True,
             )
             for name, text in texts.items():
                 (whole / name).write_text(text, encoding="utf-8")
-        again = timm.create_model(f"local-dir:{whole}", pretrained=True).eval()
-        found = check(again)
+        found = check(timm.create_model(f"local-dir:{whole}", pretrained=True).eval())
         size = sum(path.stat().st_size for path in whole.iterdir())
         with write_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)

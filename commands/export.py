@@ -114,7 +114,7 @@ def write_weights(
     texts = {}
     if recipe.to == "hf":
         texts[CARD] = model_card(exported, recipe.card.name, recipe.card.license)
-    model = timm_network(exported)
+    model = timm_network(exported, recipe.checkpoint_key)
     found, size = write_folder(exported, model, path, texts, check)
     load = load_lines(exported, f"local-dir:{path}")
     return {"load": load, "bytes": size, "max_difference": found}

@@ -14,14 +14,18 @@ from multicrop.config.flags import changed_flags, from_flags, typed
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine.run import read_metrics
 from multicrop.registry import source
+from multicrop.weights.pretrained import AVERAGE
 
 FEW_CLASSES = 20  # are all named in the text; config.json names all of any number
-PATHS = ("datapath", "output_dir", "pretrained_weights", "teacher", "guidance_features")
-"""Flags whose values are places on the machine that trained: of no use to a reader, and not his to see."""
+LEFT_OUT = (
+    "datapath", "output_dir", "pretrained_weights", "teacher", "guidance_features", "device", "workers", "download",
+    "trust_checkpoint", "log_freq", "save_steps", "saveckp_freq",
+)  # fmt: skip
+"""Flags that are about the machine that trained: of no use to a reader, and its paths are not his to see."""
 PERCENT = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
-    "knn_top1": "k-NN top-1 accuracy of the features (neighbours: training images)",
+    "knn_top1": "k-NN top-1 accuracy of the features (k = 20, neighbours: training images)",
     "knn_random_weights": "the same of random weights",
     "knn_raw_pixels": "the same of raw pixels",
 }
@@ -37,17 +41,19 @@ class Accuracy(NamedTuple):
 
 
 def accuracies(exported: Exported) -> list[Accuracy]:
-    """What the run folder says of these very weights, best-named splits first; [] where it says nothing."""
+    """What the run folder says of these very weights; [] where it says nothing."""
     rows = read_metrics(exported.path.parent)
     metadata = exported.metadata
     if metadata.kind == "ssl":
-        return _knn_accuracies(rows, metadata.step)
-    name = exported.path.name
-    prefix = {BEST: "selected_", AVERAGED: "ema_"}.get(name, "")
+        return _knn_accuracies(rows, metadata.step) if exported.key == "teacher" else []
+    selected = exported.path.name == BEST
+    prefix = "selected_" if selected else ""
+    if exported.path.name == AVERAGED or exported.key == AVERAGE:
+        prefix = "ema_"
     numbers: dict[str, Any] = {}
     for row in rows:
         # The weights that validation selected are measured at the end, long after their step.
-        if row["step"] == metadata.step or (name == BEST and "selected_test_top1" in row):
+        if row["step"] == metadata.step or (selected and "selected_test_top1" in row):
             numbers |= row
     found = []
     for split, word in (("test", "test"), ("val", "validation")):
@@ -59,13 +65,15 @@ def accuracies(exported: Exported) -> list[Accuracy]:
 
 
 def _knn_accuracies(rows: list[dict], step: int) -> list[Accuracy]:
+    """The k-NN probe of a step and its baselines, which are measured before the first one."""
+    measured = {"knn_top1": step, "knn_random_weights": 0, "knn_raw_pixels": 0}
     found = []
-    for name in ("knn_top1", "knn_random_weights", "knn_raw_pixels"):
-        at = step if name == "knn_top1" else 0  # the baselines come before the first step
+    for name, at in measured.items():
         values = [row[name] for row in rows if name in row and row["step"] == at]
-        if values:
-            found.append(Accuracy(PERCENT[name], "test", values[-1]))
-    return found if found and found[0].metric == PERCENT["knn_top1"] else []
+        if not values:
+            break
+        found.append(Accuracy(PERCENT[name], "test", values[-1]))
+    return found
 
 
 def model_card(exported: Exported, name: str | None, license: str | None) -> str:
@@ -117,7 +125,9 @@ def _load_section(exported: Exported) -> str:
         "transform = timm.data.create_transform(**config, is_training=False)",
         "",
         "from PIL import Image",
-        'image = Image.open("image.png").convert("' + ("L" if exported.channels == 1 else "RGB") + '")',
+        'image = Image.open("image.png").convert("'
+        + ("L" if exported.channels == 1 else "RGB")
+        + '")',
         "output = model(transform(image)[None])",
     ]
     if exported.classes:
@@ -133,8 +143,10 @@ def _load_section(exported: Exported) -> str:
 
 def _data_section(exported: Exported) -> str:
     data, identity = exported.metadata.data, exported.metadata.identity
-    dataset = data.get("dataset", "")
-    lines = [f"- Data set: {source(dataset).data_set.title} (`{dataset}`)"]
+    dataset = data["dataset"]
+    data_set = source(dataset)
+    title = "images of the publisher's own" if data_set.own else data_set.data_set.title
+    lines = [f"- Data set: {title} (`{dataset}`)"]
     if "images" in identity:
         lines.append(f"- Training images: {identity['images']}")
     if exported.classes:
@@ -144,7 +156,9 @@ def _data_section(exported: Exported) -> str:
         lines.append(f"- Classes, in the order of the logits: {names}{rest}")
     mean = ", ".join(f"{value:.4f}" for value in data["mean"])
     std = ", ".join(f"{value:.4f}" for value in data["std"])
-    lines.append(f"- Images are normalised by the mean {mean} and the deviation {std} of levels in 0..1")
+    lines.append(
+        f"- Images are normalised by the mean {mean} and the deviation {std} of levels in 0..1"
+    )
     return "## Data\n\n" + "\n".join(lines)
 
 
@@ -163,10 +177,11 @@ def _accuracy_section(exported: Exported) -> str:
 def _recipe_section(exported: Exported) -> str:
     metadata = exported.metadata
     finetuned = metadata.kind == "finetune"
-    flags: dict[str, Any] = {}
     recipe_type: Any = Finetuning if finetuned else Pretraining
-    for flag, value in changed_flags(from_flags(recipe_type, metadata.recipe)).items():
-        if flag not in PATHS:
+    stored = recipe_type.ADDED | metadata.recipe
+    flags: dict[str, Any] = {}
+    for flag, value in changed_flags(from_flags(recipe_type, stored)).items():
+        if flag not in LEFT_OUT:
             flags[flag] = tuple(value) if isinstance(value, list) else value
     words = " ".join(f"--{flag} {typed(value)}" for flag, value in flags.items())
     command = f"multicrop {'finetune' if finetuned else 'pretrain'} {words}".strip()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch.nn as nn
 
@@ -23,12 +23,14 @@ class Exported:
     """A network in evaluation mode with the checkpoint that it is from.
 
     network: normalised images (B, C, S, S) float32 -> logits (B, classes), or features (B, D) where `returns` says so.
+    key: which network of the checkpoint it is.
     """
 
     network: nn.Module
     backbone: nn.Module
     file: Pretrained
     path: Path
+    key: str
     returns: Returns
     transform: EvalTransform
 
@@ -83,7 +85,7 @@ def load(path: str, key: str, returns: str) -> Exported:
     size = metadata.backbone["image_size"]
     transform = EvalTransform(size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
     network.eval().requires_grad_(False)
-    return Exported(network, backbone, file, file.path, returns, transform)  # type: ignore[arg-type]
+    return Exported(network, backbone, file, file.path, key, cast(Returns, returns), transform)
 
 
 def say_which(asked: Path, file: Pretrained) -> None:

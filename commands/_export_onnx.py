@@ -95,6 +95,4 @@ def _reason(error: Exception) -> str:
     if missing is None:
         first = str(error).strip().partition("\n")[0]
         return f"--to onnx: PyTorch could not write this network: {first}; --to torch can"
-    return (
-        f"--to onnx: this network needs {missing[1]}, for which ONNX has no operation; take --to torch"
-    )
+    return f"--to onnx: this network needs {missing[1]}, for which ONNX has no operation; take --to torch"

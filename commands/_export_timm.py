@@ -16,6 +16,7 @@ from multicrop import timm_models
 from multicrop.commands._export_network import Exported
 from multicrop.engine.files import write_errors
 
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OF_TIMM = "timm:"  # how --arch names a network that is one of timm's classes
 OF_THESE_WEIGHTS = (
     "architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes",
@@ -24,9 +25,9 @@ OF_THESE_WEIGHTS = (
 """What timm's description of a network keeps: the rest is about the weights that timm publishes under its name."""
 
 
-def timm_network(exported: Exported, key: str) -> nn.Module:
+def timm_network(exported: Exported) -> nn.Module:
     """timm's network with these weights. ValueError where it cannot hold them."""
-    model: Any = timm_models.load(exported.path, key)
+    model: Any = timm_models.load(exported.path, exported.key)
     published = model.pretrained_cfg
     kept = {name: published[name] for name in OF_THESE_WEIGHTS if name in published}
     if not exported.classes:
@@ -34,6 +35,9 @@ def timm_network(exported: Exported, key: str) -> nn.Module:
         kept["num_classes"] = 0
         kept.pop("label_names", None)
     model.pretrained_cfg = model.default_cfg = {**kept, "pool_size": None}
+    model._model_args = made_of(
+        model
+    )  # newer releases of timm write these, whatever they are told beside
     return model.eval()
 
 
@@ -69,6 +73,8 @@ def write_folder(
             )
             for name, text in texts.items():
                 (whole / name).write_text(text, encoding="utf-8")
+            # safetensors writes for its owner alone
+            (whole / WEIGHTS).chmod((whole / CONFIG).stat().st_mode)
         found = check(timm.create_model(f"local-dir:{whole}", pretrained=True).eval())
         size = sum(path.stat().st_size for path in whole.iterdir())
         with write_errors(folder):

@@ -3,7 +3,7 @@
     multicrop export runs/ft --to onnx --input uint8      # runs/ft/model.onnx, from pixels to logits
     multicrop export runs/ft --to hf --license cc-by-4.0  # runs/ft/hf, a folder that can be pushed
 
-Checkpoint -> network -> graph or timm's network -> file -> the same numbers from that file. Every flag: config/export.py.
+Checkpoint -> network -> graph or timm's network -> file -> its numbers against the network's. Flags: config/export.py.
 """
 
 import io
@@ -114,7 +114,7 @@ def write_weights(
     texts = {}
     if recipe.to == "hf":
         texts[CARD] = model_card(exported, recipe.card.name, recipe.card.license)
-    model = timm_network(exported, recipe.checkpoint_key)
+    model = timm_network(exported)
     found, size = write_folder(exported, model, path, texts, check)
     load = load_lines(exported, f"local-dir:{path}")
     return {"load": load, "bytes": size, "max_difference": found}

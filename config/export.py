@@ -68,8 +68,9 @@ class Recipe:
     hf: the same with a model card, a folder that can be pushed to the Hugging Face Hub."""
     out: str | None = None
     """The file (onnx, torch) or folder (timm, hf) (None: model.onnx, model.pt2, timm or hf in the run folder)."""
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a stage-one checkpoint."""
+    checkpoint_key: str = "teacher"
+    """Which network of a checkpoint: teacher or student of stage one; average takes the averaged weights of stage
+    two."""
     graph: GraphSettings = GraphSettings()
     check: CheckSettings = CheckSettings()
     card: CardSettings = CardSettings()

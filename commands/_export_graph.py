@@ -56,7 +56,9 @@ class Graph(nn.Module):
         if share is None:
             return F.interpolate(levels, (size, size), mode="bilinear", antialias=True)
         side = int(size / share)
-        larger = F.interpolate(levels, (side, side), mode="bicubic", antialias=True).clamp(0, 255)
+        larger = levels
+        for sides in ((levels.shape[2], side), (side, side)):  # overshoots are cut after each axis
+            larger = F.interpolate(larger, sides, mode="bicubic", antialias=True).clamp(0, 255)
         start = round((side - size) / 2)
         return larger[:, :, start : start + size, start : start + size]
 

@@ -28,11 +28,13 @@ class EvalTransform:
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor) -> Tensor:
+        return self.normalise(self.resize(images))
+
+    def resize(self, images: Tensor) -> Tensor:
+        """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, size, size)."""
         if self.crop_pct is None:
-            resized = resize_bilinear(images, self.size)
-        else:
-            resized = crop_centre(images, self.size, self.crop_pct)
-        return self.normalise(resized)
+            return resize_bilinear(images, self.size)
+        return crop_centre(images, self.size, self.crop_pct)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> float32, normalised by mean and std per channel."""

@@ -10,7 +10,7 @@ from ._maps import Grid, Map, to_map
 
 def prepend(token: Tensor, x: Tensor) -> Tensor:
     """Tokens (1, n, D) in front of every image's tokens (B, N, D), in their type: (B, n + N, D)."""
-    first = token.expand(len(x), -1, -1)
+    first = token.expand(x.shape[0], -1, -1)
     return torch.cat([first.to(x.dtype), x], dim=1)
 
 

@@ -161,7 +161,7 @@ class Transformer(nn.Module):
     def embed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (B, h * w, D) -> (B, num_tokens + h * w, D): the class token in front, positions added."""
         if self.class_emb is not None:
-            x = torch.cat([self.class_emb.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+            x = torch.cat([self.class_emb.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         positions = self.positions(grid)
         return self.drop(x if positions is None else x + positions)
 

@@ -20,7 +20,7 @@ def residual(
         return x[:, :rows] + drop(branch(x))
     keep = 1 - drop.drop_prob
     # As DropPath draws, so that the random numbers are the same.
-    mask = x.new_empty(len(x), 1, 1).bernoulli_(keep)
+    mask = x.new_empty(x.shape[0], 1, 1).bernoulli_(keep)
     kept = mask.flatten().nonzero().squeeze(1)
     scale = 1.0
     if drop.scale_by_keep and keep:

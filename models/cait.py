@@ -96,7 +96,7 @@ class CaiT(timm_cait.Cait):
 
     def pool(self, x: Tensor) -> Tensor:
         """Class attention: patch tokens (B, N, D) -> the normalised CLS token (B, D)."""
-        cls = self.cls_token.expand(len(x), -1, -1)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
         for block in self.blocks_token_only:
             cls = block(x, cls)
         return self.norm(cls[:, 0])

@@ -133,7 +133,7 @@ class ConViT(nn.Module):
 
     def with_class_token(self, x: Tensor) -> Tensor:
         """Patch tokens (B, N, D) -> class and patch tokens (B, 1 + N, D)."""
-        return torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        return torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
 
 
 class LocalBlock(nn.Module):

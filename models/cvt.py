@@ -132,7 +132,7 @@ class Stage(nn.Module):
         x = to_tokens(x)
         outputs = []
         if self.cls_token is not None:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         x = self.pos_drop(x)
         for block in self.blocks:
             x = block(x, grid)

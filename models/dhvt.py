@@ -118,7 +118,7 @@ class DHVT(ClassToken):
         """Images (B, C, h, w) -> class and patch tokens (B, 1 + N, D), and the patches' rows and columns."""
         check_images(x, self.in_channels, 1)
         patches = self.patch_embed(x)
-        cls = self.cls_token.expand(len(x), -1, -1)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
         return torch.cat([cls, to_tokens(patches)], dim=1), map_grid(patches)
 
 

@@ -104,7 +104,7 @@ class LocalViT(ClassToken):
         patches = self.patch_embed(x)
         grid = (patches.shape[2], patches.shape[3])
         patches = to_tokens(patches) + resample(self.pos_embed[:, 1:], grid)
-        cls = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
+        cls = (self.cls_token + self.pos_embed[:, :1]).expand(x.shape[0], -1, -1)
         return self.pos_drop(torch.cat([cls.to(patches.dtype), patches], dim=1)), grid
 
 

@@ -148,11 +148,11 @@ class TNT(nn.Module):
         check_images(x, self.in_channels, self.patch_size)
         grid = (x.shape[-2] // self.patch_size, x.shape[-1] // self.patch_size)
         pixels = self.pixel_embed(x, self.pixel_pos)
-        flat = pixels.flatten(1).unflatten(0, (len(x), -1))
+        flat = pixels.flatten(1).unflatten(0, (x.shape[0], -1))
         patches = self.norm2_proj(self.proj(self.norm1_proj(flat))) + resample(
             self.patch_pos[:, 1:], grid
         )
-        cls = (self.cls_token + self.patch_pos[:, :1]).expand(len(x), -1, -1)
+        cls = (self.cls_token + self.patch_pos[:, :1]).expand(x.shape[0], -1, -1)
         return pixels, self.pos_drop(torch.cat([cls.to(patches.dtype), patches], dim=1)), grid
 
 
@@ -209,7 +209,7 @@ class Block(nn.Module):
         """Pixels (B * N, n, d) and tokens (B, 1 + N, D) for grid = (h, w), N = h * w -> the same shapes."""
         pixels = residual(pixels, lambda kept: self.attn_in(self.norm_in(kept)), self.drop_path)
         pixels = residual(pixels, lambda kept: self.mlp_in(self.norm_mlp_in(kept)), self.drop_path)
-        inner = self.proj(self.norm1_proj(pixels).flatten(1)).unflatten(0, (len(patches), -1))
+        inner = self.proj(self.norm1_proj(pixels).flatten(1)).unflatten(0, (patches.shape[0], -1))
         patches = torch.cat([patches[:, :1], patches[:, 1:] + inner], dim=1)
         patches = residual(patches, lambda kept: self.attn_out(self.norm_out(kept)), self.drop_path)
         return pixels, self.conv.mix_tokens(patches, grid, prefix=1)

@@ -89,7 +89,7 @@ class PiT(timm_pit.PoolingVisionTransformer):
         x = self.patch_embed(x)
         maps: list[Tensor] = []
         x = self.pos_drop(x + self.positions(map_grid(x)))
-        cls = self.cls_token.expand(len(x), -1, -1)
+        cls = self.cls_token.expand(x.shape[0], -1, -1)
         for stage in self.transformers:
             if stage.pool is not None:
                 x, cls = stage.pool(x, cls)

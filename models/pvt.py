@@ -137,7 +137,7 @@ class Stage(nn.Module):
         x = tokens + resample(self.pos_embed[:, self.prefix :], grid)
         if self.cls_token is not None:
             cls = self.cls_token + self.pos_embed[:, :1]
-            x = torch.cat([cls.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+            x = torch.cat([cls.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return self.pos_drop(x)
 
 

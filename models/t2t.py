@@ -111,7 +111,7 @@ class T2T(nn.Module):
     def tokens(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (B, C, h, w) -> class token and tokens with their positions (B, 1 + N, D), and the tokens' grid."""
         x, grid = self.tokens_to_token(x)
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
         return self.pos_drop(x + self.positions(x.shape[1])), grid
 
     def positions(self, rows: int) -> Tensor:

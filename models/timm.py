@@ -30,7 +30,8 @@ def build(
 ) -> nn.Module:
     """The timm model `name` without classifier: images (B, C, h, w) -> its pooled features (B, dim).
 
-    patch_size is the model's own unless given. drop_path_rate does nothing in a family without stochastic depth.
+    Its `create_options` are the keywords of timm.create_model that make another one of the same form. patch_size is the
+    model's own unless given. drop_path_rate does nothing in a family without stochastic depth.
     ValueError for an unknown name, or for a patch size or drop rate that the model does not take.
     """
     name = check(name)
@@ -40,7 +41,8 @@ def build(
     if drop_rate:
         asked["drop_rate"] = drop_rate
     optional = {"img_size": image_size, "drop_path_rate": drop_path_rate, **SEVERAL_SIZES}
-    model: Any = _create(name, {"in_chans": in_channels, **asked}, optional)
+    model, options = _create(name, {"in_chans": in_channels, **asked}, optional)
+    model.create_options = options
     model.dim = getattr(model, "head_hidden_size", None) or model.num_features
     model.maps = _maps(model)
     model.forward_maps = partial(_forward_maps, model)  # a bound method could not be pickled
@@ -81,11 +83,15 @@ def check(name: str | None) -> str:
     return name
 
 
-def _create(name: str, asked: dict, optional: dict) -> nn.Module:
-    """timm.create_model with every optional keyword that the model takes; ValueError if it refuses one of `asked`."""
+def _create(name: str, asked: dict, optional: dict) -> tuple[Any, dict]:
+    """timm.create_model with every optional keyword that the model takes, and all that it took.
+
+    ValueError if it refuses one of `asked`.
+    """
     while True:
+        options = asked | optional
         try:
-            return timm.create_model(name, pretrained=False, num_classes=0, **asked, **optional)
+            return timm.create_model(name, pretrained=False, num_classes=0, **options), options
         except TypeError as error:
             if "unexpected keyword argument" not in str(error):
                 raise

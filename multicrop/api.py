@@ -36,6 +36,11 @@ def advise(path: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("advise", (path,), flags)
 
 
+def export(model: str | Path, to: str, **flags: Any) -> dict[str, Any]:
+    """A trained network as ONNX, a torch.export program or weights for timm. Flags: config/export.py."""
+    return _run("export", (model,), {"to": to, **flags})
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder or of one of our checkpoint files, on the CPU, in evaluation mode.
 

@@ -1,0 +1,100 @@
+"""A network as one graph of operations: what it does to images first, then the network, by torch.export."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from multicrop.augment.device import channels
+from multicrop.commands._export_network import Exported
+from multicrop.config.export import GraphSettings
+
+EXAMPLE = 2  # images; a graph traced with one would be for one
+EXAMPLE_SIDES = (1.5, 2)  # of images of any size, in multiples of the network's
+DTYPES = {"float": torch.float32, "uint8": torch.uint8}
+
+
+class Graph(nn.Module):
+    """Images as --input, --layout and --resize have them -> what --returns says, float32 (B, classes) or (B, D).
+
+    Pixels of other sizes are resized as `EvalTransform` does it, but for its rounding to whole levels: runtimes differ
+    in the last bit before it, and so in a whole level after it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, exported: Exported, settings: GraphSettings) -> None:
+        super().__init__()
+        self.network, self.transform, self.settings = exported.network, exported.transform, settings
+        self.softmax = exported.returns == "probabilities"
+        device = next(exported.network.parameters()).device
+        self.register_buffer("mean", channels(self.transform.mean, device))
+        self.register_buffer("std", channels(self.transform.std, device))
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Stays in the program, which does not compare types itself: pixels that are floats would be divided by 255 too.
+        torch.ops.aten._assert_tensor_metadata(images, dtype=DTYPES[self.settings.input])
+        if self.settings.input == "uint8":
+            images = self.normalised(images)
+        output = self.network(images)
+        return output.softmax(1) if self.softmax else output
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 images -> float32 (B, C, S, S) as the network takes them."""
+        if self.settings.layout == "nhwc":
+            images = images.permute(0, 3, 1, 2)
+        levels = images.float()
+        if self.settings.resize:
+            levels = self.resized(levels)
+        return (levels / 255 - self.mean) / self.std
+
+    def resized(self, levels: Tensor) -> Tensor:
+        """Levels 0..255 of images of any height and width -> (B, C, S, S)."""
+        size, share = self.transform.size, self.transform.crop_pct
+        if share is None:
+            return F.interpolate(levels, (size, size), mode="bilinear", antialias=True)
+        side = int(size / share)
+        larger = levels
+        for sides in ((levels.shape[2], side), (side, side)):  # overshoots are cut after each axis
+            larger = F.interpolate(larger, sides, mode="bicubic", antialias=True).clamp(0, 255)
+        start = round((side - size) / 2)
+        return larger[:, :, start : start + size, start : start + size]
+
+
+def input_shape(exported: Exported, settings: GraphSettings) -> list[str | int]:
+    """The shape of the graph's images, with names where any number is taken."""
+    rows: str | int = "height" if settings.resize else exported.size
+    columns: str | int = "width" if settings.resize else exported.size
+    if settings.layout == "nhwc":
+        return ["batch", rows, columns, exported.channels]
+    return ["batch", exported.channels, rows, columns]
+
+
+def example(exported: Exported, settings: GraphSettings, batch: int, seed: int = 0) -> Tensor:
+    """Random images as the graph takes them; uint8 over all levels, floats of spread 1."""
+    height, width = (exported.size, exported.size)
+    if settings.resize:
+        height, width = (int(exported.size * times) for times in EXAMPLE_SIDES)
+    sides = {"batch": batch, "height": height, "width": width}
+    shape = [sides.get(str(side), side) for side in input_shape(exported, settings)]
+    random = torch.Generator().manual_seed(seed)
+    if settings.input == "uint8":
+        return torch.randint(256, shape, generator=random, dtype=torch.uint8)  # type: ignore[arg-type]
+    return torch.randn(shape, generator=random)  # type: ignore[arg-type]
+
+
+def dynamic_axes(exported: Exported, settings: GraphSettings) -> dict[int, str]:
+    """The axes along which any number is taken, by what they are called."""
+    axes = enumerate(input_shape(exported, settings))
+    return {axis: side for axis, side in axes if isinstance(side, str)}
+
+
+@torch.no_grad()
+def trace(graph: Graph, exported: Exported) -> ExportedProgram:
+    """The graph as a program for any number of images."""
+    axes = dynamic_axes(exported, graph.settings)
+    any_number = {axis: Dim(name) for axis, name in axes.items()}
+    images = example(exported, graph.settings, EXAMPLE)
+    return torch.export.export(graph, (images,), dynamic_shapes=(any_number,))

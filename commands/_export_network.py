@@ -1,0 +1,98 @@
+"""The network that `multicrop export` writes, and what is known of its images."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch.nn as nn
+
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._evaluation import BEST
+from multicrop.commands._networks import backbone_of
+from multicrop.engine import ranks
+from multicrop.engine.metadata import Metadata
+from multicrop.supervised.classifier import Classifier
+from multicrop.weights import pretrained
+from multicrop.weights.pretrained import Pretrained
+
+Returns = Literal["logits", "probabilities", "features"]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A network in evaluation mode with the checkpoint that it is from.
+
+    network: normalised images (B, C, S, S) float32 -> logits (B, classes), or features (B, D) where `returns` says so.
+    key: which network of the checkpoint it is.
+    """
+
+    network: nn.Module
+    backbone: nn.Module
+    file: Pretrained
+    path: Path
+    key: str
+    returns: Returns
+    transform: EvalTransform
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.file.metadata
+
+    @property
+    def arch(self) -> str:
+        return self.metadata.backbone["arch"]
+
+    @property
+    def size(self) -> int:
+        """The side of its images in pixels."""
+        return self.metadata.backbone["image_size"]
+
+    @property
+    def channels(self) -> int:
+        return self.metadata.backbone.get("in_channels", 3)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes in the order of its logits; () where it gives features."""
+        if self.returns == "features":
+            return ()
+        return tuple(self.metadata.data["classes"])
+
+
+def load(path: str, key: str, returns: str) -> Exported:
+    """The network of a checkpoint file or run folder. ValueError where it cannot return what is asked."""
+    file = pretrained.read(path, key)
+    assert file.path is not None
+    metadata = file.metadata
+    if not metadata.backbone:
+        raise ValueError(
+            f"{file.path} is not one of our checkpoints and does not say its architecture: export a run of ours, "
+            "say one that was finetuned from it"
+        )
+    if returns in ("logits", "probabilities") and not file.head:
+        raise ValueError(
+            f"--returns {returns}: {file.path} has no classifier, it was not finetuned; it gives features"
+        )
+    if returns == "auto":
+        returns = "logits" if file.head else "features"
+    say_which(Path(path), file)
+    backbone = backbone_of(file, quiet=True)
+    network = backbone
+    if returns != "features":
+        network = Classifier(backbone, len(file.head["weight"]))
+        network.load_heads(file.head, file.second_head)
+    data = metadata.data
+    size = metadata.backbone["image_size"]
+    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
+    network.eval().requires_grad_(False)
+    return Exported(network, backbone, file, file.path, key, cast(Returns, returns), transform)
+
+
+def say_which(asked: Path, file: Pretrained) -> None:
+    """Which of a run folder's files is taken, where it has several."""
+    if asked.is_dir() and (asked / BEST).exists():
+        assert file.path is not None
+        ranks.log(
+            f"{file.path.name} of {asked}, after epoch {file.metadata.epoch:g}; the weights that the validation images "
+            f"selected are {asked / BEST}"
+        )

@@ -1,0 +1,401 @@
+"""A trained network leaves its run: as a graph that other runtimes run, and as weights that timm loads."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import timm
+import torch
+from conftest import ROOT, recipe, rows_of
+from finetuning import run as finetune
+from huggingface_hub import ModelCard
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+from PIL import Image
+from test_models import build, images
+
+import multicrop
+from multicrop import registry
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands import _export_check, _export_onnx, export
+from multicrop.commands._export_graph import Graph
+from multicrop.config.export import GraphSettings, Recipe
+from multicrop.engine import checkpoint
+from multicrop.engine.metadata import Checkpoint, Metadata
+from multicrop.models._manifolds import householder
+from multicrop.supervised.classifier import Classifier
+
+CLASSES = ["blue", "green", "red"]
+SIZE = 32
+COUNTS = (1, 2, 5)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def run(colours, tmp_path_factory) -> Path:
+    """A finetuned run with validation images, and so with weights that they selected."""
+    folder = tmp_path_factory.mktemp("runs") / "ft"
+    settings = {"image_size": SIZE, "num_layers": 1, "epochs": 1, "val_fraction": 0.2, "sd": 0.0}
+    finetune(colours, folder, **settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(run) -> dict[str, dict]:
+    """The run in every form, written where the command puts it, as docs/export.md has it."""
+    flags: dict[str, dict] = {"onnx": {"input": "uint8"}, "torch": {}, "timm": {}}
+    flags["hf"] = {"license": "cc-by-4.0", "name": "three-colours"}
+    return {
+        to: export.run(recipe(Recipe, model=str(run), to=to, **more)) for to, more in flags.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def pretrained(colours, tmp_path_factory) -> Path:
+    """A backbone of stage one, as its checkpoint would be."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    options = {"arch": "vit", "embed_dim": 24, "num_layers": 1, "num_heads": 2}
+    return saved(folder, options, colours, kind="ssl")
+
+
+def saved(folder: Path, options: dict, colours: Path, kind: str = "finetune", **data) -> Path:
+    """A checkpoint of a network with random weights."""
+    options = {"image_size": SIZE, "in_channels": 3, **options}
+    torch.manual_seed(0)
+    network = registry.backbone(**options)
+    state = {"teacher": {f"backbone.{key}": value for key, value in network.state_dict().items()}}
+    if kind == "finetune":
+        state = {"model": Classifier(network, len(CLASSES)).state_dict()}
+    facts = {
+        "dataset": "image_folder",
+        "classes": CLASSES,
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.4],
+    }
+    metadata = Metadata(kind, 7, 1.0, {"datapath": str(colours)}, options, facts | data)
+    path = folder / "checkpoint.pt"
+    checkpoint.save(Checkpoint(metadata, state), path)
+    return path
+
+
+def exported(model: Path, to: str, tmp_path: Path, **flags) -> dict:
+    """What the command returns; the file or folder is its `out`."""
+    return export.run(recipe(Recipe, model=str(model), to=to, out=str(tmp_path / to), **flags))
+
+
+def session(path: str) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def outputs(path: str, x: torch.Tensor) -> torch.Tensor:
+    (values,) = session(path).run(None, {"images": x.numpy()})
+    return torch.from_numpy(values)
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(
+        256, shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.uint8
+    )
+
+
+def close(first: torch.Tensor, second: torch.Tensor) -> None:
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+# Graphs
+
+
+@torch.no_grad()
+def test_a_classifier_as_onnx(run, results):
+    result = results["onnx"]
+    assert result["out"] == str(run / "model.onnx") and result["status"] == "finished"
+    assert result["max_difference"].keys() == {"random", "real"}
+    assert max(result["max_difference"].values()) <= 1e-4
+    assert (result["returns"], result["classes"]) == ("logits", 3)
+    network = multicrop.load_classifier(run)
+    for count in COUNTS:
+        x = pixels(count, 3, SIZE, SIZE)
+        close(outputs(result["out"], x), network(multicrop.transform(network)(x)))
+    (given,) = session(result["out"]).get_inputs()
+    assert given.shape == ["batch", 3, SIZE, SIZE] and given.type == "tensor(uint8)"
+    facts = {item.key: json.loads(item.value) for item in onnx.load(result["out"]).metadata_props}
+    assert facts["classes"] == CLASSES and facts["image_size"] == SIZE
+    assert facts["mean"] == list(network.mean) and facts["std"] == list(network.std)
+    onnx.checker.check_model(result["out"])
+
+
+@torch.no_grad()
+def test_a_classifier_as_a_program(run, results):
+    said = {"multicrop.json": ""}
+    program = torch.export.load(results["torch"]["out"], extra_files=said).module()
+    facts = json.loads(said["multicrop.json"])
+    assert facts["returns"] == "logits" and facts["input"]["type"] == "float32"
+    assert facts["classes"] == CLASSES
+    network = multicrop.load_classifier(run)
+    for count in COUNTS:
+        x = images(SIZE, batch=count)
+        assert torch.equal(program(x), network(x))
+
+
+def test_the_page_about_it_runs_as_printed(run, results, tmp_path, monkeypatch):
+    (tmp_path / "runs").symlink_to(run.parent)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs/export.md").read_text(), re.DOTALL
+    ):
+        exec(block, names)
+    assert names["logits"].shape == (1, 3) and names["model"].num_classes == 3
+
+
+@torch.no_grad()
+def test_pixels_of_any_size_go_into_one_graph(run, tmp_path):
+    flags = {"input": "uint8", "layout": "nhwc", "resize": True, "returns": "probabilities"}
+    result = exported(run, "onnx", tmp_path, **flags)
+    assert result["input"]["shape"] == ["batch", "height", "width", 3]
+    network = multicrop.load_classifier(run)
+    for count, height, width in ((1, 40, 23), (2, SIZE, SIZE), (5, 9, 64)):
+        x = pixels(count, height, width, 3)
+        seen = multicrop.transform(network)(x.permute(0, 3, 1, 2))
+        expected = network(seen).softmax(1)
+        # The graph does not round resized levels: half a level of 255 is what it may differ by.
+        torch.testing.assert_close(outputs(result["out"], x), expected, rtol=0, atol=2e-2)
+    close(outputs(result["out"], x).sum(1), torch.ones(5))
+
+
+@torch.no_grad()
+def test_a_program_takes_pixels_and_no_levels_that_are_floats(run, tmp_path):
+    """Those would be divided by 255 a second time."""
+    result = exported(run, "torch", tmp_path, input="uint8")
+    network = multicrop.load_classifier(run)
+    program = torch.export.load(result["out"]).module()
+    x = pixels(5, 3, SIZE, SIZE)
+    assert torch.equal(program(x), network(multicrop.transform(network)(x)))
+    with pytest.raises(RuntimeError, match=r"Expected: (Byte|unsigned char), Got: [fF]loat"):
+        program(torch.rand(2, 3, SIZE, SIZE))
+
+
+@pytest.mark.parametrize("share", [None, 0.875])
+def test_resizing_in_the_graph_is_that_of_the_evaluation(share):
+    transform = EvalTransform(24, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), crop_pct=share)
+    exported = type("Exported", (), {"transform": transform, "returns": "features"})
+    exported.network = torch.nn.Linear(1, 1)
+    graph = Graph(exported, GraphSettings(input="uint8", resize=True))
+    for height, width in ((48, 70), (24, 24), (11, 30)):
+        x = pixels(2, 3, height, width)
+        difference = (graph.resized(x.float()) - transform.resize(x)).abs()
+        assert difference.max() <= 1.001 and difference.mean() < 0.3
+
+
+@torch.no_grad()
+def test_a_pretrained_backbone_gives_features(pretrained, tmp_path):
+    backbone, x = multicrop.load(pretrained), images(SIZE, batch=3)
+    result = multicrop.export(pretrained, to="torch", out=tmp_path / "features.pt2")
+    assert (result["returns"], result["classes"]) == ("features", 0)
+    assert torch.equal(torch.export.load(result["out"]).module()(x), backbone(x))
+    folder = exported(pretrained, "timm", tmp_path)["out"]
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert model.num_classes == 0 and torch.equal(model(x), backbone(x))
+
+
+WRONG = {
+    "size": (pixels(2, 3, 8, 8), r"images\.size\(\)\[2\] == 32", "index: 2 Got: 8 Expected: 32"),
+    "channels": (pixels(2, 1, 32, 32), r"images\.size\(\)\[1\] == 3", "index: 1 Got: 1 Expected: 3"),
+    "one": (pixels(3, 32, 32), r"images\.size\(\)", "Invalid rank for input: images Got: 3 Expected: 4"),
+    "type": (
+        torch.zeros(2, 3, 32, 32).double(), "Expected: Float, Got: [dD]ouble",
+        r"Actual: \(tensor\(double\)\) , expected: \(tensor\(uint8\)\)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_images_are_refused_with_what_is_expected(results, what):
+    x, of_torch, of_onnx = WRONG[what]
+    program = torch.export.load(results["torch"]["out"]).module()
+    with pytest.raises((AssertionError, RuntimeError), match=of_torch):
+        program(x.float() if x.dtype == torch.uint8 else x)
+    with pytest.raises(InvalidArgument, match=of_onnx):
+        session(results["onnx"]["out"]).run(None, {"images": x.numpy()})
+
+
+def check_onnx(arch: str) -> None:
+    """A small network in ONNX Runtime, for 1, 2 and 5 images."""
+    model, size = build(arch).eval(), 32
+    with torch.no_grad():
+        batch = {0: torch.export.Dim("batch")}
+        program = torch.export.export(model, (images(size),), dynamic_shapes=(batch,))
+        content = _export_onnx.to_onnx(program, {0: "batch"}, "features", {})
+        for count in COUNTS:
+            x = images(size, batch=count)
+            close(_export_onnx.runner(content)(x), model(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arch",
+    [name for name in registry.names("models") if name not in ("timm", "fusion")]
+    + ["timm:resnet10t", "timm:vit_tiny_patch16_224", "grassmanian_vit_6_4_32"],
+)
+def test_every_family_in_onnx(arch):
+    check_onnx(arch)
+
+
+@pytest.mark.slow
+def test_an_operation_that_onnx_does_not_have_is_named_in_one_line():
+    with pytest.raises(ValueError, match=r"needs aten\._linalg_svd, for which ONNX") as caught:
+        check_onnx("fusion")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3, 17, 6), (2, 2, 5, 5), (2, 4, 1)])
+def test_a_factorisation_out_of_plain_operations_is_lapacks(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[0] = x[0].tril()  # columns that need no reflection
+    for own, theirs in zip(householder(x), torch.linalg.qr(x), strict=True):
+        torch.testing.assert_close(own, theirs)
+
+
+# timm and the Hub
+
+
+@torch.no_grad()
+def test_a_folder_for_timm_has_classes_colours_and_size(run, results):
+    result = results["timm"]
+    network, x = multicrop.load_classifier(run), images(SIZE, batch=3)
+    folder = Path(result["out"])
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    names: dict = {}
+    exec("\n".join(result["load"]), names)
+    config = json.loads((folder / "config.json").read_text())
+    overlay = config["pretrained_cfg"] | {"file": str(folder / "model.safetensors")}
+    by_file = timm.create_model(
+        config["architecture"], pretrained=True, pretrained_cfg_overlay=overlay, **config["model_args"]
+    ).eval()  # fmt: skip
+    for model in (names["model"], by_file):
+        assert torch.equal(model(x), network(x))
+        cfg = model.pretrained_cfg
+        assert list(cfg["label_names"]) == CLASSES and cfg["num_classes"] == 3
+        seen = timm.data.resolve_model_data_config(model)
+        assert tuple(seen["input_size"]) == (3, SIZE, SIZE)
+        assert (tuple(seen["mean"]), tuple(seen["std"])) == (network.mean, network.std)
+    assert "checkpoint_key" not in config["model_args"]
+
+
+@torch.no_grad()
+def test_a_network_of_timm_is_timms_own_class_and_says_nothing_of_its_published_weights(
+    colours, tmp_path
+):
+    options = {"arch": "timm:resnet18", "image_size": 32}
+    path = saved(tmp_path, options, colours, crop_pct=0.875)
+    folder = exported(path, "timm", tmp_path, images=0)["out"]
+    config = json.loads((Path(folder) / "config.json").read_text())
+    assert config["architecture"] == "resnet18" and config["label_names"] == CLASSES
+    cfg = config["pretrained_cfg"]
+    assert (cfg["crop_pct"], cfg["interpolation"]) == (0.875, "bicubic")
+    assert not {"tag", "url", "hf_hub_id", "license", "origin_url", "paper_ids"} & cfg.keys()
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    assert type(model) is timm.models.resnet.ResNet
+    x = images(32)
+    close(model(x), multicrop.load_classifier(path)(x))
+
+
+def test_the_model_card_is_written_from_the_run(run, results, colours, tmp_path):
+    folder = results["hf"]["out"]
+    assert {path.name for path in Path(folder).iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    }
+    text = (Path(folder) / "README.md").read_text()
+    data = ModelCard(text).data
+    assert (data.license, data.library_name) == ("cc-by-4.0", "timm")
+    assert data.pipeline_tag == "image-classification"
+    assert text.count("# three-colours") == 1 and "\n\n\n" not in text
+    assert str(colours) not in text and str(run) not in text
+    last = rows_of(run)[-1]
+    assert f"| top-1 accuracy | test | {last['test_top1']:.2f} |" in text
+    assert "| top-1 accuracy | validation |" in text
+    assert "blue, green, red" in text and "Training images: " in text
+    assert "multicrop finetune --" in text and "--output_dir" not in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    image = tmp_path / "image.png"
+    Image.fromarray(np.full((20, 24, 3), 200, dtype=np.uint8)).save(image)
+    code = code.replace("hf-hub:USER/NAME", f"local-dir:{folder}")
+    exec(code.replace("image.png", str(image)), {})
+
+
+@torch.no_grad()
+def test_the_card_of_the_selected_weights_has_their_accuracies(run, tmp_path):
+    text = (
+        Path(exported(run / "best.pt", "hf", tmp_path, images=0)["out"]) / "README.md"
+    ).read_text()
+    last = rows_of(run)[-1]
+    assert f"| top-1 accuracy | test | {last['selected_test_top1']:.2f} |" in text
+    assert f"| top-1 accuracy | validation | {last['selected_val_top1']:.2f} |" in text
+    assert "the test images took no part" in text
+
+
+def test_a_card_without_a_licence_says_so(pretrained, tmp_path):
+    folder = exported(pretrained, "hf", tmp_path, images=0)["out"]
+    text = (Path(folder) / "README.md").read_text()
+    assert ModelCard(text).data.license == "other" and "None is stated" in text
+    assert "None of these weights is written down" in text  # it has no metrics.jsonl
+
+
+# What a user can mend
+
+
+def test_what_cannot_be_exported_is_said_in_one_line(pretrained, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="has no classifier, it was not finetuned"):
+        exported(pretrained, "onnx", tmp_path, returns="logits")
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="not one of our checkpoints"):
+        exported(tmp_path / "x.pt", "onnx", tmp_path)
+    find = _export_onnx.importlib.util.find_spec
+    monkeypatch.setattr(
+        _export_onnx.importlib.util,
+        "find_spec",
+        lambda name: None if name == "onnxscript" else find(name),
+    )
+    with pytest.raises(ValueError, match=r"needs onnxscript, .* pip install .*multicrop\[export\]"):
+        exported(pretrained, "onnx", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"layout": "nhwc"}, "--layout nhwc: is for pixels: add --input uint8"),
+        ({"resize": True}, "--resize true: is for pixels"),
+        ({"to": "timm", "input": "uint8"}, "--input uint8: is for --to onnx and --to torch"),
+        ({"to": "hf", "returns": "probabilities"}, "--returns probabilities: is for --to onnx"),
+        ({"license": "mit"}, "--license mit: is for the model card of --to hf"),
+        ({"images": -1}, "--images -1: must not be negative"),
+    ],
+)
+def test_settings_that_do_not_go_together(flags, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        recipe(Recipe, **{"model": "x", "to": "onnx"} | flags)
+
+
+def test_images_that_are_gone_are_said_and_the_check_goes_on(pretrained, tmp_path, capsys):
+    result = exported(pretrained, "timm", tmp_path, datapath=str(tmp_path / "gone"))
+    assert result["max_difference"].keys() == {"random"}
+    assert "random images alone" in capsys.readouterr().err
+
+
+def test_a_file_whose_numbers_differ_is_not_kept(pretrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(_export_check, "TOLERANCE", -1.0)
+    for to in ("torch", "timm"):
+        with pytest.raises(
+            FloatingPointError, match=r"differs from the network .* nothing is kept"
+        ):
+            exported(pretrained, to, tmp_path, images=0)
+    assert list(tmp_path.iterdir()) == []

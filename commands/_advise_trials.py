@@ -122,7 +122,11 @@ class Trials:
         """What a run says goes into its candidate's log. Interrupted where a signal stopped it."""
         path = self.plan.folder(candidate) / LOG
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a") as file, contextlib.redirect_stderr(file):
+        # Names of files may be no UTF-8
+        with (
+            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
+            contextlib.redirect_stderr(file),
+        ):
             result = work()
         if isinstance(result, dict) and result["status"] == "interrupted":
             raise Interrupted

@@ -1,6 +1,7 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
 from multicrop.registry import source
+
+RGB = ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
         images = data_set.load(data.datapath, "train", options)
         if recipe.run.knn_freq and images.labels is not None:
             test = data_set.load(data.datapath, "test", options)
+    say_constant_channels(data.dataset, images)
     if recipe.run.knn_freq and test is None:
         ranks.log(f"no online k-NN: {data.dataset} has no labels")
     return images, test
@@ -117,4 +121,26 @@ def labelled_images(
         images = [data_set.load(origin.datapath, split, options) for split in splits]
     if any(split.labels is None for split in images):
         raise ValueError(words)
+    say_constant_channels(origin.dataset, images[0])
     return images
+
+
+def say_constant_channels(dataset: str, images: ImageSet) -> None:
+    """A line about channels that do not vary, once a process."""
+    if not images.constant:
+        return
+    if len(images.constant) == len(images.std):
+        line = "all training images are of one and the same colour: there is nothing to tell apart"
+    else:
+        names = RGB if len(images.std) == 3 else range(1, len(images.std) + 1)
+        listed = " and ".join(str(names[channel]) for channel in images.constant)
+        line = (
+            f"channel {listed} of {len(images.std)} does not vary in the training images: it is centred, and scaled "
+            "as the channel that varies most"
+        )
+    _log_once(f"{dataset}: {line}")
+
+
+@cache
+def _log_once(line: str) -> None:
+    ranks.log(line)

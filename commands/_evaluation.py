@@ -24,8 +24,8 @@ from multicrop.commands._networks import fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import checkpoint, ranks
-from multicrop.engine.files import write_errors
 from multicrop.engine.loop import Loop
+from multicrop.engine.optional import optional
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
 from multicrop.pictures.confusion import draw_confusion
@@ -148,10 +148,12 @@ def evaluate_file(
 def write_confusion(confusion: Confusion, folder: Path) -> None:
     """confusion.json and confusion.png."""
     path = folder / "confusion.json"
-    with write_errors(path):
+    with optional(str(path)):
         path.write_text(json.dumps(confusion.to_dict()) + "\n")
-        draw_confusion(confusion.counts, confusion.classes, folder / "confusion.png")
-    ranks.log(f"confusions and the accuracy of each class: {path}")
+        ranks.log(f"confusions and the accuracy of each class: {path}")
+    picture = folder / "confusion.png"
+    with optional(str(picture)):
+        draw_confusion(confusion.counts, confusion.classes, picture)
 
 
 def _shown(numbers: dict[str, float], name: str) -> str:

@@ -6,6 +6,7 @@ file without importing it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ._folders import Folder, Listing
@@ -26,6 +27,8 @@ class DataSet:
     """listing(root, split, **variant) -> the image files of a split, not read yet; None where they are binary files."""
     recognise: Callable[[Folder], str | None] | None = None
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
+    validation: Callable[[str | Path], bool] | None = None
+    """validation(root) -> whether load and listing take the split "val" too: a public one beside train and test."""
     labelled: bool = True
     """False: there are no labels, and so no test split."""
     own: bool = False

@@ -21,6 +21,7 @@ ENDINGS = (
 )  # fmt: skip
 # Folders that may be the public evaluation split
 EVALUATION = ("test", "val", "valid", "validation")
+VALIDATION = EVALUATION[1:]
 RESIDENT = (
     0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
 )

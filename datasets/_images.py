@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 
 SPLITS = ("train", "test")
+ROUNDING = 1e-6  # what sums of a constant channel's levels may leave of its deviation
+ONE_LEVEL = 1 / 255
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,43 @@ class ImageSet:
     mean: tuple[float, ...]
     """Per channel, in units of 0..1."""
     std: tuple[float, ...]
-    """Standard deviation per channel, in units of 0..1."""
+    """Standard deviation per channel, in units of 0..1; of a constant one what it can be divided by, see below."""
+    constant: tuple[int, ...] = ()
+    """The channels that do not vary: their std is replaced, since normalisation divides by it."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.pixels):
             raise ValueError(f"{len(self.pixels)} images have {len(self.labels)} labels")
+        constant = constant_channels(self.std)
+        if constant:
+            object.__setattr__(self, "std", without_zeros(self.std, constant))
+            object.__setattr__(self, "constant", constant)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
 
-def check_split(split: str) -> None:
-    """ValueError unless it is one of SPLITS."""
-    if split not in SPLITS:
+def constant_channels(std: tuple[float, ...]) -> tuple[int, ...]:
+    """The channels whose deviation (in units of 0..1) is nothing but rounding or the noise of a file format.
+
+    That is less than one level of 255, where another channel varies ten times as much: a fluorescence image in green
+    alone has it in red and blue. A set of dim images, with a small deviation in every channel, has none.
+    """
+    noise = max(ROUNDING, min(ONE_LEVEL, max(std, default=0.0) / 10))
+    return tuple(channel for channel, value in enumerate(std) if value <= noise)
+
+
+def without_zeros(std: tuple[float, ...], constant: tuple[int, ...]) -> tuple[float, ...]:
+    """Deviations to divide by: a constant channel gets that of the channel that varies most, or 1 if none does.
+
+    So colour operations that mix the channels leave it on their scale.
+    """
+    varying = [value for channel, value in enumerate(std) if channel not in constant]
+    substitute = max(varying, default=1.0)
+    return tuple(substitute if channel in constant else value for channel, value in enumerate(std))
+
+
+def check_split(split: str, splits: tuple[str, ...] = SPLITS) -> None:
+    """ValueError unless it is one of them."""
+    if split not in splits:
         raise ValueError(f"no split is called {split!r}: it is 'train' or 'test'")

@@ -10,6 +10,7 @@ from pathlib import Path
 from ._data_set import DataSet
 from ._folders import (
     EVALUATION,
+    VALIDATION,
     Folder,
     Listing,
     above_train,
@@ -20,26 +21,36 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
 
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
-    """Mean and std are measured on the training pixels. Without a test folder a tenth of each class is the test split.
+    """The split "train", "test", or "val" where has_validation(root) says so.
+
+    Mean and std are measured on the training pixels. Without a test folder a tenth of each class is the test split.
 
     That tenth depends on the file names only. FileNotFoundError or ValueError when there is nothing to read.
     """
-    check_split(split)
-    listings = _listings(existing_folder(root))
-    train = image_set(listings["train"], options)
+    wanted = listing(root, split)
+    train = image_set(listing(root, "train"), options)
     if split == "train":
         return train
-    return image_set(listings["test"], options, (train.mean, train.std))
+    return image_set(wanted, options, (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split)
-    return _listings(existing_folder(root))[split]
+    check_split(split, (*SPLITS, "val"))
+    folder = existing_folder(root)
+    listings = _listings(folder)
+    if split not in listings:
+        raise FileNotFoundError(f"{folder} has no validation folder beside train and test folders")
+    return listings[split]
+
+
+def has_validation(root: str | Path) -> bool:
+    """Whether there is a split "val": a public validation folder beside the test folder."""
+    return _validation_folder(above_train(existing_folder(root))) is not None
 
 
 def recognise(root: Folder) -> str | None:
@@ -51,7 +62,11 @@ def _listings(root: Folder) -> dict[str, Listing]:
     """The images of both splits, by the layout that root has."""
     folder = above_train(root)
     if class_names(folder / "train") and evaluation_folder(folder):
-        return {split: split_by_class(folder, split) for split in ("train", "test")}
+        listings = {split: split_by_class(folder, split) for split in SPLITS}
+        validation = _validation_folder(folder)
+        if validation is not None:
+            listings["val"] = by_class(validation, listings["train"].classes)
+        return listings
     if class_names(root / "train"):
         return _hold_out(by_class(root / "train"))
     for name in EVALUATION:
@@ -60,6 +75,16 @@ def _listings(root: Folder) -> dict[str, Listing]:
                 f"{root} has {name}/ with class folders but no train/ beside it"
             )
     return _hold_out(by_class(root))
+
+
+def _validation_folder(root: Folder) -> Folder | None:
+    """The public validation split, where it is not the test split: there is a folder test beside train."""
+    if not class_names(root / "train") or not class_names(root / "test"):
+        return None
+    for name in VALIDATION:
+        if class_names(root / name):
+            return root / name
+    return None
 
 
 def _hold_out(whole: Listing) -> dict[str, Listing]:
@@ -118,5 +143,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=has_validation,
     own=True,
 )

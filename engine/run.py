@@ -7,19 +7,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import yaml
 
 from . import checkpoint, ranks
+from .board import Board
 from .files import atomic_write, write_errors
 from .metadata import Checkpoint, Metadata
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 METRICS = "metrics.jsonl"
-EVENTS = "events.out.tfevents"
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
     "global_batch": "a global batch of",
@@ -59,7 +56,7 @@ class Run:
         self.added = added
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
-        self.board: SummaryWriter | None = None
+        self.board: Board | None = None
         if self.writes:
             _make(self.folder)
 
@@ -109,9 +106,6 @@ class Run:
         """
         if not self.writes:
             return
-        # Slow to import, and only rank 0 needs it.
-        from torch.utils.tensorboard import SummaryWriter
-
         stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
         summary = ", ".join(stated) or "every flag has its default"
         ranks.log(f"recipe: {summary}; all of it in {self.folder}/recipe.yaml")
@@ -122,8 +116,7 @@ class Run:
             file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
         with atomic_write(self.folder / METRICS) as file:
             file.write("".join(rows).encode())
-        with write_errors(self.folder):
-            self.board = SummaryWriter(str(self.folder), purge_step=step + 1 if step else None)
+        self.board = Board(self.folder, first_step=step + 1 if step else None)
 
     def log(self, step: int, **values: Any) -> None:
         """One row of metrics.jsonl and one point on each TensorBoard curve."""
@@ -132,10 +125,7 @@ class Run:
         row = {"step": step, "time": round(time.time(), 3), **values}
         with write_errors(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
-        with write_errors(self.folder / EVENTS):
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self.board.add_scalar(name, value, step)
+        self.board.add(step, values)
 
     def rows(self) -> list[dict]:
         """The metrics so far, one dictionary a row."""
@@ -164,8 +154,7 @@ class Run:
 
     def close(self) -> None:
         if self.board is not None:
-            with write_errors(self.folder / EVENTS):
-                self.board.close()
+            self.board.close()
 
 
 def read_metrics(folder: Path) -> list[dict]:

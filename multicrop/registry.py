@@ -85,8 +85,13 @@ class Source:
         """Whether these are the user's own images, which no published recipe is for."""
         return self.data_set.own
 
+    def has_validation(self, root: str | Path) -> bool:
+        """Whether load takes the split "val" too: a public validation split beside train and test."""
+        validation = self.data_set.validation
+        return validation is not None and validation(root)
+
     def load(self, root: str | Path, split: str, options: Any = None) -> Any:
-        """The ImageSet of "train" or "test", read as LoadOptions say (None: as their defaults do)."""
+        """The ImageSet of "train", "test" or (see has_validation) "val", read as the options say."""
         if options is None:
             return self.data_set.load(root, split, **self.variant)
         return self.data_set.load(root, split, options, **self.variant)

@@ -24,6 +24,12 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Fi
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def printable(name: str) -> str:
+    """A name as matplotlib can draw it: bytes of file names that are not UTF-8 are \\xe9, and $ begins no formula."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: str | Path, dpi: int = 150) -> None:
     """Write it, and make the folder where there is none."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ._figure import new_figure, save_figure
+from ._figure import new_figure, printable, save_figure
 
 MOST_NAMES = 60  # more classes than this cannot be read beside the picture
 
@@ -21,7 +21,8 @@ def draw_confusion(counts: Tensor, classes: Sequence[str], path: str | Path) -> 
     axis.set(xlabel="predicted class", ylabel="label")
     if len(classes) <= MOST_NAMES:
         places = range(len(classes))
-        axis.set_xticks(places, classes, rotation=90, fontsize=7)
-        axis.set_yticks(places, classes, fontsize=7)
+        names = [printable(name) for name in classes]
+        axis.set_xticks(places, names, rotation=90, fontsize=7)
+        axis.set_yticks(places, names, fontsize=7)
     figure.colorbar(image, ax=axis, shrink=0.7, label="share of the label's images")
     save_figure(figure, path, dpi=120)

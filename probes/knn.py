@@ -5,10 +5,12 @@ the unit sphere, inner product, each of the k nearest training images votes for 
 n test images, m training images, D width.
 """
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +75,7 @@ def choose_backend(backend: str, device: torch.device) -> str:
 
     Measured on 2 cores with 10,000 x 2,000 x 192, k = 20 to 200: faiss 0.06-0.35 s, torch 0.14-0.5 s. On macOS both
     bring their own OpenMP runtime and may kill the process (faiss-wheels#73), so faiss is used there on request only.
+    A faiss that is installed but cannot be imported is said once, and torch searches.
     """
     if backend not in BACKENDS:
         raise ValueError(f"no k-NN backend is called {backend!r}; known: {', '.join(BACKENDS)}")
@@ -83,9 +86,20 @@ def choose_backend(backend: str, device: torch.device) -> str:
         )
     if backend != "auto":
         return backend
-    if installed and device.type == "cpu" and sys.platform != "darwin":
+    if installed and device.type == "cpu" and sys.platform != "darwin" and _faiss_imports():
         return "faiss"
     return "torch"
+
+
+@cache
+def _faiss_imports() -> bool:
+    """Whether an installed faiss can be imported; its binary may be for another numpy or processor."""
+    try:
+        importlib.import_module("faiss")
+    except Exception as error:
+        print(f"warning: k-NN without faiss, which cannot be imported: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def class_scores(similarity: Tensor, votes: Tensor, temperature: float, classes: int) -> Tensor:

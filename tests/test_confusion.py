@@ -1,8 +1,10 @@
 import json
+import os
 
 import torch
 from PIL import Image
 
+from multicrop.pictures._figure import printable
 from multicrop.pictures.confusion import draw_confusion
 from multicrop.probes.confusion import Confusion
 
@@ -39,3 +41,11 @@ def test_many_classes_have_no_names(tmp_path):
     many = Confusion(torch.eye(n), torch.arange(n), [str(i) for i in range(n)])
     draw_confusion(many.counts, many.classes, tmp_path / "many.png")
     assert (tmp_path / "many.png").stat().st_size > 1000
+
+
+def test_any_name_of_a_folder_can_be_drawn(tmp_path):
+    """Bytes that are no UTF-8, and what matplotlib would read as a broken formula."""
+    names = (os.fsdecode(b"lat\xe9"), "$x_$", "a\nb")
+    draw_confusion(example().counts, names, tmp_path / "names.png")
+    assert (tmp_path / "names.png").stat().st_size > 1000
+    assert printable(names[0]) == r"lat\xe9"

@@ -64,8 +64,8 @@ def test_signature(name):
 
 @pytest.mark.parametrize("name", names("datasets"))
 def test_unknown_split(name, tmp_path):
-    with pytest.raises(ValueError, match=r"'val'.*'train' or 'test'"):
-        load(name, tmp_path, "val")
+    with pytest.raises(ValueError, match=r"'extra'.*'train' or 'test'"):
+        load(name, tmp_path, "extra")
 
 
 @pytest.mark.parametrize("name", sorted({*names("datasets")} - {"shapes"}))
@@ -367,6 +367,29 @@ def test_image_folder_with_splits(tmp_path, evaluation):
     np.testing.assert_allclose(test.std, unit.std((0, 2, 3), correction=0), atol=1e-9)
 
 
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_image_folder_has_a_third_split_beside_a_test_folder(tmp_path, validation):
+    write_classes(tmp_path / "train")
+    write_classes(tmp_path / validation, classes=("dog",), each=1, seed=50)
+    entry = source("image_folder")
+    assert not entry.has_validation(tmp_path)  # it is the test split
+    with pytest.raises(FileNotFoundError, match="no validation folder"):
+        load("image_folder", tmp_path, "val")
+    write_classes(tmp_path / "test", each=1, seed=70)
+    assert entry.has_validation(tmp_path) and entry.has_validation(tmp_path / "train")
+    val = load("image_folder", tmp_path, "val")
+    assert val.labels.tolist() == [1] and is_noise(val.pixels[0], 50)
+    assert (
+        val.classes == ("cat", "dog") and val.mean == load("image_folder", tmp_path, "train").mean
+    )
+    assert is_noise(load("image_folder", tmp_path, "test").pixels[0], 70)
+
+
+@pytest.mark.parametrize("name", sorted({*names("datasets")} - {"image_folder"}))
+def test_other_sets_have_two_splits(name, tmp_path):
+    assert not source(name).has_validation(tmp_path)
+
+
 @pytest.mark.parametrize("below", [".", "train"])
 def test_image_folder_without_splits_holds_out_a_tenth_of_each_class(tmp_path, capsys, below):
     write_classes(tmp_path / below, each=20)
@@ -463,6 +486,7 @@ def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
         "load",
         "listing",
         "recognise",
+        "validation",
     }
     defaults = {"labelled": True, "own": False, "aliases": (), "variants": {}}
     declared = defaults | declarations()[name]

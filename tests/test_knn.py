@@ -173,6 +173,20 @@ def test_without_faiss_auto_takes_torch(monkeypatch):
         probe.choose_backend("faiss", cpu)
 
 
+def test_a_faiss_that_cannot_be_imported_is_done_without(monkeypatch, capsys):
+    def broken(name):
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    probe._faiss_imports.cache_clear()
+    monkeypatch.setattr(probe.sys, "platform", "linux")
+    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(probe.importlib, "import_module", broken)
+    found = [probe.choose_backend("auto", torch.device("cpu")) for _ in range(2)]
+    probe._faiss_imports.cache_clear()
+    assert found == ["torch", "torch"]
+    assert capsys.readouterr().err.count("warning: k-NN without faiss") == 1
+
+
 @pytest.mark.slow
 def test_faiss_and_torch_threads_take_turns():
     """Both libraries bring an OpenMP runtime; in one process they must neither hang nor crash."""

@@ -4,12 +4,14 @@ import builtins
 import errno
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch.utils.tensorboard import SummaryWriter
 
 from multicrop.engine import checkpoint, ranks
 from multicrop.engine.metadata import Metadata
@@ -145,11 +147,27 @@ def test_a_full_disk_while_logging_names_the_file(tmp_path, monkeypatch):
         OSError, match=r"cannot write .*metrics\.jsonl: No space left on device; what was saved"
     ):
         run.log(1, loss=1.0)
-    monkeypatch.undo()
-    monkeypatch.setattr(run.board, "add_scalar", full)
-    with pytest.raises(OSError, match=r"cannot write .*events.*: No space left on device"):
-        run.log(1, loss=1.0)
     run.close()
+
+
+def test_broken_curves_are_said_once_and_the_rows_go_on(tmp_path, monkeypatch, capsys):
+    run = run_in(tmp_path)
+    run.open(0, {})
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    for step in (1, 2):
+        run.log(step, loss=1.0)
+    run.close()
+    assert steps(tmp_path) == [1, 2]
+    said = capsys.readouterr().err
+    assert said.count("warning: no TensorBoard curves: OSError: [Errno 28] No space left") == 1
+
+
+def test_a_tensorboard_that_cannot_be_imported_ends_no_run(tmp_path, monkeypatch, capsys):
+    """As with a TensorFlow that is installed and broken."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    begun(tmp_path)
+    assert steps(tmp_path) == [1, 2, 3, 4, 5] and (tmp_path / "checkpoint.pt").exists()
+    assert capsys.readouterr().err.count("warning: no TensorBoard curves: ModuleNotFoundErr") == 1
 
 
 def test_a_full_disk_at_a_resume_loses_no_metrics(tmp_path, monkeypatch):

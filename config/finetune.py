@@ -21,7 +21,8 @@ class Start:
     """Where training starts: one of --pretrained_weights, --scratch and --eval."""
 
     pretrained_weights: str | None = None
-    """File or run folder to start from: of stage one or two, of the published code, of timm, or any state dict."""
+    """File or run folder to start from (of stage one or two, of the published code, of timm, or any state dict), or
+    published:NAME, which `multicrop weights` lists."""
     checkpoint_key: str = "teacher"
     """Which network of a stage-one file: teacher or student."""
     trust_checkpoint: bool = False

@@ -1,6 +1,6 @@
 """A file of pretrained weights: what it says about itself, its backbone and its classifier."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch.nn as nn
 
 from ..engine import checkpoint, ranks
 from ..engine.metadata import Checkpoint, Metadata, is_ours
+from . import published
 from .loading import (
     Adapt,
     StateDict,
@@ -64,10 +65,13 @@ class Pretrained:
 
 
 def read(path: str | Path, key: str = "teacher", trust: bool = False) -> Pretrained:
-    """Read a file, or the newest readable checkpoint of a run folder.
+    """Read a file, the newest readable checkpoint of a run folder, or published:NAME, which may be downloaded first.
 
     `key` picks a network where there are several, `trust` lets the file run code. FileNotFoundError or ValueError.
     """
+    if published.is_name(path):
+        entry = published.find(path)
+        return replace(read(entry.fetch(), key, trust), metadata=entry.metadata())
     path = Path(path)
     if path.is_dir():
         stored, path = _newest(path)

@@ -131,6 +131,8 @@ class Plan:
             "epochs": epochs,
             # No epoch is selected: the last one counts
             "eval_freq": epochs,
+            # A validation split of the data's own would not halve the labels
+            "validation": "held_out",
             "val_fraction": held_out,
             **self._shared(),
             "output_dir": str(self.folder(candidate) / name),

@@ -1,12 +1,13 @@
 """The networks of stage two: the classifier, its teacher, its guidance, and all that a step changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
+from torch import Tensor
 
 from multicrop import registry
 from multicrop.commands._finetune_data import FinetuneData, MapsOfBatch
@@ -17,6 +18,7 @@ from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.parameter_groups import select_groups
 from multicrop.supervised.backbone import Backbone, MapSize
+from multicrop.supervised.class_weights import inverse_frequencies
 from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.distillation import LogitDistillation
 from multicrop.supervised.ema import Ema
@@ -46,8 +48,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: Ema | None  # of the model's weights
-    # The epoch that the validation images select
-    best: BestEpoch = field(default_factory=BestEpoch)
+    best: BestEpoch  # the epoch that the validation images select
 
     PARTS: ClassVar = ("model", "guidance", "optimizer", "scaler", "best", "average")
 
@@ -97,7 +98,7 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
         model.compile()
         train_module.compile()
 
-    objective = build_objective(recipe)
+    objective = build_objective(recipe, class_weights(recipe, data)).to(device)
     distillation = LogitDistillation.from_recipe(teaching)
     loss = Loss(objective, distillation, teaching.ce_weight, teaching.guide_weight)
     side = data.backbone["image_size"]
@@ -115,16 +116,26 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     )
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
     wrapped = ranks.wrap(train_module, device)
+    best = BestEpoch(recipe.run.selected_metric)
     return TrainState(
-        model, wrapped, loss, teacher, guidance, stored_maps, optimizer, scaler, average
+        model, wrapped, loss, teacher, guidance, stored_maps, optimizer, scaler, average, best
     )
 
 
-def build_objective(recipe: Recipe) -> nn.Module:
-    """The objective on labels."""
+def build_objective(recipe: Recipe, class_weights: Tensor | None = None) -> nn.Module:
+    """The objective on labels; accuracies are reported beside that without class weights, which runs share."""
     optimisation = recipe.optimisation
     smoothing = optimisation.smoothing if optimisation.ls else 0.0
-    return registry.find("supervised.objectives", optimisation.objective).Objective(smoothing)
+    weighted = {} if class_weights is None else {"class_weights": class_weights}
+    objectives = registry.find("supervised.objectives", optimisation.objective)
+    return objectives.Objective(smoothing, **weighted)
+
+
+def class_weights(recipe: Recipe, data: FinetuneData) -> Tensor | None:
+    """A weight for each class (classes,), from the training images in use; None without --class_weights."""
+    if recipe.optimisation.class_weights == "none":
+        return None
+    return inverse_frequencies(data.labels[data.chosen], len(data.train.classes))
 
 
 def build_teacher(recipe: Recipe, data: FinetuneData, device: torch.device) -> Teacher | None:

@@ -113,16 +113,22 @@ def labelled_images(
 
     One process of each node reads first: downloads and caches are made once.
     """
+    check_labelled(origin)  # before a long decoding
     data_set = source(origin.dataset)
-    words = f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
-    if not data_set.labelled:  # before a long decoding
-        raise ValueError(words)
     with ranks.first_on_node():
         images = [data_set.load(origin.datapath, split, options) for split in splits]
-    if any(split.labels is None for split in images):
-        raise ValueError(words)
+    check_labelled(origin, *images)
     say_constant_channels(origin.dataset, images[0])
     return images
+
+
+def check_labelled(origin: DataOrigin, *images: ImageSet) -> None:
+    """ValueError where the data set, or these images of it, have no labels."""
+    labelled = [split.labels is not None for split in images]
+    if not all(labelled) or not source(origin.dataset).labelled:
+        raise ValueError(
+            f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+        )
 
 
 def say_constant_channels(dataset: str, images: ImageSet) -> None:

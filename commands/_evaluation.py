@@ -1,7 +1,6 @@
 """The accuracy of a classifier: finetune measures it at epochs' ends, and --eval that of a file alone."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -11,16 +10,11 @@ from torch import Tensor
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._classifier import TrainState, build_objective
-from multicrop.commands._data import (
-    data_origin,
-    eval_transform,
-    labelled_images,
-    load_options,
-    resolve_source_size,
-)
+from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
 from multicrop.commands._finetune_data import backbone_options
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import checkpoint, ranks
@@ -29,12 +23,13 @@ from multicrop.engine.optional import optional
 from multicrop.engine.progress import Progress
 from multicrop.engine.run import Run
 from multicrop.pictures.confusion import draw_confusion
-from multicrop.probes.accuracy import accuracies
+from multicrop.probes.accuracy import accuracies, balanced_accuracy, macro_f1
 from multicrop.probes.confusion import Confusion
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights.pretrained import Pretrained
 
 BEST = "best.pt"
+METRICS_IN_WORDS = {"val_top1": "top-1", "val_balanced_accuracy": "balanced accuracy"}
 
 
 class Evaluation:
@@ -63,7 +58,7 @@ class Evaluation:
         indices: Tensor | None = None,
         folder: Path | None = None,
     ) -> dict[str, float]:
-        """Loss in nats, top-1 and top-5 accuracy in percent of a split, or of some of its images.
+        """Loss in nats; in percent top-1 and top-5 accuracy, balanced accuracy and macro F1 of a split or some images.
 
         name: what the numbers' names begin with. folder: where to write which classes are confused.
         """
@@ -73,10 +68,17 @@ class Evaluation:
         logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
         labels = images.labels[indices].to(logits.device)
         top1, top5 = accuracies(logits, labels)
+        predictions = logits.argmax(1)
         if folder and ranks.rank() == 0:
             write_confusion(Confusion(logits, labels, images.classes), folder)
         loss = self.objective(logits, labels).item()
-        return {f"{name}_loss": loss, f"{name}_top1": top1, f"{name}_top5": top5}
+        return {
+            f"{name}_loss": loss,
+            f"{name}_top1": top1,
+            f"{name}_top5": top5,
+            f"{name}_balanced_accuracy": balanced_accuracy(predictions == labels, labels),
+            f"{name}_macro_f1": macro_f1(predictions, labels),
+        }
 
     def evaluate_with_ema(
         self,
@@ -102,12 +104,13 @@ class Evaluation:
         if train_state.average:
             ranks.log(f"its averaged weights: {_shown(numbers, 'ema_test')}")
         best = train_state.best
-        if best.epoch is not None and best.val_top1 is not None:
+        if best.epoch is not None and best.value is not None:
             stored = ranks.broadcast_object(lambda: checkpoint.load(run_folder.folder / BEST))
             train_state.model.load_state_dict(stored.state["model"])
             numbers |= self.accuracy(train_state.model, "selected_test", test)
-            numbers |= {"selected_epoch": best.epoch, "selected_val_top1": best.val_top1}
-            selected = f"epoch {best.epoch}, selected by its validation top-1 {best.val_top1:.2f}"
+            numbers |= {"selected_epoch": best.epoch, f"selected_{best.metric}": best.value}
+            accuracy = METRICS_IN_WORDS[best.metric]
+            selected = f"epoch {best.epoch}, selected by its validation {accuracy} {best.value:.2f}"
             ranks.log(f"{selected}: {_shown(numbers, 'selected_test')}")
         run_folder.log(loop.done, **numbers)
         return numbers
@@ -116,33 +119,34 @@ class Evaluation:
 def evaluate_file(
     recipe: Recipe, file: Pretrained, device: torch.device, dtype: torch.dtype | None
 ) -> dict:
-    """The test accuracy of a finetuned checkpoint, and nothing else."""
+    """The accuracy of a finetuned checkpoint on labelled images, and nothing else."""
     path = file.path
     if path is None or not file.head:
         raise ValueError(
             f"{path} has no classifier, it was not finetuned: without --eval it is finetuned"
         )
-    described = file.metadata.backbone
-    origin = data_origin(recipe.data, file.metadata)
-    image_size = recipe.backbone.image_size or described.get("image_size")
-    source_size = resolve_source_size(origin.source_size, image_size, crops=False)
-    (test,) = labelled_images(origin, load_options(recipe.data, source_size), ("test",))
-    file.check_classes(test.classes, origin.dataset)
-
-    options = backbone_options(recipe, described, test.pixels.shape[-1], test.pixels.shape[1])
+    images, words = load_scored(recipe, file)
+    folder = make_folder(results_folder(recipe, path), states_output(recipe))
+    described, shape = file.metadata.backbone, images.pixels.shape
+    options = backbone_options(recipe, described, shape[-1], shape[1])
     backbone = registry.backbone(**options)
-    model = Classifier(backbone, len(test.classes))
+    model = Classifier(backbone, len(images.classes))
     fill_backbone(backbone, file, options["arch"], strict=True)
     model.load_heads(file.head, file.second_head)
 
-    transform = eval_transform(file.metadata, options["image_size"], test)
+    transform = eval_transform(file.metadata, options["image_size"], images)
     evaluation = Evaluation(build_objective(recipe), transform, device, dtype)
-    progress = Progress(1, 0, len(test))
-    folder = path.parent if os.access(path.parent, os.W_OK) else None
-    numbers = evaluation.accuracy(model.to(device), "test", test, folder=folder)
+    progress = Progress(1, 0, len(images))
+    numbers = evaluation.accuracy(model.to(device), "test", images, folder=folder)
     progress.step()
     ranks.log(f"{_shown(numbers, 'test')} of {path}")
-    return {"status": "finished", **numbers, **progress.total(), "checkpoint": str(path)}
+    result = {"status": "finished", "scored": words, "images": len(images), **numbers}
+    result |= {**progress.total(), "checkpoint": str(path)}
+    result["output_dir"] = str(folder) if folder else None
+    if folder:
+        with optional(str(folder / "result.json")):
+            (folder / "result.json").write_text(json.dumps(result) + "\n")
+    return result
 
 
 def write_confusion(confusion: Confusion, folder: Path) -> None:
@@ -157,4 +161,7 @@ def write_confusion(confusion: Confusion, folder: Path) -> None:
 
 
 def _shown(numbers: dict[str, float], name: str) -> str:
-    return f"test top-1 {numbers[f'{name}_top1']:.2f}, top-5 {numbers[f'{name}_top5']:.2f}"
+    return (
+        f"test top-1 {numbers[f'{name}_top1']:.2f}, top-5 {numbers[f'{name}_top5']:.2f}, "
+        f"balanced {numbers[f'{name}_balanced_accuracy']:.2f}"
+    )

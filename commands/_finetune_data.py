@@ -25,7 +25,10 @@ MapsOfBatch = Callable[..., list[Tensor]]  # (indices, draws) -> the teacher's m
 
 @dataclass(frozen=True)
 class FinetuneData:
-    """The images of both splits; `chosen` are the training images in use, `held_out` those of the validation."""
+    """The images of all splits; `chosen` are the training images in use, `held_out` those of the validation.
+
+    validation: the data set's own, and then none are held out.
+    """
 
     entry: str  # of datasets/
     dataset: str  # as --dataset names it
@@ -35,17 +38,29 @@ class FinetuneData:
     held_out: Tensor
     backbone: dict[str, Any]  # the arguments that build the network for these images
     reported: bool  # whether it has been said what the weights' file fills
+    shows_test: bool = True  # whether test accuracies may be looked at during training
+    validation: ImageSet | None = None
 
     @property
     def labels(self) -> Tensor:
         assert self.train.labels is not None
         return self.train.labels
 
-    def watched(self) -> tuple[str, ImageSet, Tensor | None]:
-        """What to look at after an epoch: the validation images, or without them the test images."""
+    def watched(self) -> tuple[str, ImageSet, Tensor | None] | None:
+        """What to look at after an epoch: the validation images, or where none are wanted the test images."""
+        if self.validation is not None:
+            return "val", self.validation, None
         if len(self.held_out):
             return "val", self.train, self.held_out
-        return "test", self.test, None
+        return ("test", self.test, None) if self.shows_test else None
+
+    @property
+    def validation_counts(self) -> Tensor:
+        """Validation images of each class (classes,)."""
+        labels = self.labels[self.held_out]
+        if self.validation is not None and self.validation.labels is not None:
+            labels = self.validation.labels
+        return labels.bincount(minlength=len(self.train.classes))
 
 
 def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
@@ -58,16 +73,28 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     origin = data_origin(recipe.data, file.metadata)
     image_size = recipe.backbone.image_size or described.get("image_size")
     source_size = resolve_source_size(origin.source_size, image_size, crops=False)
-    train, test = labelled_images(origin, load_options(recipe.data, source_size))
-    mean, std = colours(recipe.augmentation, train.mean, train.std)
-    train, test = (replace(split, mean=mean, std=std) for split in (train, test))
+    own_validation = recipe.run.validation == "own"
+    splits = ("train", "test", "val") if own_validation else ("train", "test")
+    loaded = labelled_images(origin, load_options(recipe.data, source_size), splits)
+    mean, std = colours(recipe.augmentation, loaded[0].mean, loaded[0].std)
+    train, test, *others = (replace(split, mean=mean, std=std) for split in loaded)
     assert train.labels is not None
     random = seeds.generator(recipe.optimisation.seed, "validation")
-    chosen, held_out = validation.split(train.labels, recipe.run.val_fraction, random)
+    fraction = 0.0 if own_validation else recipe.run.val_fraction
+    chosen, held_out = validation.split(train.labels, fraction, random)
     options = backbone_options(recipe, described, train.pixels.shape[-1], train.pixels.shape[1])
     entry = registry.source(origin.dataset).entry
     return FinetuneData(
-        entry, origin.dataset, train, test, chosen, held_out, options, reported=options == early
+        entry,
+        origin.dataset,
+        train,
+        test,
+        chosen,
+        held_out,
+        options,
+        reported=options == early,
+        shows_test=not own_validation and fraction == 0,
+        validation=others[0] if others else None,
     )
 
 
@@ -86,14 +113,18 @@ def backbone_options(
 def build_batches(recipe: Recipe, data: FinetuneData, device: torch.device) -> Batches:
     optimisation = recipe.optimisation
     order = None
-    if optimisation.repeats > 1:
-        images, seed = len(data.chosen), optimisation.seed
+    seed = optimisation.seed
+    if optimisation.balanced_sampler:
+        labels = data.labels[data.chosen]
+        order = partial(sampling.balanced, labels, seed, passes=optimisation.ra)
+    elif optimisation.repeats > 1:
+        images = len(data.chosen)
         order = partial(sampling.repeated, images, seed, repeats=optimisation.repeats)
     return Batches(
         data.train.pixels,
         data.train.labels,
         images_per_part(recipe, ranks.world_size()),
-        seed=optimisation.seed,
+        seed=seed,
         device=device,
         passes=optimisation.ra,
         subset=data.chosen,

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from multicrop.commands._data import data_origin
+from multicrop.commands._data import DataOrigin, data_origin
 from multicrop.config.augmentation import Augmentation
-from multicrop.config.finetune import Recipe
+from multicrop.config.finetune import FinetuneRun, Recipe
 from multicrop.engine import ranks
 from multicrop.registry import source
 from multicrop.weights.pretrained import Pretrained
@@ -19,13 +19,35 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         datapath=origin.datapath,
         source_size=origin.source_size,
     )
-    recipe = replace(recipe, data=data)
+    run = recipe.run if recipe.start.eval else resolve_validation(recipe.run, origin)
+    recipe = replace(recipe, data=data, run=run)
     augmentation = inherited_augmentation(recipe, file)
     recipe, lines = replace(recipe, augmentation=augmentation).shortened()
     if not recipe.start.eval:
         for line in lines:
             ranks.log(line)
     return recipe
+
+
+def resolve_validation(run: FinetuneRun, origin: DataOrigin) -> FinetuneRun:
+    """The run with --validation own or held_out, as the data set has it; the one that is not usual is said."""
+    if run.validation == "held_out":
+        return run
+    has_own = source(origin.dataset).has_validation(origin.datapath)
+    if run.validation == "own":
+        if not has_own:
+            raise ValueError(
+                f"--validation own: {origin.dataset} in {origin.datapath} has no validation split beside its "
+                "training and test splits"
+            )
+        return run
+    if has_own and run.val_fraction > 0:
+        return replace(run, validation="own")
+    if has_own:
+        ranks.log(
+            f"{origin.datapath} has a validation split, which --val_fraction 0 leaves out: --validation own takes it"
+        )
+    return replace(run, validation="held_out")
 
 
 def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:

@@ -3,6 +3,7 @@
 import torch
 import torch.nn as nn
 
+from multicrop.commands import _imbalance
 from multicrop.commands._finetune_data import FinetuneData
 from multicrop.commands._student import TrainState
 from multicrop.config.finetune import Recipe as Finetuning
@@ -58,15 +59,19 @@ def finetuning(
     scaling = scaling_in_words(optimisation.lr, total, optimisation.lr_batch)
     flip = flip_probability(recipe.augmentation, data.entry)
     policy = policy_name(recipe.augmentation, data.entry)
+    validation = f"{len(data.held_out)} held out for validation"
+    if data.validation is not None:
+        validation = f"{len(data.validation)} validation images of its own"
     lines = []
     if optimisation.freeze_backbone and recipe.start.scratch:
         lines.append(
             "warning: --freeze_backbone with --scratch: only the classifier learns, on features of random weights"
         )
+    lines += _imbalance.lines(recipe, data)
     return [
         *lines,
-        f"{images} images of {data.dataset} in {len(data.train.classes)} classes, {len(data.held_out)} held out for "
-        f"validation, {len(data.test)} test images",
+        f"{images} images of {data.dataset} in {len(data.train.classes)} classes, {validation}, "
+        f"{len(data.test)} test images",
         f"{batches.steps_per_epoch} steps per epoch = {passes} // {total}, {optimisation.all_epochs} epochs",
         f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} parts",
         f"peak learning rate {optimisation.peak_lr:g} after {optimisation.warmup} epochs; {scaling}",

@@ -10,7 +10,9 @@ from typing import Any
 from multicrop.config.check import Recipe
 from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
+from multicrop.datasets._inventory import listed, unopened_images
 from multicrop.datasets._survey import balance, survey
+from multicrop.datasets._tree import Node
 from multicrop.engine import ranks
 from multicrop.registry import Source, names, source
 
@@ -21,10 +23,16 @@ SIZES = (224, 128, 96, 64, 32)
 
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset)
-    reports = {split: report(data, r, split) for split in SPLITS}
+    splits = splits_of(data, r.path)
+    reports = {split: report(data, r, split) for split in splits}
+    if not data.labelled:
+        reports["test"] = {"error": "no labels, so no test split"}
     for split, counts in reports.items():
         print_report(split, counts)
     result = {"status": "finished", "path": r.path, "dataset": name, **reports}
+    files = account(data, r.path, reports)
+    if files:
+        result["files"] = files
     if "short_side" not in reports["train"]:  # no image can be read
         return result
     result["commands"] = commands(name, data, r.path, reports["train"])
@@ -45,17 +53,19 @@ def recognise(path: str, dataset: str | None) -> tuple[Source, str]:
         name = recognise_folder(folder) if recognise_folder else None
         if name:
             return source(name), name
-    raise ValueError(f"{path} holds no images that any entry of datasets/ would read")
+    left_out = unopened_images(Node(folder))
+    hint = f"; left out: {listed(left_out)}" if left_out else ""
+    raise ValueError(f"{path} holds no images that any entry of datasets/ would read{hint}")
 
 
-def splits_of(data: Source) -> tuple[str, ...]:
-    return SPLITS if data.labelled else ("train",)
+def splits_of(data: Source, path: str) -> tuple[str, ...]:
+    if not data.labelled:
+        return ("train",)
+    return (*SPLITS, "val") if data.has_validation(path) else SPLITS
 
 
 def report(data: Source, r: Recipe, split: str) -> dict[str, Any]:
     """What a split holds, or the error that reading it gives."""
-    if split not in splits_of(data):
-        return {"error": "no labels, so no test split"}
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
@@ -98,6 +108,29 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     )
     for name in counts["unreadable_images"]:
         ranks.log(f"  unreadable: {name}")
+    for name in counts.get("unreadable_classes", ()):
+        ranks.log(f"  class {name}: none of its images is readable, mend them or remove the class")
+
+
+def account(data: Source, path: str, reports: dict[str, dict]) -> dict[str, Any] | None:
+    """Every file below a folder of one's own: used, unreadable or left out. None where files are no images each."""
+    if data.data_set.inventory is None:
+        return None
+    inventory = data.data_set.inventory(path)
+    unreadable = sum(counts.get("unreadable", 0) for counts in reports.values())
+    used = inventory.used - unreadable
+    line = f"files: {inventory.files:,} = {used:,} used + {unreadable:,} unreadable"
+    total = sum(inventory.left_out.values())
+    line += f" + {total:,} left out"
+    if total:
+        line += f": {listed(inventory.left_out)}"
+    ranks.log(line)
+    return {
+        "files": inventory.files,
+        "used": used,
+        "unreadable": unreadable,
+        "left_out": inventory.left_out,
+    }
 
 
 def span(sizes: list[int]) -> str:

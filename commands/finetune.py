@@ -13,7 +13,7 @@ from torch import Tensor
 
 from multicrop import cli
 from multicrop.commands import _summary
-from multicrop.commands._classifier import TrainState, build
+from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
@@ -82,10 +82,11 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     seen_as = eval_transform(metadata, size, data.train)
-    evaluation = Evaluation(train_state.loss.objective, seen_as, device, dtype)
+    evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
 
     # The loop.
     accuracy: dict[str, float] = {}
+    watched = data.watched()
     epochs, per_epoch = recipe.optimisation.all_epochs, batches.steps_per_epoch
     loop = start_loop(recipe.run, run_folder, interrupt, device, batches, epochs, start)
     for step in loop.steps():
@@ -109,8 +110,8 @@ def train(
             )
 
         # Accuracies at epochs' ends.
-        if status.every(recipe.run.eval_freq):
-            accuracy = evaluation.evaluate_with_ema(train_state, *data.watched())
+        if watched and status.every(recipe.run.eval_freq):
+            accuracy = evaluation.evaluate_with_ema(train_state, *watched)
             run_folder.log(status.step, epoch=status.epochs, **accuracy)
 
         # Checkpoints.
@@ -118,8 +119,9 @@ def train(
             saved = metadata.at(status.step, status.epochs)
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
             if recipe.selects(status.epoch, status.ended):
-                val_top1 = accuracy.get("ema_val_top1", accuracy.get("val_top1"))
-                if train_state.best.improve(val_top1, status.epoch):
+                metric = train_state.best.metric
+                value = accuracy.get(f"ema_{metric}", accuracy.get(metric))
+                if train_state.best.improve(value, status.epoch):
                     best = train_state.state() | {"model": train_state.evaluated.state_dict()}
                     run_folder.keep(saved, best, BEST)
             run_folder.save(saved, train_state.state())

@@ -8,6 +8,7 @@ N images, D width.
 import time
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save as as_safetensors
@@ -30,6 +31,8 @@ from multicrop.engine.files import atomic_write
 from multicrop.engine.precision import autocast_dtype
 from multicrop.probes import knn as probe
 from multicrop.probes import linear
+from multicrop.probes.accuracy import balanced_accuracy
+from multicrop.registry import source
 
 load = lru_cache(maxsize=1)(labelled_images)  # read once for all checkpoints that share them
 
@@ -41,13 +44,13 @@ def run(recipe: Recipe) -> dict:
         linear.check_installed()  # before features are computed
     begun = time.perf_counter()
     busy, images, results = 0.0, 0, []
-    datasets: set[str] = set()
+    datasets: list[str] = []
     for target in targets(recipe):
         # Data: uint8 images of both splits.
         origin = image_origin(recipe, target)
-        datasets.add(origin.dataset)
-        if len(datasets) > 1:
-            names = ", ".join(sorted(datasets))
+        datasets.append(origin.dataset)
+        if source(origin.dataset) != source(datasets[0]):
+            names = ", ".join(sorted(set(datasets)))
             raise ValueError(
                 f"these checkpoints come from different data sets ({names}): give --dataset"
             )
@@ -68,14 +71,15 @@ def run(recipe: Recipe) -> dict:
             "test_features": shared_features(network, test, torch.arange(len(test)), *settings),
             "test_labels": test.labels,
         }
-        accuracy = vote(recipe, target, bank, len(train.classes))
+        votes = vote(recipe, target, bank, len(train.classes))
         busy += time.perf_counter() - start
         images += len(chosen) + len(test)
         linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
-        results.append(result_of(target, accuracy, linear_top1))
+        results.append(result_of(target, votes, linear_top1))
 
+    unequal = len(set(test.labels.bincount().tolist()) - {0}) > 1
     title = f"{origin.dataset}: {len(test)} test images among {len(chosen)} training images"
-    show(recipe, results, title)
+    show(recipe, results, title, balanced=unequal)
     if recipe.probe.save_features:
         save(bank, Path(recipe.probe.save_features))
     return {
@@ -112,23 +116,36 @@ def spread(images: int, most: int | None) -> Tensor:
 # Votes
 
 
+class Votes(NamedTuple):
+    """Accuracies of one k, in percent."""
+
+    top1: float
+    top5: float
+    balanced: float  # the mean of the classes' top-1, of those that have test images
+
+
 def vote(
     recipe: Recipe, target: ProbeTarget, bank: dict[str, Tensor], classes: int
-) -> dict[int, tuple[float, float]]:
-    """{k: (top-1, top-5)} in percent."""
-    options = recipe.probe
+) -> dict[int, Votes]:
+    """The accuracies of each k."""
+    options, labels = recipe.probe, bank["test_labels"]
 
-    def accuracy() -> dict[int, tuple[float, float]]:
-        return probe.knn(
+    def accuracies() -> dict[int, Votes]:
+        ranking = probe.places(
             **bank,
             k=options.nb_knn,
             temperature=options.temperature,
             classes=classes,
             backend=options.backend,
         )
+        found = {}
+        for k, place in ranking.items():
+            balanced = balanced_accuracy(place < 1, labels)
+            found[k] = Votes(*probe.top_accuracies(place, k, classes), balanced)
+        return found
 
     try:
-        return ranks.broadcast_object(accuracy)
+        return ranks.broadcast_object(accuracies)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from None
 
@@ -162,9 +179,7 @@ def save(bank: dict[str, Tensor], path: Path) -> None:
 # What people see
 
 
-def result_of(
-    target: ProbeTarget, accuracy: dict[int, tuple[float, float]], linear_top1: float | None
-) -> dict:
+def result_of(target: ProbeTarget, votes: dict[int, Votes], linear_top1: float | None) -> dict:
     """A row of the result."""
     metadata = target.file.metadata
     step: int | None = None
@@ -179,20 +194,26 @@ def result_of(
         "image_size": target.backbone["image_size"],
         "step": step,
         "epoch": epoch,
-        "top1": {str(k): round(top1, 4) for k, (top1, _) in accuracy.items()},
-        "top5": {str(k): round(top5, 4) for k, (_, top5) in accuracy.items()},
+        "top1": {str(k): round(of_k.top1, 4) for k, of_k in votes.items()},
+        "top5": {str(k): round(of_k.top5, 4) for k, of_k in votes.items()},
+        "balanced_accuracy": {str(k): round(of_k.balanced, 4) for k, of_k in votes.items()},
         "linear_top1": None if linear_top1 is None else round(linear_top1, 4),
     }
 
 
-def show(recipe: Recipe, results: list[dict], title: str) -> None:
-    """The table."""
+def show(recipe: Recipe, results: list[dict], title: str, balanced: bool) -> None:
+    """The table; with the balanced accuracies where the classes have unequally many test images."""
     ks = list(results[0]["top1"])
     width = max(len(result["checkpoint"]) for result in results)
     if len(ks) < len(set(recipe.probe.nb_knn)):
         ranks.log(f"--nb_knn is limited by the number of training images: using {', '.join(ks)}")
-    ranks.log(f"top-1 (top-5) accuracy in percent, {title}")
+    kinds = "top-1 (top-5)"
+    if balanced:
+        kinds += " and balanced"
+    ranks.log(f"{kinds} accuracy in percent, {title}")
     heads = [f"{f'k={k}':>17}" for k in ks]
+    if balanced:
+        heads += [f"{f'balanced {k}':>13}" for k in ks]
     if recipe.probe.linear:
         heads.append(f"{'linear':>10}")
     ranks.log(f"{'checkpoint':<{width}} {'epoch':>7}{''.join(heads)}")
@@ -200,6 +221,8 @@ def show(recipe: Recipe, results: list[dict], title: str) -> None:
         cells = [f"{result['top1'][k]:.2f} ({result['top5'][k]:.2f})" for k in ks]
         epoch = "" if result["epoch"] is None else f"{result['epoch']:g}"
         columns = "".join(f"{cell:>17}" for cell in cells)
+        if balanced:
+            columns += "".join(f"{result['balanced_accuracy'][k]:>13.2f}" for k in ks)
         if recipe.probe.linear:
             columns += f"{result['linear_top1']:>10.2f}"
         ranks.log(f"{result['checkpoint']:<{width}} {epoch:>7}{columns}")

@@ -16,7 +16,7 @@ from multicrop.datasets._pack import pack
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset)
     listings = {}
-    for split in splits_of(data):
+    for split in splits_of(data, r.path):
         listing = data.listing(r.path, split)
         if listing is None:
             raise ValueError(

@@ -5,7 +5,7 @@ does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smo
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from .augmentation import Augmentation
 from .backbone import NEW_OPTIONS, BackboneSettings
@@ -30,7 +30,8 @@ class Start:
     scratch: bool = False
     """Start from random weights."""
     eval: bool = False
-    """Only measure the test accuracy of a classifier: that of --pretrained_weights, or the newest in --output_dir."""
+    """Only measure a classifier, that of --pretrained_weights or the newest in --output_dir, on the test split of
+    --datapath, or on all of its images where they are in class folders that are not split."""
 
     def check(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -48,17 +49,29 @@ class Start:
 class FinetuneRun(RunSettings):
     """The run and the machine."""
 
+    validation: Literal["auto", "own", "held_out"] = "auto"
+    """Which images select the best epoch: the data set's own validation split, or training images that are held out
+    (auto: own, where there is one beside a training and a test split)."""
     val_fraction: float = 0.1
-    """Share of each class's training images held out to select the best epoch; 0 (as published): none, no selection."""
+    """Share of each class's training images held out, one image at least; 0 (as published): no validation images, no
+    selection."""
+    select: Literal["top1", "balanced"] = "top1"
+    """What the best epoch is best at: top-1, or the balanced accuracy: the mean of the classes' accuracies."""
     output_dir: str = "runs/finetune"
-    """Run folder; a run that is there is resumed."""
+    """Run folder; a run that is there is resumed. Of --eval: where results go; in a run folder, and where none is given
+    beside the checkpoint, in a folder eval of its own."""
     eval_freq: int = 1
-    """Epochs between accuracies on the validation images (without them: on the test images, to look at only)."""
+    """Epochs between accuracies on the validation images (--val_fraction 0: on the test images, to look at only)."""
 
     def __post_init__(self):
         super().__post_init__()
         check_values(self, AT_LEAST_1, "eval_freq")
         check_values(self, SHARE_BELOW_1, "val_fraction")
+
+    @property
+    def selected_metric(self) -> str:
+        """The name of the validation accuracy that selects."""
+        return {"top1": "val_top1", "balanced": "val_balanced_accuracy"}[self.select]
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,10 @@ class Recipe:
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"padding_fill": "black"}
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {
+        "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
+        "validation": "held_out",
+    }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 
     def __post_init__(self):

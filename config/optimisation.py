@@ -42,6 +42,10 @@ class FinetuneOptimisation:
     --ra 1."""
     batch_size: int = 256
     """Images per optimizer step, of all ranks and accumulation steps together."""
+    balanced_sampler: bool = False
+    """Show every class equally often: an epoch is as long, with more passes over small classes than over large."""
+    class_weights: Literal["none", "auto"] = "none"
+    """auto: an image's loss counts by the inverse of how many training images its class has; the mean stays 1."""
     accumulate: int = 1
     """Parts into which a rank cuts its share of a batch, to save memory."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
@@ -96,6 +100,11 @@ class FinetuneOptimisation:
         check_values(self, SHARE_BELOW_1, "ema_decay", "sd", "drop_rate")
         check_values(self, SHARE_ABOVE_0, "layer_decay")
         require(self.repeats == 1 or self.ra == 1, "repeats", self.repeats, "goes with --ra 1 only")
+        repeats = self.balanced_sampler and self.repeats > 1
+        require(not repeats, "balanced_sampler", "true", "goes with --repeats 1 only")
+        twice = self.balanced_sampler and self.class_weights != "none"
+        words = "the --balanced_sampler has balanced the classes already: take one of them"
+        require(not twice, "class_weights", self.class_weights, words)
         needless = self.no_decay and self.decay == "all"
         require(not needless, "no_decay", self.no_decay, "needs --decay matrices")
         frozen = self.freeze_backbone and self.layer_decay != 1

@@ -17,6 +17,7 @@ from typing import BinaryIO, Union
 
 from . import _decode
 from ._decode import Place
+from ._split_names import is_split_name
 
 ZIP = (".zip",)
 TAR = (".tar",)
@@ -25,8 +26,6 @@ BZIP2 = (".tar.bz2", ".tbz", ".tbz2")
 XZ = (".tar.xz", ".txz")
 COMPRESSED = (*GZIP, *BZIP2, *XZ)
 ENDINGS = (*ZIP, *TAR, *COMPRESSED)
-# A folder of such a name is no top folder that holds all
-SPLITS = ("train", "test", "val", "valid")
 DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -82,6 +81,10 @@ class ArchiveFolder:
         """Names of the folders inside this one."""
         return [name for name, node in self._children().items() if isinstance(node, dict)]
 
+    def own_files(self) -> list[str]:
+        """Names of the files in this folder itself."""
+        return [name for name, node in self._children().items() if isinstance(node, list)]
+
     def files(self) -> Iterator[str]:
         """Relative names of all files below."""
         yield from _files_below(self._children(), "")
@@ -131,7 +134,7 @@ def open_archive(file: Path) -> ArchiveFolder:
     folder = ArchiveFolder(file)
     while True:
         inner = [name for name in folder.folders() if not name.startswith((".", "__"))]
-        if len(inner) != 1 or inner[0] in SPLITS:
+        if len(inner) != 1 or is_split_name(inner[0]):
             return folder
         if not (folder / inner[0]).folders():  # its files are one class
             return folder
@@ -157,6 +160,10 @@ def _tree(file: Path, size: int, modified: int) -> Tree:
         is_zip = file.name.lower().endswith(ZIP)
         members = _zip_members(file) if is_zip else _tar_members(file)
         for name, place in members:
+            if (
+                is_zip
+            ):  # whose names have / only; some programs on Windows write theirs nevertheless
+                name = name.replace("\\", "/")
             parts = [part for part in name.split("/") if part not in ("", ".", "..")]
             _insert(tree, parts, place)
     except DAMAGE as error:
@@ -182,7 +189,7 @@ def _zip_members(file: Path) -> Iterator[tuple[str, list]]:
     """Name and place, without the archive's name, of every file."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
-            if member.is_dir():
+            if member.is_dir() or member.filename.endswith("\\"):
                 continue
             if member.flag_bits & 1:
                 raise ValueError("it is encrypted")

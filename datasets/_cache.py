@@ -21,7 +21,9 @@ import filelock
 import numpy as np
 import torch
 
+from ._decode import is_allowed_now
 from ._decode_all import decode_all
+from ._notes import say_once
 from ._places import Root, places, stamp
 
 FORMAT = 1  # raise it when the stored pixels change for the same files
@@ -113,6 +115,8 @@ def _open(entry: Path, count: int) -> Cached | None:
         shape = (count - len(skipped), 3, meta["side"], meta["side"])
         if file.stat().st_size != np.prod(shape, dtype=np.int64):
             return None
+        if any(is_allowed_now(reason) for _, reason in skipped):
+            return None
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
@@ -141,10 +145,7 @@ def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
     named = ", ".join(f"{job.names[index]} ({reason})" for index, reason in skipped[:NAMED])
     if count > NAMED:
         named += f" and {count - NAMED} more"
-    print(
-        f"skipped {count} unreadable {noun} of {len(job.names)} in {job.root}: {named}",
-        file=sys.stderr,
-    )
+    say_once(f"skipped {count} unreadable {noun} of {len(job.names)} in {job.root}: {named}")
 
 
 # Building an entry

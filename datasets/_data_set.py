@@ -11,6 +11,7 @@ from typing import Any
 
 from ._folders import Folder, Listing
 from ._images import ImageSet
+from ._inventory import Inventory
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class DataSet:
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
     validation: Callable[[str | Path], bool] | None = None
     """validation(root) -> whether load and listing take the split "val" too: a public one beside train and test."""
+    unsplit: Callable[[str | Path], Listing | None] | None = None
+    """unsplit(root) -> all images of a folder that has no training and test split beside each other, else None."""
+    inventory: Callable[[str | Path], Inventory] | None = None
+    """inventory(root) -> every file below root, used or left out; None where that says nothing."""
     labelled: bool = True
     """False: there are no labels, and so no test split."""
     own: bool = False

@@ -7,18 +7,23 @@ An image's place is the path of a file, or a list: [file, offset, length] of byt
 [file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
 """
 
+import functools
 import io
 import json
+import os
+import re
 import signal
 import struct
 import sys
+import warnings
 import zlib
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Place = str | list
+MAX_PIXELS = "MULTICROP_MAX_IMAGE_PIXELS"
 ORIENTATION = 0x0112  # the EXIF tag
 UNREADABLE = (  # what Pillow raises for damaged bytes
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
@@ -50,9 +55,53 @@ def read(place: Place, side: int, exact: bool) -> np.ndarray:
 
 def open_image(place: Place) -> Image.Image:
     """The image, its pixels not decoded yet. One of UNREADABLE when that cannot be."""
-    if isinstance(place, str):
-        return Image.open(place)
-    return Image.open(io.BytesIO(content(place)))
+    allow_pixels()
+    file = place if isinstance(place, str) else io.BytesIO(content(place))
+    try:
+        return Image.open(file)
+    except UnidentifiedImageError:
+        if not register_heif():
+            raise
+        return Image.open(file)
+
+
+@functools.cache
+def register_heif() -> bool:
+    """Let Pillow open HEIC files too, as phones write them, if the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@functools.cache
+def allow_pixels() -> None:
+    """Let Pillow open images of as many pixels as most_pixels() says, without warnings on large ones."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    most = most_pixels()
+    if most:
+        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses more than twice this
+
+
+def most_pixels() -> int | None:
+    """$MULTICROP_MAX_IMAGE_PIXELS, the pixels of the largest image that may be decoded; None: Pillow's own limit."""
+    most = os.environ.get(MAX_PIXELS)
+    if not most:
+        return None
+    if not most.isdecimal() or int(most) < 1:
+        raise ValueError(
+            f"{MAX_PIXELS}={most} is no number of pixels: give a whole number of at least 1"
+        )
+    return int(most)
+
+
+def is_allowed_now(reason: str) -> bool:
+    """Whether an image that was unreadable for this reason was only too large then, and is not any more."""
+    most = most_pixels()
+    too_large = re.match(rf"(\d+) pixels are more than .*{MAX_PIXELS}", reason)
+    return bool(most and too_large and int(too_large[1]) <= most)
 
 
 def content(place: Place) -> bytes:
@@ -186,6 +235,9 @@ def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: boo
 def one_line(error: BaseException, place: Place) -> str:
     """Why an image cannot be read, without the name of its file."""
     reason = str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        pixels, limit = re.findall(r"\d+", reason)[:2]
+        return f"{pixels} pixels are more than {limit}: set {MAX_PIXELS}={pixels} if you trust the file"
     if "cannot identify image file" in reason:
         return "not an image, or damaged"
     reason = reason.replace(repr(file_of(place)), "")

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import _decode
 from ._decode import Place
+from ._notes import progress
 from ._workers import Worker, processors
 
 CHUNK = 64  # images per request to a worker
@@ -72,7 +71,7 @@ def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any
     chunks: deque[Chunk] = deque()
     for start in range(0, count, CHUNK):
         chunks.append((start, places[start : start + CHUNK]))
-    with tqdm(total=count, desc=title, unit=" images", file=sys.stderr, mininterval=0.5) as bar:
+    with progress(count, title) as bar:
         if len(chunks) <= 2:  # a worker takes longer to start
             replies = _decode_here(output, chunks)
             bar.update(count)

@@ -1,8 +1,6 @@
 """Image files in folders or in archives: which there are, which class each has, and the ImageSet that they make."""
 
 import os
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -11,17 +9,16 @@ import torch
 
 from ._archive import ArchiveFolder, Folder, is_archive, open_archive
 from ._cache import load_cached
+from ._decode import most_pixels
 from ._decode_all import common_side
 from ._images import ImageSet, LoadOptions
+from ._notes import say_once
 from ._places import Root, places
-from ._stream import Streamed, statistics
+from ._stream import Streamed, statistics, unreadable_class
+from ._tree import Node, is_system_name
 
-ENDINGS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".ppm", ".pgm", ".pbm", ".webp", ".tif", ".tiff", ".gif",
-)  # fmt: skip
 # Folders that may be the public evaluation split
 EVALUATION = ("test", "val", "valid", "validation")
-VALIDATION = EVALUATION[1:]
 RESIDENT = (
     0.5  # share of the machine's memory that stored pixels may take; a larger set is streamed
 )
@@ -62,27 +59,8 @@ def existing_folder(root: str | Folder) -> Folder:
 
 
 def image_names(folder: Folder) -> list[str]:
-    """Relative names of all image files below, in sorted order; hidden files and folders are left out."""
-    if isinstance(folder, ArchiveFolder):
-        visible = (name for name in folder.files() if "/." not in f"/{name}")
-        return sorted(name for name in visible if name.lower().endswith(ENDINGS))
-    return sorted(_walk(folder, "", frozenset()))
-
-
-def _walk(folder: Path, prefix: str, parents: frozenset[str]) -> Iterator[str]:
-    """Names of image files, each with the prefix; `parents` are the real folders above."""
-    real = os.path.realpath(folder)
-    if real in parents:  # a link back up
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                inner = Path(entry.path)
-                yield from _walk(inner, f"{prefix}{entry.name}/", parents | {real})
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file():
-                yield prefix + entry.name
+    """Relative names of all image files below, in sorted order; see _tree.py for what is left out."""
+    return Node(folder).image_names()
 
 
 def class_names(folder: Folder) -> tuple[str, ...]:
@@ -94,7 +72,7 @@ def class_names(folder: Folder) -> tuple[str, ...]:
     else:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if entry.is_dir()]
-    return tuple(sorted(name for name in names if not name.startswith((".", "__"))))
+    return tuple(sorted(name for name in names if not is_system_name(name)))
 
 
 def class_folders(folder: Folder, superclasses: bool = False) -> dict[str, str]:
@@ -123,25 +101,35 @@ def by_class(
     superclasses: where every folder in `folder` holds folders, those are the classes.
     """
     folders = class_folders(folder, superclasses)
-    files = {name: image_names(folder / path) for name, path in folders.items()}
+    files = {
+        name: [f"{path}/{file}" for file in image_names(folder / path)]
+        for name, path in folders.items()
+    }
+    return of_classes(folder, files, classes)
+
+
+def of_classes(
+    folder: Folder, files: dict[str, list[str]], classes: tuple[str, ...] | None = None
+) -> Listing:
+    """Images of folder, the files of each class given. `classes` are those of the training split."""
     if not any(files.values()):
-        raise ValueError(_why_no_images(folder, folders))
+        raise ValueError(_why_no_images(folder, list(files)))
     if classes is None:
         _check_no_empty_class(folder, files)
-        classes = tuple(folders)
+        classes = tuple(files)
     number = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
-    for name, path in folders.items():
+    for name, paths in files.items():
         if name in number:
-            names += [f"{path}/{file}" for file in files[name]]
-            labels += [number[name]] * len(files[name])
-        elif files[name]:
-            raise ValueError(f"{folder / path} is a class that the training split does not have")
+            names += paths
+            labels += [number[name]] * len(paths)
+        elif paths:
+            raise ValueError(f"{folder / name} is a class that the training split does not have")
     return Listing(folder, names, labels, classes)
 
 
-def _why_no_images(folder: Folder, folders: dict[str, str]) -> str:
+def _why_no_images(folder: Folder, folders: list[str]) -> str:
     """What to do about a folder that gave no image."""
     if isinstance(folder, Path) and any(folder.glob("*.lmdb")):
         return f"{folder} holds .lmdb files: they are --dataset lmdb"
@@ -207,6 +195,7 @@ def image_set(
     """
     if not listing.names:
         raise ValueError(f"{listing.root} holds no images")
+    most_pixels()  # what is wrong with it is said here, and not of each image
     labels = None
     if listing.labels is not None:
         labels = torch.tensor(listing.labels)
@@ -220,9 +209,18 @@ def image_set(
         return ImageSet(cast(torch.Tensor, streamed), labels, listing.classes, mean, std)
     cached = load_cached(listing.root, listing.names, options.source_size, listing.part)
     if labels is not None:
+        _check_readable(listing, labels, cached.kept)
         labels = labels[cached.kept]
     mean, std = constants or (cached.mean, cached.std)
     return ImageSet(cached.pixels, labels, listing.classes, mean, std)
+
+
+def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) -> None:
+    """ValueError when a class has images and none of them is readable, as when they are streamed."""
+    lost = set(labels.tolist()) - set(labels[kept].tolist())
+    if lost:
+        index = labels.tolist().index(min(lost))
+        raise ValueError(f"{listing.root}: {unreadable_class(listing.names[index])}")
 
 
 def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOptions) -> Streamed:
@@ -235,14 +233,24 @@ def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOption
 def _is_too_large(listing: Listing, source_size: int) -> bool:
     """Whether the pixels would fill the memory; if so it is said."""
     size = len(listing.names) * 3 * source_size**2
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size <= RESIDENT * memory:
+    memory = _memory()
+    if memory is None or size <= RESIDENT * memory:
         return False
     size_in_gb, memory_in_gb = f"{size / 1e9:.0f} GB", f"{memory / 1e9:.0f} GB"
-    print(
+    say_once(
         f"{listing.root}: {len(listing.names)} images of {source_size} px would take {size_in_gb}, "
         f"this machine has {memory_in_gb} of memory: "
-        "they are streamed from their files (--stream false stores them)",
-        file=sys.stderr,
+        "they are streamed from their files (--stream false stores them)"
     )
     return True
+
+
+def _memory() -> int | None:
+    """This machine's memory in bytes; None where Python does not say, as on Windows without the package psutil."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return psutil.virtual_memory().total

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from . import _decode
 from ._decode import Place
 from ._folders import Listing
+from ._notes import progress
 from ._places import places
 
 FORMAT = "multicrop images 1"
@@ -75,15 +76,17 @@ def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -
     try:
         starts = range(0, len(image_places), COMMIT)
         title = f"packing {listing.root}"
-        for start in tqdm(starts, title, unit="k images", file=sys.stderr):
-            with database.begin(write=True) as transaction:
-                for index, place in enumerate(image_places[start : start + COMMIT], start):
-                    content = _content(place)
-                    if content is None:
-                        _print_left_out(listing.names[index])
-                    else:
-                        transaction.put(b"%08d" % len(kept), content, append=True)
-                        kept.append(index)
+        with progress(len(image_places), title) as bar:
+            for start in starts:
+                with database.begin(write=True) as transaction:
+                    for index, place in enumerate(image_places[start : start + COMMIT], start):
+                        content = _content(place)
+                        if content is None:
+                            _print_left_out(listing.names[index])
+                        else:
+                            transaction.put(b"%08d" % len(kept), content, append=True)
+                            kept.append(index)
+                        bar.update()
         if not kept:
             raise ValueError(
                 f"none of the {len(image_places)} images in {listing.root} can be read"

@@ -6,14 +6,14 @@ index depend on the files only, not on workers, ranks or what was read before.
 """
 
 import os
-import sys
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ._decode import Place
+from ._decode import Place, file_of
+from ._notes import say_once_of
 from ._workers import Decoders, processors
 
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
@@ -74,9 +74,7 @@ class Streamed:
         while number in self._substitutes:
             number = self._substitutes[number]
             if number == first:
-                raise ValueError(
-                    f"none of the images of the class of {self._names[first]} is readable"
-                )
+                raise ValueError(unreadable_class(self._names[first]))
         return number
 
     def _substitute(self, number: int, reason: str) -> None:
@@ -92,7 +90,7 @@ class Streamed:
         line = f"unreadable image {name} ({reason}): {other} is taken"
         if count == NAMED:
             line += "; no more are named"
-        print(line, file=sys.stderr)
+        say_once_of(file_of(self._places[number]), line)
 
     def _next(self, number: int) -> int:
         """The next image of the same class; after the last comes the first."""
@@ -101,6 +99,11 @@ class Streamed:
         same = (self._labels == self._labels[number]).nonzero()[:, 0]
         place = torch.searchsorted(same, number, right=True)
         return int(same[place % len(same)])
+
+
+def unreadable_class(name: str) -> str:
+    """What to do about a class of which an image has this name: a network cannot learn it, streamed or not."""
+    return f"none of the images of the class of {name} is readable: mend them or remove the class"
 
 
 def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,17 +1,15 @@
 """What a listing holds, found by looking at every file: sizes, unreadable images, class balance."""
 
 import statistics
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tqdm import tqdm
-
 from ._decode import Place, size
 from ._folders import Listing
+from ._notes import progress
 from ._places import places
 from ._workers import Decoders, processors
 
@@ -38,8 +36,18 @@ def survey(listing: Listing, decode: bool = True, workers: int | None = None) ->
         **_spread(sizes),
         "unreadable": len(unreadable),
         "unreadable_images": named,
+        "unreadable_classes": _lost_classes(listing, [index for index, _ in unreadable]),
         **balance(listing.labels, listing.classes),
     }
+
+
+def _lost_classes(listing: Listing, unreadable: list[int]) -> list[str]:
+    """Classes that have images, none of which can be read."""
+    if listing.labels is None:
+        return []
+    there = Counter(listing.labels)
+    lost = Counter(listing.labels[index] for index in unreadable)
+    return [listing.classes[label] for label, count in lost.items() if count == there[label]]
 
 
 def typical_side(listing: Listing) -> int:
@@ -60,13 +68,14 @@ def typical_side(listing: Listing) -> int:
 def _read_headers(image_places: list[Place]) -> tuple[list[Size], Unreadable]:
     """Width and height of every image that has a header, and (index, reason) of the others."""
     sizes, unreadable = [], []
-    bar = tqdm(image_places, "sizes", unit=" images", file=sys.stderr, mininterval=0.5)
-    for index, place in enumerate(bar):
-        width_and_height = size(place)
-        if width_and_height is None:
-            unreadable.append((index, "no image header"))
-        else:
-            sizes.append(width_and_height)
+    with progress(len(image_places), "reading sizes") as bar:
+        for index, place in enumerate(image_places):
+            width_and_height = size(place)
+            if width_and_height is None:
+                unreadable.append((index, "no image header"))
+            else:
+                sizes.append(width_and_height)
+            bar.update()
     return sizes, unreadable
 
 
@@ -75,9 +84,7 @@ def _undecodable(image_places: list[Place], workers: int) -> Unreadable:
     decoders = Decoders(workers, SIDE)
     unreadable = []
     count = len(image_places)
-    with tqdm(
-        total=count, desc="decoding", unit=" images", file=sys.stderr, mininterval=0.5
-    ) as bar:
+    with progress(count, "decoding") as bar:
         for start in range(0, count, CHUNK):
             chunk = image_places[start : start + CHUNK]
             _, failures = decoders.decode(chunk)

@@ -1,38 +1,39 @@
 """Images in class folders: root/train/<class>/ and root/{test,val,valid}/<class>/, or just root/<class>/."""
 
-import functools
 import os
-import sys
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 from ._data_set import DataSet
-from ._folders import (
-    EVALUATION,
-    VALIDATION,
-    Folder,
-    Listing,
-    above_train,
-    by_class,
-    class_names,
-    evaluation_folder,
-    existing_folder,
-    image_set,
-    split_by_class,
-)
+from ._folders import Folder, Listing, existing_folder, image_set, of_classes
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
+from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
+from ._layout import (
+    Layout,
+    below,
+    class_folders,
+    find_layout,
+    find_unsplit,
+    holds_classes,
+)
+from ._notes import say_once
+from ._split_names import is_split_name, is_unlabelled_name
+from ._tree import Node
+
+WITH_VALIDATION = (*SPLITS, "val")
 
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """The split "train", "test", or "val" where has_validation(root) says so.
 
     Mean and std are measured on the training pixels. Without a test folder a tenth of each class is the test split.
-
     That tenth depends on the file names only. FileNotFoundError or ValueError when there is nothing to read.
     """
-    wanted = listing(root, split)
-    train = image_set(listing(root, "train"), options)
+    check_split(split, WITH_VALIDATION)
+    listings = _listings(existing_folder(root))
+    wanted = _one_of(listings, split, root)
+    train = image_set(listings["train"], options)
     if split == "train":
         return train
     return image_set(wanted, options, (train.mean, train.std))
@@ -40,51 +41,134 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
 
 def listing(root: str | Path, split: str) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split, (*SPLITS, "val"))
-    folder = existing_folder(root)
-    listings = _listings(folder)
-    if split not in listings:
-        raise FileNotFoundError(f"{folder} has no validation folder beside train and test folders")
-    return listings[split]
+    check_split(split, WITH_VALIDATION)
+    return _one_of(_listings(existing_folder(root)), split, root)
 
 
 def has_validation(root: str | Path) -> bool:
     """Whether there is a split "val": a public validation folder beside the test folder."""
-    return _validation_folder(above_train(existing_folder(root))) is not None
+    return "val" in find_layout(existing_folder(root)).splits
+
+
+def unsplit(root: str | Path) -> Listing | None:
+    """All images of class folders, or of a test folder alone; None where training and test folders lie side by side.
+
+    The classes are the folders that are there, also those that hold no image.
+    """
+    layout = find_unsplit(existing_folder(root))
+    if layout is None:
+        return None
+    node = layout.splits["test"]
+    files = _files(node)
+    whole = of_classes(node.folder, files, tuple(files))
+    say_left_out(layout.top, _used(layout, {"test": whole}), _Reasons(layout))
+    return whole
 
 
 def recognise(root: Folder) -> str | None:
-    """Any folder of folders."""
-    return "image_folder" if class_names(root) else None
+    """Any folder whose images are in folders, most of them."""
+    return "image_folder" if holds_classes(Node(root)) else None
+
+
+def inventory(root: str | Path) -> Inventory:
+    """All files below root."""
+    layout = find_layout(existing_folder(root))
+    used = _used(layout, _split_listings(layout))
+    return take_inventory(layout.top, used, _Reasons(layout))
+
+
+def _one_of(listings: dict[str, Listing], split: str, root: str | Path) -> Listing:
+    if split not in listings:
+        raise FileNotFoundError(f"{root} has no validation folder beside train and test folders")
+    return listings[split]
 
 
 def _listings(root: Folder) -> dict[str, Listing]:
-    """The images of both splits, by the layout that root has."""
-    folder = above_train(root)
-    if class_names(folder / "train") and evaluation_folder(folder):
-        listings = {split: split_by_class(folder, split) for split in SPLITS}
-        validation = _validation_folder(folder)
-        if validation is not None:
-            listings["val"] = by_class(validation, listings["train"].classes)
-        return listings
-    if class_names(root / "train"):
-        return _hold_out(by_class(root / "train"))
-    for name in EVALUATION:
-        if class_names(root / name):
-            raise FileNotFoundError(
-                f"{root} has {name}/ with class folders but no train/ beside it"
-            )
-    return _hold_out(by_class(root))
+    """The images of each split, by the layout that root has; what is peculiar about it is said."""
+    layout = find_layout(root)
+    _say_where(root, layout)
+    try:
+        listings = _split_listings(layout)
+    except ValueError as error:
+        unopened = unopened_images(layout.top)
+        if not unopened:
+            raise
+        raise ValueError(f"{error}; left out: {listed(unopened)}") from None
+    _warn_of_classes(listings["train"])
+    say_left_out(layout.top, _used(layout, listings), _Reasons(layout))
+    return listings if "test" in listings else _hold_out(listings["train"])
 
 
-def _validation_folder(root: Folder) -> Folder | None:
-    """The public validation split, where it is not the test split: there is a folder test beside train."""
-    if not class_names(root / "train") or not class_names(root / "test"):
-        return None
-    for name in VALIDATION:
-        if class_names(root / name):
-            return root / name
-    return None
+def _split_listings(layout: Layout) -> dict[str, Listing]:
+    train = of_classes(layout.splits["train"].folder, _files(layout.splits["train"]))
+    listings = {"train": train}
+    for split, node in layout.splits.items():
+        if split != "train":
+            listings[split] = of_classes(node.folder, _files(node), train.classes)
+    return listings
+
+
+def _files(node: Node) -> dict[str, list[str]]:
+    """Of each class the images' names, relative to the folder of class folders."""
+    return {
+        name: [f"{name}/{file}" for file in child.image_names()]
+        for name, child in class_folders(node).items()
+    }
+
+
+def _used(layout: Layout, listings: dict[str, Listing]) -> list[str]:
+    """The names of all splits' images, relative to the top."""
+    names: list[str] = []
+    for split, images in listings.items():
+        prefix = below(layout.top, layout.splits[split])
+        names += [prefix + name for name in images.names]
+    return names
+
+
+class _Reasons:
+    """Why an image below the top of a layout, by its name, is in no split."""
+
+    def __init__(self, layout: Layout):
+        self.prefixes = [below(layout.top, node) for node in layout.splits.values()]
+
+    def __call__(self, name: str) -> str:
+        parts = name.split("/")
+        folders = parts[:-1]
+        unlabelled = [folder for folder in folders if is_unlabelled_name(folder)]
+        if unlabelled:
+            return f"without labels in {unlabelled[0]}/ (pretraining takes them: --dataset images)"
+        for prefix in self.prefixes:
+            if name.startswith(prefix):
+                return "outside class folders"
+        if folders and not any(prefix.startswith(f"{folders[0]}/") for prefix in self.prefixes):
+            return f"in {folders[0]}/, which is no split with class folders"
+        return "outside class folders"
+
+
+def _say_where(root: Folder, layout: Layout) -> None:
+    """Where the images are read from, unless it is plain."""
+    folders = {split: below(layout.top, node) for split, node in layout.splits.items()}
+    usual = [folder.lower() == f"{split}/" for split, folder in folders.items()]
+    if len(folders) > 1 and not all(usual):
+        where = ", ".join(f"{split} from {folder}" for split, folder in folders.items())
+        say_once(f"{layout.top.folder}: {where}")
+    elif layout.opened:
+        say_once(f"{root} holds one folder around the others: opened {layout.opened[-1].folder}")
+
+
+def _warn_of_classes(train: Listing) -> None:
+    """Classes that are probably none."""
+    if len(train.classes) == 1:
+        say_once(
+            f"warning: {train.root} has one class, {train.classes[0]}: is it the folder of one folder per class? "
+            "images without classes are --dataset images"
+        )
+    splits = [name for name in train.classes if is_split_name(name)]
+    if splits:
+        say_once(
+            f"warning: {train.root} has a class called {splits[0]}, like a split: "
+            "splits are folders train and test with a folder per class in each"
+        )
 
 
 def _hold_out(whole: Listing) -> dict[str, Listing]:
@@ -94,7 +178,7 @@ def _hold_out(whole: Listing) -> dict[str, Listing]:
         raise ValueError(
             f"{whole.root} has one image per class; a test split needs at least two of some class"
         )
-    _print_once(
+    say_once(
         f"{whole.root} has no test folder: {len(held_out)} of {len(whole.names)} images are held out as the test split"
     )
     train = [index for index in range(len(whole.names)) if index not in held_out]
@@ -131,12 +215,6 @@ def _part(whole: Listing, indices: list[int], part: str) -> Listing:
     return replace(whole, names=names, labels=labels, part=part)
 
 
-@functools.cache
-def _print_once(line: str) -> None:
-    """Once per process: both splits would say it."""
-    print(line, file=sys.stderr)
-
-
 DATASET = DataSet(
     title="your own images in class folders",
     layout="`{train,test}/<class>/` (or `val`, `valid`), or `<class>/`: then a tenth of each class is the test split",
@@ -144,5 +222,7 @@ DATASET = DataSet(
     listing=listing,
     recognise=recognise,
     validation=has_validation,
+    unsplit=unsplit,
+    inventory=inventory,
     own=True,
 )

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from ._data_set import DataSet
-from ._folders import Folder, Listing, existing_folder, image_names, image_set
+from ._folders import Folder, Listing, existing_folder, image_set
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
+from ._tree import Node, has_images
 
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
@@ -19,13 +21,35 @@ def listing(root: str | Path, split: str) -> Listing:
         raise ValueError(
             "--dataset images has no labels and so no test split; class folders are --dataset image_folder"
         )
-    folder = existing_folder(root)
-    return Listing(folder, image_names(folder), None, ())
+    node = _tree(root)
+    names = node.image_names()
+    unopened = unopened_images(node)
+    if not names and unopened:
+        raise ValueError(f"{root} holds no images that can be read; left out: {listed(unopened)}")
+    say_left_out(node, names, _why_unused)
+    return Listing(node.folder, names, None, ())
+
+
+def inventory(root: str | Path) -> Inventory:
+    """All files below root."""
+    node = _tree(root)
+    return take_inventory(node, node.image_names(), _why_unused)
+
+
+def _tree(root: str | Path) -> Node:
+    """All below root, each image once."""
+    node = Node(existing_folder(root))
+    node.scopes.append(node.real)
+    return node
+
+
+def _why_unused(name: str) -> str:
+    raise AssertionError(f"{name} is an image and not used")
 
 
 def recognise(root: Folder) -> str | None:
     """Any folder with an image file somewhere below."""
-    return "images" if image_names(root) else None
+    return "images" if has_images(Node(root)) else None
 
 
 DATASET = DataSet(
@@ -34,6 +58,7 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    inventory=inventory,
     labelled=False,
     own=True,
 )

@@ -39,8 +39,13 @@ def image_hashes(images: Images) -> dict[str, str]:
     sample = torch.arange(size) * count // size
     hashes = {"pixels": _hash(images.pixels[sample])}
     if images.labels is not None:
-        hashes["labels"] = _hash(images.labels)
+        hashes["labels"] = label_hash(images.labels)
     return hashes
+
+
+def label_hash(labels: Tensor) -> str:
+    """Labels int64 (N,) -> their hash."""
+    return _hash(labels)
 
 
 def dataset_fingerprint(dataset: str, images: Images) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -179,9 +180,16 @@ def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> li
     for name, value in current.items():
         if name in operational or name not in stored:
             continue
+        if name == "dataset" and _plain(stored[name]) == _plain(value):
+            continue
         if stored[name] != value:
             changed.append(f"{name} {stored[name]} (now {value})")
     return changed
+
+
+def _plain(name: str | None) -> str:
+    """A data set's name in one spelling: case, - and _ do not matter (the registry's rule)."""
+    return re.sub(r"[^a-z0-9]", "", (name or "").lower())
 
 
 def _shown(value: Any) -> str:

@@ -90,6 +90,11 @@ class Source:
         validation = self.data_set.validation
         return validation is not None and validation(root)
 
+    def unsplit(self, root: str | Path) -> Any:
+        """The Listing of all images where root has no split of its own, else None: what to measure a network on."""
+        unsplit = self.data_set.unsplit
+        return None if unsplit is None else unsplit(root)
+
     def load(self, root: str | Path, split: str, options: Any = None) -> Any:
         """The ImageSet of "train", "test" or (see has_validation) "val", read as the options say."""
         if options is None:

@@ -33,8 +33,36 @@ def knn(
 ) -> dict[int, tuple[float, float]]:
     """Features (m, D) and (n, D), labels (m,) and (n,) -> {k: (top-1, top-5)} in percent; features of any scale.
 
-    Top-5 means the best min(5, k, classes). A k above m becomes m (see `usable_ks`). ValueError on labels that do not
-    fit, on features that are not finite, and on a k or temperature that is not positive.
+    Arguments and errors are those of `places`; top-5 means the best min(5, k, classes).
+    """
+    ranking = places(
+        train_features, train_labels, test_features, test_labels, k, temperature, classes, backend
+    )
+    classes = _count_classes(train_labels, test_labels, classes)
+    return {n: top_accuracies(place, n, classes) for n, place in ranking.items()}
+
+
+def top_accuracies(place: Tensor, k: int, classes: int) -> tuple[float, float]:
+    """Places (n,) of the true classes -> top-1 and top-5 in percent; the latter means the best min(5, k, classes)."""
+    first = int((place < 1).sum())
+    among_five = int((place < min(5, k, classes)).sum())
+    return 100 * first / len(place), 100 * among_five / len(place)
+
+
+def places(
+    train_features: Tensor,
+    train_labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    k: Sequence[int] = (10, 20, 100, 200),
+    temperature: float = 0.07,
+    classes: int | None = None,
+    backend: str = "auto",
+) -> dict[int, Tensor]:
+    """Features (m, D) and (n, D), labels (m,) and (n,) -> {k: the place of each test image's class (n,), 0 the best}.
+
+    A k above m becomes m (see `usable_ks`). ValueError on labels that do not fit, on features that are not finite, and
+    on a k or temperature that is not positive.
     """
     if temperature <= 0:
         raise ValueError(f"k-NN temperature must be positive, not {temperature}")
@@ -45,11 +73,11 @@ def knn(
     _check(train_features, train_labels, "training")
     _check(test_features, test_labels, "test")
     similarity, index = search(train_features, test_features, max(ks), backend)
-    accuracies = {}
+    found = {}
     for n in ks:
         votes = train_labels[index[:, :n]]
-        accuracies[n] = _accuracy(similarity[:, :n], votes, test_labels, temperature, classes)
-    return accuracies
+        found[n] = _places(similarity[:, :n], votes, test_labels, temperature, classes)
+    return found
 
 
 def usable_ks(k: Sequence[int], train_images: int) -> list[int]:
@@ -113,19 +141,16 @@ def class_scores(similarity: Tensor, votes: Tensor, temperature: float, classes:
     return scores.scatter_add_(1, votes, weights)
 
 
-def _accuracy(
+def _places(
     similarity: Tensor, votes: Tensor, labels: Tensor, temperature: float, classes: int
-) -> tuple[float, float]:
-    """Top-1 and top-5 in percent."""
-    top = min(5, similarity.shape[1], classes)
-    hits1 = hits5 = 0
+) -> Tensor:
+    """Place (n,) of each label, a part of the images at a time."""
+    parts = []
     for start in range(0, len(labels), _ROWS):
         rows = slice(start, start + _ROWS)
         scores = class_scores(similarity[rows], votes[rows], temperature, classes)
-        rank = _rank(scores, labels[rows])
-        hits1 += int((rank < 1).sum())
-        hits5 += int((rank < top).sum())
-    return 100 * hits1 / len(labels), 100 * hits5 / len(labels)
+        parts.append(_rank(scores, labels[rows]))
+    return torch.cat(parts)
 
 
 def _rank(scores: Tensor, labels: Tensor) -> Tensor:

@@ -2,28 +2,32 @@
 
 
 class BestEpoch:
-    """The epoch of the best validation accuracy so far, in percent; both None before the first."""
+    """The epoch of the best value so far of one validation accuracy, in percent; both None before the first.
 
-    def __init__(self) -> None:
+    metric: the accuracy's name, as rows of metrics and checkpoints have it.
+    """
+
+    def __init__(self, metric: str = "val_top1") -> None:
+        self.metric = metric
         self.epoch: int | None = None
-        self.val_top1: float | None = None
+        self.value: float | None = None
 
-    def improve(self, val_top1: float | None, epoch: int) -> bool:
+    def improve(self, value: float | None, epoch: int) -> bool:
         """Whether an epoch's accuracy is better than all before it; remembered if so. None is never better."""
-        if val_top1 is None:
+        if value is None:
             return False
-        if self.val_top1 is not None and val_top1 <= self.val_top1:
+        if self.value is not None and value <= self.value:
             return False
-        self.val_top1, self.epoch = val_top1, epoch
+        self.value, self.epoch = value, epoch
         return True
 
     def state_dict(self) -> dict[str, float]:
         """What a checkpoint holds: nothing before the first epoch that was measured."""
-        if self.val_top1 is None or self.epoch is None:
+        if self.value is None or self.epoch is None:
             return {}
-        return {"val_top1": self.val_top1, "epoch": self.epoch}
+        return {self.metric: self.value, "epoch": self.epoch}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.val_top1 = self.epoch = None
+        self.value = self.epoch = None
         if state:
-            self.val_top1, self.epoch = state["val_top1"], int(state["epoch"])
+            self.value, self.epoch = state[self.metric], int(state["epoch"])

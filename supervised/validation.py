@@ -8,12 +8,14 @@ def split(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Labels (N,) -> indices of the training and of the validation images, both ascending.
 
-    From each class `fraction` of its images, rounded, is drawn for validation; at least one image of every class stays.
+    From each class `fraction` of its images, rounded, is drawn for validation, and of a fraction above 0 at least one;
+    at least one image of every class stays.
     """
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
-        count = min(round(fraction * len(members)), len(members) - 1)
+        least = 1 if fraction > 0 else 0
+        count = min(max(round(fraction * len(members)), least), len(members) - 1)
         order = torch.randperm(len(members), generator=generator)
         held_out[members[order[:count]]] = True
     training = (~held_out).nonzero().squeeze(1)

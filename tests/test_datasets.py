@@ -487,6 +487,8 @@ def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
         "listing",
         "recognise",
         "validation",
+        "unsplit",
+        "inventory",
     }
     defaults = {"labelled": True, "own": False, "aliases": (), "variants": {}}
     declared = defaults | declarations()[name]

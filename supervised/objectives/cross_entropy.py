@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567, section 7) and pairs of labels."""
+"""Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567, section 7), pairs, weights."""
 
 import torch
 import torch.nn as nn
@@ -6,11 +6,19 @@ import torch.nn.functional as F
 
 
 class Objective(nn.Module):
-    """smoothing: the share of the target spread evenly over all classes."""
+    """smoothing: the share of the target spread evenly over all classes.
 
-    def __init__(self, smoothing: float = 0.1) -> None:
+    class_weights (classes,): an image's loss is multiplied by its class's, smoothed part and all. (torch's own weights
+    multiply each class's part of the smoothed target, which draws every image towards the heavy classes.) The loss is
+    the plain mean over images, so that it does not depend on how a batch is spread over ranks.
+    """
+
+    class_weights: torch.Tensor | None
+
+    def __init__(self, smoothing: float = 0.1, class_weights: torch.Tensor | None = None) -> None:
         super().__init__()
         self.smoothing = smoothing
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(
         self,
@@ -27,4 +35,9 @@ class Objective(nn.Module):
         return share * own + (1 - share) * self._smoothed(logits, partners)
 
     def _smoothed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        if self.class_weights is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=self.smoothing)
+        losses = F.cross_entropy(
+            logits.float(), labels, label_smoothing=self.smoothing, reduction="none"
+        )
+        return (self.class_weights[labels] * losses).mean()

@@ -1,0 +1,231 @@
+"""Which files are images, which are left out and why, and that multicrop check accounts for every file there is."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import content_of, launch, result_of
+from PIL import Image, features
+
+from multicrop.commands import check as checking
+from multicrop.config.check import Recipe
+from multicrop.datasets import _endings
+from multicrop.datasets._images import LoadOptions
+from multicrop.registry import source
+
+# Endings that Pillow opens wherever it is installed, and the format that writes such a file
+WRITTEN = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".mpo": "MPO", ".png": "PNG", ".apng": "PNG", ".bmp": "BMP",
+    ".dib": "DIB", ".ppm": "PPM", ".pnm": "PPM", ".tif": "TIFF", ".tiff": "TIFF", ".gif": "GIF", ".tga": "TGA",
+    ".pcx": "PCX", ".sgi": "SGI", ".webp": "WEBP", ".dds": "DDS", ".ico": "ICO", ".im": "IM",
+}  # fmt: skip
+OPTIONAL = {".jp2": ("JPEG2000", "jpg_2000"), ".avif": ("AVIF", "avif")}  # and what Pillow calls it
+
+
+def noise(seed=0, side=16):
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def write(path, seed=0, kind="PNG"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise(seed).save(path, kind)
+
+
+def check(path):
+    return checking.run(Recipe(str(path), workers=1))
+
+
+def files_there(folder) -> int:
+    """What a user would count; a link is one file."""
+    total = 0
+    for place, folders, files in os.walk(folder):
+        total += len(files) + sum(os.path.islink(os.path.join(place, name)) for name in folders)
+    return total
+
+
+def accounts(folder) -> dict:
+    """The accounting of check, whose sum is right."""
+    files = check(folder)["files"]
+    total = files["used"] + files["unreadable"] + sum(files["left_out"].values())
+    assert total == files["files"] == files_there(folder)
+    return files
+
+
+@pytest.mark.parametrize("upper", [False, True])
+def test_every_ending_that_pillow_opens(tmp_path, upper):
+    kinds = dict(WRITTEN)
+    for name, (kind, feature) in OPTIONAL.items():
+        if features.check(feature):
+            kinds[name] = kind
+    for i, (name, kind) in enumerate(kinds.items()):
+        write(tmp_path / "a" / f"{i:02d}{name.upper() if upper else name}", i, kind)
+        write(tmp_path / "b" / f"{i:02d}.png", i)
+    assert accounts(tmp_path) == {
+        "files": 2 * len(kinds), "used": 2 * len(kinds), "unreadable": 0, "left_out": {}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", ["a.pdf", "a.eps", "a.ps", "a.mpg", "a.h5", "a.fli", "a.txt", "png"]
+)
+def test_documents_films_and_measurements_are_no_images(name):
+    assert not _endings.is_image(name)
+
+
+def test_endings_are_those_of_the_installed_pillow():
+    Image.init()
+    opened = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    assert {".jpg", ".png", ".tga"} <= set(_endings.image_endings()) <= {*opened, ".mpo"}
+
+
+@pytest.fixture
+def without_heif(monkeypatch):
+    """As where pillow-heif is not installed."""
+    endings = tuple(e for e in _endings.image_endings() if not e.startswith((".hei", ".hif")))
+    monkeypatch.setattr(_endings, "image_endings", lambda: endings)
+
+
+def test_what_is_left_out_is_said_in_one_line_with_the_remedy(tmp_path, capsys, without_heif):
+    for name in ("cat", "dog"):
+        for i in range(3):
+            write(tmp_path / name / f"{i}.png", i)
+    for i in range(5):
+        (tmp_path / "cat" / f"{i}.HEIC").write_bytes(b"x")
+    write(tmp_path / "loose.png"), write(tmp_path / "other.tga", kind="TGA")
+    (tmp_path / "cat" / "notes.txt").write_text("")
+    for split in ("train", "test"):
+        assert len(source("image_folder").listing(tmp_path, split).names) == (
+            4 if split == "train" else 2
+        )
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    wanted = "2 outside class folders, 5 .heic (pip install pillow-heif)"
+    assert said == [f"left out of {tmp_path}: {wanted}"]
+    left_out = accounts(tmp_path)["left_out"]
+    assert left_out == {".heic (pip install pillow-heif)": 5, "outside class folders": 2, ".txt": 1}
+
+
+@pytest.mark.parametrize("folder", ["a", "."])
+def test_a_folder_of_nothing_but_heic_says_what_to_install(tmp_path, without_heif, folder):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    for i in range(3):
+        (tmp_path / folder / f"{i}.heic").write_bytes(b"x")
+    wanted = r"left out: 3 \.heic \(pip install pillow-heif\)"
+    with pytest.raises(ValueError, match=wanted):
+        check(tmp_path)
+    with pytest.raises(ValueError, match=wanted):
+        source("images").load(tmp_path, "train")
+
+
+@pytest.mark.parametrize("ending", [".heic", ".jpg"])
+def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, ending):
+    """Also under another name, and by the streaming workers."""
+    heif = pytest.importorskip("pillow_heif")
+    if ending not in _endings.image_endings():
+        pytest.skip("this pillow-heif registers other endings")
+    for i in range(3):
+        smooth = noise(i, 4).resize((32, 32), Image.Resampling.BICUBIC)
+        file = heif.from_pillow(smooth)
+        file.save(str(tmp_path / "image.heic"), quality=95)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.move(tmp_path / "image.heic", tmp_path / "in" / f"{i}{ending}")
+    for stream in (False, True):
+        images = source("images").load(
+            tmp_path / "in", "train", LoadOptions(source_size=32, stream=stream, workers=1)
+        )
+        pixels = images.pixels[:].float()
+        wanted = noise(0, 4).resize((32, 32), Image.Resampling.BICUBIC)
+        wanted = torch.from_numpy(np.array(wanted)).permute(2, 0, 1)
+        assert len(pixels) == 3 and (pixels[0] - wanted).abs().mean() < 12
+
+
+def mess(root):
+    """Class folders as they come from phones, network drives and other people."""
+    for split, each in (("Train", 6), ("Test", 3), ("Val", 2)):
+        for c, name in enumerate(("cat", "dog")):
+            for i in range(each):
+                write(root / "photos" / split / name / f"{i}.png", 100 * c + i)
+    train = root / "photos" / "Train"
+    write(train / "cat" / "x.tga", 50, "TGA"), write(train / "dog" / "deep" / "y.JPG", 51, "JPEG")
+    (train / "dog" / "bad.png").write_bytes(b"no image")
+    (train / "dog" / "cut.png").write_bytes((train / "dog" / "0.png").read_bytes()[:200])
+    (train / "cat" / "raw.cr2").write_bytes(b"x")
+    (train / "cat" / "notes.txt").write_text("")
+    (train / "cat" / "gone.png").symlink_to(root / "nowhere.png")
+    (train / "cat" / "all").symlink_to(root, target_is_directory=True)
+    (train / "cat" / "dogs").symlink_to(train / "dog", target_is_directory=True)
+    write(train / "unlabeled" / "0.png", 60), write(train / "loose.png", 61)
+    write(train / "cat" / ".hidden.png", 62), write(train / "dog" / "@eaDir" / "0.png", 63)
+    write(root / "__MACOSX" / "0.png", 64), write(root / ".git" / "0.png", 65)
+    write(root / "runs" / "old" / "crops.png", 66)
+    (root / "runs" / "old" / "recipe.yaml").write_text(
+        "output_dir: r\nsave_steps: 1\nlog_freq: 1\n"
+    )
+
+
+LEFT_OUT = {
+    "without labels in unlabeled/ (pretraining takes them: --dataset images)": 1, "outside class folders": 1,
+    "in system folders": 2, "in hidden folders": 1, "in run folders": 2, "hidden": 1, "broken link": 1,
+    "link to what is read anyway": 2, ".cr2 (convert them to PNG or TIFF)": 1, ".txt": 1,
+}  # fmt: skip
+
+
+def test_every_file_of_a_messy_folder_is_accounted_for(tmp_path, capsys):
+    mess(tmp_path)
+    assert accounts(tmp_path) == {"files": 39, "used": 24, "unreadable": 2, "left_out": LEFT_OUT}
+    said = capsys.readouterr().err
+    assert "files: 39 = 24 used + 2 unreadable + 13 left out: " in said
+    found = check(tmp_path)
+    assert found["train"]["per_class"] == {"cat": 7, "dog": 9}
+    assert (found["test"]["images"], found["val"]["images"]) == (6, 4)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_every_file_of_a_messy_archive_is_accounted_for(tmp_path, kind):
+    mess(tmp_path / "in")
+    for link in ("gone.png", "all", "dogs"):
+        (tmp_path / "in" / "photos" / "Train" / "cat" / link).unlink()
+    files = check(shutil.make_archive(str(tmp_path / "mess"), kind, tmp_path / "in"))["files"]
+    left_out = {key: count for key, count in LEFT_OUT.items() if "link" not in key}
+    assert files == {"files": 36, "used": 24, "unreadable": 2, "left_out": left_out}
+
+
+def test_unlabelled_images_are_accounted_for_too(tmp_path):
+    mess(tmp_path)
+    files = check(tmp_path / "photos" / "Train" / "dog")["files"]
+    assert files["used"] == 7 and files["unreadable"] == 2
+    assert files["left_out"] == {"in system folders": 1}
+
+
+SHORT = {
+    "image_size": 16, "embed_dim": 24, "num_layers": 1, "num_heads": 2, "patch_size": 8, "epochs": 1,
+}  # fmt: skip
+
+
+def flags(**values) -> list[str]:
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+@pytest.mark.slow
+def test_a_messy_folder_through_all_commands(tmp_path):
+    """check, pretrain, knn, finetune: all read the same images, and say of each other file why they do not."""
+    mess(tmp_path / "in")
+    env = {"MULTICROP_CACHE": str(tmp_path / "cache")}
+    data = flags(dataset="image_folder", datapath=tmp_path / "in")
+    first = launch("train_ssl.py", *data, *flags(
+        **SHORT, output_dir=tmp_path / "ssl", out_dim=16, local_crops_number=2, batch_size_per_gpu=4, knn_freq=1
+    ), **env)  # fmt: skip
+    assert result_of(first)["status"] == "finished"
+    said = first.stderr.splitlines()
+    assert sum("left out of" in line for line in said) == 1
+    assert sum("train from photos/Train/, test from photos/Test/" in line for line in said) == 1
+    assert sum("skipped 2 unreadable images" in line for line in said) == 1
+    knn = result_of(launch("eval_knn.py", *flags(pretrained_weights=tmp_path / "ssl"), **env))
+    assert (knn["train_images"], knn["test_images"]) == (14, 6)
+    second = launch("finetune.py", *data, *flags(
+        pretrained_weights=tmp_path / "ssl", output_dir=tmp_path / "ft", epochs=1, batch_size=4
+    ), **env)  # fmt: skip
+    assert result_of(second)["status"] == "finished"
+    assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]

@@ -88,7 +88,7 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
-        "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
+        "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

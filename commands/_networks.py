@@ -7,6 +7,8 @@ import torch.nn as nn
 
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.engine import ranks
+from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
 
@@ -16,9 +18,15 @@ def fill_backbone(
 ) -> None:
     """Copy a file's backbone by name, in the words of the architecture, and say what was copied unless quiet.
 
-    ValueError where nothing fits, or with strict=True where the file leaves a parameter without a value.
+    ValueError where nothing fits, or with strict=True where the file leaves a parameter without a value. Without it the
+    network is one to be trained, and its classifier a new one.
     """
     pretrained.fill(backbone, file, arch, registry.adapter(arch), strict, quiet)
+    if file.head and not strict and not quiet:
+        classes = len(file.head["weight"])
+        ranks.log(f"  its classifier of {classes} classes stays out: a new one is trained")
+    if file.second_head and strict and not quiet and not hasattr(backbone, "forward_tokens"):
+        ranks.log(f"  its second classifier stays out: --arch {arch} gives one token")
 
 
 def backbone_of(file: Pretrained, quiet: bool = False) -> nn.Module:
@@ -73,21 +81,45 @@ def load_backbone(path: str | Path, key: str = "teacher") -> nn.Module:
     ValueError for a file of another program, which does not say its architecture.
     """
     file = pretrained.read(path, key)
-    metadata = file.metadata
-    if not metadata.backbone:
+    backbone = _described_backbone(file).eval()
+    return _with_image_facts(backbone, file)
+
+
+def load_classifier(path: str | Path, key: str = "teacher") -> Classifier:
+    """The whole network of a finetuned checkpoint in evaluation mode, with what `transform_of` needs to know.
+
+    ValueError for a file of another program, or of stage one, which has no classifier.
+    """
+    file = pretrained.read(path, key)
+    backbone = _described_backbone(file)
+    if not file.head:
+        raise ValueError(f"{file.path} has no classifier: it is of stage one")
+    classifier: Any = Classifier(backbone, len(file.head["weight"]))
+    classifier.load_heads(file.head, file.second_head)
+    classifier.classes = tuple(file.metadata.data.get("classes", ()))
+    return _with_image_facts(classifier.eval(), file)
+
+
+def _described_backbone(file: Pretrained) -> nn.Module:
+    if not file.metadata.backbone:
         raise ValueError(
             f"{file.path} is not one of our checkpoints and does not say its architecture: build the network with "
             "timm.create_model or multicrop.registry.backbone, and load the file into it"
         )
-    backbone: Any = backbone_of(file, quiet=True).eval()
-    backbone.image_size = metadata.backbone["image_size"]
-    backbone.mean, backbone.std = tuple(metadata.data["mean"]), tuple(metadata.data["std"])
-    backbone.crop_pct = metadata.data.get("crop_pct")
-    return backbone
+    return backbone_of(file, quiet=True)
+
+
+def _with_image_facts(network: Any, file: Pretrained) -> Any:
+    """The network, which now has image_size, mean, std and crop_pct of the images that it was trained on."""
+    data = file.metadata.data
+    network.image_size = file.metadata.backbone["image_size"]
+    network.mean, network.std = tuple(data["mean"]), tuple(data["std"])
+    network.crop_pct = data.get("crop_pct")
+    return network
 
 
 def transform_of(backbone: Any) -> EvalTransform:
-    """What a loaded backbone sees of uint8 images (B, C, H, W)."""
+    """What a loaded backbone or classifier sees of uint8 images (B, C, H, W)."""
     return EvalTransform(
         backbone.image_size, backbone.mean, backbone.std, crop_pct=backbone.crop_pct
     )

@@ -24,7 +24,8 @@ class Start:
     """File or run folder to start from (of stage one or two, of the published code, of timm, or any state dict), or
     published:NAME, which `multicrop weights` lists."""
     checkpoint_key: str = "teacher"
-    """Which network of a stage-one file: teacher or student."""
+    """Which network of a file that holds several: teacher or student of stage one, average of stage two, or the name
+    of any part of another program's file."""
     trust_checkpoint: bool = False
     """Load files that hold Python objects (as the published ones do), which can run code."""
     scratch: bool = False

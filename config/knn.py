@@ -38,8 +38,9 @@ class ProbeData(DataSettings):
 class Weights:
     """Which weights are probed."""
 
-    checkpoint_key: Literal["teacher", "student"] = "teacher"
-    """Which network of a stage-one checkpoint."""
+    checkpoint_key: str = "teacher"
+    """Which network of a file that holds several: teacher or student of stage one, average of stage two, or the name
+    of any part of another program's file."""
     random_weights: bool = True
     """Before each new architecture probe its random weights, as a baseline; without checkpoints, those of --arch."""
     seed: int | None = None

@@ -98,6 +98,7 @@ class Trackio:
     def __init__(self, folder: Path, recipe: dict[str, Any], record: str | None):
         import trackio
 
+        self._trackio = trackio
         self.record = record or f"{folder.name}-{secrets.token_hex(4)}"
         with redirect_stdout(sys.stderr):  # the last line of standard output is the result
             self._run = trackio.init(
@@ -109,7 +110,7 @@ class Trackio:
 
     def close(self) -> None:
         with redirect_stdout(sys.stderr):
-            self._run.finish()
+            self._trackio.finish()  # that of the run alone would be called again at the program's end
 
 
 TRACKERS: dict[str, Callable[[Path, dict[str, Any], str | None], Tracker]] = {

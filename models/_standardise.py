@@ -1,8 +1,7 @@
 """Images brought to one brightness and contrast before a network sees them, as a part of the network."""
 
 from collections.abc import Callable, Hashable
-from functools import cache
-from types import MethodType
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -27,32 +26,49 @@ def standardising(network: nn.Module) -> nn.Module:
     network.__class__ = _subclass(cast(Hashable, type(network)))
     network.standardises_now = False  # type: ignore[assignment]
     for name in TAKE_IMAGES:
-        bound = vars(network).get(name)
-        if isinstance(bound, MethodType):  # models/timm.py gives its networks one of their own
-            setattr(network, name, MethodType(_method(bound.__func__), network))
+        own = vars(network).get(name)
+        if own is not None:  # models/timm.py gives its networks one of their own
+            setattr(network, name, partial(_standardised, network, own))
     return network
 
 
 @cache
 def _subclass(network_type: Any) -> type:
     """A subclass and not a wrapper, so that names in state dicts and everything else stay what they were."""
-    methods = {
-        name: _method(getattr(network_type, name))
-        for name in TAKE_IMAGES
-        if hasattr(network_type, name)
-    }
+    methods: dict[str, Callable] = {"__reduce_ex__": _reduce}
+    for name in TAKE_IMAGES:
+        if hasattr(network_type, name):
+            methods[name] = _method(getattr(network_type, name))
     return type(f"Standardising{network_type.__name__}", (network_type,), methods)
 
 
 def _method(own: Callable) -> Callable:
     def standardised(self: Any, images: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self.standardises_now:  # called by another of these methods
-            return own(self, images, *args, **kwargs)
-        self.standardises_now = True
-        try:
-            return own(self, standardise(images), *args, **kwargs)
-        finally:
-            self.standardises_now = False
+        return _standardised(self, partial(own, self), images, *args, **kwargs)
 
     standardised.__doc__ = own.__doc__
     return standardised
+
+
+def _standardised(network: Any, own: Callable, images: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """What one of the network's methods makes of standardised images."""
+    if network.standardises_now:  # called by another of these methods
+        return own(images, *args, **kwargs)
+    network.standardises_now = True
+    try:
+        return own(standardise(images), *args, **kwargs)
+    finally:
+        network.standardises_now = False
+
+
+def _reduce(network: nn.Module, protocol: Any) -> tuple:
+    """For pickle, torch.save and copy: the subclass has no name in a file, and is made anew from the class that has."""
+    (network_type,) = type(network).__bases__
+    _, _, *state = super(type(network), network).__reduce_ex__(protocol)
+    return _new, (network_type,), *state
+
+
+def _new(network_type: type) -> nn.Module:
+    """An object without content, which pickle then fills."""
+    subclass = _subclass(cast(Hashable, network_type))
+    return subclass.__new__(subclass)

@@ -6,7 +6,7 @@ State-dict names are timm's own, so its published weights load by name.
 import difflib
 import re
 import sys
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import timm
@@ -43,7 +43,7 @@ def build(
     model: Any = _create(name, {"in_chans": in_channels, **asked}, optional)
     model.dim = getattr(model, "head_hidden_size", None) or model.num_features
     model.maps = _maps(model)
-    model.forward_maps = MethodType(_forward_maps, model)
+    model.forward_maps = partial(_forward_maps, model)  # a bound method could not be pickled
     return model
 
 

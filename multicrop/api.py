@@ -40,13 +40,23 @@ def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder, one of our checkpoint files or published:NAME, on the CPU, in evaluation mode.
 
     It has .dim, and beside that .image_size in pixels, .mean and .std per channel in units of 0..1, of the images that
-    it was trained on: `transform` brings images to that form. key: which network of stage one, teacher or student.
+    it was trained on: `transform` brings images to that form. key: which network of stage one, teacher or student;
+    "average" for the averaged weights of stage two.
     """
     return import_module("multicrop.commands._networks").load_backbone(path, key)
 
 
+def load_classifier(path: str | Path, key: str = "teacher") -> "nn.Module":
+    """The classifier of a finetuned run folder or checkpoint file: images (B, C, h, w) -> logits (B, classes).
+
+    It has what a backbone of `load` has, and .classes, their names in the order of the logits. key: "average" for the
+    averaged weights.
+    """
+    return import_module("multicrop.commands._networks").load_classifier(path, key)
+
+
 def transform(backbone: "nn.Module") -> "EvalTransform":
-    """What brings uint8 images (B, C, H, W) on any device to the input of a loaded backbone."""
+    """What brings uint8 images (B, C, H, W) on any device to the input of a loaded backbone or classifier."""
     return import_module("multicrop.commands._networks").transform_of(backbone)
 
 

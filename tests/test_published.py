@@ -356,3 +356,36 @@ def test_an_error_of_gdown_is_one_line(drive, monkeypatch):
         drive.fetch()
     assert "\n" not in str(said.value)
     assert download.DRIVE.match(drive.url)
+
+
+# timm
+
+
+@pytest.mark.parametrize("overlay", [None, {"file": "published:small"}])
+def test_timm_creates_a_published_network(entry, content, backbone, overlay):
+    import timm
+
+    import multicrop.timm_models
+
+    name = f"multicrop_{ARCH}"
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    images = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(model.forward_features(images), backbone(images))
+    assert model.num_classes == 10 and model.pretrained_cfg["mean"] == (0.5, 0.4, 0.3)
+    loaded = multicrop.timm_models.load("published:small")
+    torch.testing.assert_close(loaded(images), model(images))
+
+
+def test_the_first_file_of_a_name_is_what_the_authors_code_takes():
+    for arch, name in {
+        "cct_7_3x1_32": "cct_7_3x1_32_cifar10_300epochs",
+        "cct_7_3x1_32_sine": "cct_7_3x1_32_sine_cifar10_5000epochs",
+        "cct_7_3x1_32_c100": "cct_7_3x1_32_cifar100_300epochs",
+        "cct_7_3x1_32_sine_c100": "cct_7_3x1_32_sine_cifar100_5000epochs",
+        "cct_7_7x2_224_sine": "cct_7_7x2_224_flowers102",
+        "cct_14_7x2_224": "cct_14_7x2_224_imagenet",
+        "cct_14_7x2_384": "cct_14_7x2_384_imagenet",
+        "cct_14_7x2_384_fl": "cct_14_7x2_384_flowers102",
+        "resnet56": None,
+    }.items():
+        assert published.first_of(arch) == (name and f"published:{name}")

@@ -2,9 +2,9 @@
 
 import csv
 import json
-import sys
 
 import pytest
+from conftest import launch
 
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import from_flags, to_flags
@@ -120,7 +120,9 @@ def test_wandb_writes_offline_and_goes_on(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_mlflow_has_one_run_with_all_points(tmp_path, monkeypatch, capsys):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is optional")
-    pytest.importorskip("sqlalchemy", reason="mlflow without a database cannot stay on this machine")
+    pytest.importorskip(
+        "sqlalchemy", reason="mlflow without a database cannot stay on this machine"
+    )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     measure(tmp_path / "run", 1, 2, log=("mlflow",))
     measure(tmp_path / "run", 3, start=2, log=("mlflow",))
@@ -145,4 +147,17 @@ def test_trackio_has_one_run_with_all_points(tmp_path, monkeypatch, capsys):
     assert said.out == "" and "warning" not in said.err
     (run,) = trackio.Api().runs("multicrop")
     assert run.name == record
-    assert sys.modules["trackio"]
+    points = trackio.SQLiteStorage.get_logs("multicrop", record)
+    assert [(point["step"], point["loss"]) for point in points] == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+@pytest.mark.slow
+def test_the_result_is_the_last_line_that_a_run_prints(tmp_path):
+    pytest.importorskip("trackio", reason="trackio is optional")
+    flags = {"epochs": 1, "max_steps": 1, "batch_size_per_gpu": 32, "knn_freq": 0}
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    output = ("--output_dir", tmp_path / "run")
+    done = launch("pretrain", *words, *output, "--log", "trackio", "csv", TRACKIO_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and json.loads(done.stdout)["status"] == "stopped"
+    assert (tmp_path / "run" / "metrics.csv").exists() and "warning: no" not in done.stderr

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import timm
@@ -7,13 +9,13 @@ from safetensors.torch import save_file
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.registry import backbone, find
-from multicrop.weights import loading
+from multicrop.weights import loading, pretrained
 
 SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 
 
 def read(path, key="teacher", trust=False) -> dict:
-    return loading.backbone_state_dict(loading.read_content(path, trust), path, key)
+    return pretrained.read(path, key, trust).backbone
 
 
 def filled(model: torch.nn.Module, value: float) -> dict:
@@ -34,7 +36,8 @@ def vit():
 def test_wrappers_prefixes_do_not_matter(vit, prefix):
     state = {prefix + name: value for name, value in filled(vit, 0.5).items()}
     state |= {prefix.replace("backbone.", "") + "mlphead.mlp.0.weight": torch.ones(3)}
-    report = loading.load_by_name(vit, loading.strip_wrappers(state))
+    file = pretrained.of_content(state, Path("x.pt"))
+    report = loading.load_by_name(vit, file.backbone)
     assert not report.missing and not report.misshapen
     assert all((p == 0.5).all() for p in vit.parameters())
 
@@ -96,8 +99,9 @@ def test_a_timm_file_loads_by_timms_names(tmp_path):
     theirs = timm.create_model("resnet18", num_classes=10)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     ours = backbone("timm:resnet18", 32)
-    report = loading.load_by_name(ours, read(tmp_path / "resnet18.pth"))
-    assert not report.missing and sorted(report.unused) == ["fc.bias", "fc.weight"]
+    file = pretrained.read(tmp_path / "resnet18.pth")
+    report = loading.load_by_name(ours, file.backbone)
+    assert not report.missing and not report.unused and file.head["weight"].shape == (10, 512)
     assert torch.equal(ours.conv1.weight, theirs.conv1.weight)
 
 

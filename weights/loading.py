@@ -1,23 +1,14 @@
 """Weights for a backbone from files of ours, of the published code, of timm or of anyone: matched by name, reported."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
-from torch import Tensor
 
 from ..engine import checkpoint
-from ..engine.metadata import Checkpoint, is_ours
+from .candidates import Adapt, StateDict
 
-StateDict = dict[str, Tensor]
-# Another program's names or table sizes into those of a network
-Adapt = Callable[[StateDict, nn.Module], StateDict]
-
-WRAPPERS = ("module.", "_orig_mod.", "backbone.", "model.", "encoder.")
-HEADS = ("head.", "mlphead.", "fc.", "classifier.", "last_layer.", "head_drop.")
-STATE_DICTS = ("state_dict", "model_state_dict", "model_state", "model")
 SHOWN = 4  # names that a line of the report gives
 
 
@@ -38,9 +29,14 @@ class Report:
             (self.unused, "in the file, but not in this network"),
         ):
             if names:
-                more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-                lines.append(f"  {len(names)} {what}: {', '.join(names[:SHOWN])}{more}")
+                lines.append(f"  {len(names)} {what}: {shortened(names)}")
         return lines
+
+
+def shortened(names: list[str]) -> str:
+    """The first few of many names."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def read_content(path: Path, trust: bool = False) -> Any:
@@ -48,44 +44,6 @@ def read_content(path: Path, trust: bool = False) -> Any:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     return checkpoint.read(path, trust)
-
-
-def backbone_state_dict(content: Any, path: Path, key: str = "teacher") -> StateDict:
-    """The state dict in a file's content, names as a bare backbone has them.
-
-    `key` picks a network where the file holds several (student and teacher). ValueError where there is none.
-    """
-    if is_ours(content):
-        content = Checkpoint.from_dict(content).state
-    state = _pick(content, key, path)
-    return strip_wrappers(
-        {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    )
-
-
-def strip_wrappers(state: StateDict) -> StateDict:
-    """Wrappers' prefixes removed; where a `backbone.` part exists only that part is the backbone."""
-    while True:
-        inside = {}
-        for name, value in state.items():
-            if name.startswith("backbone."):
-                inside[name.removeprefix("backbone.")] = value
-        if inside:
-            state = inside
-            continue
-        prefix = _wrapper(state)
-        if prefix is None:
-            return state
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def _wrapper(state: StateDict) -> str | None:
-    """The prefix that all names but those of heads have."""
-    body = [name for name in state if not name.startswith(HEADS)]
-    for prefix in WRAPPERS:
-        if any(name.startswith(prefix) for name in state):
-            return prefix if all(name.startswith(prefix) for name in body) else None
-    return None
 
 
 def load_by_name(model: nn.Module, state: StateDict, adapt: Adapt | None = None) -> Report:
@@ -115,19 +73,6 @@ def _why(state: StateDict, own: StateDict, misshapen: list[str]) -> str:
         return f"names agree but sizes differ ({misshapen[0]}): {hint}"
     theirs, ours = ", ".join(list(state)[:3]), ", ".join(list(own)[:3])
     return f"it has {theirs}, ...; the network has {ours}, ..."
-
-
-def _pick(content: Any, key: str, path: Path) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    for name in (key, *STATE_DICTS):
-        if isinstance(content.get(name), dict):
-            return content[name]
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return content
-    nested = [name for name, value in content.items() if isinstance(value, dict)]
-    choices = ", ".join(nested) or "nothing"
-    raise ValueError(f"{path} has no {key!r}; choose --checkpoint_key among {choices}")
 
 
 def _read_safetensors(path: Path) -> StateDict:

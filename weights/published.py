@@ -85,6 +85,14 @@ def matching(words: tuple[str, ...]) -> list[Published]:
     return found
 
 
+def first_of(arch: str) -> str | None:
+    """published:NAME of the first file in the table for an architecture, None where there is none."""
+    for row in table().values():
+        if row.backbone["arch"] == arch:
+            return PREFIX + row.name
+    return None
+
+
 @cache
 def table() -> dict[str, Published]:
     """Every published file by its name."""

@@ -21,7 +21,8 @@ class Start:
     """Where training starts: one of --pretrained_weights, --scratch and --eval."""
 
     pretrained_weights: str | None = None
-    """File or run folder to start from: of stage one or two, of the published code, of timm, or any state dict."""
+    """File or run folder to start from (of stage one or two, of the published code, of timm, or any state dict), or
+    published:NAME, which `multicrop weights` lists."""
     checkpoint_key: str = "teacher"
     """Which network of a file that holds several: teacher or student of stage one, average of stage two, or the name
     of any part of another program's file."""
@@ -88,7 +89,7 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
-        "output_dir", "max_steps", "save_steps", "log_freq", "accumulate", "batch_size",
+        "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

@@ -101,7 +101,8 @@ class Recipe:
     """The k-NN probe: how well the nearest training images tell the class of a test image, by frozen features."""
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """Checkpoint files or run folders; a folder stands for its kept checkpoints, oldest first, and the newest."""
+    """Checkpoint files, run folders or published:NAME; a folder stands for its kept checkpoints, oldest first, and the
+    newest."""
     weights: Weights = Weights()
     backbone: Network = Network()
     data: ProbeData = ProbeData()

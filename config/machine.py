@@ -34,6 +34,9 @@ class RunSettings(Machine):
     """Most optimizer steps between saves of the newest checkpoint (it is saved every epoch too)."""
     log_freq: int = 10
     """Steps between rows of metrics.jsonl."""
+    log: tuple[Literal["wandb", "mlflow", "trackio", "csv"], ...] = ()
+    """Where else its rows go, as they do to TensorBoard: a record on this machine of each library named (offline for
+    wandb unless WANDB_MODE says otherwise), which must be installed; csv: metrics.csv when the run closes."""
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "max_steps", "save_steps", "log_freq")

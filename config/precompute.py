@@ -13,7 +13,7 @@ class StoredTeacher:
     """The teacher."""
 
     teacher: str | None = None
-    """File or run folder of the teacher: of finetune, published or of timm; any backbone."""
+    """File or run folder of the teacher: of finetune, of others, or published:NAME; any backbone."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
     teacher_image_size: int | None = None

@@ -233,7 +233,7 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
-        "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
+        "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
         "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""

@@ -11,7 +11,7 @@ class Teaching:
     """The teacher, and what the student takes over from it."""
 
     teacher: str | None = None
-    """File or run folder of the teacher: of finetune.py, published or of timm; any backbone (None: none)."""
+    """File or run folder of the teacher: of finetune.py, of others, or published:NAME; any backbone (None: none)."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
     teacher_image_size: int | None = None

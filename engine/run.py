@@ -1,4 +1,4 @@
-"""A run is a folder: recipe.yaml, metrics.jsonl, TensorBoard events, checkpoints."""
+"""A run is a folder: recipe.yaml, metrics.jsonl, TensorBoard events, checkpoints, and what --log asks for."""
 
 import json
 import os
@@ -7,16 +7,18 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import yaml
 
-from . import checkpoint, ranks
-from .board import Board
+from . import checkpoint, ranks, trackers
+from .board import WHAT, Board
 from .files import atomic_write, write_errors
 from .metadata import Checkpoint, Metadata
+from .outlet import Outlet
 
 METRICS = "metrics.jsonl"
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
@@ -58,8 +60,9 @@ class Run:
         self.added = added
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
-        self.board: Board | None = None
+        self.outlets: list[Outlet] | None = None  # None until it is open
         if self.writes:
+            trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
 
     def resume(self, train_state: TrainState, identity: dict[str, Any]) -> int:
@@ -134,16 +137,22 @@ class Run:
             file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
         with atomic_write(self.folder / METRICS) as file:
             file.write("".join(rows).encode())
-        self.board = Board(self.folder, first_step=step + 1 if step else None)
+        first_step = step + 1 if step else None
+        wanted = self.recipe.get("log", ())
+        self.outlets = [
+            Outlet(WHAT, partial(Board, self.folder, first_step)),
+            *trackers.outlets(wanted, self.folder, self.recipe, self.rows, resumed=step > 0),
+        ]
 
     def log(self, step: int, **values: Any) -> None:
-        """One row of metrics.jsonl and one point on each TensorBoard curve."""
-        if self.board is None:
+        """One row of metrics.jsonl and one point on each curve."""
+        if self.outlets is None:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
         with write_errors(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
             file.write(json.dumps(row) + "\n")
-        self.board.add(step, values)
+        for outlet in self.outlets:
+            outlet.add(step, values)
 
     def rows(self) -> list[dict]:
         """The metrics so far, one dictionary a row."""
@@ -171,8 +180,8 @@ class Run:
         return Checkpoint(replace(metadata, recipe=self.recipe), state)
 
     def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
+        for outlet in self.outlets or []:
+            outlet.close()
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -8,20 +8,26 @@ from timm.models import resolve_pretrained_cfg
 from torch import Tensor
 
 from . import registry
+from ._timm_model import PREFIX
 from .engine import ranks
-from .weights import pretrained
+from .weights import pretrained, published
 from .weights.pretrained import Pretrained
 
 NOT_BACKBONE_OPTIONS = ("arch", "image_size", "in_channels", "drop_rate", "drop_path_rate")
 
 
 def named_file(name: str, options: dict[str, Any]) -> str | None:
-    """The file or run folder that timm.create_model's options name; None where weights come from elsewhere."""
+    """The file or run folder that timm.create_model's options name; None where weights come from elsewhere.
+
+    Where they name nothing, the first published file of that architecture.
+    """
     config = resolve_pretrained_cfg(
         name, options.get("pretrained_cfg"), options.get("pretrained_cfg_overlay")
     )
     if config.state_dict or config.source in ("local-dir", "hf-hub"):
         return None
+    if not config.has_weights:
+        return published.first_of(name.removeprefix(PREFIX))
     return config.file
 
 

@@ -42,7 +42,7 @@ def export(model: str | Path, to: str, **flags: Any) -> dict[str, Any]:
 
 
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
-    """The backbone of a run folder or of one of our checkpoint files, on the CPU, in evaluation mode.
+    """The backbone of a run folder, one of our checkpoint files or published:NAME, on the CPU, in evaluation mode.
 
     It has .dim, and beside that .image_size in pixels, .mean and .std per channel in units of 0..1, of the images that
     it was trained on: `transform` brings images to that form. key: which network of stage one, teacher or student;

@@ -10,11 +10,11 @@ names. What differs from most of timm's models:
 - forward_intermediates and features_only give all maps unless told which: the ends of the stages, or every block in a
   family with one stage. All blocks are computed.
 - Features for two heads, of a backbone with a distillation token, are both tokens (B, 2, num_features).
-- No weights are published here: pretrained=True needs a pretrained_cfg_overlay with `file`, a run folder or a file of
-  ours, of the published code or of others. What ours say (the backbone's options, image size, classes, mean and std) is
-  taken over where it is not given; without one, the mean and std of default_cfg are only timm's defaults.
-  `checkpoint_key` picks a network of the file as the commands' flag does. drop_path_rate is the backbone's own 0.1
-  unless given.
+- pretrained=True takes the first file that others have published for that name (`multicrop weights` lists them), or
+  what pretrained_cfg_overlay has as `file`: another published:NAME, a run folder, or a file of ours, of the published
+  code or of others. What it says (the backbone's options, image size, classes, mean and std) is taken over where it is
+  not given; without one, the mean and std of default_cfg are only timm's defaults. `checkpoint_key` picks a network of
+  the file as the commands' flag does. drop_path_rate is the backbone's own 0.1 unless given.
 """
 
 import sys

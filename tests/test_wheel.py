@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_module_and_no_other_top_level_name(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     for name in tracked():
         folder, _, rest = name.partition("/")
-        if folder in FOLDERS and name.endswith((".py", ".json")):
+        if folder in FOLDERS and name.endswith((".py", ".json", ".yaml")):
             assert (name if folder == "multicrop" else f"multicrop/{folder}/{rest}") in held
     tops = {name.split("/")[0] for name in held}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"multicrop"}

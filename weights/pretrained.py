@@ -10,6 +10,7 @@ import torch.nn as nn
 
 from ..engine import checkpoint, ranks
 from ..engine.metadata import Checkpoint, Metadata, is_ours
+from . import published
 from .candidates import NETWORKS, Adapt, Candidates, Choice, StateDict, candidates
 from .loading import load_by_name, read_content, shortened
 
@@ -108,11 +109,14 @@ class Pretrained:
 
 
 def read(path: str | Path, key: str = "teacher", trust: bool = False) -> Pretrained:
-    """Read a file, or the newest readable checkpoint of a run folder.
+    """Read a file, the newest readable checkpoint of a run folder, or published:NAME, which may be downloaded first.
 
     `key` picks a network where there are several: teacher or student, or the name of any part of the file. `trust` lets
     the file run code. FileNotFoundError or ValueError.
     """
+    if published.is_name(path):
+        entry = published.find(path)
+        return replace(read(entry.fetch(), key, trust), metadata=entry.metadata())
     path = Path(path)
     if path.is_dir():
         stored, path = _newest(path)

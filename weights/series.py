@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from ..engine import checkpoint, ranks
-from . import pretrained
+from . import pretrained, published
 from .pretrained import Pretrained
 
 
@@ -43,6 +43,9 @@ def paths(names: Sequence[str]) -> list[tuple[Path, bool]]:
     """(path, whether it was named itself) of every checkpoint."""
     listed: list[tuple[Path, bool]] = []
     for name in map(Path, names):
+        if published.is_name(name):
+            listed.append((name, True))
+            continue
         if name.is_dir():
             checkpoints = [(path, False) for path in _in_folder(name)]
         else:

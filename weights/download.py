@@ -1,0 +1,151 @@
+"""Files of weights from the web and from Google Drive, and their checksums.
+
+huggingface_hub downloads: it goes on where a download broke (HTTP range, in steps of 10 MB) and tries again by itself,
+which torch.hub.download_url_to_file and pooch do not, and timm needs it anyway. gdown knows the pages that Google Drive
+puts before large files.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import zipfile
+from pathlib import Path
+
+import filelock
+
+from ..engine import ranks
+from ..engine.files import atomic_write, first_line, write_errors
+
+DRIVE = re.compile(r"https://drive\.google\.com/file/d/([\w-]+)")
+RANGE_NOT_SATISFIABLE = 416  # a partial file that is as long as the whole one, or longer
+CHUNK = 1 << 20  # bytes
+
+
+def download(url: str, path: Path, sha256: str | None = None) -> None:
+    """Fetch the file of weights at a url, unless `path` is there, and compare it with its checksums.
+
+    sha256: of what the url gives, where it is known. That of the file is written beside it in the form that
+    `sha256sum -c` reads, and compared from then on. A file that somebody put there is taken. Other processes wait. A
+    zip archive around the file is taken off. OSError or ValueError, one line.
+    """
+    with write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{path}.lock"):
+        if not path.is_file():
+            _fetch_whole(url, path, sha256)
+        _compare(path)
+
+
+def sha256_of(path: Path) -> str:
+    """In hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetch_whole(url: str, path: Path, sha256: str | None) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    ranks.log(f"downloading {url} to {path}")
+    by_hand = f"or put the file at {path} yourself"
+    drive = DRIVE.match(url)
+    try:
+        if drive:
+            _from_drive(drive[1], partial)
+        else:
+            _from_web(url, partial)
+    except ImportError:
+        raise ValueError(f"{url} is on Google Drive: pip install gdown, {by_hand}") from None
+    except Exception as error:  # each library has its own kinds
+        kept = partial.stat().st_size if partial.exists() else 0
+        how = f"give the same command again, which goes on after {kept} bytes, {by_hand}"
+        raise OSError(f"cannot download {url}: {first_line(error)}; {how}") from None
+    problem = _problem(partial, sha256)
+    if problem:
+        partial.unlink()  # there is nothing to go on from
+        raise ValueError(f"{url} gave {problem}; look at its page, {by_hand}")
+    with write_errors(path):
+        _unpack(partial)
+        _write_checksum(path, sha256_of(partial))
+        os.replace(partial, path)
+
+
+def _from_web(url: str, partial: Path) -> None:
+    """Append to the partial file what it lacks."""
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.file_download import http_get
+
+    # What each of its tries says is for its own developers
+    logging.getLogger(http_get.__module__).setLevel(logging.ERROR)
+    with open(partial, "ab") as file:
+        try:
+            http_get(url, file, resume_size=file.tell())
+        except HfHubHTTPError as error:
+            if error.response is None or error.response.status_code != RANGE_NOT_SATISFIABLE:
+                raise
+            file.truncate(0)
+            http_get(url, file)
+
+
+def _from_drive(name: str, partial: Path) -> None:
+    """gdown keeps a file of its own until it has the whole, and goes on from it. ImportError where it is missing."""
+    import gdown
+
+    gdown.download(id=name, output=str(partial), resume=True)
+
+
+def _problem(path: Path, sha256: str | None) -> str | None:
+    """What a downloaded file is where it is not the file of weights."""
+    with open(path, "rb") as file:
+        start = file.read(256).lstrip()
+    if start.startswith(b"<"):
+        return "a web page (HTML) in place of the file"
+    if not start:
+        return "an empty file"
+    digest = sha256_of(path)
+    if sha256 not in (None, digest):
+        return f"a file whose sha256 is {digest}, and that of the published one is {sha256}"
+    if not start.startswith((b"PK", b"\x80")):  # as zip archives and pickles start
+        return f"something that is no file of weights: it begins with {start[:8]!r}"
+    return None
+
+
+def _unpack(path: Path) -> None:
+    """Replace an archive that holds one file of weights by that; torch's own files are zip archives, too."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        inside = [
+            name
+            for name in archive.namelist()
+            if name.endswith((".pth", ".pt", ".pyth")) and not name.startswith("__MACOSX/")
+        ]
+        if len(inside) != 1:
+            return
+        content = archive.read(inside[0])
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def _checksum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _write_checksum(path: Path, digest: str) -> None:
+    _checksum_file(path).write_text(f"{digest}  {path.name}\n")
+
+
+def _compare(path: Path) -> None:
+    """ValueError where a file is not the one whose checksum was written."""
+    noted = _checksum_file(path)
+    digest = sha256_of(path)
+    if not noted.is_file():
+        with write_errors(noted):
+            _write_checksum(path, digest)
+    elif noted.read_text().split()[:1] != [digest]:
+        raise ValueError(
+            f"{path} is not what was downloaded: its sha256 is not the one in {noted.name}; remove both, and it is "
+            "downloaded again"
+        )

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from .colour import luma
 from ._corrupt_filter import motion_blur, zoom
 from ._corrupt_random import ImageRandom
 from ._corrupt_round import truncate_levels
+from .colour import luma
 
 
 def snow(

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import advise, finetune, knn, load, pretrain, transform
+    from .api import advise, finetune, knn, load, pretrain, robustness, transform
     from .datasets._images import ImageSet, LoadOptions
 
 __version__ = "0.2.0"
-__all__ = ["ImageSet", "LoadOptions", "advise", "finetune", "knn", "load", "pretrain", "transform"]
+__all__ = [
+    "ImageSet", "LoadOptions", "advise", "finetune", "knn", "load", "pretrain", "robustness", "transform",
+]  # fmt: skip
 
 _here = Path(__file__).resolve().parent
 if not (_here / "ssl").is_dir():  # a checkout; in a wheel the folders are already inside

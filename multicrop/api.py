@@ -36,6 +36,11 @@ def advise(path: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("advise", (path,), flags)
 
 
+def robustness(model: str | Path, **flags: Any) -> dict[str, Any]:
+    """A finetuned classifier's errors and calibration under corruptions. Flags: config/robustness.py."""
+    return _run("robustness", (model,), flags)
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder or of one of our checkpoint files, on the CPU, in evaluation mode.
 

@@ -1,7 +1,4 @@
-"""Corruptions: each against the formula in numpy, SciPy, scikit-image, OpenCV or Pillow on the same random numbers.
-
-The published parameters are compared with those that were read from the published generators.
-"""
+"""Corruptions: each against the formula in numpy, SciPy, scikit-image, OpenCV or Pillow on the same random numbers."""
 
 import io
 import math
@@ -68,7 +65,7 @@ def agree(found: np.ndarray, expected: np.ndarray, share: float = 0.01) -> None:
 
 
 SIDES = pytest.mark.parametrize("side", (32, 64))
-SEVERITIES = pytest.mark.parametrize("severity", (1, 2, 3, 4, 5))
+SEVERITIES = pytest.mark.parametrize("severity", (1, 3, 5))
 
 
 # Noise
@@ -361,7 +358,9 @@ def test_elastic_transform_is_scipys(side, severity):
     ndimage = pytest.importorskip("scipy.ndimage")
     cv2 = pytest.importorskip("cv2")
     images = pictures(side)
-    amount, sigma, corner = (share * side for share in strength("elastic_transform", severity, side))
+    amount, sigma, corner = (
+        share * side for share in strength("elastic_transform", severity, side)
+    )
     random = randomness("elastic_transform", severity, 3)
     moves = random.between(-1, 1, 3, 2).numpy() * corner
     noises = random.between(-1, 1, 2, side, side).numpy()
@@ -373,13 +372,18 @@ def test_elastic_transform_is_scipys(side, severity):
         back = cv2.invertAffineTransform(cv2.getAffineTransform(before, before + move))
         places = [back[1, 0] * x + back[1, 1] * y + back[1, 2]]
         places.append(back[0, 0] * x + back[0, 1] * y + back[0, 2])
-        moved = [ndimage.map_coordinates(i, places, order=1, mode="mirror") for i in image.T.swapaxes(1, 2)]
+        moved = [
+            ndimage.map_coordinates(i, places, order=1, mode="mirror")
+            for i in image.T.swapaxes(1, 2)
+        ]
         shift = [
             ndimage.gaussian_filter(part, sigma, mode="reflect", truncate=3) * amount
             for part in displacement
         ]
         places = [y + shift[1], x + shift[0]]
-        expected.append([ndimage.map_coordinates(i, places, order=1, mode="reflect") for i in moved])
+        expected.append(
+            [ndimage.map_coordinates(i, places, order=1, mode="reflect") for i in moved]
+        )
     expected = np.moveaxis(np.array(expected), 1, -1)
     agree(ours(images, "elastic_transform", severity), stored(expected), share=0.02)
 
@@ -428,7 +432,7 @@ def test_what_is_drawn_follows_from_seed_severity_and_number(name):
 
 
 @pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("shape", ((3, 48, 48), (3, 28, 40), (1, 28, 28), (3, 96, 96)))
+@pytest.mark.parametrize("shape", ((3, 28, 40), (1, 28, 28), (3, 96, 96)))
 def test_other_sizes_and_gray_images(name, shape):
     channels, height, width = shape
     if channels == 1 and name == "saturate":

@@ -1,5 +1,7 @@
 """Noise: levels (B, C, H, W) float32 of 0..1, multiples of 1/255 -> the same shape, not kept within 0..1 yet."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -32,25 +34,22 @@ def shot_noise(levels: Tensor, random: ImageRandom, photons: float) -> Tensor:
 def poisson(levels: Tensor, photons: float, uniform: Tensor) -> Tensor:
     """The smallest count at which the distribution function of mean level * photons exceeds the uniform number.
 
-    A level is one of 256, so that there are as many distributions: each a row of a table, in which a count is found by
-    halving.
+    A level is one of 256, so there are as many distributions: rows of a table, of which row r lies within r and r + 1.
     """
-    table = poisson_table(photons).to(levels.device)
-    rows = (levels * 255).round().long() * table.shape[1]
-    low = torch.zeros_like(rows)
-    high = torch.full_like(rows, table.shape[1] - 1)
-    for _ in range(table.shape[1].bit_length()):
-        middle = (low + high) // 2
-        reached = table.view(-1)[rows + middle] > uniform
-        high = torch.where(reached, middle, high)
-        low = torch.where(reached, low, torch.minimum(middle + 1, high))
-    return high.float()
+    device = levels.device if levels.device.type != "mps" else "cpu"  # MPS has no float64
+    table = poisson_table(photons).to(device)
+    rows = (levels * 255).round().to(device).double()
+    place = torch.searchsorted(table.flatten(), rows + uniform.to(device), right=True)
+    counts = place - rows.long() * table.shape[1]
+    return counts.clamp(max=table.shape[1] - 1).float().to(levels.device)
 
 
+@lru_cache(maxsize=5)
 def poisson_table(photons: float) -> Tensor:
-    """(256, counts) float32: the probabilities of at most so many counts, for every level's mean."""
-    mean = torch.arange(256, dtype=torch.float64)[:, None] / 255 * photons
+    """(256, counts) float64: r + the probability of at most so many counts, for the mean of each level r."""
+    level = torch.arange(256, dtype=torch.float64)[:, None]
+    mean = level / 255 * photons
     most = int(photons + 8 * photons**0.5 + 16)  # counts beyond have a probability below 1e-12
     count = torch.arange(most + 1, dtype=torch.float64)
     log_probability = torch.special.xlogy(count, mean) - mean - torch.lgamma(count + 1)
-    return log_probability.exp().cumsum(1).float()
+    return level + log_probability.exp().cumsum(1).clamp(max=1)

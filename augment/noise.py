@@ -14,16 +14,16 @@ def normal(seeds: Tensor, shape: tuple[int, ...]) -> Tensor:
     Two hashes of (seed, place) are the uniform numbers of Box and Muller's transform.
     """
     place = torch.arange(math.prod(shape), device=seeds.device)
-    start = _hash(seeds)[:, None]
-    first = _hash(start ^ _hash(2 * place))
-    second = _hash(start ^ _hash(2 * place + 1))
+    start = hash32(seeds)[:, None]
+    first = hash32(start ^ hash32(2 * place))
+    second = hash32(start ^ hash32(2 * place + 1))
     uniform = (first + 0.5) / 2**32
     angle = second * (2 * math.pi / 2**32)
     radius = (-2 * uniform.log()).sqrt()
     return (radius * angle.cos()).view(-1, *shape)
 
 
-def _hash(numbers: Tensor) -> Tensor:
+def hash32(numbers: Tensor) -> Tensor:
     """32 bits that look random from 32 bits, held in int64, one to one.
 
     Shifts and factors are those of lowbias32, which its author Christopher Wellons searched for (2018, public domain).

@@ -61,13 +61,17 @@ def dataset_fingerprint(dataset: str, images: Images) -> dict[str, Any]:
 
 def teacher_fingerprint(teacher: Teacher) -> dict[str, Any]:
     """What tells a teacher from others, before it has seen a batch."""
-    state = teacher.backbone.state_dict()
-    weights = [state[name] for name in sorted(state)]
     return {
-        "teacher": _hash(*weights),
+        "teacher": weights_hash(teacher.backbone),
         "size": f"{teacher.size} px",
         "batch_norm": teacher.batch_norm,
     }
+
+
+def weights_hash(network: nn.Module) -> str:
+    """Hash of everything that a network's state holds."""
+    state = network.state_dict()
+    return _hash(*[state[name] for name in sorted(state)])
 
 
 def _hash(*tensors: Tensor) -> str:

@@ -15,13 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import advise, export, finetune, knn, load, load_classifier, pretrain, transform
+    from .api import (
+        advise,
+        export,
+        finetune,
+        knn,
+        load,
+        load_classifier,
+        pretrain,
+        robustness,
+        transform,
+    )
     from .datasets._images import ImageSet, LoadOptions
 
 __version__ = "0.2.0"
 __all__ = [
     "ImageSet", "LoadOptions", "advise", "export", "finetune", "knn", "load", "load_classifier", "pretrain",
-    "transform",
+    "robustness", "transform",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent

@@ -41,6 +41,11 @@ def export(model: str | Path, to: str, **flags: Any) -> dict[str, Any]:
     return _run("export", (model,), {"to": to, **flags})
 
 
+def robustness(model: str | Path, **flags: Any) -> dict[str, Any]:
+    """A finetuned classifier's errors and calibration under corruptions. Flags: config/robustness.py."""
+    return _run("robustness", (model,), flags)
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder, one of our checkpoint files or published:NAME, on the CPU, in evaluation mode.
 

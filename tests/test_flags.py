@@ -18,6 +18,7 @@ NEEDED = {  # what has no default, or must be said
     "check": {"path": "photos"},
     "knn": {"arch": "vit"},
     "pack": {"path": "photos", "out": "packed"},
+    "robustness": {"model": "runs/finetune"},
     "visualise": {"run": "runs/ssl"},
 }
 CHANGED = {  # one setting of each kind: a number, a switch, words, several numbers, None for a number
@@ -38,6 +39,7 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
         "arch": "swin", "image_size": 64, "source_size": 96, "objective": "simclr", "local_crops_number": 0,
         "blur": [0.0, 0.5, 1.0], "lr": 1e-3, "compile": True, "max_steps": 5,
     },
+    "robustness": {"corruptions": ["fog", "snow"], "severities": [3], "published": "CIFAR-10-C", "seed": 2},
     "visualise": {"images": 3, "datapath": "photos"},
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """What stage two takes over from its weights: their images, and how these may be changed."""
 
 from dataclasses import replace
+from typing import Any
 
 from multicrop.commands._data import data_origin
 from multicrop.config.augmentation import Augmentation
@@ -19,7 +20,8 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         datapath=origin.datapath,
         source_size=origin.source_size,
     )
-    recipe = replace(recipe, data=data)
+    columns: dict[str, Any] = dict(origin.columns)
+    recipe = replace(recipe, data=replace(data, **columns))
     augmentation = inherited_augmentation(recipe, file)
     recipe, lines = replace(recipe, augmentation=augmentation).shortened()
     if not recipe.start.eval:

@@ -53,16 +53,16 @@ def _listings(root: Folder) -> dict[str, Listing]:
     if class_names(folder / "train") and evaluation_folder(folder):
         return {split: split_by_class(folder, split) for split in ("train", "test")}
     if class_names(root / "train"):
-        return _hold_out(by_class(root / "train"))
+        return hold_out(by_class(root / "train"))
     for name in EVALUATION:
         if class_names(root / name):
             raise FileNotFoundError(
                 f"{root} has {name}/ with class folders but no train/ beside it"
             )
-    return _hold_out(by_class(root))
+    return hold_out(by_class(root))
 
 
-def _hold_out(whole: Listing) -> dict[str, Listing]:
+def hold_out(whole: Listing) -> dict[str, Listing]:
     """Split each class by a hash of its file names: a tenth, and at least one of two images, is the test split."""
     held_out = _held_out(whole)
     if not held_out:
@@ -70,7 +70,7 @@ def _hold_out(whole: Listing) -> dict[str, Listing]:
             f"{whole.root} has one image per class; a test split needs at least two of some class"
         )
     _print_once(
-        f"{whole.root} has no test folder: {len(held_out)} of {len(whole.names)} images are held out as the test split"
+        f"{whole.root} has no test split: {len(held_out)} of {len(whole.names)} images are held out as the test split"
     )
     train = [index for index in range(len(whole.names)) if index not in held_out]
     test = sorted(held_out)

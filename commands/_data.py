@@ -165,7 +165,10 @@ def labelled_images(
     One process of each node reads first: downloads and caches are made once.
     """
     data_set = origin.source
-    words = f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+    words = (
+        f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder, "
+        "labels in a table are --dataset table, and --label_column names a column"
+    )
     if not data_set.labelled:  # before a long decoding
         raise ValueError(words)
     with ranks.first_on_node():

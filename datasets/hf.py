@@ -125,9 +125,13 @@ def _splits(data: Any) -> Mapping[str, Any]:
 
 def _package() -> Any:
     """Hugging Face's datasets. It is imported by its name as a word, because a folder of ours is called so too."""
-    package = import_module("datasets")
+    missing = "--dataset hf needs the package datasets: pip install datasets"
+    try:
+        package = import_module("datasets")
+    except ModuleNotFoundError:
+        raise ValueError(missing) from None
     if not hasattr(package, "load_from_disk"):  # Python found the folder, which a checkout has
-        raise ValueError("--dataset hf needs the package datasets: pip install datasets")
+        raise ValueError(missing)
     return package
 
 

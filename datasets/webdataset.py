@@ -41,7 +41,11 @@ class Sample:
         """The ending of its image: the wanted one, else the first."""
         if wanted is not None:
             return wanted if wanted in self.files else None
-        return next((ending for ending in self.files if f".{ending}".endswith(ENDINGS)), None)
+        return next(iter(self.images()), None)
+
+    def images(self) -> list[str]:
+        """The endings of all its images."""
+        return [ending for ending in self.files if f".{ending}".endswith(ENDINGS)]
 
 
 def load(
@@ -127,6 +131,7 @@ def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
             images[f"{inside}/{name}"] = records, name
             labels.append(label)
             splits.append(split_of_file(shard, folder) or "train")
+    _say_several(title, shards, columns)
     if without_image:
         say(f"{title}: left out {without_image} samples without an image")
     rows = Rows(title, list(images), labels if any(labels) else None, splits)
@@ -135,6 +140,19 @@ def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
             f"{title}: no labels (.cls, or .json with one; --label_column names another ending or key)"
         )
     return listings_of(Several(title, dict(images)), by_split(rows))
+
+
+def _say_several(title: str, shards: list[Path], columns: Columns) -> None:
+    """A line where samples hold more images than are read."""
+    several = [
+        sample for shard in shards for sample in _samples_of(shard) if len(sample.images()) > 1
+    ]
+    if several and columns.image is None:
+        names = ", ".join(several[0].images())
+        say(
+            f"{title}: {len(several)} samples hold several images ({names}): the first is read, "
+            "--image_column names another"
+        )
 
 
 # Shards

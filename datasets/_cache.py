@@ -7,6 +7,7 @@ folder is removed. An entry is built under a lock, in a temporary folder that is
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -16,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import numpy as np
 import torch
 
-from ._cache_folder import cache_folder, digest, one_builder
 from ._decode_all import decode_all
 from ._places import Root, places, stamp
 
@@ -60,13 +61,13 @@ class Job:
     def stem(self) -> str:
         """The part of an entry's name that stays when files change."""
         root = os.fsencode(str(self.root))
-        identity = digest(root, self.part.encode(), self.source_size)
-        return f"{self.root.name}-{identity[:8]}"
+        digest = _digest(root, self.part.encode(), self.source_size)
+        return f"{self.root.name}-{digest[:8]}"
 
     def key(self) -> str:
         """The part that changes with the files."""
         files = stamp(self.root, self.names)
-        return digest(files, self.source_size, FORMAT)[:24]
+        return _digest(files, self.source_size, FORMAT)[:24]
 
 
 def load_cached(root: Root, names: list[str], source_size: int, part: str = "") -> Cached:
@@ -84,6 +85,20 @@ def load_cached(root: Root, names: list[str], source_size: int, part: str = "") 
         cached = _open(entry, len(names)) or _build_or_wait(entry, stem, job)
     _name_skipped(job, cached.skipped)
     return cached
+
+
+def cache_folder() -> Path:
+    """Where entries are; it need not exist yet."""
+    return Path(os.environ.get("MULTICROP_CACHE") or "~/.cache/multicrop").expanduser()
+
+
+def _digest(*parts: bytes | int) -> str:
+    """SHA-256 of the parts and of their lengths."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else str(part).encode()
+        digest.update(b"%d:%s" % (len(content), content))
+    return digest.hexdigest()
 
 
 # Reading an entry
@@ -138,7 +153,7 @@ def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
 def _build_or_wait(entry: Path, stem: str, job: Job) -> Cached:
     """The entry, built by this process or by another that is at it."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with one_builder(entry.parent / f"{stem}.lock"):
+    with _lock(entry.parent / f"{stem}.lock"):
         # Another process may have built it while this one waited.
         cached = _open(entry, len(job.names))
         if cached is None:
@@ -188,6 +203,21 @@ def _build(entry: Path, stem: str, job: Job) -> None:
         os.replace(work, entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Only one process builds an entry; who has to wait is told why."""
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0.5)
+    except filelock.Timeout:
+        print(f"waiting for another process that fills the image cache ({path})", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

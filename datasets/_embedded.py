@@ -5,6 +5,7 @@ cache's folder until the files change.
 """
 
 import glob
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ._cache_folder import cache_folder, digest, one_builder
+import filelock
+
 from ._decode import Place
 
 # Of rows by number, in ascending order: the bytes of an image's file, or its path, or None where there is no image
@@ -26,18 +28,27 @@ NOTHING = (0, 0)  # an empty span is no image, and is named as unreadable
 class Embedded:
     """The images of some rows, as a listing's root.
 
-    rows: the row of each image's name. identity: changes when a file does.
+    rows: the row of each image's name. identity: changes when a file does. copies: the folder of copies for good.
     """
 
-    def __init__(self, path: Path, rows: dict[str, int], contents: Contents, identity: bytes):
+    def __init__(
+        self,
+        path: Path,
+        rows: dict[str, int],
+        contents: Contents,
+        identity: bytes,
+        copies: Callable[[], Path],
+    ):
         self.path, self.name = path, path.name
         self._rows, self._contents, self._identity = rows, contents, identity
+        self._copies = copies
 
     def __str__(self) -> str:
         return str(self.path)
 
     def resolve(self) -> "Embedded":
-        return Embedded(self.path.resolve(), self._rows, self._contents, self._identity)
+        path = self.path.resolve()
+        return Embedded(path, self._rows, self._contents, self._identity, self._copies)
 
     def stamp(self, names: list[str]) -> bytes:
         """Changes when the files or the rows do."""
@@ -60,18 +71,18 @@ class Embedded:
 
     def _copied(self, names: list[str]) -> Path:
         """The entry of the cache that holds the bytes of these images, made if it is not there."""
-        folder = cache_folder()
+        folder = self._copies()
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{self.name}-bytes-{digest(os.fsencode(str(self)))[:8]}"
-        entry = folder / f"{stem}-{digest(self.stamp(names))[:24]}"
-        with one_builder(folder / f"{stem}.lock"):
+        stem = f"{self.name}-bytes-{_digest(os.fsencode(str(self)))[:8]}"
+        entry = folder / f"{stem}-{_digest(self.stamp(names))[:24]}"
+        with filelock.FileLock(folder / f"{stem}.lock"):
             if not (entry / SPANS).is_file():
                 self._build(entry, stem, names)
         return entry
 
     def _build(self, entry: Path, stem: str, names: list[str]) -> None:
         """Copy into a temporary folder and rename it. Copies of files that have changed since are removed."""
-        current = digest(self._identity)[:8]
+        current = _digest(self._identity)[:8]
         for marked in entry.parent.glob(f"{glob.escape(stem)}-*/identity"):
             if marked.read_text() != current:
                 shutil.rmtree(marked.parent, ignore_errors=True)
@@ -101,6 +112,10 @@ class Embedded:
                 else:
                     spans[row] = NOTHING
         return [spans[row] for row in rows]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _place(file: Path, span: Span) -> Place:

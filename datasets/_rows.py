@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ._folders import Listing
-from ._images import check_split
+from ._folders import Listing, image_set
+from ._images import ImageSet, LoadOptions, check_split
 from ._places import Root
 from .image_folder import hold_out
 
@@ -96,6 +96,15 @@ def split_of(listings: dict[str, Listing], split: str) -> Listing:
         root = listings["train"].root
         raise ValueError(f"{root}: its images have no labels, and so there is no test split")
     return listings[split]
+
+
+def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) -> ImageSet:
+    """The images of a split; mean and std are those of the training images. Errors are those of split_of."""
+    wanted = split_of(listings, split)
+    train = image_set(listings["train"], options)
+    if split == "train":
+        return train
+    return image_set(wanted, options, (train.mean, train.std))
 
 
 def listings_of(

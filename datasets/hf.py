@@ -11,11 +11,22 @@ from typing import Any
 
 from . import parquet
 from ._archive import Folder
+from ._cache import cache_folder
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
-from ._folders import Listing, image_set
+from ._folders import Listing
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
-from ._rows import SPLIT_NAMES, Rows, by_split, listings_of, say, split_name, split_of, text
+from ._rows import (
+    SPLIT_NAMES,
+    Rows,
+    by_split,
+    images_of,
+    listings_of,
+    say,
+    split_name,
+    split_of,
+    text,
+)
 from ._table import PARQUET, Columns, one_line
 
 # What save_to_disk writes beside the rows of one split, and above the folders of several
@@ -40,11 +51,7 @@ def load(
     """
     check_split(split)
     listings = _listings(root, name, Columns(image_column, label_column, split_column))
-    wanted = split_of(listings, split)
-    train = image_set(listings["train"], options)
-    if split == "train":
-        return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return images_of(listings, split, options)
 
 
 def listing(
@@ -207,7 +214,9 @@ def _embedded(path: Path, splits: Mapping[str, Any], image: str, names: list[str
     files = [Path(file["filename"]) for data in splits.values() for file in data.cache_files]
     identity = b"%s %s" % (image.encode(), file_identity(files))
     data_sets = list(splits.values())
-    return Embedded(path, rows, lambda wanted: _contents(data_sets, image, wanted), identity)
+    return Embedded(
+        path, rows, lambda wanted: _contents(data_sets, image, wanted), identity, cache_folder
+    )
 
 
 def _contents(

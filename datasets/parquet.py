@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ._archive import Folder
+from ._cache import cache_folder
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
-from ._folders import Listing, image_set
+from ._folders import Listing
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
-from ._rows import Rows, by_split, listings_of, split_of, split_of_file, text
+from ._rows import Rows, by_split, images_of, listings_of, split_of, split_of_file, text
 from ._table import IMAGES, PARQUET, Columns, first_of, holds_bytes, one_line, pyarrow
 
 BATCH = 64  # rows that are read at a time
@@ -35,11 +36,7 @@ def load(
     """
     check_split(split)
     both = listings(root, Columns(image_column, label_column, split_column))
-    wanted = split_of(both, split)
-    train = image_set(both["train"], options)
-    if split == "train":
-        return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return images_of(both, split, options)
 
 
 def listing(
@@ -192,7 +189,9 @@ def _embedded(root: Path, files: list[Path], image: str, names: list[str]) -> Em
     """The images as the root of a listing."""
     rows = {name: row for row, name in enumerate(names)}
     identity = b"%s %s" % (image.encode(), file_identity(files))
-    return Embedded(root, rows, lambda wanted: _contents(files, image, wanted), identity)
+    return Embedded(
+        root, rows, lambda wanted: _contents(files, image, wanted), identity, cache_folder
+    )
 
 
 def _contents(files: list[Path], image: str, rows: Sequence[int]) -> Iterator[bytes | str | None]:

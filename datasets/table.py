@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ._archive import ArchiveFolder
 from ._data_set import DataSet
-from ._folders import Folder, Listing, class_names, existing_folder, image_set
+from ._folders import Folder, Listing, class_names, existing_folder
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._named_files import files_of, located
-from ._rows import Rows, by_first_folder, by_split, listings_of, split_name, split_of
+from ._rows import Rows, by_first_folder, by_split, images_of, listings_of, split_name, split_of
 from ._table import Columns, is_table, read_table
 
 METADATA = (
@@ -57,11 +57,7 @@ def load(
     """
     check_split(split)
     listings = _listings(root, Columns(image_column, label_column, split_column))
-    wanted = split_of(listings, split)
-    train = image_set(listings["train"], options)
-    if split == "train":
-        return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return images_of(listings, split, options)
 
 
 def listing(

@@ -16,11 +16,11 @@ from typing import BinaryIO
 
 from ._archive import COMPRESSED, DAMAGE, TAR, ArchiveFolder, Folder, tar_members
 from ._data_set import DataSet
-from ._folders import ENDINGS, Listing, image_names, image_set
+from ._folders import ENDINGS, Listing, image_names
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._lmdb import Records
 from ._places import Several
-from ._rows import Rows, by_split, listings_of, say, split_of, split_of_file, text
+from ._rows import Rows, by_split, images_of, listings_of, say, split_of, split_of_file, text
 from ._table import LABELS, Columns, first_of
 
 CLASS, JSON = "cls", "json"  # endings of the files of labels
@@ -64,11 +64,7 @@ def load(
     """
     check_split(split)
     listings = _listings(root, Columns(image_column, label_column, split_column))
-    wanted = split_of(listings, split)
-    train = image_set(listings["train"], options)
-    if split == "train":
-        return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return images_of(listings, split, options)
 
 
 def listing(

@@ -1,7 +1,7 @@
 """What `advise` knows before anything is trained: the images, the settings that follow from them, the commands."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,7 @@ class Images:
     labels: Tensor | None  # (N,) of the training images
     classes: tuple[str, ...]
     choices: list[Choice]
+    columns: dict[str, str] = field(default_factory=dict)  # that are stated, by their flags
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class Images:
 
     @property
     def flags(self) -> dict[str, str]:
-        return {"dataset": self.dataset, "datapath": self.path}
+        return {"dataset": self.dataset, "datapath": self.path, **self.columns}
 
     def described(self) -> dict[str, Any]:
         return {**asdict(self.facts), **self.counts}
@@ -50,15 +51,17 @@ class Images:
 
 def look(recipe: Recipe) -> Images:
     """Read the training images and measure what the settings follow from."""
-    data, name = recognise(recipe.path, recipe.dataset)
-    flags = {"dataset": name, "datapath": recipe.path, "recipe": "auto"}
+    data, name = recognise(recipe.path, recipe.dataset, recipe.columns)
+    flags = {"dataset": name, "datapath": recipe.path, "recipe": "auto", **recipe.columns}
     images, facts = _auto.look(cli.parse(Pretraining, cli.words_of(flags)))
     choices = auto.network_choices(facts)
     batch = next(choice.value for choice in choices if choice.name == "batch_size_per_gpu")
     epochs, why = auto.epochs_without_limit(facts.images, batch)
     choices += auto.run_choices(facts.images, batch, epochs, why)
     labels = images.labels if data.labelled else None
-    return Images(recipe.path, name, data.entry, facts, labels, images.classes, choices)
+    return Images(
+        recipe.path, name, data.entry, facts, labels, images.classes, choices, recipe.columns
+    )
 
 
 def describe(images: Images) -> None:

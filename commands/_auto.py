@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from multicrop import registry
-from multicrop.commands._data import pretraining_images
+from multicrop.commands._data import pretraining_images, training_source
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
 from multicrop.config.flags import from_flags, to_flags
@@ -153,7 +153,8 @@ def share_of_batch(recipe: Recipe, global_batch: int) -> dict[str, int]:
 
 def _side_of_files(recipe: Recipe) -> int | None:
     """The median of the image files' shorter sides in pixels; None of sets in binary files."""
-    listing = registry.source(recipe.data.dataset).listing(recipe.data.datapath, "train")
+    data = recipe.data
+    listing = training_source(data).listing(data.datapath, "train")
     return None if listing is None else typical_side(listing)
 
 

@@ -1,19 +1,20 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.config.data import DataSettings
+from multicrop.config.data import NEW_COLUMNS, DataSettings
+from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
-from multicrop.registry import source
+from multicrop.registry import Source, source
 
 RGB = ("red", "green", "blue")
 
@@ -25,6 +26,12 @@ class DataOrigin:
     dataset: str
     datapath: str
     source_size: int | None
+    columns: tuple[tuple[str, str], ...] = ()
+    """Flags that name columns, and their values."""
+
+    @property
+    def source(self) -> Source:
+        return source(self.dataset).with_columns(dict(self.columns))
 
 
 def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
@@ -38,7 +45,9 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
     if source(dataset) == source(trained_on):
         recipe = metadata.recipe
     datapath = data.datapath or recipe.get("datapath") or "./data"
-    return DataOrigin(dataset, datapath, data.source_size or recipe.get("source_size"))
+    inherited = {name: recipe[name] for name in NEW_COLUMNS if recipe.get(name)}
+    columns = tuple({**inherited, **data.columns}.items())
+    return DataOrigin(dataset, datapath, data.source_size or recipe.get("source_size"), columns)
 
 
 def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
@@ -74,22 +83,68 @@ def load_options(data: DataSettings, source_size: int) -> LoadOptions:
     )
 
 
-def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
-    """The training images, and the test images if the online k-NN wants them and the data set has labels."""
+@dataclass(frozen=True)
+class ProbeImages:
+    """The labelled images of the online k-NN."""
+
+    train: ImageSet
+    test: ImageSet
+
+
+def training_source(data: PretrainData) -> Source:
+    """The data set of stage one. ValueError where --label_column and the like are for no data set of the run."""
+    return source(data.dataset).with_columns(data.columns)
+
+
+def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | None]:
+    """The training images, and those of the online k-NN if it is wanted and there are labels."""
     data = recipe.data
-    data_set = source(data.dataset)
+    data_set = training_source(data)
+    other = knn_source(recipe.run)  # wrong names are said before a long decoding
     options = load_options(
         data, resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
     )
-    test = None
+    probe = None
     with ranks.first_on_node():
         images = data_set.load(data.datapath, "train", options)
-        if recipe.run.knn_freq and images.labels is not None:
-            test = data_set.load(data.datapath, "test", options)
+        if other is not None and recipe.run.knn_freq:
+            datapath = recipe.run.knn_datapath or "./data"
+            probe = probe_images(other, datapath, options, images)
+        elif images.labels is not None and recipe.run.knn_freq:
+            probe = ProbeImages(images, data_set.load(data.datapath, "test", options))
     say_constant_channels(data.dataset, images)
-    if recipe.run.knn_freq and test is None:
-        ranks.log(f"no online k-NN: {data.dataset} has no labels")
-    return images, test
+    if recipe.run.knn_freq and probe is None:
+        ranks.log(
+            f"no online k-NN: {data.dataset} has no labels; --knn_dataset names a data set with labels"
+        )
+    return images, probe
+
+
+def knn_source(run: PretrainRun) -> Source | None:
+    """The data set of the online k-NN, if it is another. ValueError where it cannot have labels."""
+    if run.knn_dataset is None:
+        return None
+    other = source(run.knn_dataset)
+    if not other.labelled:
+        raise ValueError(f"--knn_dataset {run.knn_dataset} has no labels, and they are needed")
+    return other
+
+
+def probe_images(
+    other: Source, datapath: str, options: LoadOptions, images: ImageSet
+) -> ProbeImages:
+    """Both splits of another data set, to be seen in the colours of the training images. ValueError without labels."""
+    splits = [other.load(datapath, split, options) for split in SPLITS]
+    for split in splits:
+        if split.labels is None:
+            raise ValueError(
+                f"--knn_dataset {other.entry} --knn_datapath {datapath}: there are no labels"
+            )
+        if split.pixels.shape[1] != images.pixels.shape[1]:
+            channels = f"{split.pixels.shape[1]} channels, and the training images {images.pixels.shape[1]}"
+            raise ValueError(f"--knn_dataset {other.entry}: its images have {channels}")
+    train, test = (replace(split, mean=images.mean, std=images.std) for split in splits)
+    return ProbeImages(train, test)
 
 
 def pretraining_batches(recipe: Pretraining, images: ImageSet, device: torch.device) -> Batches:
@@ -114,7 +169,7 @@ def labelled_images(
     One process of each node reads first: downloads and caches are made once.
     """
     check_labelled(origin)  # before a long decoding
-    data_set = source(origin.dataset)
+    data_set = origin.source
     with ranks.first_on_node():
         images = [data_set.load(origin.datapath, split, options) for split in splits]
     check_labelled(origin, *images)
@@ -125,9 +180,10 @@ def labelled_images(
 def check_labelled(origin: DataOrigin, *images: ImageSet) -> None:
     """ValueError where the data set, or these images of it, have no labels."""
     labelled = [split.labels is not None for split in images]
-    if not all(labelled) or not source(origin.dataset).labelled:
+    if not all(labelled) or not origin.source.labelled:
         raise ValueError(
-            f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
+            f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder, "
+            "labels in a table are --dataset table, and --label_column names a column"
         )
 
 

@@ -1,6 +1,7 @@
 """What stage two takes over from its weights: their images, and how these may be changed."""
 
 from dataclasses import replace
+from typing import Any
 
 from multicrop.commands._data import DataOrigin, data_origin
 from multicrop.config.augmentation import Augmentation
@@ -19,8 +20,9 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
         datapath=origin.datapath,
         source_size=origin.source_size,
     )
+    columns: dict[str, Any] = dict(origin.columns)
     run = recipe.run if recipe.start.eval else resolve_validation(recipe.run, origin)
-    recipe = replace(recipe, data=data, run=run)
+    recipe = replace(recipe, data=replace(data, **columns), run=run)
     augmentation = inherited_augmentation(recipe, file)
     recipe, lines = replace(recipe, augmentation=augmentation).shortened()
     if not recipe.start.eval:
@@ -33,7 +35,7 @@ def resolve_validation(run: FinetuneRun, origin: DataOrigin) -> FinetuneRun:
     """The run with --validation own or held_out, as the data set has it; the one that is not usual is said."""
     if run.validation == "held_out":
         return run
-    has_own = source(origin.dataset).has_validation(origin.datapath)
+    has_own = origin.source.has_validation(origin.datapath)
     if run.validation == "own":
         if not has_own:
             raise ValueError(

@@ -5,9 +5,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._data import ProbeImages
 from multicrop.commands._features import shared_features
 from multicrop.config.pretrain import Recipe
-from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
 from multicrop.engine.run import Run
 from multicrop.probes.collapse import CollapseMonitor, feature_statistics
@@ -66,40 +66,39 @@ def stored_accuracies(run_folder: Run) -> dict[str, float]:
 
 def online_baselines(
     untrained: nn.Module,
-    images: ImageSet,
-    test: ImageSet,
+    images: ProbeImages,
     recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> dict[str, float]:
     """k-NN accuracies before any training, in percent: a run that stays at these has learnt nothing that k-NN sees."""
-    pixels = RawPixels(images.pixels.shape[1], recipe.backbone.image_size)
+    pixels = RawPixels(images.train.pixels.shape[1], recipe.backbone.image_size)
     return {
-        "knn_raw_pixels": online_knn(pixels, images, test, recipe, device, dtype),
-        "knn_random_weights": online_knn(untrained, images, test, recipe, device, dtype),
+        "knn_raw_pixels": online_knn(pixels, images, recipe, device, dtype),
+        "knn_random_weights": online_knn(untrained, images, recipe, device, dtype),
     }
 
 
 def online_knn(
     backbone: nn.Module,
-    images: ImageSet,
-    test: ImageSet,
+    images: ProbeImages,
     recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> float:
     """k-NN accuracy of the features on the test images, in percent; the ranks share the work."""
-    assert images.labels is not None and test.labels is not None
-    transform = EvalTransform(recipe.backbone.image_size, images.mean, images.std)
-    every = -(-len(images) // recipe.run.knn_images)
-    chosen = torch.arange(0, len(images), every)
+    train, test = images.train, images.test
+    assert train.labels is not None and test.labels is not None
+    transform = EvalTransform(recipe.backbone.image_size, train.mean, train.std)
+    every = -(-len(train) // recipe.run.knn_images)
+    chosen = torch.arange(0, len(train), every)
     accuracy = knn(
-        shared_features(backbone, images, chosen, transform, device, dtype),
-        images.labels[chosen],
+        shared_features(backbone, train, chosen, transform, device, dtype),
+        train.labels[chosen],
         shared_features(backbone, test, torch.arange(len(test)), transform, device, dtype),
         test.labels,
         k=(20,),
-        classes=len(images.classes),
+        classes=len(train.classes),
     )
     (k,) = accuracy  # fewer than 20 where there are fewer images
     top1, _ = accuracy[k]

@@ -1,13 +1,16 @@
 """Say what a path holds, count, measure and decode its images, and print the commands that would train on them.
 
-multicrop check photos                    # or an archive, or a folder of LMDB files
+multicrop check photos                    # or an archive, a table of labels, shards, LMDB files, ...
 """
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from multicrop.config.check import Recipe
+from multicrop.datasets._archive import is_archive
 from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
 from multicrop.datasets._inventory import listed, unopened_images
@@ -16,13 +19,14 @@ from multicrop.datasets._tree import Node
 from multicrop.engine import ranks
 from multicrop.registry import Source, names, source
 
+NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
 GENERAL = ("image_folder", "images")  # they read what no other entry recognises
 # Image sizes that a command proposes: the largest that the images have
 SIZES = (224, 128, 96, 64, 32)
 
 
 def run(r: Recipe) -> dict[str, Any]:
-    data, name = recognise(r.path, r.dataset)
+    data, name = recognise(r.path, r.dataset, r.columns)
     splits = splits_of(data, r.path)
     reports = {split: report(data, r, split) for split in splits}
     if not data.labelled:
@@ -35,24 +39,35 @@ def run(r: Recipe) -> dict[str, Any]:
         result["files"] = files
     if "short_side" not in reports["train"]:  # no image can be read
         return result
-    result["commands"] = commands(name, data, r.path, reports["train"])
+    result["commands"] = commands(name, data, r, reports["train"])
     ranks.log(f"{name} reads {r.path}; to train on it:")
     for line in result["commands"]:
         ranks.log(line)
     return result
 
 
-def recognise(path: str, dataset: str | None) -> tuple[Source, str]:
+def recognise(
+    path: str, dataset: str | None, columns: Mapping[str, str] = NO_COLUMNS
+) -> tuple[Source, str]:
     """The entry that reads a path, and how --dataset names it. ValueError when none does."""
     if dataset:
-        return source(dataset), dataset
-    folder = existing_folder(Path(path).expanduser())
+        return source(dataset).with_columns(columns), dataset
+    place = Path(path).expanduser()
+    is_folder = place.is_dir() or is_archive(place)
+    folder = existing_folder(place) if is_folder else place
     entries = [entry for entry in names("datasets") if entry not in GENERAL]
     for entry in (*entries, *GENERAL):
-        recognise_folder = source(entry).data_set.recognise
-        name = recognise_folder(folder) if recognise_folder else None
+        data = source(entry)
+        # A file, or what stands for several files or folders, is none of the published sets
+        name = data.recognise(folder, columns) if is_folder or data.own else None
         if name:
-            return source(name), name
+            return source(name).with_columns(columns), name
+    existing_folder(place)
+    if columns:
+        flags = " ".join(f"--{flag} {column}" for flag, column in columns.items())
+        raise ValueError(
+            f"{path} holds nothing with the columns {flags}: say which --dataset it is"
+        )
     left_out = unopened_images(Node(folder))
     hint = f"; left out: {listed(left_out)}" if left_out else ""
     raise ValueError(f"{path} holds no images that any entry of datasets/ would read{hint}")
@@ -138,12 +153,13 @@ def span(sizes: list[int]) -> str:
     return f"{smallest}..{largest} (median {median})"
 
 
-def commands(name: str, data: Source, path: str, counts: dict[str, Any]) -> list[str]:
+def commands(name: str, data: Source, r: Recipe, counts: dict[str, Any]) -> list[str]:
     """The commands of both stages, of the first alone where there are no labels.
 
     For one's own images --recipe auto chooses the image size.
     """
-    images = f"--dataset {name} --datapath {shlex.quote(path)}"
+    flags = {"dataset": name, "datapath": r.path, **r.columns}
+    images = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
     size = "" if data.own else f" --image_size {largest_size(counts['short_side'])}"
     run_folder = f"runs/{data.entry}"
     first = f"python train_ssl.py {images}{size} --output_dir {run_folder}"

@@ -103,8 +103,8 @@ def train(
         # A row of metrics.
         if status.logs:
             numbers = {}
-            for name, value in output.numbers.items():
-                numbers[name] = ranks.all_reduce_mean(value).item()
+            for name, number in output.numbers.items():
+                numbers[name] = ranks.all_reduce_mean(number).item()
             run_folder.log(
                 status.step, epoch=status.epochs, loss=loop.loss, **numbers, lr=lr, **loop.speed()
             )

@@ -6,6 +6,7 @@ N images, D width.
 """
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -77,6 +78,7 @@ def run(recipe: Recipe) -> dict:
         linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
         results.append(result_of(target, votes, linear_top1))
 
+    assert test.labels is not None
     unequal = len(set(test.labels.bincount().tolist()) - {0}) > 1
     title = f"{origin.dataset}: {len(test)} test images among {len(chosen)} training images"
     show(recipe, results, title, balanced=unequal)
@@ -104,7 +106,7 @@ def image_origin(recipe: Recipe, target: ProbeTarget) -> DataOrigin:
     origin = data_origin(recipe.data, metadata)
     crops = metadata.kind != "finetune"
     size = resolve_source_size(origin.source_size, target.backbone["image_size"], crops=crops)
-    return DataOrigin(origin.dataset, origin.datapath, size)
+    return replace(origin, source_size=size)
 
 
 def spread(images: int, most: int | None) -> Tensor:

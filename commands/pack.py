@@ -14,7 +14,7 @@ from multicrop.datasets._pack import pack
 
 
 def run(r: Recipe) -> dict[str, Any]:
-    data, name = recognise(r.path, r.dataset)
+    data, name = recognise(r.path, r.dataset, r.columns)
     listings = {}
     for split in splits_of(data, r.path):
         listing = data.listing(r.path, split)

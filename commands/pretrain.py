@@ -63,7 +63,7 @@ def train(
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
-    images, test = pretraining_images(recipe)
+    images, probe = pretraining_images(recipe)
     channels = images.pixels.shape[1]
     if channels != 3:
         train_state = build(recipe, channels, device)
@@ -82,9 +82,9 @@ def train(
     # What the online probe is compared with, before the first step; a resumed run has measured it.
     accuracy = stored_accuracies(run_folder)
     probe_settings = recipe, device, dtype
-    if test is not None and start == 0:
+    if probe is not None and start == 0:
         untrained = train_state.student.backbone
-        accuracy = online_baselines(untrained, images, test, *probe_settings)
+        accuracy = online_baselines(untrained, probe, *probe_settings)
         run_folder.log(start, **accuracy)
 
     # The loop.
@@ -107,9 +107,9 @@ def train(
             run_folder.log(status.step, epoch=status.epochs, loss=loop.loss, **numbers)
 
         # The online probe.
-        if test is not None and status.every(recipe.run.knn_freq):
+        if probe is not None and status.every(recipe.run.knn_freq):
             teacher = train_state.teacher.backbone
-            accuracy["knn_top1"] = online_knn(teacher, images, test, *probe_settings)
+            accuracy["knn_top1"] = online_knn(teacher, probe, *probe_settings)
             run_folder.log(status.step, knn_top1=accuracy["knn_top1"])
 
         # Checkpoints.

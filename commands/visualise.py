@@ -22,7 +22,6 @@ from multicrop.engine import seeds
 from multicrop.engine.run import read_metrics
 from multicrop.pictures.figures import draw_attention, draw_crops, draw_curves
 from multicrop.probes.attention import heat_maps
-from multicrop.registry import source
 from multicrop.ssl.crops import MultiCrop
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
@@ -51,7 +50,7 @@ def pick_images(recipe: Recipe, file: Pretrained) -> Tensor:
     """uint8 (images, C, S, S), spread over the split."""
     data = DataSettings(datapath=recipe.datapath)
     origin = data_origin(data, file.metadata)
-    data_set = source(origin.dataset)
+    data_set = origin.source
     split = recipe.split if data_set.labelled else "train"  # a set without labels has no other
     size = resolve_source_size(origin.source_size, file.metadata.recipe["image_size"], crops=True)
     pixels = data_set.load(origin.datapath, split, load_options(data, size)).pixels

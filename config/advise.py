@@ -6,16 +6,17 @@ from typing import Annotated
 import tyro
 
 from .checks import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_values, require
+from .data import Columns
 
 DEFAULT_MINUTES = 10.0
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Columns):
     """Try out on your images what to train and whether to pretrain."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """Folder, archive, or folder of LMDB files."""
+    """Folder, archive, table, or files of images as docs/datasets.md lists them."""
     dataset: str | None = None
     """The data set that it is (None: what it looks like)."""
     minutes: float | None = None

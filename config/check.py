@@ -6,14 +6,15 @@ from typing import Annotated
 import tyro
 
 from .checks import AT_LEAST_1, check_values
+from .data import Columns
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Columns):
     """Say what a path holds and how to train on it."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """Folder, archive, or folder of LMDB files."""
+    """Folder, archive, table, or files of images as docs/datasets.md lists them."""
     dataset: str | None = None
     """The data set that it is (None: what it looks like)."""
     decode: bool = True

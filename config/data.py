@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 from .checks import AT_LEAST_1, check_values
 
+NEW_COLUMNS = dict.fromkeys(("image_column", "label_column", "split_column"))
+"""What older runs did not have: each was left open."""
+
 
 @dataclass(frozen=True)
-class DataSettings:
+class Reading:
     """The images. What is None follows from what the weights were made with."""
 
     dataset: str | None = None
@@ -25,3 +28,26 @@ class DataSettings:
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "source_size", "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """What of a table, a parquet file or a Hugging Face data set is read."""
+
+    image_column: str | None = None
+    """Column that names or holds the images (None: one that has a usual name: file, path, image, id, ...)."""
+    label_column: str | None = None
+    """Column of their labels (None: label, class, target, category, ...)."""
+    split_column: str | None = None
+    """Column that says train, test or val of each image (None: split, set, ..., where there is one)."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The columns that are stated, by their flags."""
+        values = {name: getattr(self, name) for name in NEW_COLUMNS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DataSettings(Columns, Reading):
+    """The images. What is None follows from what the weights were made with."""

@@ -5,13 +5,15 @@ from typing import Annotated
 
 import tyro
 
+from .data import Columns
+
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Columns):
     """Copy the image files of both splits into LMDB files, which are read in place and can be streamed."""
 
     path: Annotated[str, tyro.conf.Positional]
-    """Folder or archive."""
+    """Folder, archive or table."""
     out: str
     """Folder of the files."""
     dataset: str | None = None

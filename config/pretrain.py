@@ -16,8 +16,9 @@ from .checks import (
     Rule,
     check_bounds,
     check_values,
+    require,
 )
-from .data import DataSettings
+from .data import NEW_COLUMNS, DataSettings
 from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
 from .machine import RunSettings
@@ -209,11 +210,18 @@ class PretrainRun(RunSettings):
     """Epochs between online k-NN probes of the teacher; 0 for none."""
     knn_images: int = 10000
     """Most training images that the online k-NN uses."""
+    knn_dataset: str | None = None
+    """Data set with labels for the online k-NN (None: --dataset, if that has labels)."""
+    knn_datapath: str | None = None
+    """Folder of --knn_dataset (None: ./data)."""
 
     def __post_init__(self):
         super().__post_init__()
         check_values(self, NOT_NEGATIVE, "saveckp_freq", "knn_freq")
         check_values(self, AT_LEAST_1, "knn_images")
+        alone = self.knn_datapath is not None and self.knn_dataset is None
+        words = "needs --knn_dataset: multicrop check says which data set this path holds"
+        require(not alone, "knn_datapath", self.knn_datapath, words)
 
 
 @dataclass(frozen=True)
@@ -233,18 +241,15 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
-        "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
-        "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
+        "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images", "knn_dataset", "knn_datapath",
+        "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {
-        "crop_flip": 0.5,
-        "sigreg_share": 0.05,
-        "pretrained_weights": None,
-        "checkpoint_key": "teacher",
-        "extend_epochs": None,
-    }
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | {
+        "crop_flip": 0.5, "sigreg_share": 0.05, "pretrained_weights": None, "checkpoint_key": "teacher",
+        "extend_epochs": None, "knn_dataset": None, "knn_datapath": None,
+    }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:

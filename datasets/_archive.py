@@ -158,7 +158,7 @@ def _tree(file: Path, size: int, modified: int) -> Tree:
     tree: Tree = {}
     try:
         is_zip = file.name.lower().endswith(ZIP)
-        members = _zip_members(file) if is_zip else _tar_members(file)
+        members = _zip_members(file) if is_zip else tar_members(file)
         for name, place in members:
             if (
                 is_zip
@@ -202,7 +202,7 @@ def _zip_members(file: Path) -> Iterator[tuple[str, list]]:
             yield member.filename, [member.header_offset, *sizes, compressed, member.CRC]
 
 
-def _tar_members(file: Path) -> Iterator[tuple[str, list]]:
+def tar_members(file: Path) -> Iterator[tuple[str, list]]:
     """Name and place, without the archive's name, of every file; a place counts uncompressed bytes."""
     with _decompress(file) as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
         for member in archive:

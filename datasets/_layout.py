@@ -52,7 +52,7 @@ def find_unsplit(root: Folder) -> Layout | None:
     if {"train", "test"} <= set(found):
         return None
     only = unwrapped(found.get("test") or found.get("train") or inner)
-    top.scopes.append(only.real)
+    top.scopes.append(only)
     return Layout(top, {"test": only})
 
 

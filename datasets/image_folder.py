@@ -96,7 +96,7 @@ def _listings(root: Folder) -> dict[str, Listing]:
         raise ValueError(f"{error}; left out: {listed(unopened)}") from None
     _warn_of_classes(listings["train"])
     say_left_out(layout.top, _used(layout, listings), _Reasons(layout))
-    return listings if "test" in listings else _hold_out(listings["train"])
+    return listings if "test" in listings else hold_out(listings["train"])
 
 
 def _split_listings(layout: Layout) -> dict[str, Listing]:
@@ -171,7 +171,7 @@ def _warn_of_classes(train: Listing) -> None:
         )
 
 
-def _hold_out(whole: Listing) -> dict[str, Listing]:
+def hold_out(whole: Listing) -> dict[str, Listing]:
     """Split each class by a hash of its file names: a tenth, and at least one of two images, is the test split."""
     held_out = _held_out(whole)
     if not held_out:
@@ -179,7 +179,7 @@ def _hold_out(whole: Listing) -> dict[str, Listing]:
             f"{whole.root} has one image per class; a test split needs at least two of some class"
         )
     say_once(
-        f"{whole.root} has no test folder: {len(held_out)} of {len(whole.names)} images are held out as the test split"
+        f"{whole.root} has no test split: {len(held_out)} of {len(whole.names)} images are held out as the test split"
     )
     train = [index for index in range(len(whole.names)) if index not in held_out]
     test = sorted(held_out)

@@ -36,7 +36,7 @@ def recognise(root: Folder) -> str | None:
     """By its binary files, or by ten classes that are digits and images of 32 px: MNIST has these classes too."""
     if not has_published(SVHN, root, set(DIGITS)):
         return None
-    images = listing_of(SVHN, root, "train")
+    images = listing_of(SVHN, str(root), "train")
     if images is not None and (images.classes != DIGITS or first_size(images) != (32, 32)):
         return None
     return "svhn"

@@ -15,7 +15,7 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -81,6 +81,20 @@ class Source:
         return self.data_set.labelled
 
     @property
+    def takes_columns(self) -> bool:
+        """Whether flags may say which columns hold images, labels and splits."""
+        return "label_column" in inspect.signature(self.data_set.load).parameters
+
+    def with_columns(self, columns: Mapping[str, str]) -> Source:
+        """The same, its columns named by image_column, label_column, split_column. ValueError where it has none."""
+        if columns and not self.takes_columns:
+            flag, column = next(iter(columns.items()))
+            raise ValueError(
+                f"--{flag} {column}: --dataset {self.entry} has no columns to choose from"
+            )
+        return replace(self, variant={**self.variant, **columns})
+
+    @property
     def own(self) -> bool:
         """Whether these are the user's own images, which no published recipe is for."""
         return self.data_set.own
@@ -94,6 +108,13 @@ class Source:
         """The Listing of all images where root has no split of its own, else None: what to measure a network on."""
         unsplit = self.data_set.unsplit
         return None if unsplit is None else unsplit(root)
+
+    def recognise(self, folder: Any, columns: Mapping[str, str]) -> str | None:
+        """How --dataset names what a folder holds, if it looks like this data set and has the columns, if any."""
+        recognise = self.data_set.recognise
+        if recognise is None or (columns and not self.takes_columns):
+            return None
+        return recognise(folder, **columns)
 
     def load(self, root: str | Path, split: str, options: Any = None) -> Any:
         """The ImageSet of "train", "test" or (see has_validation) "val", read as the options say."""
@@ -109,7 +130,7 @@ class Source:
 
 
 def source(dataset: str) -> Source:
-    """ "cifar10" (a file of datasets/, or one of its aliases) or "domainnet:clipart" (a variant that a file declares).
+    """ "cifar10" (a file of datasets/, or an alias), "domainnet:clipart" (a variant that a file declares), "hf:<name>".
 
     Case, - and _ do not matter. ValueError with the nearest name when there is none.
     """
@@ -120,6 +141,9 @@ def source(dataset: str) -> Source:
         for spelling in (entry, *declaration.get("aliases", ()), *declaration.get("variants", {})):
             entries[spelling] = entry
     name = _match(dataset, list(entries))
+    entry, _, inner = dataset.partition(":")
+    if name is None and inner and _match(entry, ["hf"]):
+        return Source("hf", _module("datasets", "hf").DATASET, {"name": inner})
     if name is None:
         raise ValueError(f"no data set is called {dataset!r}{nearest(dataset, list(entries))}")
     module = _module("datasets", entries[name])  # the other files are not imported

@@ -497,7 +497,7 @@ def test_a_declaration_is_read_alike_with_and_without_importing_it(name):
 
 def test_ones_own_images_are_no_published_set():
     own = {name for name in names("datasets") if source(name).own}
-    assert own == {"image_folder", "images", "lmdb"}
+    assert own == {"hf", "image_folder", "images", "lmdb", "parquet", "table", "webdataset"}
 
 
 def test_every_name_of_a_data_set_is_its_own():

@@ -61,14 +61,14 @@ def load_published(data: Published, root: str | Path, split: str, options: LoadO
     return _read(data, place, split)
 
 
-def listing_of(data: Published, root: str | Path, split: str) -> Listing | None:
+def listing_of(data: Published, root: str | Folder, split: str) -> Listing | None:
     """The image files of a split, not read yet; None where the binary files are. FileNotFoundError without either."""
     check_split(split)
     missing = (
         f"there is no {data.title} in {root}: looked for {data.binary[split]} and {split}/<class>/ folders, "
         "there and in a sub-folder of its name"
     )
-    if not Path(root).expanduser().exists():
+    if not isinstance(root, ArchiveFolder) and not Path(root).expanduser().exists():
         raise FileNotFoundError(missing)
     folder = existing_folder(root)
     binary = _binary_place(data, folder, split)

@@ -174,7 +174,9 @@ def test_ones_own_numbered_classes_are_no_published_set(tmp_path, classes, side)
     for split in ("train", "test"):
         for number in range(classes):
             write(tmp_path / split / f"{number}" / "0.png", side, side)
-    assert checking.recognise(str(tmp_path), None)[1] == "image_folder"
+    file = shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path)
+    for path in (tmp_path, file):
+        assert checking.recognise(str(path), None)[1] == "image_folder"
 
 
 def test_binary_files_are_read_at_once(tmp_path, monkeypatch):

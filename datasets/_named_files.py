@@ -16,7 +16,8 @@ def located(folder: Folder, rows: Rows, prefer: str) -> Rows:
     found = files_of(folder, rows.names, prefer, rows.source)
     if not any(found):
         raise FileNotFoundError(
-            f"{rows.source} names {len(found)} images, and none of them is below {folder}, e.g. {rows.names[0]}"
+            f"{rows.source} names {len(found)} images, and none of them is below {folder}, e.g. {rows.names[0]}: "
+            "put it above them, or name them by their paths"
         )
     rows = keep(rows, lambda index: bool(found[index]), f"whose files are not below {folder}")
     files = [file for file in found if file]

@@ -6,20 +6,15 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from multicrop.models._manifolds import householder
-
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 INSTALL = "pip install onnx onnxscript onnxruntime, or pip install 'multicrop[export]'"
 LARGEST = 2**31 - 1  # bytes of a file of ONNX, which is one message of protobuf
 INPUT = "images"
-WITHOUT_LAPACK: dict[Any, Callable] = {torch.ops.aten.linalg_qr.default: householder}
-"""What stands for operations that ONNX does not have."""
 
 
 def check_installed() -> None:
@@ -42,7 +37,6 @@ def to_onnx(
         raise ValueError(
             f"--to onnx: the weights are {size / 2**30:.1f} GiB, a file of ONNX holds 2: take --to torch"
         )
-    program = program.run_decompositions(WITHOUT_LAPACK)
     with quiet():
         try:
             exported = torch.onnx.export(

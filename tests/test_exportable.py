@@ -10,7 +10,9 @@ from test_models import OPTIONS, VARIANTS, build, images
 from multicrop import registry
 from multicrop.supervised.classifier import Classifier
 
-QUICK = [name for name in registry.names("models") if name != "timm"] + ["timm:resnet10t"]
+# Most of their parts are those of other families, and tracing them takes seconds each.
+SLOW = ("timm", "localvit_pvt", "localvit_swin", "localvit_t2t", "localvit_tnt")
+QUICK = [name for name in registry.names("models") if name not in SLOW] + ["timm:resnet10t"]
 REST = [name for name in (*OPTIONS, *VARIANTS) if name not in QUICK]
 ATTENDS_PLAINLY = 64  # px: more tokens than those for which attention is plain matrix products
 

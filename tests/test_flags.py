@@ -16,6 +16,7 @@ COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
 NEEDED = {  # what has no default, or must be said
     "advise": {"path": "photos"},
     "check": {"path": "photos"},
+    "export": {"model": "runs/ft", "to": "onnx"},
     "knn": {"arch": "vit"},
     "pack": {"path": "photos", "out": "packed"},
     "robustness": {"model": "runs/finetune"},
@@ -24,6 +25,7 @@ NEEDED = {  # what has no default, or must be said
 CHANGED = {  # one setting of each kind: a number, a switch, words, several numbers, None for a number
     "advise": {"steps": 100, "dry": True, "output_dir": "runs/a"},
     "check": {"workers": 2, "decode": False},
+    "export": {"input": "uint8", "resize": True, "images": 3, "datapath": "photos"},
     "finetune": {
         "eval": True, "embed_dim": 24, "datapath": "photos", "val_fraction": 0.25, "crop_scale": [0.2, 1.0],
         "aa": False, "no_decay": ["cls_token", "*pos_embed*"], "decay": "matrices", "drop_rate": 0.0,

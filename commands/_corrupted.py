@@ -35,11 +35,16 @@ class CorruptedPixels:
         return corruptions.corrupt(images, self.name, self.severity, seed=self.seed, index=index)
 
 
+def named(settings: Corruption) -> tuple[str, ...]:
+    """The names of --corruptions, each once."""
+    return tuple(dict.fromkeys(settings.corruptions))
+
+
 class Made:
     """Corruptions of the test images."""
 
     def __init__(self, settings: Corruption, device: torch.device):
-        self.names = settings.corruptions or corruptions.CORRUPTIONS
+        self.names = named(settings) or corruptions.CORRUPTIONS
         self._seed, self._device = settings.seed, device
         self.words = f"made of the test images, seed {settings.seed}"
         self.identity: dict[str, Any] = {"source": "made", "seed": settings.seed}
@@ -69,7 +74,7 @@ class Published:
         self._files = published.open_corrupted(settings.published)
         self._options = options
         there = self._files.names
-        self.names = settings.corruptions or tuple(
+        self.names = named(settings) or tuple(
             name for name in corruptions.PUBLISHED if name in there
         )
         self.words = f"of {settings.published}"

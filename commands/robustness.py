@@ -92,9 +92,14 @@ def run(recipe: Recipe) -> dict:
     if reference:
         result |= reference.ratios(rows, measured.clean["error"])
     result |= {**progress.total(), "file": str(output), "picture": str(output.with_suffix(".png"))}
-    write(result, output)
+    with atomic_write(output) as table:
+        table.write((json.dumps(result) + "\n").encode())
     measured.remove()
     show(result, source.words)
+    picture = output.with_suffix(".png")
+    with write_errors(picture):
+        draw_robustness(rows, measured.clean, severities, picture)
+    ranks.log(f"{output}, {picture}")
     return result
 
 
@@ -164,15 +169,6 @@ def measure(
     return progress
 
 
-def write(result: dict[str, Any], output: Path) -> None:
-    """The result and its picture."""
-    with atomic_write(output) as file:
-        file.write((json.dumps(result) + "\n").encode())
-    picture = Path(result["picture"])
-    with write_errors(picture):
-        draw_robustness(result["corruptions"], result["clean"], result["severities"], picture)
-
-
 # What people see
 
 
@@ -198,4 +194,3 @@ def show(result: dict[str, Any], words: str) -> None:
         ranks.log(
             f"in percent of the errors of {result['reference']}: mCE {result['mce']:.1f}, relative mCE {shown}"
         )
-    ranks.log(f"{result['file']}, {result['picture']}")

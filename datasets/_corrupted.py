@@ -32,6 +32,9 @@ class CorruptedArrays:
             raise ValueError(
                 f"{path} holds {pixels.dtype} {pixels.shape}; expected is uint8 (5 n, H, W, C), n images a severity"
             )
+        own, other = pixels.shape[3], clean.pixels.shape[1]
+        if own != other:
+            raise ValueError(f"{path} has {own} channels, and the clean test images have {other}")
         count = len(pixels) // SEVERITIES
         part = slice((severity - 1) * count, severity * count)
         labels = self._labels(len(pixels), clean)[part]

@@ -241,7 +241,7 @@ def test_mce_is_the_ratio_of_errors(model, tmp_path):
     path = tmp_path / "robustness.json"
     same = run(model, reference=str(tmp_path))
     assert same["mce"] == 100 and same["ce"] == {"fog": 100, "jpeg_compression": 100}
-    other = json.loads(path.read_text())
+    other = json.loads(path.read_text()) | {"dataset": "Shapes"}
     other["corruptions"]["fog"]["error"] = [10, 30]
     other["corruptions"]["jpeg_compression"]["error"] = [20, 20]
     other["clean"]["error"] = 5.0
@@ -313,6 +313,7 @@ def test_what_is_no_classifier_is_refused(model, tmp_path):
         ({"fog": np.zeros((12, 32, 32, 3), np.uint8)}, r"fog.npy holds uint8 \(12, 32, 32, 3\); expected"),
         ({"fog": np.zeros((200, 32, 32, 3))}, r"fog.npy holds float64"),
         ({"fog": np.zeros((100, 32, 32, 3), np.uint8)}, r"labels.npy holds \(200,\) labels for 100 images"),
+        ({"fog": np.zeros((200, 32, 32, 1), np.uint8)}, "fog.npy has 1 channels, and the clean test images have 3"),
         ({"labels": np.arange(200) % 20}, "has labels of 20 classes, 0 to 19, and the clean test images are of 9, 1"),
     ],
 )  # fmt: skip

@@ -1,14 +1,16 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._conversion import check_channels, conversion_of
 from multicrop.config.data import DataSettings
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.datasets._convert import Conversion
+from multicrop.datasets._images import ImageSet, LoadOptions, like
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
@@ -17,11 +19,15 @@ from multicrop.registry import source
 
 @dataclass(frozen=True)
 class DataOrigin:
-    """A data set, its folder, and the side in pixels at which its image files were stored (None: not said)."""
+    """A data set, its folder, and how its image files become pixels."""
 
     dataset: str
     datapath: str
     source_size: int | None
+    """The side in pixels at which its image files were stored (None: not said)."""
+    conversion: Conversion = Conversion()
+    channels: str = "auto"
+    """What --channels says."""
 
 
 def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
@@ -35,7 +41,13 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
     if source(dataset) == source(trained_on):
         recipe = metadata.recipe
     datapath = data.datapath or recipe.get("datapath") or "./data"
-    return DataOrigin(dataset, datapath, data.source_size or recipe.get("source_size"))
+    return DataOrigin(
+        dataset,
+        datapath,
+        data.source_size or recipe.get("source_size"),
+        conversion_of(data, dataset, metadata),
+        data.channels,
+    )
 
 
 def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
@@ -75,14 +87,14 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ImageSet | None]:
     """The training images, and the test images if the online k-NN wants them and the data set has labels."""
     data = recipe.data
     data_set = source(data.dataset)
-    options = load_options(
-        data, resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
-    )
+    source_size = resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
+    options = replace(load_options(data, source_size), conversion=conversion_of(data, data.dataset))
     test = None
     with ranks.first_on_node():
         images = data_set.load(data.datapath, "train", options)
+        check_channels(images, data.channels, data.dataset)
         if recipe.run.knn_freq and images.labels is not None:
-            test = data_set.load(data.datapath, "test", options)
+            test = data_set.load(data.datapath, "test", like(options, images))
     if recipe.run.knn_freq and test is None:
         ranks.log(f"no online k-NN: {data.dataset} has no labels")
     return images, test
@@ -113,8 +125,13 @@ def labelled_images(
     words = f"--dataset {origin.dataset} has no labels, and they are needed: class folders are --dataset image_folder"
     if not data_set.labelled:  # before a long decoding
         raise ValueError(words)
+    options = replace(options, conversion=origin.conversion)
+    images: list[ImageSet] = []
     with ranks.first_on_node():
-        images = [data_set.load(origin.datapath, split, options) for split in splits]
+        for split in splits:
+            images.append(data_set.load(origin.datapath, split, options))
+            options = like(options, images[0])
+    check_channels(images[0], origin.channels, origin.dataset)
     if any(split.labels is None for split in images):
         raise ValueError(words)
     return images

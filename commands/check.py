@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from multicrop.config.check import Recipe
+from multicrop.datasets._convert import Conversion
 from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
 from multicrop.datasets._survey import balance, survey
@@ -59,7 +60,8 @@ def report(data: Source, r: Recipe, split: str) -> dict[str, Any]:
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            return survey(listing, r.decode, r.workers)
+            asked = Conversion(fit="auto" if data.own else "crop")
+            return survey(listing, r.decode, r.workers, asked)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
         if split == "train":
@@ -96,6 +98,11 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     ranks.log(
         f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
+    if counts.get("bits"):
+        channels, bits = " or ".join(counts["channels"]), " or ".join(counts["bits"])
+        ranks.log(f"  {channels} channels of {bits} bits")
+    for line in counts.get("notes", ()):
+        ranks.log(f"  {line}")
     for name in counts["unreadable_images"]:
         ranks.log(f"  unreadable: {name}")
 

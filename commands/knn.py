@@ -6,6 +6,7 @@ N images, D width.
 """
 
 import time
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -100,7 +101,7 @@ def image_origin(recipe: Recipe, target: ProbeTarget) -> DataOrigin:
     origin = data_origin(recipe.data, metadata)
     crops = metadata.kind != "finetune"
     size = resolve_source_size(origin.source_size, target.backbone["image_size"], crops=crops)
-    return DataOrigin(origin.dataset, origin.datapath, size)
+    return replace(origin, source_size=size)
 
 
 def spread(images: int, most: int | None) -> Tensor:

@@ -17,7 +17,7 @@ from .checks import (
     check_bounds,
     check_values,
 )
-from .data import DataSettings
+from .data import PIXEL_FLAGS, DataSettings
 from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
 from .machine import RunSettings
@@ -211,11 +211,11 @@ class Recipe:
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
         "saveckp_freq", "save_steps", "log_freq", "knn_freq", "knn_images", "mlp_head_in", "batch_size_per_gpu",
-        "accumulate", "minutes",
+        "accumulate", "minutes", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | {"crop_flip": 0.5}
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | PIXEL_FLAGS | {"crop_flip": 0.5}
     """Flags that runs of older versions did not have, and what they did."""
 
     def shortened(self) -> tuple["Recipe", list[str]]:

@@ -1,8 +1,10 @@
 """LoadOptions and ImageSet: what load(root, split, options) of every file of datasets/ takes and returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from ._convert import Conversion
 
 SPLITS = ("train", "test")
 
@@ -19,6 +21,8 @@ class LoadOptions:
     """Decode image files whenever they are needed, not once into the cache (None: what would fill the memory)."""
     workers: int | None = None
     """Number of processes that decode streamed images (None: one per processor and rank)."""
+    conversion: Conversion = Conversion()
+    """How image files become uint8 pixels: shape, channels, range of values. What it leaves open is measured."""
 
 
 DEFAULTS = LoadOptions()
@@ -38,6 +42,8 @@ class ImageSet:
     """Per channel, in units of 0..1."""
     std: tuple[float, ...]
     """Standard deviation per channel, in units of 0..1."""
+    conversion: Conversion | None = None
+    """How image files became these pixels, nothing left open; None of pixels that were not made of files."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.pixels):
@@ -45,6 +51,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def like(options: LoadOptions, images: ImageSet) -> LoadOptions:
+    """The options with which other images, say a test split, are converted as these were."""
+    return replace(options, conversion=images.conversion or options.conversion)
 
 
 def check_split(split: str) -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ._archive import ArchiveFolder
-from ._decode import Place
+from ._bytes import Place
 from ._lmdb import Records
 
 Root = Path | ArchiveFolder | Records

@@ -20,7 +20,7 @@ from ._folders import (
     image_set,
     split_by_class,
 )
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split, like
 
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
@@ -33,7 +33,7 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(listings["test"], options, (train.mean, train.std))
+    return image_set(listings["test"], like(options, train), (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str) -> Listing:

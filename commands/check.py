@@ -22,9 +22,13 @@ SIZES = (224, 128, 96, 64, 32)
 
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset)
-    reports = {split: report(data, r, split) for split in SPLITS}
-    for split, counts in reports.items():
-        print_report(split, counts)
+    asked = Conversion(fit="auto" if data.own else "crop")
+    reports = {}
+    for split in SPLITS:
+        reports[split] = report(data, r, split, asked)
+        print_report(split, reports[split])
+        # The range of values that is measured on the training images holds for the test images.
+        asked = asked._replace(**reports[split].get("value_range", {}))
     result = {"status": "finished", "path": r.path, "dataset": name, **reports}
     if "short_side" not in reports["train"]:  # no image can be read
         return result
@@ -53,14 +57,13 @@ def splits_of(data: Source) -> tuple[str, ...]:
     return SPLITS if data.labelled else ("train",)
 
 
-def report(data: Source, r: Recipe, split: str) -> dict[str, Any]:
+def report(data: Source, r: Recipe, split: str, asked: Conversion) -> dict[str, Any]:
     """What a split holds, or the error that reading it gives."""
     if split not in splits_of(data):
         return {"error": "no labels, so no test split"}
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            asked = Conversion(fit="auto" if data.own else "crop")
             return survey(listing, r.decode, r.workers, asked)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:

@@ -60,7 +60,7 @@ def range_line(conversion: Conversion, kind: str, measured: Mapping[str, Sequenc
     name = "floating-point values" if kind == "floats" else "integers of more than 8 bits"
     line = f"{name}: {low:g}..{high:g} becomes black to white"
     if kind not in measured:
-        return f"{line}, as given"
+        return f"{line}, as stated or as for the training images"
     _, (least, greatest), images = measured[kind]
     return (
         f"{line}, measured on {images} images (0.1 and 99.9 percentile {least:g} and {greatest:g}); "

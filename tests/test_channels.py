@@ -204,6 +204,29 @@ def test_a_run_is_resumed_with_its_conversion_and_refused_with_another(tmp_path)
     pretrain.run(recipe(Pretraining, **flags, value_range=(0.0, 4095.0)))  # the same pixels
 
 
+def strips(folder):
+    """48 x 96 px of noise; the class is where a bright mark is, two of four places near an edge."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name, (row, column) in {"a": (6, 2), "b": (30, 2), "c": (6, 84), "d": (30, 84)}.items():
+            (folder / split / name).mkdir(parents=True)
+            for i in range(10):
+                image = rng.integers(80, 150, (48, 96, 3)).astype(np.uint8)
+                image[row : row + 10, column : column + 10] = (250, 40, 40)
+                Image.fromarray(image).save(folder / split / name / f"{i}.png")
+
+
+@pytest.mark.parametrize(
+    ("fit", "top1"), [(None, 100), ("squeeze", 100), ("pad", 100), ("crop", 50)]
+)
+def test_a_mark_near_the_edge_is_found_unless_it_is_cropped_away(tmp_path, fit, top1):
+    strips(tmp_path)
+    flags = {"dataset": "image_folder", "datapath": str(tmp_path), "fit": fit, "nb_knn": (5,)}
+    found = knn.run(recipe(Knn, arch="vit", random_weights=True, **SIZES, **flags))
+    raw_pixels = found["results"][0]["top1"]["5"]
+    assert raw_pixels == 100 if top1 == 100 else raw_pixels < top1
+
+
 # What flags, weights and data sets say
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from multicrop.commands import check as checking
+from multicrop.config.check import Recipe as Check
 from multicrop.datasets import _decode, _notes
 from multicrop.datasets._cache import load_cached
 from multicrop.datasets._convert import Conversion
@@ -94,7 +96,7 @@ def test_a_stated_range_is_used_and_what_lies_outside_is_said(tmp_path, capsys):
     stored = np.stack([np.asarray(Image.open(tmp_path / name)) for name in names]).astype(float)
     assert np.array_equal(found[:, 0], np.clip(np.rint(stored * 0.255), 0, 255))
     said = capsys.readouterr().err
-    assert "0..1000 becomes black to white, as given" in said
+    assert "0..1000 becomes black to white, as stated" in said
     assert f"{(stored > 1000).mean():.0%} of the values lie outside the range" in said
 
 
@@ -385,3 +387,25 @@ def test_planes_are_turned_as_pillow_turns_images(turn):
     exif[_decode.ORIENTATION] = turn
     expected = np.asarray(ImageOps.exif_transpose(image))
     assert np.array_equal(turned(array[None], turn)[0], expected)
+
+
+# What multicrop check says
+
+
+def test_check_reports_bits_range_channels_and_what_a_crop_leaves_out(tmp_path, capsys):
+    rng = random()
+    for split, top in (("train", 4096), ("test", 2048)):
+        for name in ("a", "b"):
+            arrays = [rng.integers(0, top, (24, 32)).astype(np.uint16) for _ in range(3)]
+            save(tmp_path / split / name, arrays, "png")
+    Image.fromarray(rng.integers(0, 256, (24, 32, 4), np.uint8)).save(tmp_path / "train/a/x.png")
+    found = checking.run(Check(str(tmp_path), workers=1))
+    train, test = found["train"], found["test"]
+    assert train["bits"] == {"16": 6, "8": 1} and train["channels"] == {"1": 6, "4": 1}
+    assert train["value_range"] == test["value_range"] == {"integers": [0, 4095]}
+    assert train["beyond_centre"] == pytest.approx(0.25)
+    said = capsys.readouterr().err
+    assert "  1 or 4 channels of 16 or 8 bits" in said
+    assert "which leaves out 25% of the pixels (--fit squeeze or pad keeps them)" in said
+    assert "0..4095 becomes black to white, measured on 6 images" in said
+    assert "1 file has transparency, which becomes white" in said

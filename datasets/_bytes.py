@@ -5,11 +5,16 @@ An image's place is the path of a file, or a list: [file, offset, length] of byt
 """
 
 import io
+import logging
 import struct
 import zlib
 from typing import BinaryIO
 
 from PIL import Image
+
+# Pillow and tifffile log what is wrong with each file; who asks for it still gets it, and standard error does not.
+for library in ("PIL", "tifffile"):
+    logging.getLogger(library).addHandler(logging.NullHandler())
 
 Place = str | list
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin

@@ -142,14 +142,15 @@ def _open(entry: Path, job: Job) -> Cached | None:
         if not _is_wanted(job.conversion, asked, conversion):
             return None
         notes = meta["notes"]
-        if _tiff.installed() and (notes.get("needs tifffile") or notes.get("upper bits, TIFF")):
+        if notes.get("needs tifffile") and _tiff.installed():
             return None
         skipped = [(index, reason) for index, reason in meta["skipped"]]
         shape = (count - len(skipped), conversion.channels, meta["side"], meta["side"])
         if file.stat().st_size != np.prod(shape, dtype=np.int64):
             return None
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
-        lines = _notes.conversion_lines(conversion, meta["measured"], meta["beyond_centre"])
+        kinds = _notes.kinds_in(notes)
+        lines = _notes.conversion_lines(conversion, meta["measured"], meta["beyond_centre"], kinds)
         lines += _notes.note_lines(notes)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None

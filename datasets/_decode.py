@@ -6,6 +6,7 @@ seconds each) or fork a process that already has threads. So this file and its p
 What an image's place is: _bytes.py.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -85,13 +86,19 @@ def whole_planes(
         loses = loses_bits(image)
         readable = not (loses and _tiff.is_planar(image))  # by Pillow
         is_part = conversion.whole and _tiff.is_cut(image)
-        if is_part or not readable or (loses and _tiff.installed()):
+        if is_part or not readable:
             return _tiff.read(file_or_bytes(place))
+        if loses and _tiff.installed():
+            with contextlib.suppress(
+                ValueError
+            ):  # compressed in a way that needs yet another package
+                return _tiff.read(file_or_bytes(place))
         pages = image.n_frames  # type: ignore[attr-defined]  # it is a TiffImageFile
         if pages > 1 and conversion.whole:
             return _tiff.page_stack(image)[:, None]
         _convert.note_dropped(notes, pages, _tiff.samples(image) if _tiff.is_cut(image) else 1)
         notes["upper bits, TIFF"] += loses
+        notes["needs tifffile"] += loses and not _tiff.installed()
     elif image.format != "JPEG":
         if getattr(image, "is_animated", False):
             notes["animated"] += 1

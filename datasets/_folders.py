@@ -233,8 +233,9 @@ def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOption
     with places(listing.root.resolve(), listing.names, None) as image_places:
         sample = _look.headers(image_places)
         look = _look.settle(image_places, sample, options.conversion)
-        beyond = _look.beyond_centre(sample)
-        _notes.say(listing.root, _notes.conversion_lines(look.conversion, look.measured, beyond))
+        beyond, kinds = _look.beyond_centre(sample), _look.kinds_in(sample)
+        lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
+        _notes.say(listing.root, lines)
         side = common_side(sample, options.source_size) or options.source_size
         return Streamed(image_places, listing.names, labels, side, options.workers, look.conversion)
 

@@ -79,9 +79,8 @@ def settle(places: list[Place], sample: list[Header], asked: Conversion) -> Look
         counts = Counter(header.channels for header in sample)
         channels = counts.most_common(1)[0][0] if counts else 3
         look = look._replace(conversion=look.conversion._replace(channels=channels))
-    for kind in USUAL:
-        is_open = getattr(asked, kind) is None
-        if is_open and any(of_kind(header, kind) for header in sample):
+    for kind in kinds_in(sample):
+        if getattr(asked, kind) is None:
             measured = look.measure(places, kind)
             if measured.measured[kind].images:  # none where Pillow gives 8 bits of them
                 look = measured
@@ -92,6 +91,11 @@ def beyond_centre(sample: list[Header]) -> float:
     """The share of the pixels that centre squares would leave out, 0..1, in the mean over images."""
     shares = [1 - min(header[:2]) / max(header[:2]) for header in sample]
     return statistics.fmean(shares) if shares else 0.0
+
+
+def kinds_in(sample: list[Header]) -> list[str]:
+    """The kinds of values of more than 8 bits that a sample may have."""
+    return [kind for kind in USUAL if any(of_kind(header, kind) for header in sample)]
 
 
 def of_kind(header: Header | None, kind: str) -> bool:

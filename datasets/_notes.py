@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from . import _look
 from ._convert import Conversion
@@ -24,9 +24,16 @@ def _say_once(line: str) -> None:
 
 
 def conversion_lines(
-    conversion: Conversion, measured: Mapping[str, Sequence], beyond_centre: float
+    conversion: Conversion,
+    measured: Mapping[str, Sequence],
+    beyond_centre: float,
+    kinds: Collection[str],
 ) -> list[str]:
-    """What was chosen. beyond_centre: the share of the pixels that centre squares leave out, or would."""
+    """What was chosen.
+
+    beyond_centre: the share of the pixels that centre squares leave out, or would. kinds: of values of more than 8 bits
+    that the files have; to others no range applies.
+    """
     lines = []
     if beyond_centre >= LEAST_CROPPED:
         share = f"{beyond_centre:.0%} of the pixels"
@@ -42,7 +49,13 @@ def conversion_lines(
         )
     if conversion.whole:
         lines.append(f"{conversion.channels} channels (--channels all)")
-    return lines + [range_line(conversion, kind, measured) for kind in ranges(conversion)]
+    ranged = [kind for kind in ranges(conversion) if kind in kinds]
+    return lines + [range_line(conversion, kind, measured) for kind in ranged]
+
+
+def kinds_in(notes: Mapping[str, float]) -> list[str]:
+    """The kinds of values of more than 8 bits that were converted."""
+    return [kind for kind in _look.USUAL if notes.get(f"{kind} all")]
 
 
 def ranges(conversion: Conversion) -> list[str]:
@@ -82,7 +95,8 @@ def note_lines(notes: Mapping[str, float]) -> list[str]:
         "transparent": f"transparency, which becomes white; a fourth channel that is something else: {ALL}",
         "animated": "several frames, the first is used",
         "upper bits": "colours of 16 bits, of which the upper 8 are read; as TIFF files all are",
-        "upper bits, TIFF": "colours of 16 bits, of which the upper 8 are read; all with: pip install tifffile",
+        "upper bits, TIFF": "colours of 16 bits, of which the upper 8 are read; "
+        "all with: pip install tifffile imagecodecs",
     }
     lines += [f"{files(notes[note])} {text}" for note, text in texts.items() if notes.get(note)]
     if notes.get("not finite"):

@@ -47,7 +47,8 @@ def survey(
             unreadable, notes = _undecodable(image_places, workers or processors(), form)
     named = [f"{listing.names[index]}: {reason}" for index, reason in unreadable[:NAMED]]
     beyond = _look.beyond_centre(headers)
-    lines = _notes.conversion_lines(look.conversion, look.measured, beyond)
+    kinds = _look.kinds_in(headers)
+    lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
     return {
         "images": len(listing.names),
         **_spread([header[:2] for header in headers]),

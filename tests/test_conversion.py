@@ -164,13 +164,14 @@ def test_the_test_split_has_the_range_of_the_training_images(tmp_path):
     assert test.pixels.max() <= 57
 
 
-def test_eight_bits_stay_and_an_entry_serves_whatever_range_is_asked_for(tmp_path, cache):
+def test_eight_bits_stay_and_an_entry_serves_whatever_range_is_asked_for(tmp_path, cache, capsys):
     arrays = [random(i).integers(0, 256, (8, 8, 3), np.uint8) for i in range(4)]
     names = save(tmp_path / "a", arrays, "png")
     expected = np.stack(arrays).transpose(0, 3, 1, 2)
     for asked in (None, (0.0, 4095.0)):
         assert np.array_equal(pixels(tmp_path / "a", names, integers=asked), expected)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+    assert "becomes black to white" not in capsys.readouterr().err
 
 
 def test_entries_of_other_conversions_live_side_by_side_and_the_measured_one_is_found_again(
@@ -327,11 +328,26 @@ def test_without_tifffile_what_needs_it_is_left_out_with_the_command(tmp_path, c
     said = capsys.readouterr().err
     assert "bands.tif (a TIFF file that Pillow does not read whole: pip install tifffile)" in said
     assert (
-        "1 file has colours of 16 bits, of which the upper 8 are read; all with: pip install tifffile"
+        "1 file has colours of 16 bits, of which the upper 8 are read; all with: pip install tifffile imagecodecs"
         in said
     )
     monkeypatch.undo()
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_compression_that_tifffile_cannot_read_leaves_the_upper_bits(
+    tmp_path, capsys, monkeypatch
+):
+    tifffile = pytest.importorskip("tifffile")
+    colours = random().integers(0, 65536, (8, 8, 3)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", colours, photometric="rgb")
+
+    def read(file):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(_decode._tiff, "read", read)
+    assert np.array_equal(pixels(tmp_path, ["a.tif"])[0], (colours >> 8).transpose(2, 0, 1))
+    assert "of which the upper 8 are read; all with: pip install" in capsys.readouterr().err
 
 
 def test_a_cache_that_lacked_tifffile_is_made_again_with_it(tmp_path, monkeypatch):

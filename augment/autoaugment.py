@@ -17,12 +17,14 @@ from torch import Tensor
 from . import affine, operations, tone
 from .operations import Operations
 
-GRADED = {
+MOVING = {
     "shear_x": affine.shear_x,
     "shear_y": affine.shear_y,
     "translate_x": affine.translate_x,
     "translate_y": affine.translate_y,
     "rotate": affine.rotate,
+}
+TONAL = {
     "colour": tone.colour,
     "contrast": tone.contrast,
     "brightness": tone.brightness,
@@ -31,7 +33,7 @@ GRADED = {
     "solarise": tone.solarise,
 }
 PLAIN = {"autocontrast": tone.autocontrast, "equalise": tone.equalise, "invert": tone.invert}
-NAMES = (*GRADED, *PLAIN)
+NAMES = (*MOVING, *TONAL, *PLAIN)
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y")
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
 POLICIES: dict[str, list] = json.loads(
@@ -86,8 +88,10 @@ def _is_one_of(operation: Tensor, names: tuple[str, ...]) -> Tensor:
 def run(name: str, images: Tensor, amount: Tensor) -> Tensor:
     """One operation on uint8 images (B, C, H, W), an amount for each (B,)."""
     if name in PLAIN:
-        return PLAIN[name](images)
-    return GRADED[name](images, amount)
+        return tone.on_colours(PLAIN[name], images)
+    if name in TONAL:
+        return tone.on_colours(TONAL[name], images, amount)
+    return MOVING[name](images, amount)
 
 
 def apply(images: Tensor, draws: Operations) -> Tensor:

@@ -1,9 +1,12 @@
 """Brightness, contrast, saturation, hue, grayscale and solarise of a batch, with every sample's own strength.
 
-`planes` are levels 0..255 (C, ..., h, w) with C 3 or 1; a parameter has the shape (...), one number per sample. All
-work in place. Each equals its Pillow/torchvision counterpart up to rounding: those go back to whole levels after
-every operation (mostly downwards), these only keep within 0..255. With one channel, saturation, hue and grayscale
-change nothing, as in torchvision.
+`planes` are levels 0..255 (C, ..., h, w) with C 3 or 1, in `jitter_` any number; a parameter has the shape (...), one
+number per sample. All work in place. Each equals its Pillow/torchvision counterpart up to rounding: those go back to
+whole levels after every operation (mostly downwards), these only keep within 0..255. With one channel, saturation, hue
+and grayscale change nothing, as in torchvision.
+
+Of other numbers of channels the first three (of two the first) are the colours; each further one, say near infrared,
+is a grey image of its own, to which only brightness and contrast happen.
 """
 
 import torch
@@ -53,6 +56,20 @@ def jitter_(planes: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     All but hue are one formula (blend_) with different weights. So hue, the dear one, is done once for everybody,
     between three blends for the turns before a sample's hue and three for the turns after it.
     """
+    coloured = colours(planes)
+    _jitter_colours(coloured, order, factors)
+    for channel in range(len(coloured), len(planes)):
+        _jitter_colours(planes[channel : channel + 1], order, factors)
+    return planes
+
+
+def colours(planes: Tensor) -> Tensor:
+    """The planes that are colours: the first three, or the first where there are fewer."""
+    return planes[:3] if len(planes) >= 3 else planes[:1]
+
+
+def _jitter_colours(planes: Tensor, order: Tensor, factors: Tensor) -> None:
+    """The four operations on one or three planes."""
     factor = factors.gather(-1, order).movedim(-1, 0)  # (4, ...) by turn
     operation = order.movedim(-1, 0)
     is_hue = operation == HUE
@@ -62,7 +79,6 @@ def jitter_(planes: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     hue_(planes, factors[..., HUE])
     for turn in range(1, 4):
         _blend_where(planes, after[turn] & ~is_hue[turn], operation[turn], factor[turn])
-    return planes
 
 
 def _blend_where(planes: Tensor, active: Tensor, operation: Tensor, factor: Tensor) -> None:

@@ -83,7 +83,8 @@ class RandAugment:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
         plain = [partial(_run_plain, run) for run in PLAIN.values()]
         moving = [partial(run, fill=self.fill) for run in MOVING.values()]
-        return operations.apply(images, draws, [*plain, *TONAL.values(), *moving])
+        tonal = [partial(tone.on_colours, run) for run in TONAL.values()]
+        return operations.apply(images, draws, [*plain, *tonal, *moving])
 
 
 def read(spec: str, fill: affine.Fill = affine.FILL) -> RandAugment:
@@ -140,4 +141,4 @@ def amounts(operation: Tensor, magnitude: Tensor, sign: Tensor, increasing: bool
 
 def _run_plain(run: Callable[[Tensor], Tensor], images: Tensor, _: Tensor) -> Tensor:
     """An operation that has no amount."""
-    return run(images)
+    return tone.on_colours(run, images)

@@ -2,8 +2,10 @@
 
 All take images (B, C, H, W) uint8 on any device and, where they have one, an amount per sample (B,), and return uint8.
 The enhancing operations blend with a degenerate image: factor 1 keeps the image, 0 gives the degenerate one, others
-extrapolate. C is 3 (red, green, blue) or 1.
+extrapolate. C is 3 (red, green, blue) or 1; `on_colours` takes any number.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,6 +14,21 @@ from .device import send
 
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 weights in 16-bit fixed point
 _HALF = 0x8000  # in the same, for rounding
+
+
+def on_colours(operation: Callable[..., Tensor], images: Tensor, *amount: Tensor) -> Tensor:
+    """An operation on images of any number of channels, of which the first three, of two the first, are colours.
+
+    Each further one, say near infrared, is a grey image of its own, to which only brightness and contrast happen.
+    """
+    channels = images.shape[1]
+    if channels in (1, 3):
+        return operation(images, *amount)
+    coloured = 3 if channels > 3 else 1
+    parts = [operation(images[:, :coloured], *amount)]
+    for plane in images[:, coloured:].split(1, dim=1):
+        parts.append(operation(plane, *amount) if operation in (brightness, contrast) else plane)
+    return torch.cat(parts, 1)
 
 
 def invert(images: Tensor) -> Tensor:

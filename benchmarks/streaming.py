@@ -15,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ from PIL import Image
 from benchmarks._machine import machine, status
 from multicrop import cli
 from multicrop.datasets import _decode
+from multicrop.datasets._convert import Form
 from multicrop.datasets._stream import Streamed
 from multicrop.engine.batches import Batches
 from multicrop.registry import source
@@ -128,7 +130,7 @@ def torchvision(share: tuple[list[str], int]) -> None:
 
 def decoder(share: tuple[list[str], int]) -> None:
     for path in share[0]:
-        _decode.read(path, share[1], False)
+        _decode.read(path, Form(share[1], exact=False), Counter())
 
 
 def memory(r: Recipe, paths: list[str], workers: int) -> list[dict[str, float]]:

@@ -12,6 +12,7 @@ from multicrop import registry
 from multicrop.commands._data import pretraining_images, training_source
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
+from multicrop.config.data import PIXEL_FLAGS
 from multicrop.config.flags import from_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
@@ -23,7 +24,7 @@ MEASURED = 2000  # images, at most, spread evenly over the set
 UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
 SLOW = 1.0  # seconds after which no further step is timed
 # Chosen, although they may change when a run goes on
-OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq")
+OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq", *PIXEL_FLAGS)
 # Of other backbones the names say the sizes
 SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._conversion import check_channels, conversion_of
 from multicrop.config.data import NEW_COLUMNS, DataSettings
 from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions
+from multicrop.datasets._convert import Conversion
+from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
@@ -21,13 +23,17 @@ RGB = ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class DataOrigin:
-    """A data set, its folder, and the side in pixels at which its image files were stored (None: not said)."""
+    """A data set, its folder, and how its image files become pixels."""
 
     dataset: str
     datapath: str
     source_size: int | None
+    """The side in pixels at which its image files were stored (None: not said)."""
     columns: tuple[tuple[str, str], ...] = ()
     """Flags that name columns, and their values."""
+    conversion: Conversion = Conversion()
+    channels: str = "auto"
+    """What --channels says."""
 
     @property
     def source(self) -> Source:
@@ -46,8 +52,14 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
         recipe = metadata.recipe
     datapath = data.datapath or recipe.get("datapath") or "./data"
     inherited = {name: recipe[name] for name in NEW_COLUMNS if recipe.get(name)}
-    columns = tuple({**inherited, **data.columns}.items())
-    return DataOrigin(dataset, datapath, data.source_size or recipe.get("source_size"), columns)
+    return DataOrigin(
+        dataset,
+        datapath,
+        data.source_size or recipe.get("source_size"),
+        tuple({**inherited, **data.columns}.items()),
+        conversion_of(data, dataset, metadata),
+        data.channels,
+    )
 
 
 def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
@@ -101,17 +113,18 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     data = recipe.data
     data_set = training_source(data)
     other = knn_source(recipe.run)  # wrong names are said before a long decoding
-    options = load_options(
-        data, resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
-    )
+    source_size = resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
+    options = replace(load_options(data, source_size), conversion=conversion_of(data, data.dataset))
     probe = None
     with ranks.first_on_node():
         images = data_set.load(data.datapath, "train", options)
+        check_channels(images, data.channels, data.dataset)
         if other is not None and recipe.run.knn_freq:
             datapath = recipe.run.knn_datapath or "./data"
-            probe = probe_images(other, datapath, options, images)
+            probe = probe_images(other, datapath, like(options, images), images)
         elif images.labels is not None and recipe.run.knn_freq:
-            probe = ProbeImages(images, data_set.load(data.datapath, "test", options))
+            test = data_set.load(data.datapath, "test", like(options, images))
+            probe = ProbeImages(images, test)
     say_constant_channels(data.dataset, images)
     if recipe.run.knn_freq and probe is None:
         ranks.log(
@@ -169,9 +182,13 @@ def labelled_images(
     One process of each node reads first: downloads and caches are made once.
     """
     check_labelled(origin)  # before a long decoding
-    data_set = origin.source
+    options = replace(options, conversion=origin.conversion)
+    images: list[ImageSet] = []
     with ranks.first_on_node():
-        images = [data_set.load(origin.datapath, split, options) for split in splits]
+        for split in splits:
+            images.append(origin.source.load(origin.datapath, split, options))
+            options = like(options, images[0])
+    check_channels(images[0], origin.channels, origin.dataset)
     check_labelled(origin, *images)
     say_constant_channels(origin.dataset, images[0])
     return images

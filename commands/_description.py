@@ -4,6 +4,7 @@ from typing import Any
 
 import torch.nn as nn
 
+from multicrop.commands._conversion import described_conversion
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
@@ -20,7 +21,7 @@ def describe_pretraining(
     patch_size = getattr(backbone, "patch_size", None)
     if patch_size:
         options["patch_size"] = patch_size
-    data = {"dataset": recipe.data.dataset, **_colours_and_classes(images)}
+    data = {"dataset": recipe.data.dataset, **_of_images(images)}
     identity = batches.identity() | image_hashes(images)
     return Metadata("ssl", backbone=options, data=data, identity=identity)
 
@@ -35,7 +36,7 @@ def describe_finetuning(
 ) -> Metadata:
     """options: of its backbone. teacher: what tells its teacher from others, empty without one."""
     data = {
-        **_colours_and_classes(images),
+        **_of_images(images),
         "dataset": dataset,
         "crop_pct": recipe.augmentation.crop_pct,
     }
@@ -43,5 +44,11 @@ def describe_finetuning(
     return Metadata("finetune", backbone=options, data=data, identity=identity)
 
 
-def _colours_and_classes(images: ImageSet) -> dict[str, Any]:
-    return {"classes": list(images.classes), "mean": list(images.mean), "std": list(images.std)}
+def _of_images(images: ImageSet) -> dict[str, Any]:
+    """What whoever shows other images to the network needs to know."""
+    return {
+        "classes": list(images.classes),
+        "mean": list(images.mean),
+        "std": list(images.std),
+        **described_conversion(images),
+    }

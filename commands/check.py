@@ -11,6 +11,7 @@ from typing import Any
 
 from multicrop.config.check import Recipe
 from multicrop.datasets._archive import is_archive
+from multicrop.datasets._convert import Conversion
 from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
 from multicrop.datasets._inventory import listed, unopened_images
@@ -27,8 +28,12 @@ SIZES = (224, 128, 96, 64, 32)
 
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset, r.columns)
-    splits = splits_of(data, r.path)
-    reports = {split: report(data, r, split) for split in splits}
+    asked = Conversion(fit="auto" if data.own else "crop")
+    reports = {}
+    for split in splits_of(data, r.path):
+        reports[split] = report(data, r, split, asked)
+        # The range of values that is measured on the training images holds for the others.
+        asked = asked._replace(**reports[split].get("value_range", {}))
     if not data.labelled:
         reports["test"] = {"error": "no labels, so no test split"}
     for split, counts in reports.items():
@@ -79,12 +84,12 @@ def splits_of(data: Source, path: str) -> tuple[str, ...]:
     return (*SPLITS, "val") if data.has_validation(path) else SPLITS
 
 
-def report(data: Source, r: Recipe, split: str) -> dict[str, Any]:
+def report(data: Source, r: Recipe, split: str, asked: Conversion) -> dict[str, Any]:
     """What a split holds, or the error that reading it gives."""
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            return survey(listing, r.decode, r.workers)
+            return survey(listing, r.decode, r.workers, asked)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
         if split == "train":
@@ -121,6 +126,11 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     ranks.log(
         f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
+    if counts.get("bits"):
+        channels, bits = " or ".join(counts["channels"]), " or ".join(counts["bits"])
+        ranks.log(f"  {channels} channels of {bits} bits")
+    for line in counts.get("notes", ()):
+        ranks.log(f"  {line}")
     for name in counts["unreadable_images"]:
         ranks.log(f"  unreadable: {name}")
     for name in counts.get("unreadable_classes", ()):

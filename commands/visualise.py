@@ -5,6 +5,7 @@
 Checkpoint -> images -> crops and attention -> PNG files.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def pick_images(recipe: Recipe, file: Pretrained) -> Tensor:
     data_set = origin.source
     split = recipe.split if data_set.labelled else "train"  # a set without labels has no other
     size = resolve_source_size(origin.source_size, file.metadata.recipe["image_size"], crops=True)
-    pixels = data_set.load(origin.datapath, split, load_options(data, size)).pixels
+    options = replace(load_options(data, size), conversion=origin.conversion)
+    pixels = data_set.load(origin.datapath, split, options).pixels
     count = min(recipe.images, len(pixels))
     return pixels[torch.linspace(0, len(pixels) - 1, count).long()]
 

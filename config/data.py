@@ -1,8 +1,14 @@
 """Which images: the settings of a data set, a part of every recipe that reads one."""
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any, Literal
 
-from .checks import AT_LEAST_1, check_values
+from .checks import AT_LEAST_1, check_values, require
+
+PIXEL_FLAGS: dict[str, Any] = {"fit": None, "channels": "auto", "value_range": None}
+"""Flags that say how files become pixels, and what they were in runs that did not have them. A resumed run may state
+them or not: its pixels are compared."""
 
 NEW_COLUMNS = dict.fromkeys(("image_column", "label_column", "split_column"))
 """What older runs did not have: each was left open."""
@@ -26,8 +32,24 @@ class Reading:
     workers: int | None = None
     """Processes per rank that decode streamed images (None: one per processor)."""
 
+    fit: Literal["crop", "squeeze", "pad"] | None = None
+    """How image files that are not square become squares: their centre, resized in both directions, or with a border of
+    their mean colour (None: as for the weights; else crop, and for one's own images squeeze where a crop would leave
+    out more than 40 % of the pixels)."""
+    channels: Literal["auto", "1", "3", "all"] = "auto"
+    """Channels of image files that are used: grey, red green blue, or every channel and page of the files, of which the
+    first three are taken as colours (auto: as for the weights, else 3)."""
+    value_range: tuple[float, float] | None = None
+    """Values that become black and white, of image files of more than 8 bits (None: as for the weights, else measured
+    on the training images)."""
+
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "source_size", "workers")
+        if self.value_range is not None:
+            low, high = self.value_range
+            words = "must be two numbers, the first below the second"
+            holds = isfinite(low) and isfinite(high) and low < high
+            require(holds, "value_range", self.value_range, words)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from .augmentation import Augmentation
 from .backbone import NEW_OPTIONS, BackboneSettings
 from .checks import AT_LEAST_1, SHARE_BELOW_1, check_values, require
-from .data import NEW_COLUMNS, DataSettings
+from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
 from .machine import RunSettings
 from .optimisation import FinetuneOptimisation
 from .teaching import Teaching
@@ -89,11 +89,11 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
-        "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size",
+        "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | {
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
         "validation": "held_out",
     }  # fmt: skip

@@ -18,7 +18,7 @@ from .checks import (
     check_values,
     require,
 )
-from .data import NEW_COLUMNS, DataSettings
+from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
 from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
 from .machine import RunSettings
@@ -243,10 +243,11 @@ class Recipe:
         "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
         "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images", "knn_dataset", "knn_datapath",
         "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
+        *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
-    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | {
+    ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "crop_flip": 0.5, "sigreg_share": 0.05, "pretrained_weights": None, "checkpoint_key": "teacher",
         "extend_epochs": None, "knn_dataset": None, "knn_datapath": None,
     }  # fmt: skip

@@ -15,8 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, Union
 
-from . import _decode
-from ._decode import Place
+from . import _bytes
+from ._bytes import Place
 from ._split_names import is_split_name
 
 ZIP = (".zip",)
@@ -92,7 +92,7 @@ class ArchiveFolder:
     def read_text(self) -> str:
         """The content of a text file."""
         with tempfile.TemporaryDirectory() as work, self.places([""], Path(work)) as (place,):
-            return _decode.content(place).decode()
+            return _bytes.content(place).decode()
 
     def stamp(self, names: list[str]) -> bytes:
         """Of the archive as a whole: its size and modification time."""

@@ -1,8 +1,9 @@
 """The image cache: files decoded once, in parallel, into one memory-mapped file of uint8 pixels.
 
 It lies in $MULTICROP_CACHE or ~/.cache/multicrop. The key of an entry is a hash of the files' names, byte sizes and
-modification times and of the stored side, so a folder that changes gives a new entry, and the old one of the same
-folder is removed. An entry is built under a lock, in a temporary folder that is renamed when complete.
+modification times and of the stored side, so a folder that changes gives a new entry, and the old ones of the same
+folder are removed. One of the same files, converted in another way, has a name of its own. An entry is built under a
+lock, in a temporary folder that is renamed when complete.
 """
 
 import contextlib
@@ -21,12 +22,14 @@ import filelock
 import numpy as np
 import torch
 
+from . import _notes, _tiff
+from ._bytes import is_allowed_now
 from ._console import say_once
-from ._decode import is_allowed_now
+from ._convert import AS_PUBLISHED, Conversion
 from ._decode_all import decode_all
 from ._places import Root, places, stamp
 
-FORMAT = 1  # raise it when the stored pixels change for the same files
+FORMAT = 2  # raise it when the stored pixels change for the same files
 NAMED = 10  # unreadable images that a message names
 
 
@@ -35,7 +38,7 @@ class Cached:
     """Readable images of a list of files."""
 
     pixels: torch.Tensor
-    """uint8 (N, 3, S, S) over the memory map; changes to it stay in this process."""
+    """uint8 (N, C, S, S) over the memory map; changes to it stay in this process."""
     kept: torch.Tensor
     """int64 (N,): which of the files each is."""
     mean: tuple[float, ...]
@@ -44,6 +47,10 @@ class Cached:
     """Standard deviation per channel, in units of 0..1."""
     skipped: list[tuple[int, str]]
     """(index, reason) of the files that are not readable."""
+    conversion: Conversion
+    """How files became pixels, nothing left open."""
+    lines: list[str]
+    """What was chosen, dropped or replaced, for people."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Job:
     names: list[str]
     source_size: int
     part: str
+    conversion: Conversion
 
     @property
     def identity(self) -> list[str]:
@@ -71,20 +79,31 @@ class Job:
         files = stamp(self.root, self.names)
         return _digest(files, self.source_size, FORMAT)[:24]
 
+    def way(self) -> str:
+        """The part that changes with what is asked of their conversion."""
+        return _digest(json.dumps(self.conversion).encode())[:8]
 
-def load_cached(root: Root, names: list[str], source_size: int, part: str = "") -> Cached:
+
+def load_cached(
+    root: Root,
+    names: list[str],
+    source_size: int,
+    part: str = "",
+    conversion: Conversion = AS_PUBLISHED,
+) -> Cached:
     """The images root/name, from the cache or decoded into it first. `part` tells apart lists of one root.
 
     Images that are all square, of one side and not larger than source_size are stored as they are; otherwise each is
-    resized (shorter side, bicubic, antialiased) and centre-cropped to source_size. Unreadable images are left out and
-    named on standard error. ValueError when all are unreadable, OSError when the cache cannot be written.
+    brought to source_size (bicubic, antialiased) as the conversion says. Unreadable images are left out and named on
+    standard error, as is what was chosen or dropped. ValueError when all are unreadable, OSError when the cache cannot
+    be written.
     """
     folder = cache_folder()
-    job = Job(root.resolve(), names, source_size, part)
-    stem = job.stem()
-    entry = folder / f"{stem}-{job.key()}"
+    job = Job(root.resolve(), names, source_size, part, conversion)
+    stem = f"{job.stem()}-{job.key()}"
     with _explain_errors(folder):
-        cached = _open(entry, len(names)) or _build_or_wait(entry, stem, job)
+        cached = _find(folder, stem, job) or _build_or_wait(folder, stem, job)
+    _notes.say(job.root, cached.lines)
     _name_skipped(job, cached.skipped)
     return cached
 
@@ -106,23 +125,60 @@ def _digest(*parts: bytes | int) -> str:
 # Reading an entry
 
 
-def _open(entry: Path, count: int) -> Cached | None:
-    """An entry of `count` files; None when it is absent or damaged."""
-    file = entry / "pixels.bin"
+def _find(folder: Path, stem: str, job: Job) -> Cached | None:
+    """An entry of these files whose pixels are those that are asked for; None when there is none."""
+    entries = sorted(folder.glob(f"{glob.escape(stem)}-*"))
+    for entry in entries:
+        cached = _open(entry, job)
+        if cached is not None:
+            return cached
+    return None
+
+
+def _open(entry: Path, job: Job) -> Cached | None:
+    """An entry of the job's files; None when it is absent, damaged, or converted in another way."""
+    file, count = entry / "pixels.bin", len(job.names)
     try:
         meta = json.loads((entry / "meta.json").read_text())
+        asked, conversion = _conversion(meta["asked"]), _conversion(meta["conversion"])
+        if not _is_wanted(job.conversion, asked, conversion):
+            return None
+        notes = meta["notes"]
+        if notes.get("needs tifffile") and _tiff.installed():
+            return None
         skipped = [(index, reason) for index, reason in meta["skipped"]]
-        shape = (count - len(skipped), 3, meta["side"], meta["side"])
+        shape = (count - len(skipped), conversion.channels, meta["side"], meta["side"])
         if file.stat().st_size != np.prod(shape, dtype=np.int64):
             return None
         if any(is_allowed_now(reason) for _, reason in skipped):
             return None
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        kinds = _notes.kinds_in(notes)
+        lines = _notes.conversion_lines(conversion, meta["measured"], meta["beyond_centre"], kinds)
+        lines += _notes.note_lines(notes)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
     readable = torch.ones(count, dtype=torch.bool)
     readable[[index for index, _ in skipped]] = False
-    return Cached(_map(file, shape), readable.nonzero()[:, 0], mean, std, skipped)
+    kept = readable.nonzero()[:, 0]
+    return Cached(_map(file, shape), kept, mean, std, skipped, conversion, lines)
+
+
+def _conversion(values: list) -> Conversion:
+    """As it was before it was written as JSON."""
+    fit, channels, whole, *ranges = values
+    integers, floats = (tuple(limits) if limits else None for limits in ranges)
+    return Conversion(fit, channels, whole, integers, floats)
+
+
+def _is_wanted(wanted: Conversion, asked: Conversion, made: Conversion) -> bool:
+    """Whether an entry that was asked for as `asked` and became `made` has the pixels of what is wanted now."""
+    if wanted in (asked, made):
+        return True
+    # A range does not matter to files of 8 bits.
+    without = wanted._replace(integers=None, floats=None)
+    is_8_bit = made.integers is None and made.floats is None
+    return is_8_bit and without in (asked._replace(integers=None, floats=None), made)
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
@@ -151,28 +207,30 @@ def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
 # Building an entry
 
 
-def _build_or_wait(entry: Path, stem: str, job: Job) -> Cached:
+def _build_or_wait(folder: Path, stem: str, job: Job) -> Cached:
     """The entry, built by this process or by another that is at it."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(entry.parent / f"{stem}.lock"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder / f"{job.stem()}.lock"):
         # Another process may have built it while this one waited.
-        cached = _open(entry, len(job.names))
+        cached = _find(folder, stem, job)
         if cached is None:
-            _say_other_sides(entry.parent, job)
+            _say_other_sides(folder, job)
+            entry = folder / f"{stem}-{job.way()}"
             _build(entry, stem, job)
-            cached = _open(entry, len(job.names))
+            cached = _open(entry, job)
     assert cached is not None
     return cached
 
 
 def _say_other_sides(folder: Path, job: Job) -> None:
     """Say why files that were decoded before are decoded again. Pixels resized twice differ, so none are reused."""
-    sides = []
+    sides = set()
     for path in folder.glob("*/meta.json"):
         with contextlib.suppress(OSError, ValueError):
             meta = json.loads(path.read_text())
             if meta.get("of") == job.identity:
-                sides.append(meta["source_size"])
+                sides.add(meta["source_size"])
+    sides.discard(job.source_size)
     if sides:
         flags = " and ".join(f"--source_size {side}" for side in sorted(sides))
         print(
@@ -182,16 +240,19 @@ def _say_other_sides(folder: Path, job: Job) -> None:
 
 
 def _build(entry: Path, stem: str, job: Job) -> None:
-    """Decode into a temporary folder and rename it to `entry`. The lock of `stem` is held."""
-    # What is there is outdated, damaged, or left by a killed process.
-    for old in entry.parent.glob(f"{glob.escape(stem)}-*"):
-        shutil.rmtree(old, ignore_errors=True)
-    work = entry.parent / f"{stem}-building"
+    """Decode into a temporary folder and rename it to `entry`. The lock of the job's stem is held."""
+    # What is there of other files is outdated, or left by a killed process; `entry` itself is damaged.
+    for old in entry.parent.glob(f"{glob.escape(job.stem())}-*"):
+        if old == entry or not old.name.startswith(stem):
+            shutil.rmtree(old, ignore_errors=True)
+    work = entry.parent / f"{job.stem()}-building"
     work.mkdir()
     try:
         title = f"decoding {job.root}"
         with places(job.root, job.names, work) as image_places:
-            stored = decode_all(image_places, work / "pixels.bin", job.source_size, title)
+            stored = decode_all(
+                image_places, work / "pixels.bin", job.source_size, title, job.conversion
+            )
         skipped = stored["skipped"]
         if len(skipped) == len(job.names):
             index, reason = skipped[0]
@@ -199,8 +260,8 @@ def _build(entry: Path, stem: str, job: Job) -> None:
             raise ValueError(
                 f"none of the {len(skipped)} images in {job.root} is readable; {example}"
             )
-        meta = {"of": job.identity, "source_size": job.source_size, **stored}
-        (work / "meta.json").write_text(json.dumps(meta))
+        asked = {"of": job.identity, "source_size": job.source_size, "asked": job.conversion}
+        (work / "meta.json").write_text(json.dumps({**asked, **stored}))
         os.replace(work, entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -1,164 +1,193 @@
 """Decode images; run as a program, it is a decoding worker (_workers.py).
 
 The worker is a program of its own, not a multiprocessing child, because those import the main script again (torch,
-seconds each) or fork a process that already has threads. So this file imports Pillow and numpy only.
+seconds each) or fork a process that already has threads. So this file and its parts import Pillow and numpy only.
 
-An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file, or
-[file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
+What an image's place is: _bytes.py.
 """
 
-import functools
-import io
+import contextlib
 import json
 import os
 import re
 import signal
-import struct
 import sys
-import warnings
-import zlib
-from typing import BinaryIO
+from collections import Counter
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-Place = str | list
-MAX_PIXELS = "MULTICROP_MAX_IMAGE_PIXELS"
+if TYPE_CHECKING or __package__:
+    from . import _convert, _tiff
+    from ._bytes import (
+        MAX_PIXELS,
+        UNREADABLE,
+        Place,
+        file_of,
+        file_or_bytes,
+        is_tiff,
+        open_image,
+    )
+    from ._convert import Conversion, Form, NoRange, Notes, OtherSize
+else:  # run as a program: its parts lie beside it
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import _convert
+    import _tiff
+    from _bytes import (
+        MAX_PIXELS,
+        UNREADABLE,
+        Place,
+        file_of,
+        file_or_bytes,
+        is_tiff,
+        open_image,
+    )
+    from _convert import (
+        Conversion,
+        Form,
+        NoRange,
+        Notes,
+        OtherSize,
+    )
+
 ORIENTATION = 0x0112  # the EXIF tag
-UNREADABLE = (  # what Pillow raises for damaged bytes
-    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
-    zlib.error, Image.DecompressionBombError,
-)  # fmt: skip
 
 
-class OtherSize(Exception):
-    """An image is not of the side that all were expected to have."""
+class Header(NamedTuple):
+    """What a file says of its image before it is decoded."""
+
+    width: int
+    height: int
+    channels: int
+    """All that the file has, those of its pages included."""
+    bits: str
+    """Of each value: 8, 16, 32, or float."""
+    format: str
 
 
-def read(place: Place, side: int, exact: bool) -> np.ndarray:
-    """One image as uint8 (3, side, side), upright and RGB.
-
-    exact: it is stored as it is, OtherSize when it has another size. Otherwise the shorter side is resized to `side`
-    (bicubic, antialiased) and the centre is kept.
-    """
-    with open_image(place) as image:
-        if not exact:
-            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side.
-            image.draft(None, (2 * side, 2 * side))
-        upright = image
-        if orientation(image) != 1:
-            upright = ImageOps.exif_transpose(image)
-        if exact and upright.size != (side, side):
-            raise OtherSize(file_of(place))
-        return np.asarray(centre_square(rgb(upright), side)).transpose(2, 0, 1)
-
-
-def open_image(place: Place) -> Image.Image:
-    """The image, its pixels not decoded yet. One of UNREADABLE when that cannot be."""
-    allow_pixels()
-    file = place if isinstance(place, str) else io.BytesIO(content(place))
+def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
+    """One image as uint8 (C, side, side), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
     try:
-        return Image.open(file)
-    except UnidentifiedImageError:
-        if not register_heif():
+        image = open_image(place)
+    except Image.UnidentifiedImageError:
+        if not is_tiff(place):
             raise
-        return Image.open(file)
+        return _convert.convert_planes(_tiff.read(file_or_bytes(place)), 1, form, notes)
+    with image:
+        if not form.exact:
+            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side.
+            image.draft(None, (2 * form.side, 2 * form.side))
+        planes = whole_planes(image, place, form.conversion, notes)
+        turn = orientation(image)
+        if planes is not None:
+            return _convert.convert_planes(planes, turn, form, notes)
+        return _convert.convert(image, turn, form, notes)
 
 
-@functools.cache
-def register_heif() -> bool:
-    """Let Pillow open HEIC files too, as phones write them, if the package pillow-heif is installed."""
-    try:
-        import pillow_heif
-    except ImportError:
+def whole_planes(
+    image: Image.Image, place: Place, conversion: Conversion, notes: Notes
+) -> np.ndarray | None:
+    """Pages and channels (P, C, H, W) of an image of which Pillow's own would be a part; None where they are all.
+
+    What is dropped is noted.
+    """
+    if image.format == "TIFF":
+        loses = loses_bits(image)
+        readable = not (loses and _tiff.is_planar(image))  # by Pillow
+        is_part = conversion.whole and _tiff.is_cut(image)
+        if is_part or not readable:
+            return _tiff.read(file_or_bytes(place))
+        if loses and _tiff.installed():
+            with contextlib.suppress(
+                ValueError
+            ):  # compressed in a way that needs yet another package
+                return _tiff.read(file_or_bytes(place))
+        pages = image.n_frames  # type: ignore[attr-defined]  # it is a TiffImageFile
+        if pages > 1 and conversion.whole:
+            return _tiff.page_stack(image)[:, None]
+        _convert.note_dropped(notes, pages, _tiff.samples(image) if _tiff.is_cut(image) else 1)
+        notes["upper bits, TIFF"] += loses
+        notes["needs tifffile"] += loses and not _tiff.installed()
+    elif image.format != "JPEG":
+        if getattr(image, "is_animated", False):
+            notes["animated"] += 1
+        if loses_bits(image):
+            notes["upper bits"] += 1
+    return None
+
+
+def loses_bits(image: Image.Image) -> bool:
+    """Whether Pillow gives the upper 8 bits of the values of this opened image only: colours of 16 bits.
+
+    Once it is decoded, no header says so any more.
+    """
+    tiles = image.tile  # type: ignore[attr-defined]  # an opened file has them
+    if _convert.is_deep(image.mode) or not tiles:
         return False
-    pillow_heif.register_heif_opener()
-    return True
+    if image.format == "TIFF":
+        return _tiff.bits(image) > 8
+    decoding = tiles[0][3]
+    if image.format == "PPM":
+        return isinstance(decoding, tuple) and decoding[-1] > 255
+    return ";16" in (decoding if isinstance(decoding, str) else str(decoding))
 
 
-@functools.cache
-def allow_pixels() -> None:
-    """Let Pillow open images of as many pixels as most_pixels() says, without warnings on large ones."""
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-    most = most_pixels()
-    if most:
-        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses more than twice this
+def header(place: Place) -> Header | None:
+    """What a file says of its image; None when it is not readable."""
+    try:
+        image = open_image(place)
+    except UNREADABLE:
+        return tiff_header(place)
+    with image:
+        pages, channels = 1, _convert.channels_of(image)
+        bits = "8"
+        if _convert.is_deep(image.mode):
+            bits = "float" if image.mode == "F" else "16" if image.mode.startswith("I;") else "32"
+        elif loses_bits(image):
+            bits = "16"
+        if image.format == "TIFF":
+            pages = image.n_frames  # type: ignore[attr-defined]
+            channels = max(channels, _tiff.samples(image))
+        return Header(*image.size, pages * channels, bits, str(image.format))
 
 
-def most_pixels() -> int | None:
-    """$MULTICROP_MAX_IMAGE_PIXELS, the pixels of the largest image that may be decoded; None: Pillow's own limit."""
-    most = os.environ.get(MAX_PIXELS)
-    if not most:
+def tiff_header(place: Place) -> Header | None:
+    """The same of a TIFF file that Pillow cannot open."""
+    try:
+        if not is_tiff(place):
+            return None
+        pages, channels, height, width, type_name = _tiff.shape(file_or_bytes(place))
+    except UNREADABLE:
         return None
-    if not most.isdecimal() or int(most) < 1:
-        raise ValueError(
-            f"{MAX_PIXELS}={most} is no number of pixels: give a whole number of at least 1"
-        )
-    return int(most)
+    bits = "float" if "float" in type_name else type_name.lstrip("uint")
+    return Header(width, height, pages * channels, bits, "TIFF")
 
 
-def is_allowed_now(reason: str) -> bool:
-    """Whether an image that was unreadable for this reason was only too large then, and is not any more."""
-    most = most_pixels()
-    too_large = re.match(rf"(\d+) pixels are more than .*{MAX_PIXELS}", reason)
-    return bool(most and too_large and int(too_large[1]) <= most)
+def deep_values(place: Place, conversion: Conversion) -> np.ndarray | None:
+    """The values of an image of more than 8 bits as its file has them, of the channels in use; None of others."""
+    try:
+        image = open_image(place)
+    except Image.UnidentifiedImageError:
+        if not is_tiff(place):
+            raise
+        return used(_tiff.read(file_or_bytes(place)), conversion)
+    with image:
+        planes = whole_planes(image, place, conversion, Counter())
+        if planes is None and _convert.is_deep(image.mode):
+            planes = np.asarray(image)[None, None]
+    return None if planes is None or planes.dtype == np.uint8 else used(planes, conversion)
 
 
-def content(place: Place) -> bytes:
-    """The bytes of an image's file. OSError when they are not those that were stored."""
-    if isinstance(place, str):
-        with open(place, "rb") as image:
-            return image.read()
-    file, offset, length, *member = place
-    with open(file, "rb") as stored:
-        stored.seek(offset)
-        if member:
-            return unzip(stored, length, *member)
-        return read_exactly(stored, length)
-
-
-def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
-    """A member of a zip file whose local header comes next, stored in `packed` bytes."""
-    header = read_exactly(stored, 30)
-    name, extra = struct.unpack("<HH", header[26:])  # lengths of the fields that follow the header
-    stored.seek(name + extra, io.SEEK_CUR)
-    data = read_exactly(stored, packed)
-    if compressed:
-        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length + 1)
-    if header[:4] != b"PK\3\4" or len(data) != length or zlib.crc32(data) != crc:
-        raise OSError("damaged inside the archive")
-    return data
-
-
-def read_exactly(stored: BinaryIO, length: int) -> bytes:
-    """So many bytes. OSError when the file ends before."""
-    data = stored.read(length)
-    if len(data) != length:
-        raise OSError("the file ends before it")
-    return data
-
-
-def file_of(place: Place) -> str:
-    """The file that holds an image."""
-    return place if isinstance(place, str) else str(place[0])
+def used(pages: np.ndarray, conversion: Conversion) -> np.ndarray:
+    """Of pages and channels (P, C, H, W) those that a conversion keeps."""
+    return pages if conversion.whole else pages[:1, :3]
 
 
 def size(place: Place) -> tuple[int, int] | None:
     """Width and height from the header; None when it is not readable."""
-    try:
-        with open_image(place) as image:
-            return image.size
-    except UNREADABLE:
-        return None
-
-
-def square_side(place: Place) -> int | None:
-    """The side of a square image, from its header; None when it is not square or not readable."""
-    width_and_height = size(place)
-    if width_and_height is None:
-        return None
-    width, height = width_and_height
-    return width if width == height else None
+    found = header(place)
+    return None if found is None else found[:2]
 
 
 def orientation(image: Image.Image) -> int:
@@ -169,55 +198,35 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB; what is transparent becomes white."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(eight_bits(np.asarray(image)))
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+class Rows(NamedTuple):
+    """Decoded images."""
+
+    pixels: np.ndarray
+    """uint8 (N, C, side, side); those that cannot be read are black."""
+    unreadable: list[list]
+    """[row, reason] of each of these."""
+    notes: Notes
+    """What was dropped or replaced, and how often."""
 
 
-def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Greyscale of 16 bits, of 32 bits, or floating point (0..1, or 0..255) as uint8."""
-    scale = 1.0
-    if values.dtype.kind == "f":
-        scale = 255.0 if values.max() <= 1 else 1.0
-    elif values.dtype.itemsize == 2 or values.max() > 255:
-        scale = 1 / 257  # 65535 becomes 255; Pillow's own conversion would clip at 255
-    return np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
-
-
-def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """Resize the largest square in the middle."""
-    if image.size == (side, side):
-        return image
-    short = min(image.size)
-    left = (image.width - short) / 2
-    top = (image.height - short) / 2
-    box = (left, top, left + short, top + short)
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-
-
-def decode_rows(places: list[Place], side: int, exact: bool) -> tuple[np.ndarray, list[list]]:
-    """uint8 (N, 3, side, side) and [[row, reason]] of those that cannot be read, which are black."""
-    pixels = np.zeros((len(places), 3, side, side), np.uint8)
-    unreadable = []
+def decode_rows(places: list[Place], form: Form) -> Rows:
+    """NoRange and OtherSize where the form is not that of these images."""
+    rows = Rows(np.zeros((len(places), *form.shape), np.uint8), [], Counter())
     for row, place in enumerate(places):
         try:
-            pixels[row] = read(place, side, exact)
+            rows.pixels[row] = read(place, form, rows.notes)
         except UNREADABLE as error:
-            unreadable.append([row, one_line(error, place)])
-    return pixels, unreadable
+            rows.notes["needs tifffile"] += isinstance(error, _tiff.NoTifffile)
+            rows.unreadable.append([row, one_line(error, place)])
+    return rows
 
 
-def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: bool) -> dict:
+def decode(out: BinaryIO, start: int, places: list[Place], form: Form) -> dict[str, Any]:
     """Write the images as rows start, start + 1, ... of `out`.
 
-    Returns {count, unreadable: [[row, reason]], sums, squares}; the sums are per channel.
+    Returns {count, unreadable: [[row, reason]], notes, sums, squares}; the sums are per channel.
     """
-    pixels, unreadable = decode_rows(places, side, exact)
+    pixels, unreadable, notes = decode_rows(places, form)
     out.seek(start * pixels[0].nbytes)
     out.write(pixels.data)
     out.flush()  # so that a full disk is an error here
@@ -227,6 +236,7 @@ def decode(out: BinaryIO, start: int, places: list[Place], side: int, exact: boo
     return {
         "count": len(places),
         "unreadable": [[start + row, reason] for row, reason in unreadable],
+        "notes": +notes,
         "sums": sums.tolist(),
         "squares": squares.tolist(),
     }
@@ -244,26 +254,33 @@ def one_line(error: BaseException, place: Place) -> str:
     return " ".join(reason.split()) or type(error).__name__
 
 
-def serve_file(side: int, exact: bool, path: str) -> None:
+def serve_file(form: Form, path: str) -> None:
     """Reply to each line [start, places] on standard input with a line on standard output; the pixels go to a file."""
     with open(path, "r+b") as out:
         for line in sys.stdin:
             start, places = json.loads(line)
             try:
-                reply = decode(out, start, places, side, exact)
-            except OtherSize as error:
-                reply = {"other_size": str(error)}
+                reply = decode(out, start, places, form)
+            except OtherSize:
+                reply = {"other_size": True}
+            except NoRange as error:
+                reply = {"no_range": str(error)}
             except OSError as error:
                 reply = {"error": error.strerror or str(error)}
             print(json.dumps(reply), flush=True)
 
 
-def serve_stream(side: int) -> None:
-    """Reply to each line of places with a line {unreadable} and the pixels' bytes, until the input ends."""
+def serve_stream(form: Form) -> None:
+    """Reply to each line of places with a line {unreadable, notes} and the pixels' bytes, until the input ends."""
+    out = sys.stdout.buffer
     for line in sys.stdin:
-        pixels, unreadable = decode_rows(json.loads(line), side, False)
-        reply = json.dumps({"unreadable": unreadable})
-        out = sys.stdout.buffer
+        try:
+            pixels, unreadable, notes = decode_rows(json.loads(line), form)
+        except NoRange as error:
+            out.write(json.dumps({"no_range": str(error)}).encode() + b"\n")
+            out.flush()
+            continue
+        reply = json.dumps({"unreadable": unreadable, "notes": +notes})
         out.write(reply.encode() + b"\n")
         out.write(pixels.data)
         out.flush()
@@ -276,14 +293,20 @@ def ignore_signals() -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
+def form_of(word: str) -> Form:
+    """A form from the JSON that a worker is started with."""
+    side, exact, conversion = json.loads(word)
+    return Form(side, exact, Conversion(*conversion))
+
+
 def main(words: list[str]) -> None:
-    """`stream SIDE`, or `exact SIDE FILE`, or `fit SIDE FILE`."""
+    """`stream FORM`, or `file FORM PATH`."""
     ignore_signals()
+    form = form_of(words[1])
     if words[0] == "stream":
-        serve_stream(int(words[1]))
+        serve_stream(form)
     else:
-        kind, side, path = words
-        serve_file(int(side), kind == "exact", path)
+        serve_file(form, words[2])
 
 
 if __name__ == "__main__":

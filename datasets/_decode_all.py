@@ -1,9 +1,11 @@
 """Decode a list of images into one file of uint8 pixels, in parallel, and measure them on the way."""
 
 import contextlib
+import json
+import math
 import os
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from . import _decode
+from . import _decode, _look
 from ._console import progress
-from ._decode import Place
+from ._convert import AS_PUBLISHED, Conversion, Form, NoRange, OtherSize
+from ._decode import Header, Place
 from ._workers import Worker, processors
 
 CHUNK = 64  # images per request to a worker
@@ -27,40 +30,44 @@ class Output:
     """The file that rows of pixels are written to."""
 
     file: Path
-    side: int
-    """Side of all images in pixels."""
-    exact: bool
-    """All images have that side, and are stored as they are. Otherwise they are resized to it."""
+    form: Form
 
     @property
     def row(self) -> int:
         """Bytes of an image."""
-        return 3 * self.side * self.side
+        return math.prod(self.form.shape)
 
 
-def decode_all(places: list[Place], file: Path, source_size: int, title: str) -> dict[str, Any]:
-    """Write the readable images to `file`, uint8 (N, 3, side, side).
+def decode_all(
+    places: list[Place], file: Path, source_size: int, title: str, asked: Conversion = AS_PUBLISHED
+) -> dict[str, Any]:
+    """Write the readable images to `file`, uint8 (N, C, side, side).
 
-    Returns {side, skipped: [[index, reason]], mean, std}. Images that are all square, of one side and not larger than
-    source_size are stored as they are, otherwise all are resized to source_size. OSError without room for them.
+    Returns {side, skipped: [[index, reason]], mean, std, conversion, measured, notes, beyond_centre}: how they were
+    converted where that was left open, and what was dropped. Images that are all square, of one side and not larger
+    than source_size are stored as they are, otherwise all are brought to source_size. OSError without room for them.
     """
-    side = common_side(places, source_size)
-    if side is not None:
-        # The headers of a sample were alike; another image may differ.
-        with contextlib.suppress(_decode.OtherSize):
-            return _decode_to(Output(file, side, exact=True), places, title)
-    return _decode_to(Output(file, source_size, exact=False), places, title)
+    sample = _look.headers(places)
+    look = _look.settle(places, sample, asked)
+    side = common_side(sample, source_size)
+    while True:
+        form = Form(side or source_size, side is not None, look.conversion)
+        try:
+            stored = _decode_to(Output(file, form), places, title)
+        except OtherSize:  # the headers of a sample were alike
+            side = None
+        except NoRange as error:  # all of a sample were of 8 bits
+            look = look.measure_rare(places, str(error))
+        else:
+            return {**stored, "conversion": look.conversion, "measured": look.measured}
 
 
-def common_side(places: list[Place], source_size: int) -> int | None:
-    """The side that a sample of the readable images shares, if it is at most source_size."""
-    step = max(1, len(places) // 64)
-    sides = {_decode.square_side(place) for place in places[::step]}
-    sides.discard(None)
+def common_side(sample: list[Header], source_size: int) -> int | None:
+    """The side in pixels that the square ones of a sample share, if it is at most source_size."""
+    sides = {header.width for header in sample if header.width == header.height}
     if len(sides) != 1:
         return None
     side = sides.pop()
-    assert side is not None
     return side if side <= source_size else None
 
 
@@ -82,9 +89,20 @@ def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any
         skipped += reply["unreadable"]
     skipped.sort()
     _close_gaps(output, count, [index for index, _ in skipped])
-    pixels = (count - len(skipped)) * output.side**2
-    mean, std = _statistics(replies, pixels)
-    return {"side": output.side, "skipped": skipped, "mean": mean, "std": std}
+    readable, side = count - len(skipped), output.form.side
+    mean, std = _statistics(replies, readable * side**2)
+    notes: Counter[str] = Counter()
+    for reply in replies:
+        notes.update(reply["notes"])
+    beyond = notes.pop("beyond the centre", 0.0) / max(readable, 1)
+    return {
+        "side": side,
+        "skipped": skipped,
+        "mean": mean,
+        "std": std,
+        "notes": notes,
+        "beyond_centre": beyond,
+    }
 
 
 def _make_room(file: Path, size: int) -> None:
@@ -129,7 +147,7 @@ def _decode_here(output: Output, chunks: deque[Chunk]) -> list[dict]:
     replies = []
     with open(output.file, "r+b") as out:
         for start, places in chunks:
-            replies.append(_decode.decode(out, start, places, output.side, output.exact))
+            replies.append(_decode.decode(out, start, places, output.form))
     return replies
 
 
@@ -154,8 +172,7 @@ def _decode_in_workers(output: Output, chunks: deque[Chunk], report: Report) -> 
 def _serve(output: Output, chunks: deque[Chunk], report: Report) -> list[dict]:
     """Replies of one worker to the chunks that it took."""
     replies = []
-    kind = "exact" if output.exact else "fit"
-    with contextlib.closing(Worker(kind, output.side, output.file)) as worker:
+    with contextlib.closing(Worker("file", json.dumps(output.form), output.file)) as worker:
         for start, places in _take_all(chunks):
             reply = worker.ask([start, places])
             _check(reply)
@@ -172,8 +189,10 @@ def _take_all(chunks: deque[Chunk]) -> Iterator[Chunk]:
 
 
 def _check(reply: dict) -> None:
-    """OtherSize and OSError are the worker's."""
+    """OtherSize, NoRange and OSError are the worker's."""
     if "other_size" in reply:
-        raise _decode.OtherSize(reply["other_size"])
+        raise OtherSize
+    if "no_range" in reply:
+        raise NoRange(reply["no_range"])
     if "error" in reply:
         raise OSError(reply["error"])

@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from ._decode import Place
+from ._bytes import Place
 
 # Of rows by number, in ascending order: the bytes of an image's file, or its path, or None where there is no image
 Contents = Callable[[Sequence[int]], Iterator[bytes | str | None]]

@@ -4,7 +4,7 @@ import functools
 
 from PIL import Image
 
-from ._decode import register_heif
+from ._bytes import register_heif
 
 # Formats that Pillow opens, or only names, and that hold no picture of their own: documents, films, measurements
 NO_IMAGES = {"BUFR", "EPS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF"}

@@ -7,10 +7,11 @@ from typing import cast
 
 import torch
 
+from . import _look, _notes
 from ._archive import ArchiveFolder, Folder, is_archive, open_archive
+from ._bytes import most_pixels
 from ._cache import load_cached
 from ._console import say_once
-from ._decode import most_pixels
 from ._decode_all import common_side
 from ._images import ImageSet, LoadOptions
 from ._places import Root, places
@@ -201,18 +202,21 @@ def image_set(
         labels = torch.tensor(listing.labels)
     stream = options.stream
     if stream is None:
-        stream = _is_too_large(listing, options.source_size)
+        stream = _is_too_large(listing, options)
     if stream:
         streamed = _streamed(listing, labels, options)
         mean, std = constants or statistics(streamed)
         # Nothing of a tensor but its shape, type and indexing is used of a set's pixels.
-        return ImageSet(cast(torch.Tensor, streamed), labels, listing.classes, mean, std)
-    cached = load_cached(listing.root, listing.names, options.source_size, listing.part)
+        pixels = cast(torch.Tensor, streamed)
+        return ImageSet(pixels, labels, listing.classes, mean, std, streamed.conversion)
+    cached = load_cached(
+        listing.root, listing.names, options.source_size, listing.part, options.conversion
+    )
     if labels is not None:
         _check_readable(listing, labels, cached.kept)
         labels = labels[cached.kept]
     mean, std = constants or (cached.mean, cached.std)
-    return ImageSet(cached.pixels, labels, listing.classes, mean, std)
+    return ImageSet(cached.pixels, labels, listing.classes, mean, std, cached.conversion)
 
 
 def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) -> None:
@@ -226,13 +230,19 @@ def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) 
 def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOptions) -> Streamed:
     """The images, decoded when they are asked for."""
     with places(listing.root.resolve(), listing.names, None) as image_places:
-        side = common_side(image_places, options.source_size) or options.source_size
-        return Streamed(image_places, listing.names, labels, side, options.workers)
+        sample = _look.headers(image_places)
+        look = _look.settle(image_places, sample, options.conversion)
+        beyond, kinds = _look.beyond_centre(sample), _look.kinds_in(sample)
+        lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
+        _notes.say(listing.root, lines)
+        side = common_side(sample, options.source_size) or options.source_size
+        return Streamed(image_places, listing.names, labels, side, options.workers, look.conversion)
 
 
-def _is_too_large(listing: Listing, source_size: int) -> bool:
+def _is_too_large(listing: Listing, options: LoadOptions) -> bool:
     """Whether the pixels would fill the memory; if so it is said."""
-    size = len(listing.names) * 3 * source_size**2
+    source_size, channels = options.source_size, options.conversion.channels or 3
+    size = len(listing.names) * channels * source_size**2
     memory = _memory()
     if memory is None or size <= RESIDENT * memory:
         return False

@@ -1,8 +1,10 @@
 """LoadOptions and ImageSet: what load(root, split, options) of every file of datasets/ takes and returns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+from ._convert import Conversion
 
 SPLITS = ("train", "test")
 ROUNDING = 1e-6  # what sums of a constant channel's levels may leave of its deviation
@@ -21,6 +23,8 @@ class LoadOptions:
     """Decode image files whenever they are needed, not once into the cache (None: what would fill the memory)."""
     workers: int | None = None
     """Number of processes that decode streamed images (None: one per processor and rank)."""
+    conversion: Conversion = Conversion()
+    """How image files become uint8 pixels: shape, channels, range of values. What it leaves open is measured."""
 
 
 DEFAULTS = LoadOptions()
@@ -40,6 +44,8 @@ class ImageSet:
     """Per channel, in units of 0..1."""
     std: tuple[float, ...]
     """Standard deviation per channel, in units of 0..1; of a constant one what it can be divided by, see below."""
+    conversion: Conversion | None = None
+    """How image files became these pixels, nothing left open; None of pixels that were not made of files."""
     constant: tuple[int, ...] = ()
     """The channels that do not vary: their std is replaced, since normalisation divides by it."""
 
@@ -53,6 +59,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+
+def like(options: LoadOptions, images: ImageSet) -> LoadOptions:
+    """The options with which other images, say a test split, are converted as these were."""
+    return replace(options, conversion=images.conversion or options.conversion)
 
 
 def constant_channels(std: tuple[float, ...]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ._decode import Place
+from ._bytes import Place
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
 HEADER = 16  # bytes of a page before its nodes, or before the value that it begins

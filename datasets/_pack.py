@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from . import _decode
+from . import _bytes
+from ._bytes import Place
 from ._console import progress
-from ._decode import Place
 from ._folders import Listing
 from ._places import places
 
@@ -107,9 +107,9 @@ def _print_left_out(name: str) -> None:
 def _content(place: Place) -> bytes | None:
     """The bytes of an image's file, None where they do not begin as an image does."""
     try:
-        content = _decode.content(place)
+        content = _bytes.content(place)
         Image.open(io.BytesIO(content)).close()
-    except _decode.UNREADABLE:
+    except _bytes.UNREADABLE:
         return None
     return content
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Union
 
 from ._archive import ArchiveFolder
-from ._decode import Place
+from ._bytes import Place
 from ._embedded import Embedded
 from ._lmdb import Records
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ._console import say_once
 from ._folders import Listing, image_set
-from ._images import ImageSet, LoadOptions, check_split
+from ._images import ImageSet, LoadOptions, check_split, like
 from ._places import Root
 from .image_folder import hold_out
 
@@ -97,7 +97,7 @@ def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) ->
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return image_set(wanted, like(options, train), (train.mean, train.std))
 
 
 def listings_of(

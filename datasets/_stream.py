@@ -1,4 +1,4 @@
-"""Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, 3, S, S).
+"""Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, C, S, S).
 
 Pixels are those of the cache: the same decoder, the same side. An image that cannot be read is named once, and the
 next one of its class in the listing's order that can be takes its place; so labels stay right, and the pixels of an
@@ -6,14 +6,17 @@ index depend on the files only, not on workers, ranks or what was read before.
 """
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from . import _notes
+from ._bytes import Place, file_of
 from ._console import say_once_of
-from ._decode import Place, file_of
+from ._convert import AS_PUBLISHED, Conversion, Form, NoRange
 from ._workers import Decoders, processors
 
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
@@ -22,7 +25,7 @@ NAMED = 10  # unreadable images that are named one by one
 
 
 class Streamed:
-    """The images at `places`, resized to `side`. Without a number of workers one per processor and rank decodes."""
+    """The images at `places`, brought to `side`. Without a number of workers one per processor and rank decodes."""
 
     dtype = torch.uint8
     device = torch.device("cpu")
@@ -35,38 +38,55 @@ class Streamed:
         labels: Tensor | None,
         side: int,
         workers: int | None,
+        conversion: Conversion = AS_PUBLISHED,
     ):
         self._places = places
         self._names = names
         self._labels = labels
-        self.shape = torch.Size((len(places), 3, side, side))
+        form = Form(side, False, conversion)
+        self.conversion = conversion
+        self.shape = torch.Size((len(places), *form.shape))
         self.nbytes = self.shape.numel()
         self._numbers = torch.arange(len(places))
+        self._said: set[str] = set()
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        self._decoders = Decoders(workers or max(1, share), side)
+        self._decoders = Decoders(workers or max(1, share), form)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: Any) -> Tensor:
-        """uint8 (..., 3, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
+        """uint8 (..., C, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
         # A repeated image is decoded once.
         numbers, rows = self._numbers[index].unique(return_inverse=True)
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
-        """uint8 (len(numbers), 3, S, S). Images that turn out unreadable are replaced by their substitutes."""
+        """uint8 (len(numbers), C, S, S). Images that turn out unreadable are replaced by their substitutes."""
         numbers = [self._readable(number) for number in numbers]
         places = [self._places[number] for number in numbers]
-        pixels, unreadable = self._decoders.decode(places)
+        try:
+            pixels, unreadable, notes = self._decoders.decode(places)
+        except NoRange:
+            raise ValueError(
+                f"some of these {len(self)} images have more than 8 bits, and those of a sample had not: give "
+                "--value_range LOW HIGH, the values that are to be black and white"
+            ) from None
+        self._say(notes)
         for row, reason in unreadable:
             self._substitute(numbers[row], reason)
         if unreadable:
             rows = [row for row, _ in unreadable]
             pixels[rows] = self._decode([numbers[row] for row in rows])
         return pixels
+
+    def _say(self, notes: Mapping[str, float]) -> None:
+        """Say of each thing that is dropped or replaced when it is first met."""
+        new = {note: count for note, count in notes.items() if note not in self._said}
+        self._said.update(new)
+        _notes.say("of the images streamed by now", _notes.note_lines(new))
 
     def _readable(self, number: int) -> int:
         """The image itself, or the one that stands in for it. ValueError when its class has none left."""
@@ -110,8 +130,9 @@ def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation per channel, in units of 0..1, of at most SAMPLE images spread over the set."""
     count = min(SAMPLE, len(pixels))
     chosen = torch.arange(count) * len(pixels) // count
-    sums = torch.zeros(3, dtype=torch.float64)
-    squares = torch.zeros(3, dtype=torch.float64)
+    channels = pixels.shape[1]
+    sums = torch.zeros(channels, dtype=torch.float64)
+    squares = torch.zeros(channels, dtype=torch.float64)
     for part in chosen.split(PART):
         values = pixels[part].long()
         sums += values.sum((0, 2, 3))

@@ -2,13 +2,15 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from . import _look, _notes
 from ._console import progress
-from ._decode import Place, size
+from ._convert import AS_PUBLISHED, Conversion, Form
+from ._decode import Header, Place, header, size
 from ._folders import Listing
 from ._places import places
 from ._workers import Decoders, processors
@@ -21,19 +23,38 @@ Size = tuple[int, int]  # width and height
 Unreadable = list[tuple[int, str]]  # index and reason
 
 
-def survey(listing: Listing, decode: bool = True, workers: int | None = None) -> dict[str, Any]:
-    """Counts, and sizes in pixels (smallest, median, largest); with decode=False only headers are read."""
+def survey(
+    listing: Listing,
+    decode: bool = True,
+    workers: int | None = None,
+    asked: Conversion = AS_PUBLISHED,
+) -> dict[str, Any]:
+    """Counts, sizes in pixels (smallest, median, largest), bits, channels; with decode=False only headers are read.
+
+    asked: how the images would be converted. What that drops or replaces is in `notes`, lines for people.
+    """
     with (
         TemporaryDirectory() as work,
         places(listing.root.resolve(), listing.names, Path(work)) as image_places,
     ):
-        sizes, unreadable = _read_headers(image_places)
+        headers, unreadable = _read_headers(image_places)
+        look = _look.settle(image_places, headers, asked)
+        notes: Mapping[str, float] = {}
         if decode:
-            unreadable = _undecodable(image_places, workers or processors())
+            form = Form(SIDE, False, look.conversion)
+            unreadable, notes = _undecodable(image_places, workers or processors(), form)
     named = [f"{listing.names[index]}: {reason}" for index, reason in unreadable[:NAMED]]
+    beyond = _look.beyond_centre(headers)
+    kinds = _look.kinds_in(headers)
+    lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
     return {
         "images": len(listing.names),
-        **_spread(sizes),
+        **_spread([header[:2] for header in headers]),
+        "bits": dict(Counter(header.bits for header in headers)),
+        "channels": {str(count): n for count, n in Counter(h.channels for h in headers).items()},
+        "beyond_centre": beyond,
+        "value_range": _notes.stored_ranges(look.conversion),
+        "notes": lines + _notes.note_lines(notes),
         "unreadable": len(unreadable),
         "unreadable_images": named,
         "unreadable_classes": _lost_classes(listing, [index for index, _ in unreadable]),
@@ -65,33 +86,37 @@ def typical_side(listing: Listing) -> int:
     return int(statistics.median(sides))
 
 
-def _read_headers(image_places: list[Place]) -> tuple[list[Size], Unreadable]:
-    """Width and height of every image that has a header, and (index, reason) of the others."""
-    sizes, unreadable = [], []
+def _read_headers(image_places: list[Place]) -> tuple[list[Header], Unreadable]:
+    """The headers of all images that have one, and (index, reason) of the others."""
+    headers, unreadable = [], []
     with progress(len(image_places), "reading sizes") as bar:
         for index, place in enumerate(image_places):
-            width_and_height = size(place)
-            if width_and_height is None:
+            found = header(place)
+            if found is None:
                 unreadable.append((index, "no image header"))
             else:
-                sizes.append(width_and_height)
+                headers.append(found)
             bar.update()
-    return sizes, unreadable
+    return headers, unreadable
 
 
-def _undecodable(image_places: list[Place], workers: int) -> Unreadable:
-    """(index, reason) of the images that cannot be decoded."""
-    decoders = Decoders(workers, SIDE)
-    unreadable = []
+def _undecodable(
+    image_places: list[Place], workers: int, form: Form
+) -> tuple[Unreadable, Mapping[str, float]]:
+    """(index, reason) of the images that cannot be decoded, and what was dropped of the others."""
+    decoders = Decoders(workers, form)
+    unreadable: Unreadable = []
+    notes: Counter[str] = Counter()
     count = len(image_places)
     with progress(count, "decoding") as bar:
         for start in range(0, count, CHUNK):
             chunk = image_places[start : start + CHUNK]
-            _, failures = decoders.decode(chunk)
-            for row, reason in failures:
+            rows = decoders.decode(chunk)
+            for row, reason in rows.unreadable:
                 unreadable.append((start + row, reason))
+            notes.update(rows.notes)
             bar.update(len(chunk))
-    return unreadable
+    return unreadable, notes
 
 
 def _spread(sizes: list[Size]) -> dict[str, Any]:

@@ -7,13 +7,15 @@ import queue
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from . import _decode
-from ._decode import Place
+from ._convert import Form, NoRange, Notes
+from ._decode import Place, Rows
 
 CHUNK = (
     8  # most images per request to a streaming worker; small, so that none waits long for another
@@ -65,16 +67,16 @@ class Worker:
 class Decoders:
     """`count` workers that decode images for any thread. They start at the first call."""
 
-    def __init__(self, count: int, side: int):
-        self.count, self.side = count, side
+    def __init__(self, count: int, form: Form):
+        self.count, self.form = count, form
         self._threads = ThreadPoolExecutor(count, "decode")
         self._workers: list[Worker] = []
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         weakref.finalize(self, _close, self._threads, self._workers)
 
-    def decode(self, places: list[Place]) -> tuple[np.ndarray, list[tuple[int, str]]]:
-        """uint8 (N, 3, side, side), and (row, reason) of what cannot be read. ChildProcessError if a worker is gone."""
-        pixels = np.empty((len(places), 3, self.side, self.side), np.uint8)
+    def decode(self, places: list[Place]) -> Rows:
+        """Pixels of images; ChildProcessError if a worker is gone, NoRange where the form lacks one."""
+        pixels = np.empty((len(places), *self.form.shape), np.uint8)
         # Two requests to each worker, rounded up
         size = max(1, -(-len(places) // (2 * self.count)))
         size = min(CHUNK, size)
@@ -83,31 +85,36 @@ class Decoders:
         replies = self._threads.map(
             self._decode, [places[part] for part in parts], [pixels[part] for part in parts]
         )
-        unreadable = []
-        for start, rows in zip(starts, replies, strict=True):
-            for row, reason in rows:
-                unreadable.append((start + row, reason))
-        return pixels, unreadable
+        unreadable: list[list] = []
+        notes: Notes = Counter()
+        for start, reply in zip(starts, replies, strict=True):
+            for row, reason in reply["unreadable"]:
+                unreadable.append([start + row, reason])
+            notes.update(reply["notes"])
+        return Rows(pixels, unreadable, notes)
 
-    def _decode(self, places: list[Place], rows: np.ndarray) -> list[tuple[int, str]]:
-        """Decode into `rows`; (row, reason) of what cannot be read."""
+    def _decode(self, places: list[Place], rows: np.ndarray) -> dict[str, Any]:
+        """Decode into `rows`; what cannot be read as [row, reason], and notes."""
         worker = self._take()
         try:
-            unreadable = worker.ask(places)["unreadable"]
-            worker.fill(rows)
+            reply = worker.ask(places)
+            if "no_range" not in reply:
+                worker.fill(rows)
         except BrokenPipeError as error:
             raise ChildProcessError(
                 "an image-decoding process was ended; was memory short?"
             ) from error
         self._idle.put(worker)
-        return unreadable
+        if "no_range" in reply:
+            raise NoRange(reply["no_range"])
+        return reply
 
     def _take(self) -> Worker:
         """An idle worker; there are as many as threads, so one is idle or yet to be started."""
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            worker = Worker("stream", self.side)
+            worker = Worker("stream", json.dumps(self.form))
             self._workers.append(worker)
             return worker
 

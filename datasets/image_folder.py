@@ -8,7 +8,7 @@ from pathlib import Path
 from ._console import say_once
 from ._data_set import DataSet
 from ._folders import Folder, Listing, existing_folder, image_set, of_classes
-from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
+from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split, like
 from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
 from ._layout import (
     Layout,
@@ -36,7 +36,7 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(wanted, options, (train.mean, train.std))
+    return image_set(wanted, like(options, train), (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str) -> Listing:

@@ -13,7 +13,7 @@ import numpy as np
 from ._arrow import image_and_label
 from ._data_set import DataSet
 from ._folders import EVALUATION, Folder, Listing, image_set
-from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split
+from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split, like
 from ._lmdb import Database, Records, Span
 from ._pack import CLASSES, FORMAT, LABELS
 
@@ -31,7 +31,7 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
     if split == "train":
         return train
     images = listing(root, split, train.classes)
-    return image_set(images, options, (train.mean, train.std))
+    return image_set(images, like(options, train), (train.mean, train.std))
 
 
 def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:

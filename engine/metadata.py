@@ -17,8 +17,9 @@ class Metadata:
     """What a checkpoint says about itself; plain values only.
 
     kind: "ssl" or "finetune". step, epoch: when it was saved. recipe: every flag of its run. backbone: arguments of
-    registry.backbone that build its network again. data: its data set's name, classes, mean and std. identity: what its
-    images' order and its targets follow from (engine/run.py). ancestry: what it began from, the oldest first.
+    registry.backbone that build its network again. data: its data set's name, classes, mean and std, and how its files
+    became pixels (fit, channels, value_range). identity: what its images' order and its targets follow from
+    (engine/run.py). ancestry: what it began from, the oldest first.
     """
 
     kind: str

@@ -1,7 +1,7 @@
 """Pictures of a run as PNG files: its crops, its curves, its attention. Needs no display.
 
-G global and L local crops of B images with C = 1 or 3 channels; pixels are uint8 or floats in 0..1 (values outside are
-clipped). Every function takes the path of the file and creates its folder.
+G global and L local crops of B images with C channels, of which the first three are shown; pixels are uint8 or floats
+in 0..1 (values outside are clipped). Every function takes the path of the file and creates its folder.
 """
 
 from __future__ import annotations
@@ -95,8 +95,9 @@ def _show(axis: Axes, image: Tensor) -> None:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """(C, H, W) -> an array (H, W, 3), or (H, W) for one channel, in 0..1."""
+    """(C, H, W) -> an array (H, W, 3), or (H, W) for fewer channels, in 0..1; others than the colours are not shown."""
     image = image.detach().cpu()
+    image = image[:3] if len(image) >= 3 else image[:1]
     if image.dtype == torch.uint8:
         image = image / 255
     image = image.float().clamp(0, 1)

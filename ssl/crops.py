@@ -215,8 +215,9 @@ class MultiCrop:
         )
 
     def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
-        """images uint8 (B,C,H,W), C 1 or 3 -> normalised crops on their device. Nothing here is random.
+        """images uint8 (B,C,H,W) -> normalised crops on their device. Nothing here is random.
 
+        Of channels beyond the third only brightness and contrast are jittered (augment/colour.py).
         Parameters on another device are sent there. Raises ValueError where images and parameters do not match.
         """
         self._check(images, parameters)
@@ -248,7 +249,6 @@ class MultiCrop:
         )
         B, C, *source = images.shape
         channels, drawn = len(self.mean), parameters.source
-        _require(C in (1, 3), f"images must have 1 or 3 channels, not {C}")
         _require(channels == C, f"images have {C} channels, but mean and std have {channels}")
         _require(
             len(parameters) == B,
@@ -266,9 +266,10 @@ class MultiCrop:
             return levels.new_empty(V, B, levels.shape[1], size, size)
         planes = resample.resize_crops(levels, views.box, views.flip, (size, size))
         colour.jitter_(planes, views.order, views.factors)
-        colour.grayscale_(planes, views.grayscale)
+        colours = colour.colours(planes)
+        colour.grayscale_(colours, views.grayscale)
         blur.blur_(planes, views.sigma, largest=self.sigma[1])
-        colour.solarise_(planes, views.solarise)
+        colour.solarise_(colours, views.solarise)
         return self.normalise(planes)
 
     def normalise(self, planes: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from multicrop.commands import pretrain, visualise
 from multicrop.config.check import Recipe
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe as Visualising
-from multicrop.datasets import _console, _decode, _folders, image_folder
+from multicrop.datasets import _bytes, _console, _folders, image_folder
 from multicrop.datasets._images import LoadOptions
 from multicrop.engine.run import differences
 from multicrop.registry import source
@@ -168,9 +168,9 @@ def small_limit(monkeypatch):
     """Pillow refuses what has more than 2 x 100 pixels, here and in the workers."""
     monkeypatch.setenv(LIMIT, "200")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-    _decode.allow_pixels.cache_clear()
+    _bytes.allow_pixels.cache_clear()
     yield
-    _decode.allow_pixels.cache_clear()
+    _bytes.allow_pixels.cache_clear()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -185,7 +185,7 @@ def test_a_huge_image_is_left_out_with_the_setting_that_allows_it(
     assert f"4.png (400 pixels are more than 200: set {LIMIT}=400 if you trust the file)" in said
     # What it says helps, also where the cache holds that the image was left out
     monkeypatch.setenv(LIMIT, "400")
-    _decode.allow_pixels.cache_clear()
+    _bytes.allow_pixels.cache_clear()
     again = load(tmp_path, name="images", stream=stream, workers=1, source_size=8)
     again.pixels[:]
     assert len(again) == 5 and "more than" not in capsys.readouterr().err

@@ -1,0 +1,131 @@
+"""Where the bytes of an image are, and how to get at them. A part of the decoding worker (_decode.py).
+
+An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file, or
+[file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
+"""
+
+import functools
+import io
+import logging
+import os
+import re
+import struct
+import warnings
+import zlib
+from typing import BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+
+# Pillow and tifffile log what is wrong with each file; who asks for it still gets it, and standard error does not.
+for library in ("PIL", "tifffile"):
+    logging.getLogger(library).addHandler(logging.NullHandler())
+
+Place = str | list
+MAX_PIXELS = "MULTICROP_MAX_IMAGE_PIXELS"
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
+UNREADABLE = (  # what Pillow raises for damaged bytes
+    OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def open_image(place: Place) -> Image.Image:
+    """The image, its pixels not decoded yet. One of UNREADABLE when that cannot be."""
+    allow_pixels()
+    try:
+        return Image.open(file_or_bytes(place))
+    except UnidentifiedImageError:
+        if not register_heif():
+            raise
+        return Image.open(file_or_bytes(place))
+
+
+@functools.cache
+def register_heif() -> bool:
+    """Let Pillow open HEIC files too, as phones write them, if the package pillow-heif is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@functools.cache
+def allow_pixels() -> None:
+    """Let Pillow open images of as many pixels as most_pixels() says, without warnings on large ones."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    most = most_pixels()
+    if most:
+        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses more than twice this
+
+
+def most_pixels() -> int | None:
+    """$MULTICROP_MAX_IMAGE_PIXELS, the pixels of the largest image that may be decoded; None: Pillow's own limit."""
+    most = os.environ.get(MAX_PIXELS)
+    if not most:
+        return None
+    if not most.isdecimal() or int(most) < 1:
+        raise ValueError(
+            f"{MAX_PIXELS}={most} is no number of pixels: give a whole number of at least 1"
+        )
+    return int(most)
+
+
+def is_allowed_now(reason: str) -> bool:
+    """Whether an image that was unreadable for this reason was only too large then, and is not any more."""
+    most = most_pixels()
+    too_large = re.match(rf"(\d+) pixels are more than .*{MAX_PIXELS}", reason)
+    return bool(most and too_large and int(too_large[1]) <= most)
+
+
+def content(place: Place) -> bytes:
+    """The bytes of an image's file. OSError when they are not those that were stored."""
+    if isinstance(place, str):
+        with open(place, "rb") as image:
+            return image.read()
+    file, offset, length, *member = place
+    with open(file, "rb") as stored:
+        stored.seek(offset)
+        if member:
+            return unzip(stored, length, *member)
+        return read_exactly(stored, length)
+
+
+def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
+    """A member of a zip file whose local header comes next, stored in `packed` bytes."""
+    header = read_exactly(stored, 30)
+    name, extra = struct.unpack("<HH", header[26:])  # lengths of the fields that follow the header
+    stored.seek(name + extra, io.SEEK_CUR)
+    data = read_exactly(stored, packed)
+    if compressed:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, length + 1)
+    if header[:4] != b"PK\3\4" or len(data) != length or zlib.crc32(data) != crc:
+        raise OSError("damaged inside the archive")
+    return data
+
+
+def read_exactly(stored: BinaryIO, length: int) -> bytes:
+    """So many bytes. OSError when the file ends before."""
+    data = stored.read(length)
+    if len(data) != length:
+        raise OSError("the file ends before it")
+    return data
+
+
+def file_of(place: Place) -> str:
+    """The file that holds an image."""
+    return place if isinstance(place, str) else str(place[0])
+
+
+def is_tiff(place: Place) -> bool:
+    """Whether a file begins as a TIFF file does."""
+    if isinstance(place, str):
+        with open(place, "rb") as image:
+            return image.read(4) in TIFF
+    return content(place)[:4] in TIFF
+
+
+def file_or_bytes(place: Place) -> str | BinaryIO:
+    """What tifffile opens."""
+    return place if isinstance(place, str) else io.BytesIO(content(place))

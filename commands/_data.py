@@ -1,7 +1,6 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from multicrop.commands._conversion import check_channels, conversion_of
 from multicrop.config.data import NEW_COLUMNS, DataSettings
 from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
 from multicrop.engine import ranks
@@ -217,9 +217,4 @@ def say_constant_channels(dataset: str, images: ImageSet) -> None:
             f"channel {listed} of {len(images.std)} does not vary in the training images: it is centred, and scaled "
             "as the channel that varies most"
         )
-    _log_once(f"{dataset}: {line}")
-
-
-@cache
-def _log_once(line: str) -> None:
-    ranks.log(line)
+    say_once(f"{dataset}: {line}")

@@ -5,7 +5,9 @@ imported only then: pip install tifffile.
 """
 
 import importlib.util
-from typing import BinaryIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -60,27 +62,30 @@ def page_stack(image: Image.Image) -> np.ndarray:
 
 
 def read(file: str | BinaryIO) -> np.ndarray:
-    """The pages' channels (P, C, H, W). NoTifffile without the package."""
-    if not installed():
-        raise NoTifffile(f"a TIFF file that Pillow does not read whole: {HINT}")
-    import tifffile
-
-    with tifffile.TiffFile(file) as tiff:
-        series = tiff.series[0]
-        values, axes = series.asarray(), series.axes
-    return paged(values, axes)
+    """The pages' channels (P, C, H, W). NoTifffile without the package, ValueError of a damaged file."""
+    with first_series(file) as series:
+        return paged(series.asarray(), series.axes)
 
 
 def shape(file: str | BinaryIO) -> tuple[int, int, int, int, str]:
-    """Pages, channels, height, width, and numpy's name of the type, from the header. NoTifffile without the package."""
+    """Pages, channels, height, width, and numpy's name of the type, from the header. Errors are those of `read`."""
+    with first_series(file) as series:
+        empty = np.broadcast_to(np.zeros(1, np.uint8), series.shape)
+        return (*paged(empty, series.axes).shape, str(series.dtype))
+
+
+@contextmanager
+def first_series(file: str | BinaryIO) -> Iterator[Any]:
+    """tifffile's first series of pages that belong together."""
     if not installed():
         raise NoTifffile(f"a TIFF file that Pillow does not read whole: {HINT}")
     import tifffile
 
-    with tifffile.TiffFile(file) as tiff:
-        series = tiff.series[0]
-        empty = np.broadcast_to(np.zeros(1, np.uint8), series.shape)
-        return (*paged(empty, series.axes).shape, str(series.dtype))
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            yield tiff.series[0]
+    except (ArithmeticError, MemoryError) as error:  # sizes of 0, or of many gigabytes
+        raise ValueError("a damaged TIFF file") from error
 
 
 def paged(values: np.ndarray, axes: str) -> np.ndarray:

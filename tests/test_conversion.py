@@ -350,6 +350,21 @@ def test_a_compression_that_tifffile_cannot_read_leaves_the_upper_bits(
     assert "of which the upper 8 are read; all with: pip install" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
+def test_a_damaged_tiff_file_is_left_out(tmp_path, capsys, monkeypatch, error):
+    tifffile = pytest.importorskip("tifffile")
+    values = random().random((8, 8, 7)).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
+    Image.fromarray(random().integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "b.png")
+
+    def opened(file):
+        raise error
+
+    monkeypatch.setattr(tifffile, "TiffFile", opened)
+    assert len(pixels(tmp_path, ["a.tif", "b.png"])) == 1
+    assert "a.tif (a damaged TIFF file)" in capsys.readouterr().err
+
+
 def test_a_cache_that_lacked_tifffile_is_made_again_with_it(tmp_path, monkeypatch):
     tifffile = pytest.importorskip("tifffile")
     for i in range(2):

@@ -52,8 +52,9 @@ def differences(run: Run, network: Run, inputs: dict[str, list[Tensor]]) -> dict
     """
     largest = {}
     for kind, images in inputs.items():
-        largest[kind] = max(_difference(run(batch), network(batch)) for batch in images)
-        if not largest[kind] <= TOLERANCE:
+        found = [_difference(run(batch), network(batch)) for batch in images]
+        largest[kind] = max(found)
+        if not all(value <= TOLERANCE for value in found):  # nor where one is no number
             raise FloatingPointError(
                 f"what was written differs from the network by {largest[kind]:.2g} on {kind} images, more than "
                 f"{TOLERANCE:g}: nothing is kept. Is a weight not finite?"
@@ -67,9 +68,10 @@ def _difference(output: Tensor, expected: Tensor) -> float:
 
 
 def real_images(exported: Exported, settings: CheckSettings, resize: bool) -> Tensor | None:
-    """Some of the test images, or of all where there are no labels, uint8 (B, C, S, S), or a line why there are none.
+    """Some of the test images, or of all where there are no labels, uint8 (B, C, S, S).
 
-    They are twice as large as the network's where the graph resizes them.
+    They are twice as large as the network's where the graph resizes them. None, and a line that says why, where the
+    run's data set cannot be read any more; FileNotFoundError or ValueError where it is one that the flags name.
     """
     if not settings.images:
         return None
@@ -81,6 +83,8 @@ def real_images(exported: Exported, settings: CheckSettings, resize: bool) -> Te
     try:
         pixels = some_images(origin.dataset, origin.datapath, settings.images, side)
     except (OSError, ValueError) as error:
+        if settings.dataset or settings.datapath:
+            raise
         ranks.log(
             f"checked on random images alone, for the data set cannot be read ({error}); --datapath says where it is"
         )

@@ -379,10 +379,20 @@ def test_settings_that_do_not_go_together(flags, message):
         recipe(Recipe, **{"model": "x", "to": "onnx"} | flags)
 
 
-def test_images_that_are_gone_are_said_and_the_check_goes_on(pretrained, tmp_path, capsys):
-    result = exported(pretrained, "timm", tmp_path, datapath=str(tmp_path / "gone"))
+def test_images_that_are_gone_are_said_and_the_check_goes_on(tmp_path, capsys):
+    gone = tmp_path / "gone"
+    path = saved(tmp_path, {"arch": "resnet", "depth": 8}, gone, kind="ssl")
+    result = exported(path, "timm", tmp_path)
     assert result["max_difference"].keys() == {"random"}
     assert "random images alone" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        exported(path, "timm", tmp_path, datapath=str(gone))
+
+
+def test_numbers_that_are_none_are_a_difference():
+    inputs = {"random": [torch.ones(1), torch.full((1,), torch.nan)]}
+    with pytest.raises(FloatingPointError, match="Is a weight not finite"):
+        _export_check.differences(torch.nn.Identity(), torch.nn.Identity(), inputs)
 
 
 def test_a_file_whose_numbers_differ_is_not_kept(pretrained, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ import yaml
 
 import multicrop
 from multicrop import registry
+from multicrop.commands._scored import results_folder
 from multicrop.commands._targets import targets
+from multicrop.config.data import DataSettings
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.finetune import Start
 from multicrop.config.knn import Probe, Recipe, Weights
 from multicrop.weights import download, pretrained, published, series
 
@@ -206,6 +211,13 @@ def test_the_probe_takes_a_name(entry, content):
     (target,) = targets(Recipe(("published:small",), Weights(random_weights=False), probe=PROBE))
     assert target.backbone["arch"] == ARCH and target.name == str(entry.path)
     assert len(list(series.read(["published:small", "published:small"]))) == 2
+
+
+def test_accuracies_of_published_weights_are_not_written_beside_them(entry):
+    start = Start(pretrained_weights="published:small", eval=True)
+    recipe = Finetuning(start=start, data=DataSettings(dataset="shapes"))
+    folder = results_folder(recipe, entry.path)
+    assert folder == Path("runs/finetune/eval/small-shapes")
 
 
 # Downloads

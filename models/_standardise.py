@@ -64,11 +64,12 @@ def _standardised(network: Any, own: Callable, images: Tensor, *args: Any, **kwa
 def _reduce(network: nn.Module, protocol: Any) -> tuple:
     """For pickle, torch.save and copy: the subclass has no name in a file, and is made anew from the class that has."""
     (network_type,) = type(network).__bases__
-    _, _, *state = super(type(network), network).__reduce_ex__(protocol)
+    reduced: Any = super(type(network), network).__reduce_ex__(protocol)
+    state = reduced[2:]  # after what makes an object of the class, and its arguments
     return _new, (network_type,), *state
 
 
 def _new(network_type: type) -> nn.Module:
     """An object without content, which pickle then fills."""
-    subclass = _subclass(cast(Hashable, network_type))
+    subclass: Any = _subclass(cast(Hashable, network_type))
     return subclass.__new__(subclass)

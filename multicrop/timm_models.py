@@ -85,7 +85,7 @@ def _from_file(arch: str, file: Pretrained, options: dict[str, Any]) -> nn.Modul
 def _build(
     arch: str, build: Callable[..., TimmModel], pretrained: bool, options: dict[str, Any]
 ) -> nn.Module:
-    model = build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         build,
         PREFIX + arch,
         pretrained,

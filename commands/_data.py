@@ -1,7 +1,6 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from multicrop.augment.evaluation import EvalTransform
 from multicrop.config.data import DataSettings
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet, LoadOptions
+from multicrop.datasets._notes import say_once
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
@@ -144,9 +144,4 @@ def say_constant_channels(dataset: str, images: ImageSet) -> None:
             f"channel {listed} of {len(images.std)} does not vary in the training images: it is centred, and scaled "
             "as the channel that varies most"
         )
-    _log_once(f"{dataset}: {line}")
-
-
-@cache
-def _log_once(line: str) -> None:
-    ranks.log(line)
+    say_once(f"{dataset}: {line}")

@@ -125,7 +125,7 @@ def check_classes(
 ) -> None:
     """ValueError unless the file knows all classes that have images, by their names where it has names."""
     known = file.metadata.data.get("classes")
-    if known is None:
+    if known is None or len(known) != len(file.head["weight"]):
         file.check_classes(classes, origin.dataset)
         return
     unknown = [classes[label] for label in labels.unique().tolist() if classes[label] not in known]

@@ -120,8 +120,8 @@ def train(
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
             if recipe.selects(status.epoch, status.ended):
                 metric = train_state.best.metric
-                value = accuracy.get(f"ema_{metric}", accuracy.get(metric))
-                if train_state.best.improve(value, status.epoch):
+                measured = accuracy.get(f"ema_{metric}", accuracy.get(metric))
+                if train_state.best.improve(measured, status.epoch):
                     best = train_state.state() | {"model": train_state.evaluated.state_dict()}
                     run_folder.keep(saved, best, BEST)
             run_folder.save(saved, train_state.state())

@@ -77,7 +77,7 @@ def run(recipe: Recipe) -> dict:
         linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
         results.append(result_of(target, votes, linear_top1))
 
-    unequal = len(set(test.labels.bincount().tolist()) - {0}) > 1
+    unequal = len(set(bank["test_labels"].bincount().tolist()) - {0}) > 1
     title = f"{origin.dataset}: {len(test)} test images among {len(chosen)} training images"
     show(recipe, results, title, balanced=unequal)
     if recipe.probe.save_features:

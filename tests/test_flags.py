@@ -39,6 +39,7 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
         "blur": [0.0, 0.5, 1.0], "lr": 1e-3, "compile": True, "max_steps": 5,
     },
     "visualise": {"images": 3, "datapath": "photos"},
+    "weights": {"words": ["cct", "cifar10"], "download": True},
 }  # fmt: skip
 
 

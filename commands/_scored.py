@@ -24,6 +24,7 @@ from multicrop.engine import ranks
 from multicrop.engine.checkpoint import NEWEST
 from multicrop.engine.fingerprint import image_hashes, label_hash
 from multicrop.registry import source
+from multicrop.weights import published
 from multicrop.weights.pretrained import Pretrained
 
 
@@ -156,11 +157,12 @@ def results_folder(recipe: Recipe, checkpoint: Path) -> Path:
     """The folder of the results: that of --output_dir.
 
     Where that holds a run, or where none is given, eval/ in there or beside the checkpoint, with a name for this
-    checkpoint and these images: nothing of a run is overwritten.
+    checkpoint and these images: nothing of a run is overwritten. Of published weights never beside them.
     """
     folder = Path(recipe.run.output_dir)
     if not states_output(recipe):
-        folder = checkpoint.parent
+        if not published.is_name(recipe.start.pretrained_weights or ""):  # those lie in a cache
+            folder = checkpoint.parent
     elif not (folder / NEWEST).exists() and not (folder / "recipe.yaml").exists():
         return folder
     return folder / "eval" / f"{checkpoint.stem}-{name_of_data(recipe)}"

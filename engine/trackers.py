@@ -47,6 +47,7 @@ class Wandb:
             config=recipe,
             resume="allow",
             mode=mode,
+            reinit="create_new",  # of a run that failed before in this process, nothing is taken up
             settings=wandb.Settings(console="off", silent=True),
         )
         # Its own count of steps cannot go back, as that of a resumed run does

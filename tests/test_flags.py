@@ -43,6 +43,7 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
     },
     "robustness": {"corruptions": ["fog", "snow"], "severities": [3], "published": "CIFAR-10-C", "seed": 2},
     "visualise": {"images": 3, "datapath": "photos"},
+    "weights": {"words": ["cct", "cifar10"], "download": True},
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import types
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,11 @@ import yaml
 
 import multicrop
 from multicrop import registry
+from multicrop.commands._scored import results_folder
 from multicrop.commands._targets import targets
+from multicrop.config.data import DataSettings
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.finetune import Start
 from multicrop.config.knn import Probe, Recipe, Weights
 from multicrop.weights import download, pretrained, published, series
 
@@ -208,6 +213,13 @@ def test_the_probe_takes_a_name(entry, content):
     assert len(list(series.read(["published:small", "published:small"]))) == 2
 
 
+def test_accuracies_of_published_weights_are_not_written_beside_them(entry):
+    start = Start(pretrained_weights="published:small", eval=True)
+    recipe = Finetuning(start=start, data=DataSettings(dataset="shapes", datapath="."))
+    folder = results_folder(recipe, entry.path)
+    assert folder == Path("runs/finetune/eval/small-shapes")
+
+
 # Downloads
 
 
@@ -232,6 +244,21 @@ def test_processes_at_once_fetch_it_once(entry, server, content):
     for thread in threads:
         thread.join()
     assert server.ranges == [None] and entry.path.read_bytes() == content
+
+
+def test_a_cache_that_many_read_and_nobody_writes_is_enough(entry, server, content, monkeypatch):
+    entry.fetch()
+    entry.path.with_name("small.pth.sha256").unlink()
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(download.filelock.FileLock, "acquire", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert entry.fetch().read_bytes() == content
+    entry.path.unlink()
+    with pytest.raises(OSError, match=r"cannot write .*weights: Permission denied"):
+        entry.fetch()
 
 
 def test_a_download_that_breaks_goes_on_by_itself(entry, server, content):

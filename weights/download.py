@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
@@ -29,12 +30,17 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
     `sha256sum -c` reads, and compared from then on. A file that somebody put there is taken. Other processes wait. A
     zip archive around the file is taken off. OSError or ValueError, one line.
     """
-    with write_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{path}.lock"):
-        if not path.is_file():
-            _fetch_whole(url, path, sha256)
-        _compare(path)
+    if not path.is_file():
+        lock = filelock.FileLock(f"{path}.lock")
+        with write_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        try:
+            if not path.is_file():  # another process may have fetched it meanwhile
+                _fetch_whole(url, path, sha256)
+        finally:
+            lock.release()
+    _compare(path)
 
 
 def sha256_of(path: Path) -> str:
@@ -142,7 +148,7 @@ def _compare(path: Path) -> None:
     noted = _checksum_file(path)
     digest = sha256_of(path)
     if not noted.is_file():
-        with write_errors(noted):
+        with suppress(OSError):  # a folder that many read and few write
             _write_checksum(path, digest)
     elif noted.read_text().split()[:1] != [digest]:
         raise ValueError(

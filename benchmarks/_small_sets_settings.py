@@ -29,7 +29,7 @@ SETTINGS = {  # one's own images get --recipe auto where no recipe is named
         "--recipe published --batch_size_per_gpu 64",
         {"warmup_epochs": 30 / 200, "warmup_teacher_temp_epochs": 10 / 200},
     ),
-    # Head, loss and optimizer of recipes/shapes_ssl.yaml: its warm-up is 1 of 8 epochs. The crops are the defaults.
+    # Head, loss and optimizer of the first version's shapes_ssl.yaml, whose warm-up was 1 of 8 epochs; default crops
     "shapes": Setting(
         "--recipe published --batch_size_per_gpu 64 --out_dim 256 --use_bn_in_head true --lr 4e-3 "
         "--weight_decay_end 0.04 --clip_grad 0.3 --warmup_teacher_temp_epochs 0 --teacher_temp 0.04 "

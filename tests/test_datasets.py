@@ -515,7 +515,7 @@ def test_variants_are_arguments_of_load_and_listing():
     for name in names("datasets"):
         data_set = source(name).data_set
         for variant in data_set.variants.values():
-            for function in (data_set.load, data_set.listing):
+            for function in filter(None, (data_set.load, data_set.listing)):
                 assert set(variant) <= set(inspect.signature(function).parameters)
 
 

@@ -61,7 +61,7 @@ def test_published_statistics_are_the_measured_ones(version):
 
 
 def test_the_first_version_stays_as_it_was():
-    images = source("shapes_1").load("", "train", train_images=600)
+    images = shapes.load("", "train", train_images=600, **source("shapes_1").variant)
     digest = hashlib.sha256(images.pixels.numpy().tobytes()).hexdigest()
     assert digest.startswith("19060e1b41660a13")
 
@@ -98,7 +98,7 @@ def test_mean_colour_says_little_of_the_class(sets):
 def test_raw_pixels_are_poor_neighbours(sets):
     train, test = sets
     known, asked = (part.pixels.float().flatten(1) - 128 for part in sets)
-    assert 0.08 < nearest_neighbours(known, train.labels, asked, test.labels) < 0.25
+    assert 0.05 < nearest_neighbours(known, train.labels, asked, test.labels) < 0.25
 
 
 def nearest_neighbours(known, labels, asked, truth):

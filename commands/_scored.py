@@ -43,7 +43,7 @@ def load_scored(recipe: Recipe, file: Pretrained) -> Scored:
     origin = data_origin(recipe.data, file.metadata)
     image_size = recipe.backbone.image_size or file.metadata.backbone.get("image_size")
     source_size = resolve_source_size(origin.source_size, image_size, crops=False)
-    options = load_options(recipe.data, source_size)
+    options = replace(load_options(recipe.data, source_size), conversion=origin.conversion)
     check_labelled(origin)
     listing, which = choose(origin, file, options)
     if listing is None:
@@ -78,7 +78,7 @@ def choose(
     Of class folders without training and test split all images, unless the checkpoint was trained on them: then those
     that were held out as a test split.
     """
-    entry = source(origin.dataset)
+    entry = origin.source
     whole = entry.unsplit(origin.datapath)
     if whole is not None and not was_trained_on(file, origin, options):
         return whole, "all images"
@@ -97,7 +97,7 @@ def was_trained_on(file: Pretrained, origin: DataOrigin, options: LoadOptions) -
     if datapath and os.path.realpath(datapath) == os.path.realpath(origin.datapath):
         return True
     try:
-        train = source(origin.dataset).listing(origin.datapath, "train")
+        train = origin.source.listing(origin.datapath, "train")
     except (ValueError, FileNotFoundError):  # too few for a training split
         return False
     if train is None or label_hash(torch.tensor(train.labels)) != identity.get("labels"):
@@ -108,7 +108,7 @@ def was_trained_on(file: Pretrained, origin: DataOrigin, options: LoadOptions) -
 
 def place_of(origin: DataOrigin) -> str:
     """What tells people which images these are."""
-    return origin.datapath if source(origin.dataset).own else origin.dataset
+    return origin.datapath if origin.source.own else origin.dataset
 
 
 def constants(file: Pretrained) -> tuple[tuple[float, ...], tuple[float, ...]] | None:

@@ -21,6 +21,7 @@ from multicrop.engine import ranks
 from multicrop.registry import Source, names, source
 
 NO_COLUMNS: Mapping[str, str] = MappingProxyType({})
+PATTERNS = set(",*?[{")  # characters of paths that stand for several
 GENERAL = ("image_folder", "images")  # they read what no other entry recognises
 # Image sizes that a command proposes: the largest that the images have
 SIZES = (224, 128, 96, 64, 32)
@@ -58,6 +59,8 @@ def recognise(
     if dataset:
         return source(dataset).with_columns(columns), dataset
     place = Path(path).expanduser()
+    if not (place.exists() or set(path) & PATTERNS):
+        existing_folder(place)  # says that it is not there
     is_folder = place.is_dir() or is_archive(place)
     folder = existing_folder(place) if is_folder else place
     entries = [entry for entry in names("datasets") if entry not in GENERAL]

@@ -67,6 +67,8 @@ def unsplit(root: str | Path) -> Listing | None:
 
 def recognise(root: Folder) -> str | None:
     """Any folder whose images are in folders, most of them."""
+    if isinstance(root, Path) and not root.is_dir():
+        return None
     return "image_folder" if holds_classes(Node(root)) else None
 
 

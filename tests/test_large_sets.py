@@ -87,7 +87,9 @@ def test_memory_without_sysconf(monkeypatch):
     monkeypatch.delattr(os, "sysconf")
     monkeypatch.setitem(sys.modules, "psutil", None)
     assert _folders._memory() is None
-    assert not _folders._is_too_large(_folders.Listing(ROOT, ["a"] * 10**7, None, ()), 1000)
+    assert not _folders._is_too_large(
+        _folders.Listing(ROOT, ["a"] * 10**7, None, ()), LoadOptions(1000)
+    )
     memory = types.SimpleNamespace(total=1 << 20)
     psutil = types.SimpleNamespace(virtual_memory=lambda: memory)
     monkeypatch.setitem(sys.modules, "psutil", psutil)

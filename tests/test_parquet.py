@@ -15,7 +15,7 @@ from multicrop.commands import check, pack, pretrain
 from multicrop.config.check import Recipe as Check
 from multicrop.config.pack import Recipe as Pack
 from multicrop.config.pretrain import Recipe
-from multicrop.datasets import _decode, _rows
+from multicrop.datasets import _console, _decode
 from multicrop.datasets._cache import cache_folder
 from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
@@ -29,7 +29,7 @@ COUNTS = {"train": 30, "test": 6}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
-    _rows.say.cache_clear()  # each test is a process of its own
+    _console.say_once.cache_clear()  # each test is a process of its own
 
 
 def picture(i: int) -> bytes:

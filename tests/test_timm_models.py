@@ -148,8 +148,8 @@ def test_what_timm_offers_and_we_do_not_is_refused_in_one_line():
         timm.create_model(VIT[0], img_size=(32, 64))
     with pytest.raises(ValueError, match="--arch vit has no option 'depths'"):
         timm.create_model(VIT[0], depths=(2, 2))
-    with pytest.raises(RuntimeError, match="No pretrained weights exist for multicrop_vit"):
-        timm.create_model(VIT[0], pretrained=True)
+    with pytest.raises(RuntimeError, match="No pretrained weights exist for multicrop_dhvt"):
+        timm.create_model("multicrop_dhvt", pretrained=True)
     model.set_grad_checkpointing(False)
 
 

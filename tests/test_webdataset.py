@@ -11,7 +11,7 @@ from PIL import Image
 
 from multicrop.commands import check
 from multicrop.config.check import Recipe as Check
-from multicrop.datasets import _rows
+from multicrop.datasets import _console
 from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
 
@@ -21,7 +21,7 @@ COUNTS = {"train": 12, "test": 4}
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    _rows.say.cache_clear()  # each test is a process of its own
+    _console.say_once.cache_clear()  # each test is a process of its own
 
 
 def picture(value: int) -> bytes:

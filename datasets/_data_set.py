@@ -28,8 +28,8 @@ class DataSet:
     """listing(root, split, **variant) -> the image files of a split, not read yet; None where they are binary files."""
     recognise: Callable[[Folder], str | None] | None = None
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
-    validation: Callable[[str | Path], bool] | None = None
-    """validation(root) -> whether load and listing take the split "val" too: a public one beside train and test."""
+    validation: Callable[..., bool] | None = None
+    """validation(root, **variant) -> whether load and listing take "val" too: a split beside train and test."""
     unsplit: Callable[[str | Path], Listing | None] | None = None
     """unsplit(root) -> all images of a folder that has no training and test split beside each other, else None."""
     inventory: Callable[[str | Path], Inventory] | None = None

@@ -13,14 +13,11 @@ from ._console import say_once
 from ._folders import Listing, image_set
 from ._images import ImageSet, LoadOptions, check_split, like
 from ._places import Root
-from .image_folder import hold_out
+from ._split_names import TEST, TRAIN, VALIDATION
+from .image_folder import WITH_VALIDATION, hold_out
 
 TEST_NAMES = ("test", "val")  # of which the first that is there is the test split
-SPLIT_NAMES = {
-    "train": ("train", "training", "trn"),
-    "test": ("test", "testing", "tst"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
-}
+SPLIT_NAMES = {"train": (*TRAIN, "trn"), "test": (*TEST, "tst"), "val": VALIDATION}
 
 
 @dataclass(frozen=True)
@@ -83,12 +80,22 @@ def text(value: Any) -> str:
 
 
 def split_of(listings: dict[str, Listing], split: str) -> Listing:
-    """The listing of a split. ValueError for a test split that nobody has labelled."""
-    check_split(split)
+    """The listing of a split. ValueError for one that is not there, or that nobody has labelled."""
+    check_split(split, WITH_VALIDATION)
+    root = listings["train"].root
+    if split == "val" and split not in listings:
+        raise ValueError(f"{root} has no validation images beside test images")
     if split not in listings:
-        root = listings["train"].root
         raise ValueError(f"{root}: its images have no labels, and so there is no test split")
     return listings[split]
+
+
+def has_validation(listing: Callable[..., Listing], root: str | Path, columns: dict) -> bool:
+    """Whether there are validation images beside test images. What is wrong with root is said when it is loaded."""
+    try:
+        return bool(listing(root, "val", **columns).names)
+    except (ValueError, FileNotFoundError):
+        return False
 
 
 def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) -> ImageSet:
@@ -103,7 +110,7 @@ def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) ->
 def listings_of(
     root: Root, parts: dict[str, Rows], classes: tuple[str, ...] | None = None
 ) -> dict[str, Listing]:
-    """Listings "train" and "test" of root's rows by split (train, and test, val or both, or neither).
+    """Listings "train", "test" and, with both, "val" of root's rows by split (train, and test, val, both or neither).
 
     Without a test split a tenth of each class of the training images is held out, as of class folders. classes: their
     names in label order, where they are known; otherwise they are those of the training rows. Without labels there is
@@ -119,17 +126,19 @@ def listings_of(
     assert train.labels is not None
     classes = classes or class_order(train)
     whole = Listing(root, train.names, numbered(train, classes), classes)
-    name = _test_name(parts)
-    if name is None:
+    usable = _usable(parts)
+    if not usable:
         return hold_out(whole)
-    test = labelled(without_repeats(parts[name]))
-    _say_overlap(train, test)
-    listing = Listing(root, test.names, numbered(test, classes), classes, "test")
-    return {"train": replace(whole, part="train"), "test": listing}
+    listings = {"train": replace(whole, part="train")}
+    for split, name in zip(TEST_NAMES, usable, strict=False):
+        rows = labelled(without_repeats(parts[name]))
+        _say_overlap(train, rows)
+        listings[split] = Listing(root, rows.names, numbered(rows, classes), classes, split)
+    return listings
 
 
-def _test_name(parts: dict[str, Rows]) -> str | None:
-    """Which of the parts is the test split; None where none has labels."""
+def _usable(parts: dict[str, Rows]) -> list[str]:
+    """Which of the parts beside the training images have labels: validation images alone are the test split."""
     usable = []
     for name in TEST_NAMES:
         rows = parts.get(name)
@@ -139,12 +148,7 @@ def _test_name(parts: dict[str, Rows]) -> str | None:
             say_once(
                 f"{rows.source}: its {len(rows.names)} {name} images have no labels, and are not used"
             )
-    if len(usable) > 1:
-        rows = parts[usable[1]]
-        say_once(
-            f"{rows.source}: its {len(rows.names)} {usable[1]} images are not used: there are test images"
-        )
-    return usable[0] if usable else None
+    return usable
 
 
 def by_split(rows: Rows) -> dict[str, Rows]:

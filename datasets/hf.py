@@ -21,6 +21,7 @@ from ._rows import (
     SPLIT_NAMES,
     Rows,
     by_split,
+    has_validation,
     images_of,
     listings_of,
     split_name,
@@ -28,6 +29,7 @@ from ._rows import (
     text,
 )
 from ._table import PARQUET, Columns, one_line
+from .image_folder import WITH_VALIDATION
 
 # What save_to_disk writes beside the rows of one split, and above the folders of several
 ONE, SEVERAL = "state.json", "dataset_dict.json"
@@ -49,7 +51,7 @@ def load(
 
     Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError in one line.
     """
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     listings = _listings(root, name, Columns(image_column, label_column, split_column))
     return images_of(listings, split, options)
 
@@ -63,9 +65,14 @@ def listing(
     split_column: str | None = None,
 ) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     listings = _listings(root, name, Columns(image_column, label_column, split_column))
     return split_of(listings, split)
+
+
+def validation(root: str | Path, **columns: str | None) -> bool:
+    """Whether there are validation images beside test images."""
+    return has_validation(listing, root, columns)
 
 
 def recognise(
@@ -242,5 +249,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=validation,
     own=True,
 )

@@ -15,8 +15,18 @@ from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
 from ._folders import Listing
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
-from ._rows import Rows, by_split, images_of, listings_of, split_of, split_of_file, text
+from ._rows import (
+    Rows,
+    by_split,
+    has_validation,
+    images_of,
+    listings_of,
+    split_of,
+    split_of_file,
+    text,
+)
 from ._table import IMAGES, PARQUET, Columns, first_of, holds_bytes, one_line, pyarrow
+from .image_folder import WITH_VALIDATION
 
 BATCH = 64  # rows that are read at a time
 
@@ -34,7 +44,7 @@ def load(
 
     Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError in one line.
     """
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     both = listings(root, Columns(image_column, label_column, split_column))
     return images_of(both, split, options)
 
@@ -47,8 +57,13 @@ def listing(
     split_column: str | None = None,
 ) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     return split_of(listings(root, Columns(image_column, label_column, split_column)), split)
+
+
+def validation(root: str | Path, **columns: str | None) -> bool:
+    """Whether there are validation images beside test images."""
+    return has_validation(listing, root, columns)
 
 
 def recognise(
@@ -231,5 +246,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=validation,
     own=True,
 )

@@ -14,8 +14,18 @@ from ._data_set import DataSet
 from ._folders import Folder, Listing, class_names, existing_folder
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._named_files import files_of, located
-from ._rows import Rows, by_first_folder, by_split, images_of, listings_of, split_name, split_of
+from ._rows import (
+    Rows,
+    by_first_folder,
+    by_split,
+    has_validation,
+    images_of,
+    listings_of,
+    split_name,
+    split_of,
+)
 from ._table import Columns, is_table, read_table
+from .image_folder import WITH_VALIDATION
 
 METADATA = (
     "metadata"  # the stem of Hugging Face's tables, in the folder of all images or of a split's
@@ -55,7 +65,7 @@ def load(
     Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError, in one line,
     where the table does not say what it must.
     """
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     listings = _listings(root, Columns(image_column, label_column, split_column))
     return images_of(listings, split, options)
 
@@ -68,8 +78,13 @@ def listing(
     split_column: str | None = None,
 ) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     return split_of(_listings(root, Columns(image_column, label_column, split_column)), split)
+
+
+def validation(root: str | Path, **columns: str | None) -> bool:
+    """Whether there are validation images beside test images."""
+    return has_validation(listing, root, columns)
 
 
 def recognise(
@@ -208,5 +223,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=validation,
     own=True,
 )

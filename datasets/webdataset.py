@@ -22,8 +22,18 @@ from ._folders import Listing, image_names
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._lmdb import Records
 from ._places import Several
-from ._rows import Rows, by_split, images_of, listings_of, split_of, split_of_file, text
+from ._rows import (
+    Rows,
+    by_split,
+    has_validation,
+    images_of,
+    listings_of,
+    split_of,
+    split_of_file,
+    text,
+)
 from ._table import LABELS, Columns, first_of
+from .image_folder import WITH_VALIDATION
 
 CLASS, JSON = "cls", "json"  # endings of the files of labels
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -64,7 +74,7 @@ def load(
     image_column, label_column: endings of the files, or a key of the .json. Without a test split a tenth of each class
     is, as for class folders. FileNotFoundError or ValueError in one line.
     """
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     listings = _listings(root, Columns(image_column, label_column, split_column))
     return images_of(listings, split, options)
 
@@ -77,8 +87,13 @@ def listing(
     split_column: str | None = None,
 ) -> Listing:
     """The images of a split, not read yet."""
-    check_split(split)
+    check_split(split, WITH_VALIDATION)
     return split_of(_listings(root, Columns(image_column, label_column, split_column)), split)
+
+
+def validation(root: str | Path, **columns: str | None) -> bool:
+    """Whether there are validation images beside test images."""
+    return has_validation(listing, root, columns)
 
 
 def recognise(
@@ -265,5 +280,6 @@ DATASET = DataSet(
     load=load,
     listing=listing,
     recognise=recognise,
+    validation=validation,
     own=True,
 )

@@ -102,7 +102,7 @@ class Source:
     def has_validation(self, root: str | Path) -> bool:
         """Whether load takes the split "val" too: a public validation split beside train and test."""
         validation = self.data_set.validation
-        return validation is not None and validation(root)
+        return validation is not None and validation(root, **self.variant)
 
     def unsplit(self, root: str | Path) -> Any:
         """The Listing of all images where root has no split of its own, else None: what to measure a network on."""

@@ -220,12 +220,22 @@ def test_a_column_of_splits(photos, words):
     assert greys(load(photos / "a.csv", "test")) == list(range(30, 40))
 
 
-def test_validation_images_beside_test_images_are_not_used_and_that_is_said(photos, capsys):
+def test_validation_images_beside_test_images_are_a_split_of_their_own(photos):
     words = ["train"] * 20 + ["val"] * 10 + ["test"] * 10
     rows = [(*row, word) for row, word in zip(rows_of(), words, strict=True)]
     table(photos / "a.csv", ("file", "label", "set"), rows)
     assert greys(load(photos / "a.csv", "test")) == list(range(30, 40))
-    assert "its 10 val images are not used" in capsys.readouterr().err
+    assert source("table").has_validation(photos / "a.csv")
+    assert greys(load(photos / "a.csv", "val")) == list(range(20, 30))
+
+
+def test_validation_images_alone_are_the_test_split(photos):
+    rows = [(*row, "val" if i >= 30 else "train") for i, row in enumerate(rows_of())]
+    table(photos / "a.csv", ("file", "label", "set"), rows)
+    assert greys(load(photos / "a.csv", "test")) == list(range(30, 40))
+    assert not source("table").has_validation(photos / "a.csv")
+    with pytest.raises(ValueError, match="no validation images beside test images"):
+        load(photos / "a.csv", "val")
 
 
 def test_an_unknown_split(photos):

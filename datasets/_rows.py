@@ -90,14 +90,6 @@ def split_of(listings: dict[str, Listing], split: str) -> Listing:
     return listings[split]
 
 
-def has_validation(listing: Callable[..., Listing], root: str | Path, columns: dict) -> bool:
-    """Whether there are validation images beside test images. What is wrong with root is said when it is loaded."""
-    try:
-        return bool(listing(root, "val", **columns).names)
-    except (ValueError, FileNotFoundError):
-        return False
-
-
 def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) -> ImageSet:
     """The images of a split; mean and std are those of the training images. Errors are those of split_of."""
     wanted = split_of(listings, split)

@@ -36,6 +36,16 @@ class Columns:
     label: str | None = None
     split: str | None = None
 
+    @classmethod
+    def of(
+        cls,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+    ) -> "Columns":
+        """Those that flags name."""
+        return cls(image_column, label_column, split_column)
+
     def chosen(self, source: str, names: Sequence[str]) -> "Columns":
         """The same with names that are there. ValueError where a stated one is not, or no column can be the images'."""
         image = _stated("--image_column", self.image, source, names) or first_of(IMAGES, names)

@@ -16,20 +16,16 @@ from ._console import say_once
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
 from ._folders import Listing
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._reader import Reader
 from ._rows import (
     SPLIT_NAMES,
     Rows,
     by_split,
-    has_validation,
-    images_of,
     listings_of,
     split_name,
-    split_of,
     text,
 )
 from ._table import PARQUET, Columns, one_line
-from .image_folder import WITH_VALIDATION
 
 # What save_to_disk writes beside the rows of one split, and above the folders of several
 ONE, SEVERAL = "state.json", "dataset_dict.json"
@@ -37,58 +33,15 @@ BATCH = 64  # rows that are read at a time
 WHERE = "a folder of save_to_disk or of .parquet files is expected, or --dataset hf:OWNER/NAME for one on the hub"
 
 
-def load(
-    root: str | Path,
-    split: str,
-    options: LoadOptions = DEFAULTS,
-    *,
-    name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> ImageSet:
-    """name: of a data set on the hub, in place of root. Mean and std are measured on the training images.
-
-    Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError in one line.
-    """
-    check_split(split, WITH_VALIDATION)
-    listings = _listings(root, name, Columns(image_column, label_column, split_column))
-    return images_of(listings, split, options)
-
-
-def listing(
-    root: str | Path,
-    split: str,
-    name: str | None = None,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> Listing:
-    """The images of a split, not read yet."""
-    check_split(split, WITH_VALIDATION)
-    listings = _listings(root, name, Columns(image_column, label_column, split_column))
-    return split_of(listings, split)
-
-
-def validation(root: str | Path, **columns: str | None) -> bool:
-    """Whether there are validation images beside test images."""
-    return has_validation(listing, root, columns)
-
-
-def recognise(
-    root: Folder,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> str | None:
+def recognise(root: Folder, **columns: str) -> str | None:
     """By what save_to_disk writes; files of to_parquet are recognised as such."""
     if not isinstance(root, Path):
         return None
     return "hf" if any((root / name).is_file() for name in (ONE, SEVERAL)) else None
 
 
-def _listings(root: str | Path, name: str | None, columns: Columns) -> dict[str, Listing]:
-    """The images of both splits."""
+def _listings(root: str | Path, columns: Columns, name: str | None = None) -> dict[str, Listing]:
+    """The images of all splits. name: of a data set on the hub, in place of root."""
     if name:
         return _listings_of(_from_hub(name), Path(name), columns)
     path = Path(root).expanduser()
@@ -243,12 +196,14 @@ def _contents(
                     yield content(cell.as_py())
 
 
+READER = Reader(_listings)
+
 DATASET = DataSet(
     title="Hugging Face's `datasets`",
     layout="a folder that `save_to_disk` wrote, or the files of `to_parquet`; `hf:<owner>/<name>` is one on the hub",
-    load=load,
-    listing=listing,
+    load=READER.load,
+    listing=READER.listing,
     recognise=recognise,
-    validation=validation,
+    validation=READER.validation,
     own=True,
 )

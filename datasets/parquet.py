@@ -14,64 +14,20 @@ from ._cache import cache_folder
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
 from ._folders import Listing
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._reader import Reader
 from ._rows import (
     Rows,
     by_split,
-    has_validation,
-    images_of,
     listings_of,
-    split_of,
     split_of_file,
     text,
 )
 from ._table import IMAGES, PARQUET, Columns, first_of, holds_bytes, one_line, pyarrow
-from .image_folder import WITH_VALIDATION
 
 BATCH = 64  # rows that are read at a time
 
 
-def load(
-    root: str | Path,
-    split: str,
-    options: LoadOptions = DEFAULTS,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> ImageSet:
-    """root is a file, or a folder with files anywhere below. Mean and std are measured on the training images.
-
-    Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError in one line.
-    """
-    check_split(split, WITH_VALIDATION)
-    both = listings(root, Columns(image_column, label_column, split_column))
-    return images_of(both, split, options)
-
-
-def listing(
-    root: str | Path,
-    split: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> Listing:
-    """The images of a split, not read yet."""
-    check_split(split, WITH_VALIDATION)
-    return split_of(listings(root, Columns(image_column, label_column, split_column)), split)
-
-
-def validation(root: str | Path, **columns: str | None) -> bool:
-    """Whether there are validation images beside test images."""
-    return has_validation(listing, root, columns)
-
-
-def recognise(
-    root: Folder,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> str | None:
+def recognise(root: Folder, **columns: str) -> str | None:
     """By a first file that has a column of bytes."""
     if not isinstance(root, Path):
         return None
@@ -125,7 +81,7 @@ def _opened(file: Path) -> Any:
 
 
 def listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of both splits."""
+    """The images of all splits. root: a file, or a folder with files anywhere below."""
     path = Path(root).expanduser()
     files = _files(path)
     schema = _schema(files[0])
@@ -240,12 +196,14 @@ def _of_group(
         first += len(cells)
 
 
+READER = Reader(listings)
+
 DATASET = DataSet(
     title="your own images in parquet files",
     layout="`.parquet` files with a column of images' bytes: one, or `train-*.parquet` and `test-*.parquet`",
-    load=load,
-    listing=listing,
+    load=READER.load,
+    listing=READER.listing,
     recognise=recognise,
-    validation=validation,
+    validation=READER.validation,
     own=True,
 )

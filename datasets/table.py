@@ -12,20 +12,16 @@ from pathlib import Path
 from ._archive import ArchiveFolder
 from ._data_set import DataSet
 from ._folders import Folder, Listing, class_names, existing_folder
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._named_files import files_of, located
+from ._reader import Reader
 from ._rows import (
     Rows,
     by_first_folder,
     by_split,
-    has_validation,
-    images_of,
     listings_of,
     split_name,
-    split_of,
 )
 from ._table import Columns, is_table, read_table
-from .image_folder import WITH_VALIDATION
 
 METADATA = (
     "metadata"  # the stem of Hugging Face's tables, in the folder of all images or of a split's
@@ -51,53 +47,12 @@ class Found:
         return str(_split_in(self.file) or "")
 
 
-def load(
-    root: str | Path,
-    split: str,
-    options: LoadOptions = DEFAULTS,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> ImageSet:
-    """root is the table, or the folder or archive that holds it. Mean and std are measured on the training images.
-
-    Without a test split a tenth of each class is, as for class folders. FileNotFoundError or ValueError, in one line,
-    where the table does not say what it must.
-    """
-    check_split(split, WITH_VALIDATION)
-    listings = _listings(root, Columns(image_column, label_column, split_column))
-    return images_of(listings, split, options)
-
-
-def listing(
-    root: str | Path,
-    split: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> Listing:
-    """The images of a split, not read yet."""
-    check_split(split, WITH_VALIDATION)
-    return split_of(_listings(root, Columns(image_column, label_column, split_column)), split)
-
-
-def validation(root: str | Path, **columns: str | None) -> bool:
-    """Whether there are validation images beside test images."""
-    return has_validation(listing, root, columns)
-
-
-def recognise(
-    root: Folder,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> str | None:
+def recognise(root: Folder, **columns: str) -> str | None:
     """By a table whose first rows name images that are there, and beside class folders have labels as well."""
     if isinstance(root, Path) and root.is_file():
         return "table" if is_table(root.name) else None
     try:
-        return _recognise(root, Columns(image_column, label_column, split_column))
+        return _recognise(root, Columns.of(**columns))
     except (ValueError, FileNotFoundError):
         return None
 
@@ -117,7 +72,10 @@ def _recognise(root: Folder, wanted: Columns) -> str | None:
 
 
 def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of both splits."""
+    """The images of all splits. root: the table, or the folder or archive that holds it.
+
+    FileNotFoundError or ValueError, in one line, where the table does not say what it must.
+    """
     folder, tables = _tables(_folder_or_table(root))
     if list(tables) == [WHOLE]:
         rows = _rows(folder, tables[WHOLE], columns, split=True)
@@ -216,13 +174,15 @@ def _is_plain(file: Folder) -> bool:
     return split_name(_stem(file)) is not None
 
 
+READER = Reader(_listings)
+
 DATASET = DataSet(
     title="your own images with their labels in a table",
     layout="a `.csv`, `.tsv`, `.jsonl` or `.parquet` above its images, or its folder: `train.csv` and `test.csv`, "
     "`metadata.csv`, or one of any name",
-    load=load,
-    listing=listing,
+    load=READER.load,
+    listing=READER.listing,
     recognise=recognise,
-    validation=validation,
+    validation=READER.validation,
     own=True,
 )

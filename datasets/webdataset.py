@@ -19,21 +19,17 @@ from ._console import say_once
 from ._data_set import DataSet
 from ._endings import is_image
 from ._folders import Listing, image_names
-from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
 from ._lmdb import Records
 from ._places import Several
+from ._reader import Reader
 from ._rows import (
     Rows,
     by_split,
-    has_validation,
-    images_of,
     listings_of,
-    split_of,
     split_of_file,
     text,
 )
 from ._table import LABELS, Columns, first_of
-from .image_folder import WITH_VALIDATION
 
 CLASS, JSON = "cls", "json"  # endings of the files of labels
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -60,48 +56,7 @@ class Sample:
         return [ending for ending in self.files if is_image(f".{ending}")]
 
 
-def load(
-    root: str | Path,
-    split: str,
-    options: LoadOptions = DEFAULTS,
-    *,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> ImageSet:
-    """root: a shard, a folder of shards, or a pattern: shards/train-{000..017}.tar, shards/*.tar.
-
-    image_column, label_column: endings of the files, or a key of the .json. Without a test split a tenth of each class
-    is, as for class folders. FileNotFoundError or ValueError in one line.
-    """
-    check_split(split, WITH_VALIDATION)
-    listings = _listings(root, Columns(image_column, label_column, split_column))
-    return images_of(listings, split, options)
-
-
-def listing(
-    root: str | Path,
-    split: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> Listing:
-    """The images of a split, not read yet."""
-    check_split(split, WITH_VALIDATION)
-    return split_of(_listings(root, Columns(image_column, label_column, split_column)), split)
-
-
-def validation(root: str | Path, **columns: str | None) -> bool:
-    """Whether there are validation images beside test images."""
-    return has_validation(listing, root, columns)
-
-
-def recognise(
-    root: Folder,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    split_column: str | None = None,
-) -> str | None:
+def recognise(root: Folder, **columns: str) -> str | None:
     """By a pattern of tar files, by several in a folder, or by one in which images have files of labels beside them."""
     place = root.file if isinstance(root, ArchiveFolder) else root
     try:
@@ -109,18 +64,22 @@ def recognise(
         samples = _samples_of(shards[0])[:SAMPLED]
     except (ValueError, FileNotFoundError):
         return None
-    if not any(sample.image(image_column) for sample in samples):
+    if not any(sample.image(columns.get("image_column")) for sample in samples):
         return None
     if place.is_dir() and image_names(place):  # images with an archive among them
         return None
     labels = any(CLASS in sample.files or JSON in sample.files for sample in samples)
     # Archives of class folders are --dataset image_folder, and one without labels is --dataset images
     plain = not place.is_file() and not any("/" in sample.name for sample in samples)
-    return "webdataset" if labels or plain or label_column else None
+    return "webdataset" if labels or plain or columns.get("label_column") else None
 
 
 def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of both splits."""
+    """The images of all splits.
+
+    root: a shard, a folder of shards, or a pattern: shards/train-{000..017}.tar, shards/*.tar. The columns are endings
+    of the files, or a key of the .json.
+    """
     if columns.split is not None:
         raise ValueError("--split_column: the names of shards say which split they are")
     title = str(Path(root).expanduser())
@@ -274,12 +233,14 @@ def _content(opened: BinaryIO, span: Span) -> str:
     return opened.read(length).decode("utf-8", "replace").strip()
 
 
+READER = Reader(_listings)
+
 DATASET = DataSet(
     title="your own images in WebDataset shards",
     layout="`.tar` files of `0001.jpg`, `0001.cls` (or `.json`), ...: a folder of them, or `train-{000..017}.tar`",
-    load=load,
-    listing=listing,
+    load=READER.load,
+    listing=READER.listing,
     recognise=recognise,
-    validation=validation,
+    validation=READER.validation,
     own=True,
 )

@@ -157,7 +157,7 @@ def declarations() -> dict[str, dict[str, Any]]:
     for entry in names("datasets"):
         arguments = {}
         for argument in _call_of(file("datasets", entry), "DATASET").keywords:
-            if not isinstance(argument.value, ast.Name):  # a function
+            if not isinstance(argument.value, (ast.Name, ast.Attribute)):  # a function
                 arguments[str(argument.arg)] = ast.literal_eval(argument.value)
         declared[entry] = arguments
     return declared

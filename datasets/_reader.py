@@ -1,0 +1,61 @@
+"""load, listing and validation of the data sets whose images are rows with columns; how rows are read is their own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ._folders import Listing
+from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
+from ._rows import images_of, split_of
+from ._table import Columns
+from .image_folder import WITH_VALIDATION
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The functions that a DATASET of rows has."""
+
+    listings: Callable[..., dict[str, Listing]]
+    """listings(root, columns, **variant) -> the images of every split, not read yet."""
+
+    def load(
+        self,
+        root: str | Path,
+        split: str,
+        options: LoadOptions = DEFAULTS,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+        **variant: Any,
+    ) -> ImageSet:
+        """Mean and std are measured on the training images. FileNotFoundError or ValueError in one line.
+
+        Without a test split a tenth of each class is, as for class folders.
+        """
+        check_split(split, WITH_VALIDATION)
+        columns = Columns(image_column, label_column, split_column)
+        return images_of(self.listings(root, columns, **variant), split, options)
+
+    def listing(
+        self,
+        root: str | Path,
+        split: str,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+        **variant: Any,
+    ) -> Listing:
+        """The images of a split, not read yet."""
+        check_split(split, WITH_VALIDATION)
+        columns = Columns(image_column, label_column, split_column)
+        return split_of(self.listings(root, columns, **variant), split)
+
+    def validation(self, root: str | Path, **variant: Any) -> bool:
+        """Whether there are validation images beside test images. What is wrong with root is said when it is loaded."""
+        try:
+            return bool(self.listing(root, "val", **variant).names)
+        except (ValueError, FileNotFoundError):
+            return False

@@ -213,8 +213,9 @@ def say_constant_channels(dataset: str, images: ImageSet) -> None:
     else:
         names = RGB if len(images.std) == 3 else range(1, len(images.std) + 1)
         listed = " and ".join(str(names[channel]) for channel in images.constant)
+        subject, verb = ("channel", "does") if len(images.constant) == 1 else ("channels", "do")
         line = (
-            f"channel {listed} of {len(images.std)} does not vary in the training images: it is centred, and scaled "
-            "as the channel that varies most"
+            f"{subject} {listed} of {len(images.std)} {verb} not vary in the training images: centred, and scaled as "
+            "the channel that varies most"
         )
     say_once(f"{dataset}: {line}")

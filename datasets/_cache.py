@@ -233,9 +233,8 @@ def _say_other_sides(folder: Path, job: Job) -> None:
     sides.discard(job.source_size)
     if sides:
         flags = " and ".join(f"--source_size {side}" for side in sorted(sides))
-        print(
-            f"{job.root} is decoded again for {job.source_size} px: the cache holds it for {flags}",
-            file=sys.stderr,
+        say_once(
+            f"{job.root} is decoded again for {job.source_size} px: the cache holds it for {flags}"
         )
 
 

@@ -20,6 +20,7 @@ from .files import atomic_write, write_errors
 from .metadata import Checkpoint, Metadata
 from .outlet import Outlet
 
+RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
@@ -64,6 +65,8 @@ class Run:
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
+            if not (self.folder / RECIPE).exists():  # among images it tells the folder from a class
+                self._write_recipe()
 
     def resume(self, train_state: TrainState, identity: dict[str, Any]) -> int:
         """Load the newest readable state, on every rank; the step to go on from, 0 for a new run.
@@ -129,12 +132,11 @@ class Run:
             return
         stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
         summary = ", ".join(stated) or "every flag has its default"
-        ranks.log(f"recipe: {summary}; all of it in {self.folder}/recipe.yaml")
+        ranks.log(f"recipe: {summary}; all of it in {self.folder / RECIPE}")
         # From step 0 nothing is resumed: what a run measured before its first step is dropped too
         kept = [row for row in self.rows() if row["step"] <= step] if step else []
         rows = [json.dumps(row) + "\n" for row in kept]
-        with atomic_write(self.folder / "recipe.yaml") as file:
-            file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
+        self._write_recipe()
         with atomic_write(self.folder / METRICS) as file:
             file.write("".join(rows).encode())
         first_step = step + 1 if step else None
@@ -143,6 +145,10 @@ class Run:
             Outlet(WHAT, partial(Board, self.folder, first_step)),
             *trackers.outlets(wanted, self.folder, self.recipe, self.rows, resumed=step > 0),
         ]
+
+    def _write_recipe(self) -> None:
+        with atomic_write(self.folder / RECIPE) as file:
+            file.write(yaml.safe_dump(self.recipe, sort_keys=False).encode())
 
     def log(self, step: int, **values: Any) -> None:
         """One row of metrics.jsonl and one point on each curve."""

@@ -94,5 +94,5 @@ def test_it_is_said_once(tmp_path, capsys):
     say_once.cache_clear()
     for name in ("a", "b"):
         run(images, tmp_path / name, max_steps=1, batch_size=6, **PLAIN)
-    line = "channel red and blue of 3 does not vary in the training images"
+    line = "channels red and blue of 3 do not vary in the training images"
     assert capsys.readouterr().err.count(line) == 1

@@ -11,8 +11,11 @@ from PIL import Image, features
 
 from multicrop.commands import check as checking
 from multicrop.config.check import Recipe
+from multicrop.config.flags import to_flags
+from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets import _endings
 from multicrop.datasets._images import LoadOptions
+from multicrop.engine.run import Run
 from multicrop.registry import source
 
 # Endings that Pillow opens wherever it is installed, and the format that writes such a file
@@ -230,3 +233,12 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     ), **env)  # fmt: skip
     assert result_of(second)["status"] == "finished"
     assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]
+
+
+def test_a_first_run_among_the_images_is_no_class(colours, tmp_path):
+    """Its folder is there before its images are listed; whatever ends the run then, the next command knows it."""
+    photos = tmp_path / "photos"
+    shutil.copytree(colours, photos)
+    classes = source("image_folder").listing(photos, "train").classes
+    Run(photos / "runs" / "ssl", to_flags(Pretraining()))
+    assert source("image_folder").listing(photos, "train").classes == classes

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import launch, result_of
 from PIL import Image
 
 from multicrop.commands import check as checking
@@ -440,3 +441,22 @@ def test_check_reports_bits_range_channels_and_what_a_crop_leaves_out(tmp_path, 
     assert "which leaves out 25% of the pixels (--fit squeeze or pad keeps them)" in said
     assert "0..4095 becomes black to white, measured on 6 images" in said
     assert "1 file has transparency, which becomes white" in said
+
+
+def test_eval_sees_images_as_the_training_did(tmp_path):
+    """The stated range is the checkpoint's, whatever the range of the images that are scored."""
+    for name, top in (("cat", 4000), ("dog", 3000)):
+        save(tmp_path / "in" / name, counts(6, top))
+        save(tmp_path / "others" / name, counts(2, top // 2))
+    shared = ["--embed_dim=16", "--num_layers=1", "--num_heads=2", "--image_size=16", "--epochs=1"]
+    first = launch(
+        "finetune.py", "--scratch", "--dataset=image_folder", f"--datapath={tmp_path / 'in'}", *shared,
+        "--batch_size=4", "--warmup=0", "--value_range", "0", "9000", f"--output_dir={tmp_path / 'ft'}",
+    )  # fmt: skip
+    assert result_of(first)["status"] == "finished"
+    scored = launch(
+        "finetune.py", "--eval", f"--pretrained_weights={tmp_path / 'ft'}", f"--datapath={tmp_path / 'others'}",
+        f"--output_dir={tmp_path / 'scored'}",
+    )  # fmt: skip
+    assert result_of(scored)["status"] == "finished"
+    assert "0..9000" in scored.stderr and "measured" not in scored.stderr

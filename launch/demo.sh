@@ -2,7 +2,7 @@
 # The main job on the embedded data set, from nothing, on a CPU: pretrain, k-NN before and after, then finetune from the
 # checkpoint and from scratch at the same budget, pictures, and one table at the end.
 #
-#   launch/demo.sh                    # about 8 minutes of processor time
+#   launch/demo.sh                    # about 7 minutes on 2 cores
 #   SEEDS="0 1 2" launch/demo.sh      # three times that, and mean and spread
 #
 # OUT     folder of the runs (default: runs/demo)

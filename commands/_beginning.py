@@ -75,10 +75,11 @@ def begin(
     recipe: Recipe, origin: Origin, train_state: TrainState, run: Run, metadata: Metadata
 ) -> tuple[int, Metadata]:
     """Give the networks their first or their latest weights; the step to go on from, and the metadata with ancestry."""
-    stored = ranks.broadcast_object(lambda: _newest_metadata(run.folder))
+    stored = run.stored()
     if stored is not None:
-        metadata = replace(metadata, ancestry=stored.ancestry)
-        return resume(train_state, run, stored, metadata, recipe.begin.resume_changed_data)
+        before = stored.metadata
+        metadata = replace(metadata, ancestry=before.ancestry)
+        return resume(train_state, run, before, metadata, recipe.begin.resume_changed_data)
     if origin.run:
         _load_run(train_state, origin.run, recipe.begin.pretrained_weights)
     elif origin.file:

@@ -62,11 +62,17 @@ class Run:
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
         self.outlets: list[Outlet] | None = None  # None until it is open
+        self._read_ahead: tuple[Checkpoint, Path] | None = None  # by `stored`, for `resume`
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
             if not (self.folder / RECIPE).exists():  # among images it tells the folder from a class
                 self._write_recipe()
+
+    def stored(self) -> Checkpoint | None:
+        """The newest readable state, on every rank; `resume` takes it without reading it again."""
+        self._read_ahead = self._read_ahead or self._newest()
+        return self._read_ahead[0] if self._read_ahead else None
 
     def resume(self, train_state: TrainState, identity: dict[str, Any]) -> int:
         """Load the newest readable state, on every rank; the step to go on from, 0 for a new run.
@@ -75,7 +81,8 @@ class Run:
         the images, of the labels and of the teacher. ValueError where the stored run was made by another recipe or has
         another identity: its schedules or its order would not fit.
         """
-        newest = self._newest()
+        newest = self._read_ahead or self._newest()
+        self._read_ahead = None
         if newest is None:
             return 0
         stored, path = newest

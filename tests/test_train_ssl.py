@@ -123,6 +123,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(photos, tmp_pa
     run(photos, tmp_path / "cut")
     said = capsys.readouterr().err
     assert "damaged" in said and "checkpoint_previous.pt after step 6" in said
+    assert said.count("trying the one before it") == 1
     same(networks(tmp_path / "whole"), networks(tmp_path / "cut"))
 
 

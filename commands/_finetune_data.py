@@ -107,6 +107,7 @@ def backbone_options(
     options = {"arch": "vit", "image_size": image_size, **described, **recipe.backbone.options()}
     if recipe.optimisation.drop_rate is not None:
         options["drop_rate"] = recipe.optimisation.drop_rate
+    options.pop("patch_drop_rate", None)  # of stage one alone
     return {**options, "drop_path_rate": recipe.optimisation.sd, "in_channels": channels}
 
 

@@ -40,11 +40,13 @@ class Student(BackboneSettings):
     """Dropout probability (0)."""
     drop_path_rate: float = 0.1
     """Stochastic depth of the student's last block."""
+    patch_drop_rate: float | None = None
+    """Share of the patches of a global crop that the student of vit does not see (0)."""
 
     def __post_init__(self):
         super().__post_init__()
         check_values(self, EVEN, "image_size")
-        check_values(self, DROP_SHARE, "drop_rate", "drop_path_rate")
+        check_values(self, DROP_SHARE, "drop_rate", "drop_path_rate", "patch_drop_rate")
 
 
 @dataclass(frozen=True)
@@ -249,7 +251,7 @@ class Recipe:
 
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "crop_flip": 0.5, "sigreg_share": 0.05, "pretrained_weights": None, "checkpoint_key": "teacher",
-        "extend_epochs": None, "knn_dataset": None, "knn_datapath": None,
+        "extend_epochs": None, "patch_drop_rate": None, "knn_dataset": None, "knn_datapath": None,
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 

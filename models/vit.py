@@ -37,6 +37,7 @@ def build(
     qkv_bias: bool = True,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.1,
+    patch_drop_rate: float = 0.0,
     stem: Literal["patch", "conv"] = "patch",
     pool: Literal["class", "mean"] = "class",
     attention_init: Literal["random", "mimetic"] = "random",
@@ -45,6 +46,7 @@ def build(
 
     stem: patches by one linear layer, or by the convolutions of `_conv_stem`. pool: features are the class token or the
     mean of the patch tokens. attention_init: first values of attention and positions, "mimetic" those of `_mimetic`.
+    patch_drop_rate: share of the patches of whole images that training leaves out (Liu et al. 2022, arXiv 2208.07220).
     """
     if patch_size is None:
         patch_size = default_patch(image_size, image_size // 8)
@@ -60,7 +62,7 @@ def build(
         drop_rate,
         drop_path_rate,
     )
-    network = ViT(**sizes, pool=pool)
+    network = ViT(**sizes, pool=pool, patch_drop_rate=patch_drop_rate)
     if stem == "conv":
         layers: nn.Module = conv_stem(in_channels, embed_dim, patch_size)
         network.patch_embed.register_module("proj", layers)
@@ -91,7 +93,7 @@ class ViT(timm_vit.VisionTransformer):
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no masks
         *body, last = self.blocks
-        x = self.tokens(x)
+        x = self.drop_patches(self.tokens(x))
         for block in body:
             x = block(x)
         if self.pooling == "mean":
@@ -113,6 +115,11 @@ class ViT(timm_vit.VisionTransformer):
         if self.pooling == "mean":
             return self.norm(x[:, 1:]).mean(1)
         return self.norm(x[:, 0])
+
+    def drop_patches(self, x: Tensor) -> Tensor:
+        """All tokens (B, N, D) -> those that training computes; local crops keep theirs, they are parts already."""
+        whole = x.shape[1] > self.patch_embed.num_patches
+        return self.patch_drop(x) if whole else x
 
     def tokens(self, x: Tensor) -> Tensor:
         """Images (B, C, h, w) -> CLS and patch tokens with their positions (B, N, D)."""

@@ -13,7 +13,14 @@ from .engine import ranks
 from .weights import pretrained, published
 from .weights.pretrained import Pretrained
 
-NOT_BACKBONE_OPTIONS = ("arch", "image_size", "in_channels", "drop_rate", "drop_path_rate")
+NOT_BACKBONE_OPTIONS = (
+    "arch",
+    "image_size",
+    "in_channels",
+    "drop_rate",
+    "drop_path_rate",
+    "patch_drop_rate",
+)
 
 
 def named_file(name: str, options: dict[str, Any]) -> str | None:

@@ -115,9 +115,10 @@ def train(
         # Checkpoints.
         if status.saves:
             saved, state = metadata.at(status.step, status.epochs), train_state.state()
-            run_folder.save(saved, state)
+            # What is kept for good comes first: once the newest one is there, the step counts as done.
             if status.keeps(recipe.run.saveckp_freq):
                 run_folder.keep(saved, state, f"checkpoint{status.epoch:04d}.pt")
+            run_folder.save(saved, state)
 
         # A line for people.
         if status.ended or status.final:

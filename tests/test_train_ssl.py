@@ -127,6 +127,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(photos, tmp_pa
     same(networks(tmp_path / "whole"), networks(tmp_path / "cut"))
 
 
+def test_a_checkpoint_that_could_not_be_kept_is_kept_by_the_resumed_run(photos, tmp_path):
+    whole, hindered = tmp_path / "whole", tmp_path / "hindered"
+    run(photos, whole, saveckp_freq=1)
+    in_the_way = hindered / ".checkpoint0001.pt.partial"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"cannot write .*checkpoint0001\.pt"):
+        run(photos, hindered, saveckp_freq=1)
+    in_the_way.rmdir()
+    run(photos, hindered, saveckp_freq=1)
+    kept = [checkpoint.load(folder / "checkpoint0001.pt") for folder in (whole, hindered)]
+    same(kept[0].state, kept[1].state)
+
+
 def test_another_recipe_does_not_resume(photos, tmp_path):
     run(photos, tmp_path, max_steps=2)
     with pytest.raises(ValueError, match=r"lr 0\.0001 \(now 0\.5\); a global batch of 4 \(now 8\)"):

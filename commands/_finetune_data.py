@@ -17,6 +17,7 @@ from multicrop.engine import ranks, sampling, seeds
 from multicrop.engine.batches import Batches
 from multicrop.supervised import mixing, validation
 from multicrop.supervised.augmentation import TrainTransform, colours
+from multicrop.supervised.label_draws import draw_labels
 from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.weights.pretrained import Pretrained
 
@@ -81,7 +82,9 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     assert train.labels is not None
     random = seeds.generator(recipe.optimisation.seed, "validation")
     fraction = 0.0 if own_validation else recipe.run.val_fraction
-    chosen, held_out = validation.split(train.labels, fraction, random)
+    used = labels_in_use(recipe, train.labels)
+    chosen, held_out = validation.split(train.labels[used], fraction, random)
+    chosen, held_out = used[chosen], used[held_out]
     options = backbone_options(recipe, described, train.pixels.shape[-1], train.pixels.shape[1])
     entry = registry.source(origin.dataset).entry
     return FinetuneData(
@@ -96,6 +99,18 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
         shows_test=not own_validation and fraction == 0,
         validation=others[0] if others else None,
     )
+
+
+def labels_in_use(recipe: Recipe, labels: Tensor) -> Tensor:
+    """Labels (N,) -> indices of the training images whose labels may be used; where these are few, a line says so."""
+    percent = recipe.run.label_percent
+    if percent == 100:
+        return torch.arange(len(labels))
+    used = draw_labels(labels, percent, seeds.generator(recipe.run.label_draw, "labels"))
+    ranks.log(
+        f"--label_percent {percent:g}: {len(used)} of {len(labels)} training images, draw {recipe.run.label_draw}"
+    )
+    return used
 
 
 def backbone_options(

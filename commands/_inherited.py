@@ -7,6 +7,7 @@ from multicrop.commands._data import DataOrigin, data_origin
 from multicrop.config.augmentation import Augmentation
 from multicrop.config.finetune import FinetuneRun, Recipe
 from multicrop.engine import ranks
+from multicrop.engine.metadata import Metadata
 from multicrop.registry import source
 from multicrop.weights.pretrained import Pretrained
 
@@ -35,13 +36,8 @@ def resolve_validation(run: FinetuneRun, origin: DataOrigin) -> FinetuneRun:
     """The run with --validation own or held_out, as the data set has it; the one that is not usual is said."""
     if run.validation == "held_out":
         return run
-    has_own = origin.source.has_validation(origin.datapath)
+    has_own = has_validation(origin, asked=run.validation == "own")
     if run.validation == "own":
-        if not has_own:
-            raise ValueError(
-                f"--validation own: {origin.dataset} in {origin.datapath} has no validation split beside its "
-                "training and test splits"
-            )
         return run
     if has_own and run.val_fraction > 0:
         return replace(run, validation="own")
@@ -52,6 +48,22 @@ def resolve_validation(run: FinetuneRun, origin: DataOrigin) -> FinetuneRun:
     return replace(run, validation="held_out")
 
 
+def has_validation(origin: DataOrigin, *, asked: bool) -> bool:
+    """Whether a data set has a validation split beside training and test. ValueError where one is asked for in vain."""
+    has_own = origin.source.has_validation(origin.datapath)
+    if asked and not has_own:
+        raise ValueError(
+            f"--validation own: {origin.dataset} in {origin.datapath} has no validation split beside its "
+            "training and test splits"
+        )
+    return has_own
+
+
+def never_mirrored(metadata: Metadata) -> bool:
+    """Whether a network's training is known not to have mirrored images."""
+    return 0 in (metadata.recipe.get("crop_flip"), metadata.recipe.get("flip"))
+
+
 def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
     """The augmentation with what is not stated as the images and the network need it.
 
@@ -60,8 +72,7 @@ def inherited_augmentation(recipe: Recipe, file: Pretrained) -> Augmentation:
     """
     stated, learned = recipe.augmentation, file.metadata
     flip, fill = stated.flip, stated.padding_fill
-    never_mirrored = 0 in (learned.recipe.get("crop_flip"), learned.recipe.get("flip"))
-    if flip is None and never_mirrored:
+    if flip is None and never_mirrored(learned):
         flip = 0.0
     if fill is None:
         own = recipe.backbone.standardise

@@ -1,16 +1,21 @@
-"""What the probe compares: the checkpoints' networks and, before them, raw pixels and random weights."""
+"""What probes compare: the checkpoints' networks and, before them, raw pixels and random weights; on which images."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
+from torch import Tensor
 
 from multicrop import registry
+from multicrop.commands._data import DataOrigin, data_origin, resolve_source_size
 from multicrop.commands._networks import fill_backbone
-from multicrop.config.knn import Recipe
-from multicrop.engine import seeds
+from multicrop.config.data import DataSettings
+from multicrop.config.knn import Network, Weights
+from multicrop.engine import ranks, seeds
 from multicrop.probes.pixels import RawPixels
-from multicrop.weights import series
+from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
 
 
@@ -29,17 +34,18 @@ class ProbeTarget(NamedTuple):
         return str(self.file.path) if self.seed is None else f"random weights, seed {self.seed}"
 
 
-def targets(recipe: Recipe) -> Iterator[ProbeTarget]:
-    """The checkpoints' networks; before a new image size the raw pixels, before a new architecture random weights."""
-    weights = recipe.weights
+def targets(
+    files: Iterable[Pretrained], weights: Weights, network: Network, raw_pixels: bool
+) -> Iterator[ProbeTarget]:
+    """The files' networks; before a new image size the raw pixels, before a new architecture random weights.
+
+    A file without a path is none: only what stands before it is probed.
+    """
     sizes: list[int] = []
     architectures: list[dict[str, Any]] = []
-    files: Iterable[Pretrained] = [Pretrained()]
-    if recipe.checkpoints:
-        files = series.read(recipe.checkpoints, weights.checkpoint_key, weights.trust_checkpoint)
     for file in files:
-        options = backbone_options(recipe, file)
-        if recipe.probe.raw_pixels and options["image_size"] not in sizes:
+        options = backbone_options(network, file)
+        if raw_pixels and options["image_size"] not in sizes:
             yield ProbeTarget(file, options, raw_pixels=True)
         sizes.append(options["image_size"])
         # Dropout changes no features: the two stages' checkpoints differ in it, and are one architecture
@@ -48,13 +54,19 @@ def targets(recipe: Recipe) -> Iterator[ProbeTarget]:
             own_seed = file.metadata.recipe.get("seed", 0)
             yield ProbeTarget(file, options, own_seed if weights.seed is None else weights.seed)
         architectures.append(architecture)
-        if recipe.checkpoints:
+        if file.path:
             yield ProbeTarget(file, options)
 
 
-def backbone_options(recipe: Recipe, file: Pretrained) -> dict[str, Any]:
+def read_model(model: str, weights: Weights) -> Pretrained:
+    """One file, or the newest checkpoint of a run folder. Rank 0 reads it for all: the run may still go on."""
+    key, trust = weights.checkpoint_key, weights.trust_checkpoint
+    return ranks.broadcast_object(lambda: pretrained.read(model, key, trust))
+
+
+def backbone_options(network: Network, file: Pretrained) -> dict[str, Any]:
     """Arguments of registry.backbone: what the checkpoint says, else flags. ValueError where these contradict it."""
-    described, stated = file.metadata.backbone, recipe.backbone.options()
+    described, stated = file.metadata.backbone, network.options()
     for name, value in stated.items():
         if described.get(name, value) != value:
             made_with = f"{file.path} was made with {described[name]}"
@@ -72,3 +84,27 @@ def build(target: ProbeTarget, channels: int) -> nn.Module:
     if target.seed is None:
         fill_backbone(network, target.file, target.backbone["arch"], strict=True)
     return network
+
+
+def image_origin(data: DataSettings, file: Pretrained, image_size: int) -> DataOrigin:
+    """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
+    origin = data_origin(data, file.metadata)
+    crops = file.metadata.kind != "finetune"
+    size = resolve_source_size(origin.source_size, image_size, crops=crops)
+    return replace(origin, source_size=size)
+
+
+def spread(images: int, most: int | None) -> Tensor:
+    """Indices of at most so many images, spread evenly over the set."""
+    count = min(images, most or images)
+    return torch.arange(count) * images // count
+
+
+def when(target: ProbeTarget) -> dict[str, Any]:
+    """Step and epoch of a target's weights: 0 of random ones, None of raw pixels and of files of other programs."""
+    metadata = target.file.metadata
+    if target.seed is not None:
+        return {"step": 0, "epoch": 0}
+    if metadata.kind and not target.raw_pixels:
+        return {"step": metadata.step, "epoch": metadata.epoch}
+    return {"step": None, "epoch": None}

@@ -6,7 +6,7 @@ N images, D width.
 """
 
 import time
-from dataclasses import replace
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +16,9 @@ from safetensors.torch import save as as_safetensors
 from torch import Tensor
 
 from multicrop import cli
-from multicrop.commands._data import (
-    DataOrigin,
-    data_origin,
-    eval_transform,
-    labelled_images,
-    load_options,
-    resolve_source_size,
-)
+from multicrop.commands._data import eval_transform, labelled_images, load_options
 from multicrop.commands._features import shared_features
-from multicrop.commands._targets import ProbeTarget, build, targets
+from multicrop.commands._targets import ProbeTarget, build, image_origin, spread, targets, when
 from multicrop.config.knn import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
@@ -34,6 +27,8 @@ from multicrop.probes import knn as probe
 from multicrop.probes import linear
 from multicrop.probes.accuracy import balanced_accuracy
 from multicrop.registry import source
+from multicrop.weights import series
+from multicrop.weights.pretrained import Pretrained
 
 load = lru_cache(maxsize=1)(labelled_images)  # read once for all checkpoints that share them
 
@@ -46,9 +41,9 @@ def run(recipe: Recipe) -> dict:
     begun = time.perf_counter()
     busy, images, results = 0.0, 0, []
     datasets: list[str] = []
-    for target in targets(recipe):
+    for target in targets(read(recipe), recipe.weights, recipe.backbone, recipe.probe.raw_pixels):
         # Data: uint8 images of both splits.
-        origin = image_origin(recipe, target)
+        origin = image_origin(recipe.data, target.file, target.backbone["image_size"])
         datasets.append(origin.dataset)
         if source(origin.dataset) != source(datasets[0]):
             names = ", ".join(sorted(set(datasets)))
@@ -96,22 +91,15 @@ def run(recipe: Recipe) -> dict:
     }
 
 
-# Data
+# Checkpoints
 
 
-def image_origin(recipe: Recipe, target: ProbeTarget) -> DataOrigin:
-    """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
-    metadata = target.file.metadata
-    origin = data_origin(recipe.data, metadata)
-    crops = metadata.kind != "finetune"
-    size = resolve_source_size(origin.source_size, target.backbone["image_size"], crops=crops)
-    return replace(origin, source_size=size)
-
-
-def spread(images: int, most: int | None) -> Tensor:
-    """Indices of at most so many images, spread evenly over the set."""
-    count = min(images, most or images)
-    return torch.arange(count) * images // count
+def read(recipe: Recipe) -> Iterable[Pretrained]:
+    """The files that are named; where none is, one that says nothing, for the baselines of --arch."""
+    if not recipe.checkpoints:
+        return [Pretrained()]
+    weights = recipe.weights
+    return series.read(recipe.checkpoints, weights.checkpoint_key, weights.trust_checkpoint)
 
 
 # Votes
@@ -182,19 +170,11 @@ def save(bank: dict[str, Tensor], path: Path) -> None:
 
 def result_of(target: ProbeTarget, votes: dict[int, Votes], linear_top1: float | None) -> dict:
     """A row of the result."""
-    metadata = target.file.metadata
-    step: int | None = None
-    epoch: float | None = None
-    if target.seed is not None:
-        step, epoch = 0, 0
-    elif metadata.kind and not target.raw_pixels:
-        step, epoch = metadata.step, metadata.epoch
     return {
         "checkpoint": target.name,
         "arch": None if target.raw_pixels else target.backbone["arch"],
         "image_size": target.backbone["image_size"],
-        "step": step,
-        "epoch": epoch,
+        **when(target),
         "top1": {str(k): round(of_k.top1, 4) for k, of_k in votes.items()},
         "top5": {str(k): round(of_k.top5, 4) for k, of_k in votes.items()},
         "balanced_accuracy": {str(k): round(of_k.balanced, 4) for k, of_k in votes.items()},

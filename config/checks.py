@@ -20,6 +20,7 @@ ABOVE_0 = Rule(lambda value: value > 0, "must be above 0")
 SHARE = Rule(lambda value: 0 <= value <= 1, "must be within 0 and 1")
 SHARE_BELOW_1 = Rule(lambda value: 0 <= value < 1, "must be at least 0 and below 1")
 SHARE_ABOVE_0 = Rule(lambda value: 0 < value <= 1, "must be above 0 and at most 1")
+A_PERCENTAGE = Rule(lambda value: 0 < value <= 100, "must be above 0 and at most 100")
 EVEN = Rule(lambda value: value % 2 == 0, "must be even: local crops have half of it")
 
 

@@ -9,7 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from .augmentation import Augmentation
 from .backbone import NEW_OPTIONS, BackboneSettings
-from .checks import AT_LEAST_1, SHARE_BELOW_1, check_values, require
+from .checks import (
+    A_PERCENTAGE,
+    AT_LEAST_1,
+    NOT_NEGATIVE,
+    SHARE_BELOW_1,
+    check_values,
+    require,
+)
 from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
 from .machine import RunSettings
 from .optimisation import FinetuneOptimisation
@@ -56,6 +63,11 @@ class FinetuneRun(RunSettings):
     val_fraction: float = 0.1
     """Share of each class's training images held out, one image at least; 0 (as published): no validation images, no
     selection."""
+    label_percent: float = 100.0
+    """Percent of each class's training images whose labels are used, one image at least; of these images alone some are
+    held out. `multicrop labels` varies it."""
+    label_draw: int = 0
+    """Which images these are is a function of it; a smaller percentage has a part of those of a larger one."""
     select: Literal["top1", "balanced"] = "top1"
     """What the best epoch is best at: top-1, or the balanced accuracy: the mean of the classes' accuracies."""
     output_dir: str = "runs/finetune"
@@ -68,6 +80,8 @@ class FinetuneRun(RunSettings):
         super().__post_init__()
         check_values(self, AT_LEAST_1, "eval_freq")
         check_values(self, SHARE_BELOW_1, "val_fraction")
+        check_values(self, A_PERCENTAGE, "label_percent")
+        check_values(self, NOT_NEGATIVE, "label_draw")
 
     @property
     def selected_metric(self) -> str:
@@ -95,7 +109,7 @@ class Recipe:
 
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
-        "validation": "held_out",
+        "validation": "held_out", "label_percent": 100.0, "label_draw": 0,
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
         export,
         finetune,
         knn,
+        labels,
+        linear,
         load,
         load_classifier,
         pretrain,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "ImageSet", "LoadOptions", "advise", "export", "finetune", "knn", "load", "load_classifier", "pretrain",
-    "robustness", "transform",
+    "ImageSet", "LoadOptions", "advise", "export", "finetune", "knn", "labels", "linear", "load", "load_classifier",
+    "pretrain", "robustness", "transform",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent

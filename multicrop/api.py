@@ -46,6 +46,16 @@ def robustness(model: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("robustness", (model,), flags)
 
 
+def linear(model: str | Path, **flags: Any) -> dict[str, Any]:
+    """The linear probe of a network's frozen features. Flags: config/linear.py."""
+    return _run("linear", (model,), flags)
+
+
+def labels(model: str | Path, **flags: Any) -> dict[str, Any]:
+    """Accuracy with a part of the labels: the label-efficiency curve. Flags: config/labels.py."""
+    return _run("labels", (model,), flags)
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder, one of our checkpoint files or published:NAME, on the CPU, in evaluation mode.
 

@@ -40,5 +40,15 @@ def macro_f1(predictions: Tensor, labels: Tensor) -> float:
     return round(100 * scores.double().mean().item(), 3)
 
 
+def scores(predictions: Tensor, labels: Tensor) -> dict[str, float]:
+    """Predicted classes (N,) and labels (N,) -> top1, balanced_accuracy and macro_f1, in percent."""
+    hits = predictions == labels
+    return {
+        "top1": _percent(hits),
+        "balanced_accuracy": balanced_accuracy(hits, labels),
+        "macro_f1": macro_f1(predictions, labels),
+    }
+
+
 def _percent(hits: Tensor) -> float:
     return round(100 * hits.sum().item() / len(hits), 3)

@@ -1,4 +1,4 @@
-"""Run a script as several ranks: `ranks_of.py COUNT SCRIPT ...`, with the variables that torchrun sets.
+"""Run a script or `-m MODULE` as several ranks: `ranks_of.py COUNT SCRIPT ...`, with the variables that torchrun sets.
 
 torch and its companions take seconds of every process, so they are imported once, before the ranks fork. test_launch.py
 starts ranks by torchrun itself.
@@ -19,6 +19,10 @@ def free_port() -> str:
 def become(rank: int, script: str) -> None:
     """The rest of a rank's life."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+    if script == "-m":
+        sys.argv = sys.argv[3:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
     sys.argv = sys.argv[2:]
     runpy.run_path(script, run_name="__main__")
 

@@ -18,6 +18,8 @@ NEEDED = {  # what has no default, or must be said
     "check": {"path": "photos"},
     "export": {"model": "runs/ft", "to": "onnx"},
     "knn": {"arch": "vit"},
+    "labels": {"model": "runs/ssl"},
+    "linear": {"model": "runs/ssl"},
     "pack": {"path": "photos", "out": "packed"},
     "robustness": {"model": "runs/finetune"},
     "visualise": {"run": "runs/ssl"},
@@ -35,6 +37,8 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
         "checkpoints": ["a.pt", "runs/b"], "nb_knn": [5], "image_size": 64, "max_train_images": 10, "seed": 3,
         "linear": True,
     },
+    "labels": {"fractions": [1.0, 50.0], "draws": 5, "finetune": True, "finetune_epochs": 3, "datapath": "photos"},
+    "linear": {"probe": "sgd", "n_last_blocks": 1, "lr": [0.001], "epochs": 5, "avgpool_patchtokens": True},
     "pack": {"dataset": "images"},
     "precompute": {"teacher": "runs/a", "guide_teacher": ["s3"], "stream": True, "dtype": "float32", "device": "cpu"},
     "pretrain": {
@@ -157,6 +161,14 @@ def test_a_number_that_cannot_be_names_its_flag(command, name):
         ("finetune", {"ra": 3, "repeats": 2}, "--repeats 2: goes with --ra 1 only"),
         ("finetune", {"guidance": "linear"}, "--guidance linear: needs --teacher FILE"),
         ("knn", {"save_features": "a.npz"}, "--save_features a.npz: must end in"),
+        ("linear", {"epochs": 5}, "--epochs 5: is for --probe sgd"),
+        ("linear", {"probe": "sgd", "linear_c": [1.0]}, "--linear_c 1.0: is for --probe logistic"),
+        (
+            "labels",
+            {"finetune_epochs": 5},
+            "--finetune_epochs 5: needs --finetune true or --scratch",
+        ),
+        ("labels", {"knn": False, "linear": False}, "nothing to measure: one of --knn"),
     ],
 )
 def test_a_wrong_value_names_its_flag(command, values, message):

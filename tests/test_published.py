@@ -20,10 +20,9 @@ from multicrop.commands._targets import targets
 from multicrop.config.data import DataSettings
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.finetune import Start
-from multicrop.config.knn import Probe, Recipe, Weights
+from multicrop.config.knn import Network, Weights
 from multicrop.weights import download, pretrained, published, series
 
-PROBE = Probe(raw_pixels=False)
 ARCH = "cct_2_3x2_32"
 PAGE = b"<!DOCTYPE html><html><body>Sign in</body></html>"
 
@@ -208,7 +207,8 @@ def test_a_name_stands_for_the_network_of_its_file(entry, content, backbone):
 
 
 def test_the_probe_takes_a_name(entry, content):
-    (target,) = targets(Recipe(("published:small",), Weights(random_weights=False), probe=PROBE))
+    files = series.read(["published:small"])
+    (target,) = targets(files, Weights(random_weights=False), Network(), raw_pixels=False)
     assert target.backbone["arch"] == ARCH and target.name == str(entry.path)
     assert len(list(series.read(["published:small", "published:small"]))) == 2
 

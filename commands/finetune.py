@@ -19,6 +19,7 @@ from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
+from multicrop.commands._linear_head import fit_head
 from multicrop.commands._loop import start_loop
 from multicrop.config.finetune import Recipe
 from multicrop.config.flags import changed_flags, to_flags
@@ -29,6 +30,7 @@ from multicrop.engine.precision import autocast_dtype, make_deterministic
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import learning_rate
 from multicrop.engine.step import accumulate_step
+from multicrop.probes import linear
 from multicrop.supervised import augmentation
 from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.mixing import Mixed, Mixing
@@ -45,6 +47,8 @@ def run(recipe: Recipe) -> dict:
     if recipe.run.deterministic:
         make_deterministic(device)
     augmentation.check_policy(recipe.augmentation)
+    if recipe.optimisation.head_init == "linear":
+        linear.check_installed()
     file = read_start(recipe)
     recipe = resolve_recipe(recipe, file)
     if recipe.start.eval:
@@ -83,6 +87,8 @@ def train(
     run_folder.open(start, changed_flags(recipe))
     seen_as = eval_transform(metadata, size, data.train)
     evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
+    if start == 0 and recipe.optimisation.head_init == "linear":
+        fit_head(train_state, data, seen_as, dtype)
 
     # The loop.
     accuracy: dict[str, float] = {}

@@ -53,6 +53,22 @@ class LogisticRegression(NamedTuple):
         hits = self.predict(features) == labels.cpu()
         return 100 * hits.double().mean().item()
 
+    def layer(self, classes: int) -> tuple[Tensor, Tensor]:
+        """The same as a layer over features as they are: weight (classes, D) and bias (classes,), float32.
+
+        A class that it was not fitted on gets zero weights and the lowest bias.
+        """
+        scaler, regression = self.pipeline[0], self.pipeline[-1]
+        weight = torch.from_numpy(regression.coef_ / scaler.scale_)
+        bias = torch.from_numpy(regression.intercept_) - weight @ torch.from_numpy(scaler.mean_)
+        if len(weight) == 1:  # of two classes scikit-learn has the difference
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        fitted = torch.from_numpy(regression.classes_)
+        all_weights = weight.new_zeros(classes, weight.shape[1])
+        all_biases = bias.min().repeat(classes)
+        all_weights[fitted], all_biases[fitted] = weight, bias
+        return all_weights.float(), all_biases.float()
+
     @property
     def converged(self) -> bool:
         """Whether L-BFGS came to its end before MAX_ITERATIONS."""

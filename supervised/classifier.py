@@ -7,11 +7,12 @@ from torch import Tensor
 
 from .backbone import Backbone
 
-HeadInit = Literal["normal", "zero"]
+HeadInit = Literal["normal", "zero", "linear"]
 
 
 class Classifier(nn.Module):
-    """Images (B, C, h, w) -> logits (B, classes). The head starts with weights of spread 0.02, or 0, and bias 0.
+    """Images (B, C, h, w) -> logits (B, classes). The head starts with weights of spread 0.02, or 0, and bias 0;
+    with "linear" they are set later, by who has images.
 
     A distillation token (a backbone's `forward_tokens`) has a head of its own, and the logits are the mean of both
     (Touvron et al. 2021, arXiv 2012.12877).

@@ -9,6 +9,7 @@ from multicrop.config.finetune import FinetuneRun, Recipe
 from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.registry import source
+from multicrop.supervised.classifier import HeadInit
 from multicrop.weights.pretrained import Pretrained
 
 
@@ -25,7 +26,9 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
     run = recipe.run if recipe.start.eval else resolve_validation(recipe.run, origin)
     recipe = replace(recipe, data=replace(data, **columns), run=run)
     augmentation = inherited_augmentation(recipe, file)
-    recipe, lines = replace(recipe, augmentation=augmentation).shortened()
+    optimisation = replace(recipe.optimisation, head_init=head_init(recipe))
+    recipe = replace(recipe, augmentation=augmentation, optimisation=optimisation)
+    recipe, lines = recipe.shortened()
     if not recipe.start.eval:
         for line in lines:
             ranks.log(line)
@@ -57,6 +60,16 @@ def has_validation(origin: DataOrigin, *, asked: bool) -> bool:
             "training and test splits"
         )
     return has_own
+
+
+def head_init(recipe: Recipe) -> HeadInit:
+    """Where it is not stated, published data sets and untrained features keep the published head of random weights."""
+    stated = recipe.optimisation.head_init
+    if stated is not None:
+        return stated
+    assert recipe.data.dataset is not None
+    learned = recipe.start.pretrained_weights is not None
+    return "linear" if learned and source(recipe.data.dataset).own else "normal"
 
 
 def never_mirrored(metadata: Metadata) -> bool:

@@ -1,6 +1,9 @@
 """--head_init linear: the classifier begins as logistic regression on what the backbone gives before it is trained."""
 
+from typing import cast
+
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
@@ -12,7 +15,7 @@ from multicrop.probes import linear
 from multicrop.supervised.classifier import Classifier
 
 
-def fit_head(
+def fit_heads(
     train_state: TrainState,
     data: FinetuneData,
     transform: EvalTransform,
@@ -21,29 +24,41 @@ def fit_head(
     """Linear probing, then finetuning: Kumar et al. 2022, arXiv 2202.10054.
 
     A head of random weights distorts good features while it learns, and a short run ends before it has. The training
-    images are seen once, as evaluation sees them. ValueError where the network has two heads.
+    images are seen once, as evaluation sees them; the head of a distillation token is fitted on that token.
     """
-    model, device = train_state.model, train_state.device
-    if model.distill_head is not None:
-        raise ValueError(
-            "--head_init linear is for networks with one head, and a distillation token has its own: leave it out"
-        )
-    labels = data.labels[data.chosen]
-    features = shared_features(model.backbone, data.train, data.chosen, transform, device, dtype)
-    head = ranks.broadcast_object(lambda: _fitted(features, labels, len(data.train.classes)))
-    networks: list[Classifier] = [model]
+    model = train_state.model
+    features = shared_features(
+        _Tokens(model), data.train, data.chosen, transform, train_state.device, dtype
+    )
+    classes, labels = len(data.train.classes), data.labels[data.chosen]
+    heads = ranks.broadcast_object(
+        lambda: [_fitted(token, labels, classes) for token in features.unbind(1)]
+    )
+    model.load_heads(heads[0], heads[-1])
     if train_state.average:
-        networks.append(train_state.average.model)
-    for network in networks:
-        network.head.load_state_dict(head)
+        train_state.average.model.load_heads(heads[0], heads[-1])
+
+
+class _Tokens(nn.Module):
+    """Images (B, C, h, w) -> what each head of a classifier sees (B, heads, D)."""
+
+    def __init__(self, classifier: Classifier):
+        super().__init__()
+        self.backbone, self.several = classifier.backbone, classifier.distill_head is not None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.several:
+            return torch.stack(self.backbone.forward_tokens(images), dim=1)
+        return cast(Tensor, self.backbone(images)).unsqueeze(1)
 
 
 def _fitted(features: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """Features (n, D), labels (n,) -> a head's state dict."""
     regression = linear.fit(features, labels)
     accuracy = regression.top1(features, labels)
     ranks.log(
-        f"the classifier begins as logistic regression on the features of {len(labels)} training images: "
-        f"top-1 {accuracy:.1f} on them"
+        f"the classifier begins as logistic regression on the features of {len(labels)} training images, top-1 "
+        f"{accuracy:.1f} on these (--head_init normal: random weights)"
     )
     weight, bias = regression.layer(classes)
     return {"weight": weight, "bias": bias}

@@ -19,7 +19,7 @@ from multicrop.commands._description import describe_finetuning
 from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
-from multicrop.commands._linear_head import fit_head
+from multicrop.commands._linear_head import fit_heads
 from multicrop.commands._loop import start_loop
 from multicrop.config.finetune import Recipe
 from multicrop.config.flags import changed_flags, to_flags
@@ -47,12 +47,12 @@ def run(recipe: Recipe) -> dict:
     if recipe.run.deterministic:
         make_deterministic(device)
     augmentation.check_policy(recipe.augmentation)
-    if recipe.optimisation.head_init == "linear":
-        linear.check_installed()
     file = read_start(recipe)
     recipe = resolve_recipe(recipe, file)
     if recipe.start.eval:
         return evaluate_file(recipe, file, device, dtype)
+    if recipe.optimisation.head_init == "linear":
+        linear.check_installed()
     with Interrupt() as interrupt:  # also while images are decoded
         return train(recipe, file, device, dtype, interrupt)
 
@@ -88,7 +88,7 @@ def train(
     seen_as = eval_transform(metadata, size, data.train)
     evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
     if start == 0 and recipe.optimisation.head_init == "linear":
-        fit_head(train_state, data, seen_as, dtype)
+        fit_heads(train_state, data, seen_as, dtype)
 
     # The loop.
     accuracy: dict[str, float] = {}

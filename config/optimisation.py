@@ -88,8 +88,9 @@ class FinetuneOptimisation:
     """Forget the initial weights soon: the average's decay grows up to --ema_decay."""
     freeze_backbone: bool = False
     """Linear probe: only the head learns."""
-    head_init: Literal["normal", "zero", "linear"] = "normal"
-    """The head's initial weights: of spread 0.02, 0, or logistic regression on the features (needs scikit-learn)."""
+    head_init: Literal["normal", "zero", "linear"] | None = None
+    """The head's initial weights: of spread 0.02, 0, or logistic regression on the features before training (None:
+    linear for one's own images from pretrained weights, else normal)."""
     seed: int = 0
     """Weights, order, augmentation and validation split are functions of it."""
 

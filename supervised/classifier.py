@@ -20,7 +20,7 @@ class Classifier(nn.Module):
 
     frozen = False  # the backbone, see freeze_backbone
 
-    def __init__(self, backbone: nn.Module, classes: int, head_init: HeadInit = "normal"):
+    def __init__(self, backbone: nn.Module, classes: int, head_init: HeadInit | None = "normal"):
         super().__init__()
         self.backbone = cast(Backbone, backbone)
         self.head = _linear_head(self.backbone.dim, classes, head_init)
@@ -78,7 +78,7 @@ def mean_logits(logits: Tensor, distilled: Tensor) -> Tensor:
     return (logits + distilled) / 2
 
 
-def _linear_head(width: int, classes: int, init: HeadInit) -> nn.Linear:
+def _linear_head(width: int, classes: int, init: HeadInit | None) -> nn.Linear:
     head = nn.Linear(width, classes)
     if init == "zero":
         nn.init.zeros_(head.weight)

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from conftest import content_of, same
+from conftest import content_of, recipe, same
 from finetuning import PLAIN, networks, run
 
+from multicrop.commands._inherited import head_init
+from multicrop.config.finetune import Recipe
 from multicrop.probes import linear
 
 STILL = {**PLAIN, "lr": 1e-12, "epochs": 1, "max_steps": 1, "head_init": "linear"}
@@ -53,17 +55,34 @@ def test_a_resumed_run_does_not_fit_again(colours, tmp_path, capsys):
     same(networks(tmp_path / "whole"), networks(tmp_path / "cut"))
 
 
-def test_two_heads_are_refused(colours, tmp_path):
-    with pytest.raises(ValueError, match="--head_init linear is for networks with one head"):
-        run(colours, tmp_path, **STILL, arch="deit_tiny_distilled")
+def test_two_heads_are_fitted_on_their_own_tokens(colours, tmp_path):
+    result = run(colours, tmp_path, **STILL, arch="deit_tiny_distilled")
+    state = content_of(tmp_path / "checkpoint.pt")["model"]
+    assert result["test_top1"] > 80
+    assert not torch.equal(state["head.weight"], state["distill_head.weight"])
 
 
-def test_scikit_learn_is_missed_before_images_are_read(tmp_path, monkeypatch):
+def test_scikit_learn_is_missed_before_anything_is_written(colours, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install scikit-learn"):
-        run(tmp_path / "nothing", tmp_path / "run", **STILL)
+        run(colours, tmp_path / "run", **STILL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_it_began_from_is_stored(colours, tmp_path):
     run(colours, tmp_path, **STILL)
     assert content_of(tmp_path / "checkpoint.pt")["recipe"]["head_init"] == "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"pretrained_weights": "w.pt"}, "linear"),
+        ({"pretrained_weights": "w.pt", "dataset": "cifar10"}, "normal"),
+        ({"pretrained_weights": "w.pt", "head_init": "zero"}, "zero"),
+        ({"scratch": True}, "normal"),
+    ],
+)
+def test_what_is_not_stated(values, expected):
+    settings = {"dataset": "image_folder", **values}
+    assert head_init(recipe(Recipe, **settings)) == expected

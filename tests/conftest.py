@@ -1,25 +1,28 @@
 """Where the tests find recorded numbers, and how they run the three scripts."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from multicrop.config.flags import flag_types, from_flags
+from multicrop.datasets import shapes
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-RANKS_OF = str(ROOT / "tests" / "ranks_of.py")
+FORKS = forks.Server()
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
@@ -51,11 +54,12 @@ def recordings(request) -> Path:
 def launch(
     script: str, *flags, ranks: int = 1, timeout: float = 300, **environment
 ) -> subprocess.CompletedProcess:
-    """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line."""
+    """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line.
+
+    A process of its own, but for its imports: see forks.py.
+    """
     program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "multicrop", script]
-    if ranks > 1:
-        program = [RANKS_OF, str(ranks), *program]
-    words = [sys.executable, *program, *map(str, flags), "--device", "cpu"]
+    words = [*program, *map(str, flags), "--device", "cpu"]
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -63,7 +67,8 @@ def launch(
         "PYTHONPATH": str(ROOT),
         **environment,
     }
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
+    with tempfile.TemporaryDirectory() as folder:
+        return FORKS.run(words, env, Path(folder), ranks, timeout)
 
 
 def result_of(process: subprocess.CompletedProcess) -> dict:
@@ -114,10 +119,40 @@ def save_content(content: dict, path: Path) -> None:
     checkpoint.save(Checkpoint(Metadata.from_dict(content), state), path)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays; garbage is looked for among what the tests make."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks_end():
+    """With the tests, whatever is left of them."""
+    yield
+    FORKS.stop()
+
+
 @pytest.fixture(autouse=True)
 def image_cache(tmp_path_factory, monkeypatch):
     """Decoded images are kept for the whole session, and never in the user's own cache."""
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+DRAWN: dict[tuple, tuple] = {}
+
+
+@pytest.fixture(autouse=True)
+def drawn_shapes(monkeypatch):
+    """The embedded data set, which takes seconds to draw, is drawn once for the whole session."""
+    draw = shapes._draw
+
+    def once(stream, *arguments):
+        key = (str(stream.bit_generator.state), *arguments)
+        if key not in DRAWN:
+            DRAWN[key] = draw(stream, *arguments)
+        return DRAWN[key]
+
+    monkeypatch.setattr(shapes, "_draw", once)
 
 
 @pytest.fixture(scope="session")

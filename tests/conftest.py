@@ -27,6 +27,7 @@ FORKS = forks.Server()
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # in a background job it is ignored, for our children too
+gc.disable()  # until all is imported and collected: there is next to no garbage before
 torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
 
 
@@ -120,9 +121,9 @@ def save_content(content: dict, path: Path) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays; garbage is looked for among what the tests make."""
-    gc.collect()
+    """What was imported and collected stays; garbage is looked for among what the tests make."""
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

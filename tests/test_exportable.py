@@ -18,9 +18,15 @@ from multicrop.supervised.classifier import Classifier
 BATCH = {0: torch.export.Dim("batch")}
 COUNTS = (1, 2, 5)
 FACTORISE = {"fusion": "aten._linalg_svd", "manifold": "aten.linalg_qr"}  # ONNX has neither
-IN_ONNX = [name for name in FAMILIES if name not in FACTORISE]
-IN_ONNX += ["riemmanian_vit_6_4_32", "timm:resnet10t", "timm:vit_tiny_patch16_224"]
-TESTED = (*IN_ONNX, *FACTORISE, *KINDS, *OF_OTHER_PARTS)
+OF_KNOWN_OPERATIONS = (  # combinations of what other families are made of
+    "deit", "localvit_pvt", "localvit_swin", "localvit_t2t", "localvit_tnt", "pvt", "timm:vit_tiny_patch16_224",
+)  # fmt: skip
+CONVERTED = [name for name in FAMILIES if name not in (*FACTORISE, *OF_KNOWN_OPERATIONS)]
+CONVERTED += ["riemmanian_vit_6_4_32", "timm:resnet10t"]
+EXPORTED = [
+    name for name in (*OF_KNOWN_OPERATIONS, *KINDS, *OF_OTHER_PARTS) if name not in CONVERTED
+]
+OTHERS = [name for name in (*OPTIONS, *VARIANTS) if name not in (*CONVERTED, *FACTORISE, *EXPORTED)]
 ATTENDS_PLAINLY = 64  # px: more tokens than those for which attention is plain matrix products
 
 pytestmark = [
@@ -44,15 +50,31 @@ def to_onnx(program: torch.export.ExportedProgram) -> bytes:
     return _export_onnx.to_onnx(program, {0: "batch"}, "features", {})
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", IN_ONNX)
+FULL_SIZE = pytest.mark.skipif(
+    "MULTICROP_FULL_SIZE" not in os.environ, reason="ten minutes: set MULTICROP_FULL_SIZE=1"
+)
+
+
 @torch.no_grad()
-def test_any_number_of_images_of_every_family_also_in_onnx(arch):
-    model = build(arch)
+def converted(model: torch.nn.Module) -> None:
+    """ONNX Runtime gives what the network gives, too."""
     run = _export_onnx.runner(to_onnx(exported(model)))
     for count in COUNTS:
         x = images(32, batch=count)
         torch.testing.assert_close(run(x), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", CONVERTED)
+def test_any_number_of_images_also_in_onnx(arch):
+    converted(build(arch))
+
+
+@pytest.mark.slow
+@FULL_SIZE
+@pytest.mark.parametrize("arch", OF_KNOWN_OPERATIONS)
+def test_combinations_in_onnx(arch):
+    converted(build(arch))
 
 
 @pytest.mark.slow
@@ -65,18 +87,14 @@ def test_an_operation_that_onnx_does_not_have_is_named_in_one_line(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "arch", [name for name in (*KINDS, *OF_OTHER_PARTS) if name not in IN_ONNX]
-)
-def test_any_number_of_images_of_other_parts(arch):
+@pytest.mark.parametrize("arch", EXPORTED)
+def test_any_number_of_images(arch):
     exported(build(arch))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "MULTICROP_FULL_SIZE" not in os.environ, reason="five minutes: set MULTICROP_FULL_SIZE=1"
-)
-@pytest.mark.parametrize("arch", [name for name in (*OPTIONS, *VARIANTS) if name not in TESTED])
+@FULL_SIZE
+@pytest.mark.parametrize("arch", OTHERS)
 def test_any_number_of_images_in_every_variant(arch):
     exported(build(arch))
 

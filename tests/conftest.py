@@ -1,5 +1,6 @@
 """Where the tests find recorded numbers, and how they run the three scripts."""
 
+import functools
 import gc
 import json
 import os
@@ -154,6 +155,16 @@ def drawn_shapes(monkeypatch):
         return DRAWN[key]
 
     monkeypatch.setattr(shapes, "_draw", once)
+
+
+@pytest.fixture(scope="session")
+def onnx_functions():
+    """PyTorch parses the source of all it can say in ONNX for each network, a third of a small one's export: once."""
+    exporter = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    with pytest.MonkeyPatch.context() as patch:
+        whole = functools.cache(exporter.ONNXRegistry.from_torchlib)
+        patch.setattr(exporter.ONNXRegistry, "from_torchlib", staticmethod(whole))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ SIZE = 32
 COUNTS = (1, 2, 5)
 
 pytestmark = [
+    pytest.mark.usefixtures("onnx_functions"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

@@ -30,6 +30,7 @@ OTHERS = [name for name in (*OPTIONS, *VARIANTS) if name not in (*CONVERTED, *FA
 ATTENDS_PLAINLY = 64  # px: more tokens than those for which attention is plain matrix products
 
 pytestmark = [
+    pytest.mark.usefixtures("onnx_functions"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]

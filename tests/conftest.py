@@ -1,29 +1,34 @@
 """Where the tests find recorded numbers, and how they run the three scripts."""
 
+import functools
+import gc
 import json
 import os
 import signal
 import subprocess
-import sys
+import tempfile
 from dataclasses import fields
 from pathlib import Path
 
+import forks
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from multicrop.config.flags import flag_types, from_flags
+from multicrop.datasets import shapes
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
-RANKS_OF = str(ROOT / "tests" / "ranks_of.py")
+FORKS = forks.Server()
 
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # in a background job it is ignored, for our children too
+gc.disable()  # until all is imported and collected: there is next to no garbage before
 torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
 
 
@@ -51,11 +56,12 @@ def recordings(request) -> Path:
 def launch(
     script: str, *flags, ranks: int = 1, timeout: float = 300, **environment
 ) -> subprocess.CompletedProcess:
-    """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line."""
+    """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line.
+
+    A process of its own, but for its imports: see forks.py.
+    """
     program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "multicrop", script]
-    if ranks > 1:
-        program = [RANKS_OF, str(ranks), *program]
-    words = [sys.executable, *program, *map(str, flags), "--device", "cpu"]
+    words = [*program, *map(str, flags), "--device", "cpu"]
     env = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -63,7 +69,8 @@ def launch(
         "PYTHONPATH": str(ROOT),
         **environment,
     }
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env)
+    with tempfile.TemporaryDirectory() as folder:
+        return FORKS.run(words, env, Path(folder), ranks, timeout)
 
 
 def result_of(process: subprocess.CompletedProcess) -> dict:
@@ -114,10 +121,50 @@ def save_content(content: dict, path: Path) -> None:
     checkpoint.save(Checkpoint(Metadata.from_dict(content), state), path)
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays; garbage is looked for among what the tests make."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks_end():
+    """With the tests, whatever is left of them."""
+    yield
+    FORKS.stop()
+
+
 @pytest.fixture(autouse=True)
 def image_cache(tmp_path_factory, monkeypatch):
     """Decoded images are kept for the whole session, and never in the user's own cache."""
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+DRAWN: dict[tuple, tuple] = {}
+
+
+@pytest.fixture(autouse=True)
+def drawn_shapes(monkeypatch):
+    """The embedded data set, which takes seconds to draw, is drawn once for the whole session."""
+    draw = shapes._draw
+
+    def once(stream, *arguments):
+        key = (str(stream.bit_generator.state), *arguments)
+        if key not in DRAWN:
+            DRAWN[key] = draw(stream, *arguments)
+        return DRAWN[key]
+
+    monkeypatch.setattr(shapes, "_draw", once)
+
+
+@pytest.fixture(scope="session")
+def onnx_functions():
+    """PyTorch parses the source of all it can say in ONNX for each network, a third of a small one's export: once."""
+    exporter = pytest.importorskip("torch.onnx._internal.exporter._registration")
+    with pytest.MonkeyPatch.context() as patch:
+        whole = functools.cache(exporter.ONNXRegistry.from_torchlib)
+        patch.setattr(exporter.ONNXRegistry, "from_torchlib", staticmethod(whole))
+        yield
 
 
 @pytest.fixture(scope="session")

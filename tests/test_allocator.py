@@ -3,8 +3,12 @@ import sys
 
 import pytest
 
+KEPT = """
+from multicrop.engine.allocator import keep_memory
+print(keep_memory())
+"""
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from multicrop.engine.allocator import keep_memory
 
 torch.set_num_threads(1)
@@ -18,26 +22,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def faults(**environment) -> tuple[bool, int]:
-    """Whether memory is kept, and the page faults of ten times 32 MB of tensors, in a process of its own."""
+def output(code: str, **environment) -> list[str]:
+    """The words that code prints in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True, env=environment
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
-    kept, count = run.stdout.split()
-    return kept == "True", int(count)
+    return run.stdout.split()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
 @pytest.mark.slow
 def test_freed_memory_serves_the_next_tensor():
-    kept, count = faults()
-    assert (
-        kept and count < 20_000
-    )  # pages of 4 kB: 80,000 if all of it were new; a busy system may take some back
+    """Page faults of ten times 32 MB of tensors, in pages of 4 kB: 80,000 if all of it were new.
+
+    A busy system may take some back.
+    """
+    kept, count = output(FAULTS)
+    assert kept == "True" and int(count) < 20_000
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="thresholds of glibc")
-@pytest.mark.slow
 def test_thresholds_of_the_environment_stay():
-    kept, _ = faults(MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536")
-    assert not kept
+    assert output(KEPT, MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="65536") == ["False"]

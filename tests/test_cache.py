@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import launch
 from PIL import Image
 from torchvision.transforms import functional as F
 
@@ -217,14 +218,12 @@ print(load_cached(root, sorted(p.name for p in root.iterdir()), 64).pixels.sum()
 @pytest.mark.slow
 def test_two_processes_at_once_build_once(tmp_path, cache):
     names = write(tmp_path / "a", 400)
-    command = [sys.executable, "-c", BUILD, str(tmp_path / "a")]
-    both = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=120)[0].split() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    done = launch(str(script), tmp_path / "a", ranks=2)
+    assert done.returncode == 0, done.stderr
     total = sum(int(noise(8, 8, seed=i).sum(dtype=np.int64)) for i in range(len(names)))
-    assert sorted(outputs, key=len) == [[str(total)], ["building", str(total)]]
+    assert sorted(done.stdout.split()) == [str(total), str(total), "building"]
     assert len(entries(cache)) == 1
 
 
@@ -262,8 +261,9 @@ except OSError as error:
 @pytest.mark.parametrize("count", [40, 300], ids=["in this process", "in workers"])
 def test_failing_write_is_one_clear_line_and_leaves_nothing(tmp_path, cache, count):
     write(tmp_path / "a", count)
-    command = [sys.executable, "-c", LIMITED, str(tmp_path / "a")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED)
+    done = launch(str(script), tmp_path / "a")
     assert "cannot use the image cache" in done.stdout and "File too large" in done.stdout
     assert entries(cache) == []
 

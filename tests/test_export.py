@@ -15,7 +15,7 @@ from finetuning import run as finetune
 from huggingface_hub import ModelCard
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from PIL import Image
-from test_models import build, images
+from test_models import images
 
 import multicrop
 from multicrop import registry
@@ -32,6 +32,7 @@ SIZE = 32
 COUNTS = (1, 2, 5)
 
 pytestmark = [
+    pytest.mark.usefixtures("onnx_functions"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
@@ -223,38 +224,6 @@ def test_wrong_images_are_refused_with_what_is_expected(results, what):
         program(x.float() if x.dtype == torch.uint8 else x)
     with pytest.raises(InvalidArgument, match=of_onnx):
         session(results["onnx"]["out"]).run(None, {"images": x.numpy()})
-
-
-def check_onnx(arch: str) -> None:
-    """A small network in ONNX Runtime, for 1, 2 and 5 images."""
-    model, size = build(arch).eval(), 32
-    with torch.no_grad():
-        batch = {0: torch.export.Dim("batch")}
-        program = torch.export.export(model, (images(size),), dynamic_shapes=(batch,))
-        content = _export_onnx.to_onnx(program, {0: "batch"}, "features", {})
-        for count in COUNTS:
-            x = images(size, batch=count)
-            close(_export_onnx.runner(content)(x), model(x))
-
-
-FACTORISE = {"fusion": "aten._linalg_svd", "manifold": "aten.linalg_qr"}
-IN_ONNX = [name for name in registry.names("models") if name != "timm" and name not in FACTORISE]
-IN_ONNX += ["riemmanian_vit_6_4_32", "timm:resnet10t", "timm:vit_tiny_patch16_224"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", IN_ONNX)
-def test_every_family_in_onnx(arch):
-    check_onnx(arch)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", FACTORISE)
-def test_an_operation_that_onnx_does_not_have_is_named_in_one_line(arch):
-    operation = re.escape(FACTORISE[arch])
-    with pytest.raises(ValueError, match=f"needs {operation}, for which ONNX has no") as caught:
-        check_onnx(arch)
-    assert "\n" not in str(caught.value)
 
 
 # timm and the Hub

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from ranks_of import free_port
+from forks import free_port
 
 LAUNCH = ROOT / "launch"
 TORCHRUN, SBATCH = LAUNCH / "torchrun.sh", LAUNCH / "slurm.sbatch"
@@ -83,20 +83,6 @@ def test_torchrun_says_what_is_missing(words, env, message):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_the_ranks_and_shares_the_cores(rank_script):
-    done = torchrun(rank_script, "ok", rank_script.parent / "ranks", NPROC="2")
-    assert done.returncode == 0, done.stderr
-    threads = str(max(os.cpu_count() // 2, 1))
-    for rank in ("0", "1"):
-        assert (rank_script.parent / "ranks" / rank).read_text().split()[:4] == [
-            rank,
-            "2",
-            rank,
-            threads,
-        ]
-
-
-@pytest.mark.slow
 def test_torchrun_reports_a_failure_even_where_the_other_ranks_could_resume(rank_script):
     done = torchrun(rank_script, "fail", rank_script.parent / "ranks", NPROC="2")
     assert done.returncode == 1
@@ -121,7 +107,8 @@ def test_two_machines_meet(rank_script):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_torchrun_hands_signals_on_and_says_resume_me(rank_script, name):
+def test_torchrun_starts_ranks_that_share_the_cores_and_hands_signals_on(rank_script, name):
+    """As for a rank that is resumable: exit code 75."""
     folder = rank_script.parent / "ranks"
     line = [str(TORCHRUN), str(rank_script), "wait", str(folder)]
     running = subprocess.Popen(
@@ -134,6 +121,9 @@ def test_torchrun_hands_signals_on_and_says_resume_me(rank_script, name):
     _, said = running.communicate(timeout=60)
     assert running.returncode == 75, said
     assert "Traceback" not in said
+    threads = str(max(os.cpu_count() // 2, 1))
+    started = [(folder / rank).read_text().split()[:4] for rank in ("0", "1")]
+    assert started == [["0", "2", "0", threads], ["1", "2", "1", threads]]
 
 
 @pytest.mark.slow

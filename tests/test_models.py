@@ -49,6 +49,11 @@ KINDS = (
     "riemmanian_vit_6_4_32",
     "deit_tiny_distilled",
 )  # what a family's default is not
+OF_OTHER_PARTS = (  # made of other modules than what is tested above
+    "vit_2_4_32", "cvt_2_4_32", "early_fusion__vit_2_4_32", "img_gm_vit_2_4_32", "img_riem_vit_2_4_32",
+    "gm_riem_vit_2_4_32", "localvit_tiny_mlp6_act1", "manifold_vit_2_4_32", "manifold_cct_2_3x2_32",
+    "grassmanian_cct_2_3x2_32", "resnet18", "resnet50",
+)  # fmt: skip
 GANI = ("vit", "swin", "cait")
 STILL = {  # parameters that no features depend on, by family or variant
     # The same is added to a query's logits for all keys, which the softmax takes away; the pool's bias too.
@@ -97,6 +102,11 @@ def build(arch: str, image_size: int = 32, **more) -> torch.nn.Module:
         if "gamma_" in name:
             torch.nn.init.constant_(parameter, 0.5)
     return model
+
+
+def parts(model: torch.nn.Module) -> frozenset[type]:
+    """The kinds of modules that a network is made of."""
+    return frozenset(type(module) for module in model.modules())
 
 
 @pytest.fixture(scope="module", params=list(OPTIONS))
@@ -261,11 +271,18 @@ def test_weights_of_another_image_size_fit(family):
         assert model(images(48)).isfinite().all()
 
 
+@pytest.fixture(scope="module")
+def known_parts() -> set[frozenset[type]]:
+    """What the networks are made of that test_exportable.py takes, one of each."""
+    return {parts(build(arch)) for arch in (*OPTIONS, *OF_OTHER_PARTS)}
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.slow
-def test_variants_made_small(variant):
+def test_variants_made_small(variant, known_parts):
     """Each registered name keeps the contract at 32 px with its own options but the sizes."""
     model = build(variant).train()
+    assert parts(model) in known_parts, "a name for OF_OTHER_PARTS"
 
     def features(x: torch.Tensor) -> torch.Tensor:
         found, maps = model.forward_maps(x)

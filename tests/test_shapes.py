@@ -11,6 +11,11 @@ from multicrop.datasets import shapes
 from multicrop.registry import source
 
 
+@pytest.fixture(autouse=True)
+def drawn_shapes():
+    """Here they are drawn anew, by whatever asks for them."""
+
+
 @pytest.fixture(scope="module")
 def sets():
     return shapes.load("nowhere", "train", train_images=1200), shapes.load(

@@ -152,9 +152,12 @@ def test_trackio_has_one_run_with_all_points(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_result_is_the_last_line_that_a_run_prints(tmp_path):
+def test_the_result_is_the_last_line_that_a_run_prints(colours, tmp_path):
     pytest.importorskip("trackio", reason="trackio is optional")
-    flags = {"epochs": 1, "max_steps": 1, "batch_size_per_gpu": 32, "knn_freq": 0}
+    flags = {
+        "dataset": "image_folder", "datapath": colours, "image_size": 16, "embed_dim": 24, "num_layers": 1,
+        "num_heads": 2, "epochs": 2, "max_steps": 1, "batch_size_per_gpu": 32, "knn_freq": 0, "recipe": "published",
+    }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     output = ("--output_dir", tmp_path / "run")
     done = launch("pretrain", *words, *output, "--log", "trackio", "csv", TRACKIO_DIR=str(tmp_path))

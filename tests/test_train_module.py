@@ -1,12 +1,8 @@
 """What the loop calls: the student's answers, and that every parameter takes part in them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import RANKS_OF, ROOT, save_content
+from conftest import ROOT, launch, save_content
 
 from multicrop import registry
 from multicrop.commands._networks import fill_backbone
@@ -187,6 +183,5 @@ def test_every_combination_steps_on_two_ranks(tmp_path):
     """The published code fails at its second step where projections take no part."""
     script = tmp_path / "ddp.py"
     script.write_text(DDP.format(root=str(ROOT)))
-    words = [sys.executable, RANKS_OF, "2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run(words, check=True, env=environment, timeout=240)
+    done = launch(str(script), ranks=2, timeout=240)
+    assert done.returncode == 0, done.stderr

@@ -8,7 +8,9 @@ Raw pixels and random weights of the same architecture come first: better than b
 The same as `multicrop knn`. What happens, top to bottom: commands/knn.py; every flag: config/knn.py.
 """
 
-from multicrop.commands.knn import main
+import sys
+
+from multicrop.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    main(["knn", *sys.argv[1:]], program="eval_knn.py")

@@ -8,7 +8,9 @@
 The same as `multicrop finetune`. What happens, top to bottom: commands/finetune.py; every flag: config/finetune.py.
 """
 
-from multicrop.commands.finetune import main
+import sys
+
+from multicrop.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    main(["finetune", *sys.argv[1:]], program="finetune.py")

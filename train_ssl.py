@@ -7,7 +7,9 @@
 The same as `multicrop pretrain`. What happens, top to bottom: commands/pretrain.py; every flag: config/pretrain.py.
 """
 
-from multicrop.commands.pretrain import main
+import sys
+
+from multicrop.__main__ import main
 
 if __name__ == "__main__":
-    main()
+    main(["pretrain", *sys.argv[1:]], program="train_ssl.py")

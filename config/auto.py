@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .flags import typed
+from .pretrain import LR_BATCH
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
 SHORTCUT = (
@@ -17,6 +18,8 @@ SHORTCUT = (
 )
 PUBLISHED_SIDE = 224  # px, for which sigmas of the blur were published
 PUBLISHED_SIGMA = (0.1, 2.0)  # px
+PEAK_RATE = 1e-3  # of batches from this number of images on
+SMALL_BATCH = 16
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
@@ -98,8 +101,8 @@ def run_choices(images: int, batch: int, epochs: int, why: str) -> list[Choice]:
         Choice("epochs", epochs, why),
         Choice(
             "lr",
-            4e-3,
-            "per 256 images: short runs of small networks need more than the published 1e-4",
+            PEAK_RATE * LR_BATCH / max(batch, SMALL_BATCH),
+            f"per {LR_BATCH} images, so {PEAK_RATE:g} for {SMALL_BATCH} or more: there are few steps",
         ),
         Choice("warmup_epochs", round(0.1 * epochs, 2), f"a tenth of {of_steps}"),
         Choice("freeze_last_layer", round(0.02 * epochs), f"a fiftieth of {of_steps}"),
@@ -159,7 +162,7 @@ def prototypes(images: int) -> int:
 
 def batch_size(images: int) -> tuple[int, str]:
     """Small enough to leave many steps, large enough to compare images within a batch."""
-    batch = 64 if images < 30_000 else 128
+    batch = 32 if images < 30_000 else 128
     while batch > 8 and images < 8 * batch:
         batch //= 2
     while batch > 2 and batch > images:

@@ -16,7 +16,8 @@ USAGE = """usage: multicrop NAME ...
 multicrop NAME --help lists every flag of a command with its unit and default."""
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, program: str | None = None) -> None:
+    """program: what --help calls a command (None: multicrop NAME)."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
         print(usage())
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     from . import cli
 
     recipe_type = import_module(f"multicrop.config.{name}").Recipe
-    cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program=f"multicrop {name}")
+    cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program or f"multicrop {name}")
 
 
 def run(name: str, recipe: object) -> dict:

@@ -58,6 +58,16 @@ def test_help_of_a_command_does_not_import_torch(command):
     assert printed.startswith(f"usage: multicrop {command} ") and "torch" not in modules
 
 
+@pytest.mark.parametrize("script", ["train_ssl.py", "finetune.py", "eval_knn.py"])
+def test_a_script_says_what_is_wrong_without_torch(script):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", script, "--sede", "1"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: ")
+    assert "| torch" not in done.stderr
+
+
 def test_an_unknown_name_gets_the_nearest(capsys):
     with pytest.raises(SystemExit) as stop:
         __main__.main(["finetun", "--scratch"])

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -197,7 +198,9 @@ def test_root_scripts_teach_and_call_a_command():
     for name in SCRIPTS:
         path = ROOT / f"{name}.py"
         ours = [name for name in imported(path) if name.startswith("multicrop")]
-        assert len(ours) == 1 and ours[0].startswith("multicrop.commands."), path
+        assert len(ours) == 1 and ours[0].startswith("multicrop.__main__"), path
+        (command,) = re.findall(r'main\(\["(\w+)", ', path.read_text())
+        assert (ROOT / "commands" / f"{command}.py").exists(), path
         assert len(path.read_text().splitlines()) < 40, path
 
 

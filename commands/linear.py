@@ -58,7 +58,7 @@ def run(recipe: Recipe) -> dict:
         dtype = autocast_dtype(recipe.machine.precision, device)
         probe = Probe(recipe, parts, features, seen_as, device, dtype)
         fit = logistic_probe if logistic else partial(sgd_probe, file=file, dataset=origin.dataset)
-        numbers = named(target, lambda fit=fit, probe=probe: fit(probe))
+        numbers = named(target, partial(fit, probe))
         results.append(result_of(target, features, numbers))
     show(results, f"{origin.dataset}: {len(parts.test)} test images")
     return {

@@ -81,8 +81,10 @@ def features_of(recipe: Recipe, network: nn.Module, target: ProbeTarget) -> Line
     try:
         return LinearFeatures(network, blocks, recipe.linear.avgpool_patchtokens)
     except ValueError as error:
-        flag = "--n_last_blocks" if recipe.linear.n_last_blocks else "--avgpool_patchtokens"
-        raise ValueError(f"{flag}, of {target.backbone['arch']}: {error}") from None
+        flags = ["--n_last_blocks"] if recipe.linear.n_last_blocks else []
+        if recipe.linear.avgpool_patchtokens:
+            flags.append("--avgpool_patchtokens")
+        raise ValueError(f"{' '.join(flags)}, of {target.backbone['arch']}: {error}") from None
 
 
 # Logistic regression

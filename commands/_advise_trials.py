@@ -16,7 +16,7 @@ from multicrop.commands._advise_words import result_line
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import ranks
-from multicrop.engine.files import atomic_write, write_errors
+from multicrop.engine.files import append_line, atomic_write, write_errors
 from multicrop.engine.run import read_metrics
 
 TRIALS, SETTINGS, LOG = "trials.jsonl", "advise.json", "log.txt"
@@ -51,8 +51,7 @@ class Trials:
                 return trial
         trial = self._run(candidate, entry, share)
         self.done.append(trial)
-        with write_errors(self.folder / TRIALS), open(self.folder / TRIALS, "a") as file:
-            file.write(json.dumps(asdict(trial)) + "\n")
+        append_line(self.folder / TRIALS, json.dumps(asdict(trial)))
         ranks.log(f"round {entry.number}: {result_line(trial)}")
         return trial
 

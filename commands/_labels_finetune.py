@@ -45,7 +45,7 @@ class Finetunings:
     def jobs(self, labels: Tensor, images: dict[str, Any], weights: str) -> Iterator[Job]:
         """A job for each share and draw. images, weights: what tells these from others."""
         methods = self.recipe.methods
-        kinds = []
+        kinds: list[tuple[str, bool, str | None]] = []
         if methods.scratch:
             kinds.append(("random weights", True, None))
         if methods.finetune:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multicrop.config.labels import Draws
 from multicrop.engine import ranks, seeds
-from multicrop.engine.files import write_errors
+from multicrop.engine.files import append_line
 from multicrop.supervised.label_draws import draw_labels
 
 ROWS = "rows.jsonl"
@@ -75,8 +75,7 @@ class Rows:
         row = {**cell._asdict(), **numbers, "identity": identity_of(settings)}
         self.stored.append(row)
         if ranks.rank() == 0:
-            with write_errors(self.path), open(self.path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_line(self.path, json.dumps(row))
         return row
 
 

@@ -141,10 +141,16 @@ def vote(
 
 def fit(recipe: Recipe, target: ProbeTarget, bank: dict[str, Tensor]) -> float:
     """Top-1 accuracy in percent of a linear classifier, on every rank."""
+
+    def accuracy() -> float:
+        c = recipe.probe.linear_c
+        classifier = linear.fit(bank["train_features"], bank["train_labels"], c)
+        if not classifier.converged:
+            ranks.log(f"{target.name}: {linear.unconverged(c)}")
+        return classifier.top1(bank["test_features"], bank["test_labels"])
+
     try:
-        return ranks.broadcast_object(
-            lambda: linear.linear_probe(**bank, c=recipe.probe.linear_c),
-        )
+        return ranks.broadcast_object(accuracy)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from None
 

@@ -58,7 +58,7 @@ def run(recipe: Recipe) -> dict:
         dtype = autocast_dtype(recipe.machine.precision, device)
         probe = Probe(recipe, parts, features, seen_as, device, dtype)
         fit = logistic_probe if logistic else partial(sgd_probe, file=file, dataset=origin.dataset)
-        numbers = named(target, lambda fit=fit, probe=probe: fit(probe))
+        numbers = named(target, partial(fit, probe))
         results.append(result_of(target, features, numbers))
     show(results, f"{origin.dataset}: {len(parts.test)} test images")
     return {
@@ -81,8 +81,10 @@ def features_of(recipe: Recipe, network: nn.Module, target: ProbeTarget) -> Line
     try:
         return LinearFeatures(network, blocks, recipe.linear.avgpool_patchtokens)
     except ValueError as error:
-        flag = "--n_last_blocks" if recipe.linear.n_last_blocks else "--avgpool_patchtokens"
-        raise ValueError(f"{flag}, of {target.backbone['arch']}: {error}") from None
+        flags = ["--n_last_blocks"] if recipe.linear.n_last_blocks else []
+        if recipe.linear.avgpool_patchtokens:
+            flags.append("--avgpool_patchtokens")
+        raise ValueError(f"{' '.join(flags)}, of {target.backbone['arch']}: {error}") from None
 
 
 # Logistic regression

@@ -29,6 +29,17 @@ def atomic_write(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, after what a killed process may have left of its last one. OSError in one line."""
+    with write_errors(path), open(path, "a+b") as file:
+        text = f"{line}\n"
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                text = f"\n{text}"
+        file.write(text.encode())
+
+
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
     """A failed write inside becomes an OSError that says which file it was for, why, and what to do."""

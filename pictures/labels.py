@@ -6,7 +6,8 @@ from typing import Any
 
 from ._figure import new_figure, printable, save_figure
 
-STYLES = ("-", "--", ":", "-.")  # of networks; colours are of methods
+STYLES = ("-", "--", ":", "-.")  # of networks, the pretrained one first; colours are of methods
+PRETRAINED = "pretrained"
 
 
 def draw_label_efficiency(
@@ -15,7 +16,8 @@ def draw_label_efficiency(
     """curves: network, method and points, each with percent, top1 and top1_std (None of a single draw)."""
     figure, axes = new_figure(1, 1, width=7.5, height=4.5)
     axis = axes[0, 0]
-    networks = list(dict.fromkeys(curve["network"] for curve in curves))
+    names = dict.fromkeys(curve["network"] for curve in curves)
+    networks = sorted(names, key=lambda name: name != PRETRAINED)
     methods = list(dict.fromkeys(curve["method"] for curve in curves))
     for curve in curves:
         points = curve["points"]

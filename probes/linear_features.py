@@ -26,7 +26,7 @@ class LinearFeatures(nn.Module):
 
     def __init__(self, network: nn.Module, blocks: int, average_patches: bool = False) -> None:
         super().__init__()
-        if blocks and not has_tokens(network):
+        if (blocks or average_patches) and not has_tokens(network):
             raise ValueError(
                 "its blocks have no class token: only the features themselves are left to probe"
             )

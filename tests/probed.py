@@ -39,26 +39,25 @@ def network(seed: int = 3, **changes) -> torch.nn.Module:
     return backbone(**OPTIONS | changes)
 
 
-def save(path: Path, images: Path, seed: int = 3, **changes) -> Path:
+def save(path: Path, images: Path, seed: int = 3, **content) -> Path:
     """A checkpoint of stage one on class folders; the weights are those of `network`."""
-    options = OPTIONS | changes
-    weights = network(seed, **changes).state_dict()
-    teacher = {f"backbone.{name}": value for name, value in weights.items()}
+    weights = {f"backbone.{name}": value for name, value in network(seed).state_dict().items()}
     data = {
         "dataset": "image_folder",
         "classes": ["blue", "green", "red"],
         "mean": MEAN,
         "std": STD,
     }
-    content = {
-        "kind": "ssl",
-        "backbone": options,
-        "data": data,
-        "teacher": teacher,
-        "student": teacher,
-    }
     recipe = {"seed": 7, "datapath": str(images), "source_size": 16}
-    save_content({**content, "recipe": recipe, "step": 2, "epoch": 1.0}, path)
+    about = {
+        "kind": "ssl",
+        "backbone": OPTIONS,
+        "data": data,
+        "recipe": recipe,
+        "step": 2,
+        "epoch": 1.0,
+    }
+    save_content({**about, "teacher": weights, "student": weights, **content}, path)
     return path
 
 

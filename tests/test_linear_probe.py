@@ -326,6 +326,8 @@ def test_what_it_refuses(model, tmp_path, images, monkeypatch):
         ValueError, match="--n_last_blocks, of resnet20: its blocks have no class token"
     ):
         run(path, **values, **data, n_last_blocks=1)
+    with pytest.raises(ValueError, match="--avgpool_patchtokens, of resnet20: its blocks have no"):
+        run(path, **values, **data, **SGD, avgpool_patchtokens=True)
     (row,) = run(path, **values, **data, **SGD, lr=(0.1,))["results"]
     assert row["features"] == "features"
     heads = LinearHeads(2, 3, 2)

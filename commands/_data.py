@@ -10,6 +10,7 @@ from multicrop.commands._conversion import check_channels, conversion_of
 from multicrop.config.data import NEW_COLUMNS, DataSettings
 from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.sizes import ImageSize, height_width, scaled
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
@@ -28,7 +29,7 @@ class DataOrigin:
     dataset: str
     datapath: str
     source_size: int | None
-    """The side in pixels at which its image files were stored (None: not said)."""
+    """The side in pixels at which its image files were stored, the shorter one (None: not said)."""
     columns: tuple[tuple[str, str], ...] = ()
     """Flags that name columns, and their values."""
     conversion: Conversion = Conversion()
@@ -62,18 +63,22 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
     )
 
 
-def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
-    """Side in pixels at which image files are stored, unless they are smaller.
+def resolve_source_size(
+    stated: int | None, image_size: ImageSize | None, *, crops: bool
+) -> ImageSize:
+    """Side in pixels, or height and width, at which image files are stored, unless they are smaller.
+
+    What is stated is the shorter side; the shape is that of the network's images.
 
     Whoever cuts crops out of images (stage one, and what shows or probes its runs, which then share its cache) wants
     them twice as large as a global crop. Whoever sees whole images (stage two, a teacher) wants them as large as the
     network does, and 64 px where no network says.
     """
-    if stated:
-        return stated
     if image_size is None:
-        return 64
-    return 2 * image_size if crops else image_size
+        return stated or 64
+    if stated:
+        return scaled(image_size, stated)
+    return scaled(image_size, (2 if crops else 1) * min(height_width(image_size)))
 
 
 def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,13 +87,13 @@ def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tu
     return tuple(data["mean"]), tuple(data["std"])
 
 
-def eval_transform(metadata: Metadata, image_size: int, images: ImageSet) -> EvalTransform:
+def eval_transform(metadata: Metadata, image_size: ImageSize, images: ImageSet) -> EvalTransform:
     """What a network sees of images."""
     mean, std = colours(metadata, images)
     return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
 
 
-def load_options(data: DataSettings, source_size: int) -> LoadOptions:
+def load_options(data: DataSettings, source_size: ImageSize) -> LoadOptions:
     """How files are read."""
     return LoadOptions(
         source_size=source_size, download=data.download, stream=data.stream, workers=data.workers

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 
 from multicrop.config.check import Recipe
+from multicrop.config.flags import typed
+from multicrop.config.sizes import height_width
 from multicrop.datasets._archive import is_archive
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._folders import existing_folder
@@ -92,7 +94,8 @@ def report(data: Source, r: Recipe, split: str, asked: Conversion) -> dict[str, 
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            return survey(listing, r.decode, r.workers, asked)
+            shape = (32, 32) if r.image_size is None else height_width(r.image_size)
+            return survey(listing, r.decode, r.workers, asked, shape)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
         if split == "train":
@@ -173,7 +176,11 @@ def commands(name: str, data: Source, r: Recipe, counts: dict[str, Any]) -> list
     """
     flags = {"dataset": name, "datapath": r.path, **r.columns}
     images = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
-    size = "" if data.own else f" --image_size {largest_size(counts['short_side'])}"
+    size = ""
+    if r.image_size is not None:
+        size = f" --image_size {typed(r.image_size)}"
+    elif not data.own:
+        size = f" --image_size {largest_size(counts['short_side'])}"
     run_folder = f"runs/{data.entry}"
     first = f"python train_ssl.py {images}{size} --output_dir {run_folder}"
     second = f"python finetune.py {images} --pretrained_weights {run_folder} --output_dir {run_folder}-ft"

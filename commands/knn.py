@@ -27,6 +27,7 @@ from multicrop.commands._data import (
 from multicrop.commands._features import shared_features
 from multicrop.commands._targets import ProbeTarget, build, targets
 from multicrop.config.knn import Recipe
+from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
 from multicrop.engine.precision import autocast_dtype
@@ -48,15 +49,14 @@ def run(recipe: Recipe) -> dict:
     datasets: list[str] = []
     for target in targets(recipe):
         # Data: uint8 images of both splits.
-        origin = image_origin(recipe, target)
+        origin, source_size = image_origin(recipe, target)
         datasets.append(origin.dataset)
         if source(origin.dataset) != source(datasets[0]):
             names = ", ".join(sorted(set(datasets)))
             raise ValueError(
                 f"these checkpoints come from different data sets ({names}): give --dataset"
             )
-        assert origin.source_size is not None
-        train, test = load(origin, load_options(recipe.data, origin.source_size))
+        train, test = load(origin, load_options(recipe.data, source_size))
         assert train.labels is not None and test.labels is not None
         chosen = spread(len(train), recipe.data.max_train_images)
 
@@ -99,13 +99,13 @@ def run(recipe: Recipe) -> dict:
 # Data
 
 
-def image_origin(recipe: Recipe, target: ProbeTarget) -> DataOrigin:
-    """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
+def image_origin(recipe: Recipe, target: ProbeTarget) -> tuple[DataOrigin, ImageSize]:
+    """Data set, its folder and the size at which image files are stored: flags first, then what the checkpoint says."""
     metadata = target.file.metadata
     origin = data_origin(recipe.data, metadata)
     crops = metadata.kind != "finetune"
     size = resolve_source_size(origin.source_size, target.backbone["image_size"], crops=crops)
-    return replace(origin, source_size=size)
+    return replace(origin, source_size=None), size
 
 
 def spread(images: int, most: int | None) -> Tensor:

@@ -25,7 +25,8 @@ class Reading:
     download: bool = False
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
-    """Side in pixels at which image files are stored (None: what the weights' run was given, else the image size)."""
+    """Side in pixels at which image files are stored, the shorter one where the image size is height and width (None:
+    what the weights' run was given, else the image size)."""
     stream: bool | None = None
     """Decode image files anew whenever they are needed, in worker processes, instead of storing them (None: what would
     take more than half of this machine's memory)."""

@@ -30,8 +30,8 @@ class DataSet:
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
     validation: Callable[..., bool] | None = None
     """validation(root, **variant) -> whether load and listing take "val" too: a split beside train and test."""
-    unsplit: Callable[[str | Path], Listing | None] | None = None
-    """unsplit(root) -> all images of a folder that has no training and test split beside each other, else None."""
+    unsplit: Callable[..., Listing | None] | None = None
+    """unsplit(root, **variant) -> all images where there are no training and test split beside each other, else None."""
     inventory: Callable[[str | Path], Inventory] | None = None
     """inventory(root) -> every file below root, used or left out; None where that says nothing."""
     labelled: bool = True

@@ -67,7 +67,7 @@ class Header(NamedTuple):
 
 
 def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
-    """One image as uint8 (C, side, side), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
+    """One image as uint8 (C, height, width), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
     try:
         image = open_image(place)
     except Image.UnidentifiedImageError:
@@ -76,8 +76,9 @@ def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
         return _convert.convert_planes(_tiff.read(file_or_bytes(place)), 1, form, notes)
     with image:
         if not form.exact:
-            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side.
-            image.draft(None, (2 * form.side, 2 * form.side))
+            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the size.
+            side = 2 * max(form.size)
+            image.draft(None, (side, side))
         planes = whole_planes(image, place, form.conversion, notes)
         turn = orientation(image)
         if planes is not None:
@@ -202,7 +203,7 @@ class Rows(NamedTuple):
     """Decoded images."""
 
     pixels: np.ndarray
-    """uint8 (N, C, side, side); those that cannot be read are black."""
+    """uint8 (N, C, height, width); those that cannot be read are black."""
     unreadable: list[list]
     """[row, reason] of each of these."""
     notes: Notes
@@ -295,8 +296,8 @@ def ignore_signals() -> None:
 
 def form_of(word: str) -> Form:
     """A form from the JSON that a worker is started with."""
-    side, exact, conversion = json.loads(word)
-    return Form(side, exact, Conversion(*conversion))
+    size, exact, conversion = json.loads(word)
+    return Form(tuple(size), exact, Conversion(*conversion))
 
 
 def main(words: list[str]) -> None:

@@ -28,22 +28,25 @@ def conversion_lines(
     measured: Mapping[str, Sequence],
     beyond_centre: float,
     kinds: Collection[str],
+    shape: tuple[int, int],
 ) -> list[str]:
     """What was chosen.
 
-    beyond_centre: the share of the pixels that centre squares leave out, or would. kinds: of values of more than 8 bits
-    that the files have; to others no range applies.
+    beyond_centre: the share of the pixels that centred boxes of a shape, height and width, leave out, or would. kinds:
+    of values of more than 8 bits that the files have; to others no range applies.
     """
     lines = []
     if beyond_centre >= LEAST_CROPPED:
         share = f"{beyond_centre:.0%} of the pixels"
         others = " or ".join(fit for fit in ("crop", "squeeze", "pad") if fit != conversion.fit)
+        others += ", or --image_size HEIGHT WIDTH of another shape"
+        form = "squares" if shape[0] == shape[1] else f"the shape of {shape[0]} x {shape[1]} px"
         lines.append(
             {
-                "crop": f"images that are not square are cropped to their centre, which leaves out {share} "
+                "crop": f"images are cropped to {form} in their centre, which leaves out {share} "
                 f"(--fit {others} keeps them)",
-                "squeeze": f"images are squeezed to squares, as a crop would leave out {share} (else --fit {others})",
-                "pad": f"images are padded to squares with their mean colour, as a crop would leave out {share} "
+                "squeeze": f"images are squeezed to {form}, as a crop would leave out {share} (else --fit {others})",
+                "pad": f"images are padded to {form} with their mean colour, as a crop would leave out {share} "
                 f"(else --fit {others})",
             }[conversion.fit]
         )

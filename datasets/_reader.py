@@ -1,4 +1,4 @@
-"""load, listing and validation of the data sets whose images are rows with columns; how rows are read is their own."""
+"""What the data sets whose images are rows with columns have in common: all but how their rows are read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from ._folders import Listing
 from ._images import DEFAULTS, ImageSet, LoadOptions, check_split
-from ._rows import images_of, split_of
+from ._rows import Parts, images_of, listings_of, split_of, unsplit_of
 from ._table import Columns
 from .image_folder import WITH_VALIDATION
 
@@ -16,8 +16,8 @@ from .image_folder import WITH_VALIDATION
 class Reader:
     """The functions that a DATASET of rows has."""
 
-    listings: Callable[..., dict[str, Listing]]
-    """listings(root, columns, **variant) -> the images of every split, not read yet."""
+    parts: Callable[..., Parts]
+    """parts(root, columns, **variant) -> the rows of every split."""
 
     def load(
         self,
@@ -36,7 +36,7 @@ class Reader:
         """
         check_split(split, WITH_VALIDATION)
         columns = Columns(image_column, label_column, split_column)
-        return images_of(self.listings(root, columns, **variant), split, options)
+        return images_of(listings_of(self.parts(root, columns, **variant)), split, options)
 
     def listing(
         self,
@@ -51,7 +51,7 @@ class Reader:
         """The images of a split, not read yet."""
         check_split(split, WITH_VALIDATION)
         columns = Columns(image_column, label_column, split_column)
-        return split_of(self.listings(root, columns, **variant), split)
+        return split_of(listings_of(self.parts(root, columns, **variant)), split)
 
     def validation(self, root: str | Path, **variant: Any) -> bool:
         """Whether there are validation images beside test images. What is wrong with root is said when it is loaded."""
@@ -59,3 +59,16 @@ class Reader:
             return bool(self.listing(root, "val", **variant).names)
         except (ValueError, FileNotFoundError):
             return False
+
+    def unsplit(
+        self,
+        root: str | Path,
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        split_column: str | None = None,
+        **variant: Any,
+    ) -> Listing | None:
+        """All labelled images, or those of a test split alone; None where there are training and test images."""
+        columns = Columns(image_column, label_column, split_column)
+        return unsplit_of(self.parts(root, columns, **variant))

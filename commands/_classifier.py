@@ -146,7 +146,9 @@ def build_teacher(recipe: Recipe, data: FinetuneData, device: torch.device) -> T
     if path is None or not teaching.runs_teacher:
         return None
     file = ranks.broadcast_object(
-        lambda: pretrained.read(path, trust=recipe.start.trust_checkpoint)
+        lambda: pretrained.read(
+            path, teaching.teacher_key, recipe.start.trust_checkpoint, "--teacher_key"
+        )
     )
     check_teacher_classes(teaching, file, data.train.classes, data.dataset)
     channels = data.backbone["in_channels"]

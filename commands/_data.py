@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._conversion import check_channels, conversion_of
+from multicrop.commands._conversion import check_stated, conversion_of, stated_flags
 from multicrop.config.data import NEW_COLUMNS, DataSettings
 from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
@@ -33,8 +33,8 @@ class DataOrigin:
     columns: tuple[tuple[str, str], ...] = ()
     """Flags that name columns, and their values."""
     conversion: Conversion = Conversion()
-    channels: str = "auto"
-    """What --channels says."""
+    stated: tuple[str, ...] = ()
+    """Flags that say how files become pixels."""
 
     @property
     def source(self) -> Source:
@@ -59,7 +59,7 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
         data.source_size or recipe.get("source_size"),
         tuple({**inherited, **data.columns}.items()),
         conversion_of(data, dataset, metadata),
-        data.channels,
+        stated_flags(data),
     )
 
 
@@ -123,7 +123,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     probe = None
     with ranks.first_on_node():
         images = data_set.load(data.datapath, "train", options)
-        check_channels(images, data.channels, data.dataset)
+        check_stated(images, stated_flags(data), data.dataset)
         if other is not None and recipe.run.knn_freq:
             datapath = recipe.run.knn_datapath or "./data"
             probe = probe_images(other, datapath, like(options, images), images)
@@ -193,7 +193,7 @@ def labelled_images(
         for split in splits:
             images.append(origin.source.load(origin.datapath, split, options))
             options = like(options, images[0])
-    check_channels(images[0], origin.channels, origin.dataset)
+    check_stated(images[0], origin.stated, origin.dataset)
     check_labelled(origin, *images)
     say_constant_channels(origin.dataset, images[0])
     return images

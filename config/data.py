@@ -41,8 +41,8 @@ class Reading:
     """Channels of image files that are used: grey, red green blue, or every channel and page of the files, of which the
     first three are taken as colours (auto: as for the weights, else 3)."""
     value_range: tuple[float, float] | None = None
-    """Values that become black and white, of image files of more than 8 bits (None: as for the weights, else measured
-    on the training images)."""
+    """Values that become black and white, of image files of any number of bits (None: as for the weights, else
+    measured on the training images where files have more than 8 bits)."""
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "source_size", "workers")

@@ -15,6 +15,9 @@ class StoredTeacher:
 
     teacher: str | None = None
     """File or run folder of the teacher: of finetune, of others, or published:NAME; any backbone."""
+    teacher_key: str = "teacher"
+    """Which network of a file of the teacher that holds several: teacher or student of stage one, average of stage two,
+    or the name of any part of another program's file."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
     teacher_image_size: ImageSize | None = None

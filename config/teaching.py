@@ -13,6 +13,9 @@ class Teaching:
 
     teacher: str | None = None
     """File or run folder of the teacher: of finetune.py, of others, or published:NAME; any backbone (None: none)."""
+    teacher_key: str = "teacher"
+    """Which network of a file of the teacher that holds several: teacher or student of stage one, average of stage two,
+    or the name of any part of another program's file."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
     teacher_image_size: ImageSize | None = None
@@ -80,6 +83,8 @@ class Teaching:
         idle = features and not self.distils
         words = "is not needed with --guidance_features"
         require(not (self.teacher and idle), "teacher", self.teacher, words)
+        stated = self.teacher_key != "teacher"
+        require(self.teacher or not stated, "teacher_key", self.teacher_key, "needs --teacher FILE")
         for name in ("teacher_arch", "teacher_image_size"):
             value = getattr(self, name)
             require(value is None or self.teacher, name, value, "needs --teacher FILE")

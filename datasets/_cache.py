@@ -168,16 +168,17 @@ def _open(entry: Path, job: Job) -> Cached | None:
 
 def _conversion(values: list) -> Conversion:
     """As it was before it was written as JSON."""
-    fit, channels, whole, *ranges = values
-    integers, floats = (tuple(limits) if limits else None for limits in ranges)
-    return Conversion(fit, channels, whole, integers, floats)
+    fit, channels, whole, *ranges = values  # older entries have no range of bytes
+    return Conversion(
+        fit, channels, whole, *(tuple(limits) if limits else None for limits in ranges)
+    )
 
 
 def _is_wanted(wanted: Conversion, asked: Conversion, made: Conversion) -> bool:
     """Whether an entry that was asked for as `asked` and became `made` has the pixels of what is wanted now."""
     if wanted in (asked, made):
         return True
-    # A range does not matter to files of 8 bits.
+    # Ranges of deeper files do not matter to files of 8 bits.
     without = wanted._replace(integers=None, floats=None)
     is_8_bit = made.integers is None and made.floats is None
     return is_8_bit and without in (asked._replace(integers=None, floats=None), made)

@@ -27,6 +27,8 @@ class Conversion(NamedTuple):
     """Values that become 0 and 255, of files of integers of more than 8 bits. None: not measured yet."""
     floats: Range | None = None
     """The same of files of floating-point numbers."""
+    bytes: Range | None = None
+    """The same of files of 8 bits. It is never measured: None keeps their values."""
 
 
 AS_PUBLISHED = Conversion()
@@ -59,19 +61,20 @@ def convert(image: Image.Image, turn: int, form: Form, notes: Notes) -> np.ndarr
     conversion = form.conversion
     if turn != 1:
         image = ImageOps.exif_transpose(image)
-    if is_deep(image.mode):
+    deep = is_deep(image.mode)
+    if deep:
         image = Image.fromarray(levels(np.asarray(image), conversion, notes))
     if conversion.whole:
         image = separate(image)
         count = len(image.getbands())
         if (count, conversion.channels) != (1, 3):
             check_channels(count, conversion)
-            return fitted(image, form, notes)
+            return fitted(image if deep else stretched(image, conversion, notes), form, notes)
     if conversion.channels == 1:
         image = image if image.mode == "L" else rgb(image, notes).convert("L")
     else:
         image = rgb(image, notes)
-    return fitted(image, form, notes)
+    return fitted(image if deep else stretched(image, conversion, notes), form, notes)
 
 
 def convert_planes(pages: np.ndarray, turn: int, form: Form, notes: Notes) -> np.ndarray:
@@ -126,19 +129,31 @@ def levels(values: np.ndarray, conversion: Conversion, notes: Notes) -> np.ndarr
     What is no finite number becomes the mean of the image's other values, or an end of the range.
     """
     if values.dtype == np.uint8:
-        return values
+        return scaled(values, "bytes", conversion.bytes, notes) if conversion.bytes else values
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
     kind = kind_of(values)
     limits = conversion.floats if kind == "floats" else conversion.integers
     if limits is None:
         raise NoRange(kind)
+    return scaled(finite(values.astype(np.float64), limits, notes), kind, limits, notes)
+
+
+def scaled(values: np.ndarray, kind: str, limits: Range, notes: Notes) -> np.ndarray:
+    """Finite values as uint8."""
     low, high = limits
-    values = finite(values.astype(np.float64), limits, notes)
     notes[f"{kind} all"] += values.size
     notes[f"{kind} outside"] += int(np.count_nonzero((values < low) | (values > high)))
     scaled = (values - low) * (255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def stretched(image: Image.Image, conversion: Conversion, notes: Notes) -> Image.Image:
+    """An image of 8 bits a channel with the range of values that is stated for such, if any."""
+    if conversion.bytes is None:
+        return image
+    pixels = scaled(np.asarray(image), "bytes", conversion.bytes, notes)
+    return Image.fromarray(pixels)
 
 
 def finite(values: np.ndarray, limits: Range, notes: Notes) -> np.ndarray:

@@ -28,6 +28,10 @@ RESIDENT = (
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 
 
+class NoTrainingImages(FileNotFoundError):
+    """There is a test split and no training split."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """Image files of one split, not read yet."""

@@ -24,6 +24,8 @@ USUAL = {
     "integers": (255.0, 1023.0, 4095.0, 16383.0, 65535.0),
     "floats": (1.0, 255.0),
 }
+KINDS = (*USUAL, "bytes")
+"""Of values; the range of bytes is stated or none."""
 USED = 0.75  # of a usual range
 SQUARE = (1, 1)
 SQUEEZED = 0.4  # share of the pixels that a crop may leave out where the fit is chosen: more than photos of 3:2 lose
@@ -86,7 +88,7 @@ def settle(
         channels = counts.most_common(1)[0][0] if counts else 3
         look = look._replace(conversion=look.conversion._replace(channels=channels))
     for kind in kinds_in(sample):
-        if getattr(asked, kind) is None:
+        if kind in USUAL and getattr(asked, kind) is None:
             measured = look.measure(places, kind)
             if measured.measured[kind].images:  # none where Pillow gives 8 bits of them
                 look = measured
@@ -100,14 +102,16 @@ def beyond_centre(sample: list[Header], shape: tuple[int, int] = SQUARE) -> floa
 
 
 def kinds_in(sample: list[Header]) -> list[str]:
-    """The kinds of values of more than 8 bits that a sample may have."""
-    return [kind for kind in USUAL if any(of_kind(header, kind) for header in sample)]
+    """The kinds of values that a sample may have."""
+    return [kind for kind in KINDS if any(of_kind(header, kind) for header in sample)]
 
 
 def of_kind(header: Header | None, kind: str) -> bool:
-    """Whether a file's values may be of this kind: "integers" of more than 8 bits, or "floats"."""
-    if header is None or header.bits == "8":
+    """Whether a file's values may be of this kind: "bytes", "integers" of more than 8 bits, or "floats"."""
+    if header is None:
         return False
+    if header.bits == "8" or kind == "bytes":
+        return header.bits == "8" and kind == "bytes"
     return (header.bits == "float") == (kind == "floats")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._console import say_once
-from ._folders import Listing, image_set
+from ._folders import Listing, NoTrainingImages, image_set
 from ._images import ImageSet, LoadOptions, check_split, like
 from ._places import Root
 from ._split_names import TEST, TRAIN, VALIDATION
@@ -114,12 +114,12 @@ def listings_of(parts: Parts) -> dict[str, Listing]:
     """Listings "train", "test" and, with both, "val" of the rows by split (train, and test, val, both or neither).
 
     Without a test split a tenth of each class of the training images is held out, as of class folders. Without labels
-    there is no "test". ValueError for labels that cannot be classes.
+    there is no "test". NoTrainingImages where there are none, ValueError for labels that cannot be classes.
     """
     root, splits, classes = parts
     if "train" not in splits:
         have = " and ".join(splits)
-        raise ValueError(f"{root} has {have} images and no training images")
+        raise NoTrainingImages(f"{root} has {have} images and no training images")
     train = without_repeats(splits["train"])
     if train.labels is None or not any(train.labels):
         return {"train": Listing(root, train.names, None, (), "train")}

@@ -185,5 +185,6 @@ DATASET = DataSet(
     recognise=recognise,
     validation=READER.validation,
     unsplit=READER.unsplit,
+    inventory=READER.inventory,
     own=True,
 )

@@ -112,6 +112,11 @@ class Source:
         unsplit = self.data_set.unsplit
         return None if unsplit is None else unsplit(root, **self.variant)
 
+    def inventory(self, root: str | Path) -> Any:
+        """The Inventory of all files below root; None where files are no images each."""
+        inventory = self.data_set.inventory
+        return None if inventory is None else inventory(root, **self.variant)
+
     def recognise(self, folder: Any, columns: Mapping[str, str]) -> str | None:
         """How --dataset names what a folder holds, if it looks like this data set and has the columns, if any."""
         recognise = self.data_set.recognise

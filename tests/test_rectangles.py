@@ -18,8 +18,8 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.knn import Recipe as Probing
 from multicrop.config.precompute import Recipe as Storing
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.datasets import _console
 from multicrop.datasets._cache import load_cached
-from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._folders import Listing, image_set
 from multicrop.datasets._images import LoadOptions
@@ -209,7 +209,7 @@ def test_files_are_brought_to_the_shape(tmp_path, fit, stream):
 
 
 def test_files_of_the_shape_are_stored_as_they_are_and_nothing_is_said(strips, capsys):
-    say_once.cache_clear()
+    _console.forget()
     names = [f"train/left/{i:02d}.png" for i in range(10)]
     cached = load_cached(strips, names, (32, 64))
     assert cached.pixels.shape == (10, 3, 16, 32)
@@ -310,7 +310,7 @@ def test_timm_gets_the_size_of_the_file(finetuned):
 def test_check_says_what_another_shape_would_lose(strips, capsys):
     result = check.run(Check(str(strips)))
     assert result["train"]["beyond_centre"] == 0.5
-    assert "--image_size HEIGHT WIDTH of another shape" in " ".join(result["train"]["notes"])
+    assert "(else --fit crop or pad)" in " ".join(result["train"]["notes"])
     result = check.run(Check(str(strips), image_size=(16, 32)))
     assert result["train"]["beyond_centre"] == 0 and result["train"]["notes"] == []
     assert "--image_size 16 32" in result["commands"][0]

@@ -160,12 +160,14 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     sides = "no image that can be read"
     if "width" in counts:
         sides = f"{span(counts['width'])} x {span(counts['height'])} px"
+        sides += "" if counts["square"] else " (width x height)"
     ranks.log(
         f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
     if counts.get("bits"):
         channels, bits = " or ".join(counts["channels"]), " or ".join(counts["bits"])
-        ranks.log(f"  {channels} channels of {bits} bits")
+        noun = "channel" if channels == "1" else "channels"
+        ranks.log(f"  {channels} {noun} of {bits} bits")
     for line in counts.get("notes", ()):
         ranks.log(f"  {line}")
     for name in counts["unreadable_images"]:
@@ -197,6 +199,8 @@ def account(data: Source, path: str, reports: dict[str, dict]) -> dict[str, Any]
 
 def span(sizes: list[int]) -> str:
     smallest, median, largest = sizes
+    if smallest == largest:
+        return str(median)
     return f"{smallest}..{largest} (median {median})"
 
 

@@ -1,4 +1,4 @@
-"""Decode images; run as a program, it is a decoding worker (_workers.py).
+"""Decode images, in this process or in a decoding worker (_decoder.py is its program, _workers.py starts it).
 
 The worker is a program of its own, not a multiprocessing child, because those import the main script again (torch,
 seconds each) or fork a process that already has threads. So this file and its parts import Pillow and numpy only.
@@ -8,48 +8,26 @@ What an image's place is: _bytes.py.
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING or __package__:
-    from . import _convert, _tiff
-    from ._bytes import (
-        MAX_PIXELS,
-        UNREADABLE,
-        Place,
-        file_of,
-        file_or_bytes,
-        is_tiff,
-        open_image,
-    )
-    from ._convert import Conversion, Form, NoRange, Notes, OtherSize
-else:  # run as a program: its parts lie beside it
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import _convert
-    import _tiff
-    from _bytes import (
-        MAX_PIXELS,
-        UNREADABLE,
-        Place,
-        file_of,
-        file_or_bytes,
-        is_tiff,
-        open_image,
-    )
-    from _convert import (
-        Conversion,
-        Form,
-        NoRange,
-        Notes,
-        OtherSize,
-    )
+from . import _convert, _tiff
+from ._bytes import (
+    MAX_PIXELS,
+    UNREADABLE,
+    Place,
+    file_of,
+    file_or_bytes,
+    is_tiff,
+    open_image,
+)
+from ._convert import Conversion, Form, NoRange, Notes, OtherSize
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -308,7 +286,3 @@ def main(words: list[str]) -> None:
         serve_stream(form)
     else:
         serve_file(form, words[2])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -45,9 +45,10 @@ def conversion_lines(
             {
                 "crop": f"images are cropped to {form} in their centre, which leaves out {share} "
                 f"(--fit {others} keeps them, and --image_size HEIGHT WIDTH if it has their shape)",
-                "squeeze": f"images are squeezed to {form}, as a crop would leave out {share} (else --fit {others})",
+                "squeeze": f"images are squeezed to {form}, as a crop would leave out {share} "
+                f"(else --fit {others}, or --image_size HEIGHT WIDTH)",
                 "pad": f"images are padded to {form} with their mean colour, as a crop would leave out {share} "
-                f"(else --fit {others})",
+                f"(else --fit {others}, or --image_size HEIGHT WIDTH)",
             }[conversion.fit]
         )
     if conversion.whole:

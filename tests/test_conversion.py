@@ -199,7 +199,7 @@ def test_a_range_of_8_bits_is_inherited_and_an_old_entry_serves_without(tmp_path
     from multicrop.datasets._folders import Listing, image_set
     from multicrop.engine.metadata import Metadata
 
-    save(tmp_path / "a", [np.full((8, 8, 3), 100, np.uint8)], "png")
+    save(tmp_path / "a", [np.full((8, 8, 3), 80, np.uint8)], "png")
     listing = Listing(tmp_path / "a", ["000.png"], None, ())
     plain = image_set(listing, LoadOptions(conversion=Conversion()))
     (entry,) = [path for path in cache.iterdir() if path.is_dir()]
@@ -210,7 +210,7 @@ def test_a_range_of_8_bits_is_inherited_and_an_old_entry_serves_without(tmp_path
     assert torch.equal(image_set(listing, LoadOptions()).pixels, plain.pixels)
     stated = conversion_of(DataSettings(value_range=(0, 200)), "images")
     bright = image_set(listing, LoadOptions(conversion=stated))
-    assert bright.pixels.unique().tolist() == [128]
+    assert bright.pixels.unique().tolist() == [102]
     described = {"std": [1.0], "mean": [0.0], **described_conversion(bright)}
     again = conversion_of(DataSettings(), "images", Metadata("ssl", data=described))
     assert again.bytes == (0, 200)

@@ -310,7 +310,9 @@ def test_timm_gets_the_size_of_the_file(finetuned):
 def test_check_says_what_another_shape_would_lose(strips, capsys):
     result = check.run(Check(str(strips)))
     assert result["train"]["beyond_centre"] == 0.5
-    assert "(else --fit crop or pad)" in " ".join(result["train"]["notes"])
+    assert "(else --fit crop or pad, or --image_size HEIGHT WIDTH)" in " ".join(
+        result["train"]["notes"]
+    )
     result = check.run(Check(str(strips), image_size=(16, 32)))
     assert result["train"]["beyond_centre"] == 0 and result["train"]["notes"] == []
     assert "--image_size 16 32" in result["commands"][0]

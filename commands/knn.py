@@ -220,7 +220,7 @@ def show(recipe: Recipe, results: list[dict], title: str, balanced: bool) -> Non
     ranks.log(f"{'checkpoint':<{width}} {'epoch':>7}{''.join(heads)}")
     for result in results:
         cells = [f"{result['top1'][k]:.2f} ({result['top5'][k]:.2f})" for k in ks]
-        epoch = "" if result["epoch"] is None else f"{result['epoch']:g}"
+        epoch = "" if result["epoch"] is None else f"{round(result['epoch'], 3):g}"
         columns = "".join(f"{cell:>17}" for cell in cells)
         if balanced:
             columns += "".join(f"{result['balanced_accuracy'][k]:>13.2f}" for k in ks)

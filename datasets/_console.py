@@ -46,7 +46,7 @@ def only_trying() -> Iterator[None]:
 
 @functools.cache
 def say_once_of(file: str, line: str) -> None:
-    """Once per process of this file. Every rank says what it alone may have met."""
+    """Once per process of this file, or of what is called so. Every rank says what it alone may have met."""
     print(line, file=sys.stderr)
 
 

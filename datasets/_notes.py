@@ -7,6 +7,7 @@ from ._console import say_once
 from ._convert import Conversion
 
 LEAST_CROPPED = 0.01  # share of the pixels of which nothing is said
+OTHER_SHAPE = 0.1  # share of the pixels from which on another shape of images may be better
 LEAST_OUTSIDE = 0.01  # share of the values
 NAMES = {
     "integers": "integers of more than 8 bits",
@@ -40,15 +41,16 @@ def conversion_lines(
     if beyond_centre >= LEAST_CROPPED:
         share = f"{beyond_centre:.0%} of the pixels"
         others = " or ".join(fit for fit in ("crop", "squeeze", "pad") if fit != conversion.fit)
+        shapes = ", or --image_size HEIGHT WIDTH" if beyond_centre >= OTHER_SHAPE else ""
         form = "squares" if shape[0] == shape[1] else f"the shape of {shape[0]} x {shape[1]} px"
         lines.append(
             {
                 "crop": f"images are cropped to {form} in their centre, which leaves out {share} "
-                f"(--fit {others} keeps them, and --image_size HEIGHT WIDTH if it has their shape)",
+                f"(--fit {others}{shapes} keeps them)",
                 "squeeze": f"images are squeezed to {form}, as a crop would leave out {share} "
-                f"(else --fit {others}, or --image_size HEIGHT WIDTH)",
+                f"(else --fit {others}{shapes})",
                 "pad": f"images are padded to {form} with their mean colour, as a crop would leave out {share} "
-                f"(else --fit {others}, or --image_size HEIGHT WIDTH)",
+                f"(else --fit {others}{shapes})",
             }[conversion.fit]
         )
     if conversion.whole:

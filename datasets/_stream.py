@@ -90,7 +90,8 @@ class Streamed:
         """Say of each thing that is dropped or replaced when it is first met."""
         new = {note: count for note, count in notes.items() if note not in self._said}
         self._said.update(new)
-        _notes.say("of the images streamed by now", _notes.note_lines(new))
+        for line in _notes.note_lines(new):
+            say_once_of("streamed", f"of the images streamed by now: {line}")
 
     def _readable(self, number: int) -> int:
         """The image itself, or the one that stands in for it. ValueError when its class has none left."""

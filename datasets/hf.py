@@ -107,13 +107,13 @@ def _package() -> Any:
 def _parts_of(splits: Mapping[str, Any], path: Path, columns: Columns) -> Parts:
     """The images of both splits, of each of which the rows are in an order."""
     known = {name: data for name, data in splits.items() if split_name(name)}
+    if len(splits) == 1:  # whatever it is called
+        known = dict(splits)
     for name in splits:
         if name not in known:
             say_once(
                 f"{path}: its split {name!r} is not used: it is none of {', '.join(SPLIT_NAMES)}"
             )
-    if len(splits) == 1:
-        known = dict(splits)
     first = next(iter(known.values()), None)
     if first is None:
         raise ValueError(f"{path} has no split called train")

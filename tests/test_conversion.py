@@ -506,7 +506,7 @@ def test_check_reports_bits_range_channels_and_what_a_crop_leaves_out(tmp_path, 
     said = capsys.readouterr().err
     assert "  1 or 4 channels of 16 or 8 bits" in said
     assert (
-        "which leaves out 25% of the pixels (--fit squeeze or pad keeps them, and --image_size HEIGHT WIDTH"
+        "which leaves out 25% of the pixels (--fit squeeze or pad, or --image_size HEIGHT WIDTH keeps them)"
         in said
     )
     assert "0..4095 becomes black to white, measured on 6 images" in said

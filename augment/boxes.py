@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 TRIES = 10
+RATIO = (3 / 4, 4 / 3)
 
 
 def random_boxes(
     scale: Tensor,
     height: int,
     width: int,
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    ratio: tuple[float, float] = RATIO,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Boxes (samples, 4) int64 on the CPU: top, left, height, width in px of a height x width image.

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from . import boxes, resample
 from .device import send
@@ -39,8 +40,8 @@ class RandomResizedCrop:
         return CropBoxes(box, flipped)
 
 
-def apply(images: Tensor, draws: CropBoxes, size: int) -> Tensor:
-    """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8 (B, C, size, size).
+def apply(images: Tensor, draws: CropBoxes, size: int | tuple[int, int]) -> Tensor:
+    """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8 of `size`, a side or height and width in px.
 
     ValueError where a box, drawn for images of another size, is not inside.
     """
@@ -50,6 +51,6 @@ def apply(images: Tensor, draws: CropBoxes, size: int) -> Tensor:
         raise ValueError(f"crops drawn for larger images than {height} x {width} px")
     box = send(draws.box[None], images.device)
     flipped = send(draws.flipped[None], images.device)
-    levels = resample.resize_crops(images, box, flipped, (size, size))  # (C, 1, B, size, size)
+    levels = resample.resize_crops(images, box, flipped, _pair(size))  # (C, 1, B, h, w)
     cropped = levels[:, 0].round_().to(torch.uint8)
     return cropped.transpose(0, 1).contiguous()

@@ -3,22 +3,23 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from . import resample
 from .device import channels
 
 
 class EvalTransform:
-    """images (B, C, S, S) uint8 -> (B, C, size, size) float32, normalised by mean and std per channel.
+    """images (B, C, H, W) uint8 -> (B, C, height, width) float32, normalised by mean and std per channel.
 
-    size: the side in px.
+    size: the side in px, or height and width.
     mean, std: per channel, of levels in 0..1.
     crop_pct: the share of the image's side that is seen, in its middle; None: all of it, resized bilinearly.
     """
 
     def __init__(
         self,
-        size: int,
+        size: int | tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         *,
@@ -31,7 +32,7 @@ class EvalTransform:
         return self.normalise(self.resize(images))
 
     def resize(self, images: Tensor) -> Tensor:
-        """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, size, size)."""
+        """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, height, width)."""
         if self.crop_pct is None:
             return resize_bilinear(images, self.size)
         return crop_centre(images, self.size, self.crop_pct)
@@ -43,24 +44,26 @@ class EvalTransform:
         return (images / 255 - mean) / std
 
 
-def resize_bilinear(images: Tensor, size: int) -> Tensor:
-    """uint8 images (B, C, S, S) to (B, C, size, size): bilinear, antialiased, rounded."""
-    if images.shape[2:] == (size, size):
+def resize_bilinear(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """uint8 images (B, C, H, W) to `size`, a side or height and width in px: bilinear, antialiased, rounded."""
+    sides = _pair(size)
+    if images.shape[2:] == sides:
         return images
-    resized = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    resized = F.interpolate(images.float(), sides, mode="bilinear", antialias=True)
     return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def crop_centre(images: Tensor, size: int, share: float) -> Tensor:
-    """uint8 images (B, C, S, S) to size / share px, bicubic, antialiased, rounded; of that the middle size px."""
-    side = int(size / share)
+def crop_centre(images: Tensor, size: int | tuple[int, int], share: float) -> Tensor:
+    """uint8 images (B, C, H, W) to size / share px, bicubic, antialiased, rounded; of that the middle, of `size` px."""
+    rows, columns = _pair(size)
+    sides = (int(rows / share), int(columns / share))
     height, width = images.shape[2:]
-    if (height, width) != (side, side):
+    if (height, width) != sides:
         whole = torch.tensor([0, 0, height, width], device=images.device)
         boxes = whole.expand(1, len(images), 4)
         unflipped = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
-        levels = resample.resize_crops(images, boxes, unflipped, (side, side))
+        levels = resample.resize_crops(images, boxes, unflipped, sides)
         images = levels[:, 0].round_().to(torch.uint8).transpose(0, 1)
-    start = round((side - size) / 2)  # as torchvision's centre crop
-    end = start + size
-    return images[:, :, start:end, start:end]
+    top = round((sides[0] - rows) / 2)  # as torchvision's centre crop
+    left = round((sides[1] - columns) / 2)
+    return images[:, :, top : top + rows, left : left + columns]

@@ -130,7 +130,7 @@ def torchvision(share: tuple[list[str], int]) -> None:
 
 def decoder(share: tuple[list[str], int]) -> None:
     for path in share[0]:
-        _decode.read(path, Form(share[1], exact=False), Counter())
+        _decode.read(path, Form((share[1], share[1]), exact=False), Counter())
 
 
 def memory(r: Recipe, paths: list[str], workers: int) -> list[dict[str, float]]:

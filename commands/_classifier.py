@@ -13,6 +13,7 @@ from multicrop import registry
 from multicrop.commands._finetune_data import FinetuneData, MapsOfBatch
 from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
+from multicrop.config.sizes import height_width
 from multicrop.config.teaching import Teaching
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
@@ -101,8 +102,8 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     objective = build_objective(recipe, class_weights(recipe, data)).to(device)
     distillation = LogitDistillation.from_recipe(teaching)
     loss = Loss(objective, distillation, teaching.ce_weight, teaching.guide_weight)
-    side = data.backbone["image_size"]
-    example = torch.zeros(2, data.backbone["in_channels"], side, side, device=device)
+    sides = height_width(data.backbone["image_size"])
+    example = torch.zeros(2, data.backbone["in_channels"], *sides, device=device)
     groups = select_groups(
         train_module,
         model.backbone,
@@ -145,7 +146,9 @@ def build_teacher(recipe: Recipe, data: FinetuneData, device: torch.device) -> T
     if path is None or not teaching.runs_teacher:
         return None
     file = ranks.broadcast_object(
-        lambda: pretrained.read(path, trust=recipe.start.trust_checkpoint)
+        lambda: pretrained.read(
+            path, teaching.teacher_key, recipe.start.trust_checkpoint, "--teacher_key"
+        )
     )
     check_teacher_classes(teaching, file, data.train.classes, data.dataset)
     channels = data.backbone["in_channels"]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from multicrop.config.data import DataSettings
+from multicrop.config.flags import typed
 from multicrop.datasets._convert import Conversion, Range
 from multicrop.datasets._images import ImageSet
 from multicrop.datasets._notes import stored_ranges
@@ -26,7 +27,8 @@ def conversion_of(data: DataSettings, dataset: str, metadata: Metadata | None = 
     elif data.channels in ("1", "3"):
         conversion = conversion._replace(channels=int(data.channels), whole=False)
     if data.value_range:
-        conversion = conversion._replace(integers=data.value_range, floats=data.value_range)
+        limits = data.value_range
+        conversion = conversion._replace(integers=limits, floats=limits, bytes=limits)
     return conversion
 
 
@@ -55,10 +57,29 @@ def described_conversion(images: ImageSet) -> dict[str, Any]:
     }
 
 
-def check_channels(images: ImageSet, channels: str, dataset: str) -> None:
-    """ValueError where images that were not files have not as many channels as --channels says."""
-    count = images.pixels.shape[1]
-    if images.conversion is None and channels in ("1", "3") and count != int(channels):
-        raise ValueError(
-            f"--channels {channels}: the images of {dataset} are no files that could be converted, and have {count}"
-        )
+def stated_flags(data: DataSettings) -> tuple[str, ...]:
+    """What is stated of how files become pixels, as it was typed."""
+    flags = []
+    if data.channels in ("1", "3"):
+        flags.append(f"--channels {data.channels}")
+    if data.fit:
+        flags.append(f"--fit {data.fit}")
+    if data.value_range:
+        flags.append(f"--value_range {typed(data.value_range)}")
+    return tuple(flags)
+
+
+def check_stated(images: ImageSet, stated: tuple[str, ...], dataset: str) -> None:
+    """ValueError where something is stated of the conversion of images that were no files, unless they are so."""
+    if images.conversion is not None:
+        return
+    channels, *sides = images.pixels.shape[1:]
+    is_so = {f"--channels {channels}"}
+    if sides[0] == sides[1]:
+        is_so |= {f"--fit {fit}" for fit in ("crop", "squeeze", "pad")}
+    for flag in stated:
+        if flag not in is_so:
+            raise ValueError(
+                f"{flag}: the images of {dataset} are no files that could be converted, and have {channels} channels "
+                "of 8 bits"
+            )

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._conversion import check_channels, conversion_of
+from multicrop.commands._conversion import check_stated, conversion_of, stated_flags
 from multicrop.config.data import NEW_COLUMNS, DataSettings
 from multicrop.config.pretrain import PretrainData, PretrainRun
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.sizes import ImageSize, height_width, scaled
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
@@ -28,12 +29,12 @@ class DataOrigin:
     dataset: str
     datapath: str
     source_size: int | None
-    """The side in pixels at which its image files were stored (None: not said)."""
+    """The side in pixels at which its image files were stored, the shorter one (None: not said)."""
     columns: tuple[tuple[str, str], ...] = ()
     """Flags that name columns, and their values."""
     conversion: Conversion = Conversion()
-    channels: str = "auto"
-    """What --channels says."""
+    stated: tuple[str, ...] = ()
+    """Flags that say how files become pixels."""
 
     @property
     def source(self) -> Source:
@@ -58,22 +59,26 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
         data.source_size or recipe.get("source_size"),
         tuple({**inherited, **data.columns}.items()),
         conversion_of(data, dataset, metadata),
-        data.channels,
+        stated_flags(data),
     )
 
 
-def resolve_source_size(stated: int | None, image_size: int | None, *, crops: bool) -> int:
-    """Side in pixels at which image files are stored, unless they are smaller.
+def resolve_source_size(
+    stated: int | None, image_size: ImageSize | None, *, crops: bool
+) -> ImageSize:
+    """Side in pixels, or height and width, at which image files are stored, unless they are smaller.
+
+    What is stated is the shorter side; the shape is that of the network's images.
 
     Whoever cuts crops out of images (stage one, and what shows or probes its runs, which then share its cache) wants
     them twice as large as a global crop. Whoever sees whole images (stage two, a teacher) wants them as large as the
     network does, and 64 px where no network says.
     """
-    if stated:
-        return stated
     if image_size is None:
-        return 64
-    return 2 * image_size if crops else image_size
+        return stated or 64
+    if stated:
+        return scaled(image_size, stated)
+    return scaled(image_size, (2 if crops else 1) * min(height_width(image_size)))
 
 
 def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -82,13 +87,13 @@ def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tu
     return tuple(data["mean"]), tuple(data["std"])
 
 
-def eval_transform(metadata: Metadata, image_size: int, images: ImageSet) -> EvalTransform:
+def eval_transform(metadata: Metadata, image_size: ImageSize, images: ImageSet) -> EvalTransform:
     """What a network sees of images."""
     mean, std = colours(metadata, images)
     return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
 
 
-def load_options(data: DataSettings, source_size: int) -> LoadOptions:
+def load_options(data: DataSettings, source_size: ImageSize) -> LoadOptions:
     """How files are read."""
     return LoadOptions(
         source_size=source_size, download=data.download, stream=data.stream, workers=data.workers
@@ -118,7 +123,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     probe = None
     with ranks.first_on_node():
         images = data_set.load(data.datapath, "train", options)
-        check_channels(images, data.channels, data.dataset)
+        check_stated(images, stated_flags(data), data.dataset)
         if other is not None and recipe.run.knn_freq:
             datapath = recipe.run.knn_datapath or "./data"
             probe = probe_images(other, datapath, like(options, images), images)
@@ -188,7 +193,7 @@ def labelled_images(
         for split in splits:
             images.append(origin.source.load(origin.datapath, split, options))
             options = like(options, images[0])
-    check_channels(images[0], origin.channels, origin.dataset)
+    check_stated(images[0], origin.stated, origin.dataset)
     check_labelled(origin, *images)
     say_constant_channels(origin.dataset, images[0])
     return images

@@ -12,7 +12,7 @@ from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._classifier import TrainState, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
-from multicrop.commands._finetune_data import backbone_options
+from multicrop.commands._finetune_data import backbone_options, size_of
 from multicrop.commands._networks import fill_backbone
 from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
@@ -127,8 +127,8 @@ def evaluate_file(
         )
     images, words = load_scored(recipe, file)
     folder = make_folder(results_folder(recipe, path), states_output(recipe))
-    described, shape = file.metadata.backbone, images.pixels.shape
-    options = backbone_options(recipe, described, shape[-1], shape[1])
+    channels = images.pixels.shape[1]
+    options = backbone_options(recipe, file.metadata.backbone, size_of(images), channels)
     backbone = registry.backbone(**options)
     model = Classifier(backbone, len(images.classes))
     fill_backbone(backbone, file, options["arch"], strict=True)

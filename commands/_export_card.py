@@ -12,6 +12,7 @@ from multicrop.commands.finetune import AVERAGED
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import changed_flags, from_flags, typed
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.sizes import height_width
 from multicrop.engine.run import read_metrics
 from multicrop.registry import source
 from multicrop.weights.pretrained import AVERAGE
@@ -105,7 +106,7 @@ def _header(exported: Exported, license: str | None) -> str:
 
 def _introduction(exported: Exported) -> str:
     weights = sum(parameter.numel() for parameter in exported.network.parameters())
-    size, channels = exported.size, exported.channels
+    (height, width), channels = height_width(exported.size), exported.channels
     stage = "pretrained without labels (DINO-style multi-crop self-distillation)"
     gives = f"features of width {exported.backbone.dim}"
     if exported.metadata.kind == "finetune":
@@ -113,7 +114,7 @@ def _introduction(exported: Exported) -> str:
     if exported.classes:
         gives = f"logits of {len(exported.classes)} classes"
     return (
-        f"`{exported.arch}`, {stage} with multicrop: images of {size} x {size} px and "
+        f"`{exported.arch}`, {stage} with multicrop: images of {height} x {width} px and "
         f"{channels} channels -> {gives}. {weights:,} weights."
     )
 

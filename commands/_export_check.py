@@ -6,11 +6,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from multicrop.commands._data import data_origin
+from multicrop.commands._data import data_origin, resolve_source_size
 from multicrop.commands._export_graph import Graph, example
 from multicrop.commands._export_network import Exported
 from multicrop.config.data import DataSettings
 from multicrop.config.export import CheckSettings
+from multicrop.config.sizes import ImageSize
 from multicrop.datasets._folders import image_set
 from multicrop.datasets._images import LoadOptions
 from multicrop.engine import ranks
@@ -77,11 +78,10 @@ def real_images(exported: Exported, settings: CheckSettings, resize: bool) -> Te
         return None
     data = DataSettings(dataset=settings.dataset, datapath=settings.datapath)
     origin = data_origin(data, exported.metadata)
-    side = origin.source_size or exported.size
-    if resize:
-        side = 2 * exported.size
+    stated = None if resize else origin.source_size
+    size = resolve_source_size(stated, exported.size, crops=resize)
     try:
-        pixels = some_images(origin.dataset, origin.datapath, settings.images, side)
+        pixels = some_images(origin.dataset, origin.datapath, settings.images, size)
     except (OSError, ValueError) as error:
         if settings.dataset or settings.datapath:
             raise
@@ -97,12 +97,12 @@ def real_images(exported: Exported, settings: CheckSettings, resize: bool) -> Te
     return pixels
 
 
-def some_images(dataset: str, datapath: str, count: int, side: int) -> Tensor:
+def some_images(dataset: str, datapath: str, count: int, size: ImageSize) -> Tensor:
     """uint8 images (B, C, S, S), spread over a split. Image files are decoded for these alone."""
     data_set = source(dataset)
     split = "test" if data_set.labelled else "train"
     listing = data_set.listing(datapath, split)
-    options = LoadOptions(source_size=side, stream=True, workers=1)
+    options = LoadOptions(source_size=size, stream=True, workers=1)
     if listing is None:
         pixels = data_set.load(datapath, split, options).pixels
     else:

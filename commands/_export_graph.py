@@ -9,6 +9,7 @@ from torch.export import Dim, ExportedProgram
 from multicrop.augment.device import channels
 from multicrop.commands._export_network import Exported
 from multicrop.config.export import GraphSettings
+from multicrop.config.sizes import height_width
 
 EXAMPLE = 2  # images; a graph traced with one would be for one
 EXAMPLE_SIDES = (1.5, 2)  # of images of any size, in multiples of the network's
@@ -52,21 +53,24 @@ class Graph(nn.Module):
 
     def resized(self, levels: Tensor) -> Tensor:
         """Levels 0..255 of images of any height and width -> (B, C, S, S)."""
-        size, share = self.transform.size, self.transform.crop_pct
+        share = self.transform.crop_pct
+        height, width = height_width(self.transform.size)
         if share is None:
-            return F.interpolate(levels, (size, size), mode="bilinear", antialias=True)
-        side = int(size / share)
+            return F.interpolate(levels, (height, width), mode="bilinear", antialias=True)
+        rows, columns = int(height / share), int(width / share)
         larger = levels
-        for sides in ((levels.shape[2], side), (side, side)):  # overshoots are cut after each axis
+        # Overshoots are cut after each axis
+        for sides in ((levels.shape[2], columns), (rows, columns)):
             larger = F.interpolate(larger, sides, mode="bicubic", antialias=True).clamp(0, 255)
-        start = round((side - size) / 2)
-        return larger[:, :, start : start + size, start : start + size]
+        top, left = round((rows - height) / 2), round((columns - width) / 2)
+        return larger[:, :, top : top + height, left : left + width]
 
 
 def input_shape(exported: Exported, settings: GraphSettings) -> list[str | int]:
     """The shape of the graph's images, with names where any number is taken."""
-    rows: str | int = "height" if settings.resize else exported.size
-    columns: str | int = "width" if settings.resize else exported.size
+    rows: str | int
+    columns: str | int
+    rows, columns = ("height", "width") if settings.resize else height_width(exported.size)
     if settings.layout == "nhwc":
         return ["batch", rows, columns, exported.channels]
     return ["batch", exported.channels, rows, columns]
@@ -74,9 +78,9 @@ def input_shape(exported: Exported, settings: GraphSettings) -> list[str | int]:
 
 def example(exported: Exported, settings: GraphSettings, batch: int, seed: int = 0) -> Tensor:
     """Random images as the graph takes them; uint8 over all levels, floats of spread 1."""
-    height, width = (exported.size, exported.size)
+    height, width = height_width(exported.size)
     if settings.resize:
-        height, width = (int(exported.size * times) for times in EXAMPLE_SIDES)
+        height, width = int(height * EXAMPLE_SIDES[0]), int(width * EXAMPLE_SIDES[1])
     sides = {"batch": batch, "height": height, "width": width}
     shape = [sides.get(str(side), side) for side in input_shape(exported, settings)]
     random = torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ import torch.nn as nn
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._evaluation import BEST
 from multicrop.commands._networks import backbone_of
+from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.supervised.classifier import Classifier
@@ -43,8 +44,8 @@ class Exported:
         return self.metadata.backbone["arch"]
 
     @property
-    def size(self) -> int:
-        """The side of its images in pixels."""
+    def size(self) -> ImageSize:
+        """The side of its images in pixels, or height and width."""
         return self.metadata.backbone["image_size"]
 
     @property

@@ -12,6 +12,7 @@ from multicrop import registry
 from multicrop.commands._data import data_origin, labelled_images, load_options, resolve_source_size
 from multicrop.commands._networks import fill_backbone
 from multicrop.config.finetune import Recipe
+from multicrop.config.sizes import ImageSize, shortest
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks, sampling, seeds
 from multicrop.engine.batches import Batches
@@ -85,7 +86,7 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     used = labels_in_use(recipe, train.labels)
     chosen, held_out = validation.split(train.labels[used], fraction, random)
     chosen, held_out = used[chosen], used[held_out]
-    options = backbone_options(recipe, described, train.pixels.shape[-1], train.pixels.shape[1])
+    options = backbone_options(recipe, described, size_of(train), train.pixels.shape[1])
     entry = registry.source(origin.dataset).entry
     return FinetuneData(
         entry,
@@ -113,8 +114,13 @@ def labels_in_use(recipe: Recipe, labels: Tensor) -> Tensor:
     return used
 
 
+def size_of(images: ImageSet) -> ImageSize:
+    height, width = images.pixels.shape[2:]
+    return shortest((height, width))
+
+
 def backbone_options(
-    recipe: Recipe, described: dict[str, Any], image_size: int | None, channels: int
+    recipe: Recipe, described: dict[str, Any], image_size: ImageSize | None, channels: int
 ) -> dict[str, Any]:
     """Arguments of registry.backbone: flags first, then what the weights' file says, then `image_size`."""
     if recipe.backbone.arch not in (None, described.get("arch")):
@@ -183,7 +189,7 @@ def mixed_batches(
     """The images of each accumulation step; what is done to them is drawn for the global batch, then cut by rank."""
     random = seeds.generator(recipe.optimisation.seed, "augment", step)
     draws = transform.draw(batches.total, random, batches.pixels.shape[2:])
-    mix_draw = mix.draw(transform.size, transform.size, random)
+    mix_draw = mix.draw(transform.height, transform.width, random)
     for batch in batches.step(step):
         assert batch.labels is not None
         own_draws = draws[batch.rank_slice]

@@ -106,8 +106,9 @@ class Finetunings:
                 flags[name] = getattr(data, name)
         if origin.conversion.fit in FITS:
             flags["fit"] = origin.conversion.fit
-        if data.source_size or self.file.metadata.recipe.get("source_size"):
-            flags["source_size"] = origin.source_size
+        source_size = data.source_size or self.file.metadata.recipe.get("source_size")
+        if source_size:
+            flags["source_size"] = source_size
         return flags
 
     def run(

@@ -15,6 +15,7 @@ from multicrop.commands._features import shared_features
 from multicrop.commands._inherited import has_validation
 from multicrop.commands._targets import spread
 from multicrop.config.linear import Recipe
+from multicrop.config.sizes import ImageSize
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks, seeds
 from multicrop.probes.linear_features import LinearFeatures
@@ -41,14 +42,14 @@ class Parts:
         return len(self.held_out) if self.own is None else len(self.own)
 
 
-def load_parts(recipe: Recipe, origin: DataOrigin, chooses: bool) -> Parts:
-    """chooses: whether validation images are needed. ValueError where they are, and there is no image to hold out."""
+def load_parts(recipe: Recipe, origin: DataOrigin, source_size: ImageSize, chooses: bool) -> Parts:
+    """source_size: that at which image files are stored, in pixels. chooses: whether validation images are needed.
+
+    ValueError where they are, and there is no image to hold out.
+    """
     own = chooses and uses_own(recipe, origin)
     splits = ("train", "test", "val") if own else ("train", "test")
-    assert origin.source_size is not None
-    train, test, *others = labelled_images(
-        origin, load_options(recipe.data, origin.source_size), splits
-    )
+    train, test, *others = labelled_images(origin, load_options(recipe.data, source_size), splits)
     chosen = spread(len(train), recipe.data.max_train_images)
     held_out = chosen[:0]
     if own:

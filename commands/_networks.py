@@ -7,6 +7,7 @@ import torch.nn as nn
 
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
@@ -21,7 +22,8 @@ def fill_backbone(
     ValueError where nothing fits, or with strict=True where the file leaves a parameter without a value. Without it the
     network is one to be trained, and its classifier a new one.
     """
-    pretrained.fill(backbone, file, arch, registry.adapter(arch), strict, quiet)
+    adapt = registry.adapter(arch, file.metadata.backbone.get("image_size"))
+    pretrained.fill(backbone, file, arch, adapt, strict, quiet)
     if file.head and not strict and not quiet:
         classes = len(file.head["weight"])
         ranks.log(f"  its classifier of {classes} classes stays out: a new one is trained")
@@ -38,9 +40,9 @@ def backbone_of(file: Pretrained, quiet: bool = False) -> nn.Module:
 
 
 def build_teacher_backbone(
-    file: Pretrained, arch: str | None, image_size: int | None, channels: int
-) -> tuple[nn.Module, int]:
-    """The backbone of a teacher's file, filled with it, and the side in pixels at which it sees images.
+    file: Pretrained, arch: str | None, image_size: ImageSize | None, channels: int
+) -> tuple[nn.Module, ImageSize]:
+    """The backbone of a teacher's file, filled with it, and the size in pixels at which it sees images.
 
     What is given goes before what the file says; an image size that neither says is the architecture's own. ValueError
     where the file does not say its architecture, or leaves a parameter without a value.

@@ -18,6 +18,7 @@ from multicrop.commands._data import (
 )
 from multicrop.commands._imbalance import class_counts, classes_without
 from multicrop.config.finetune import FinetuneRun, Recipe
+from multicrop.datasets._console import only_trying
 from multicrop.datasets._folders import Listing, image_set
 from multicrop.datasets._images import ImageSet, LoadOptions
 from multicrop.engine import ranks
@@ -75,8 +76,8 @@ def choose(
 ) -> tuple[Listing | None, str]:
     """A listing of the images, None where the data set's own test split is to be loaded as it is; and which these are.
 
-    Of class folders without training and test split all images, unless the checkpoint was trained on them: then those
-    that were held out as a test split.
+    Of images without training and test split all, unless the checkpoint was trained on them: then those that were held
+    out as a test split.
     """
     entry = origin.source
     whole = entry.unsplit(origin.datapath)
@@ -96,10 +97,11 @@ def was_trained_on(file: Pretrained, origin: DataOrigin, options: LoadOptions) -
     datapath = metadata.recipe.get("datapath")
     if datapath and os.path.realpath(datapath) == os.path.realpath(origin.datapath):
         return True
-    try:
-        train = origin.source.listing(origin.datapath, "train")
-    except (ValueError, FileNotFoundError):  # too few for a training split
-        return False
+    with only_trying():  # nothing is held out of images that are all scored
+        try:
+            train = origin.source.listing(origin.datapath, "train")
+        except (ValueError, FileNotFoundError):  # too few for a training split
+            return False
     if train is None or label_hash(torch.tensor(train.labels)) != identity.get("labels"):
         return False
     streamed = image_set(train, replace(options, stream=True), constants(file))

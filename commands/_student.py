@@ -8,6 +8,7 @@ import torch.nn as nn
 
 from multicrop import registry
 from multicrop.config.pretrain import Recipe
+from multicrop.config.sizes import half
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.ssl.encoder import Encoder, check_sizes
@@ -45,7 +46,7 @@ def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
     seeds.reseed(recipe.optimisation.seed, "weights")
     backbone = registry.backbone(**recipe.backbone.options(), in_channels=channels)
     size = recipe.backbone.image_size
-    sizes = (size, size // 2) if recipe.crops.local_crops_number else (size,)
+    sizes = (size, half(size)) if recipe.crops.local_crops_number else (size,)
     check_sizes(backbone, channels, *sizes)
     stated_width = recipe.method.mlp_head_in
     if stated_width not in (None, backbone.dim):

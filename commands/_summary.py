@@ -10,6 +10,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.learning_rate import scaling_in_words
 from multicrop.config.pretrain import LR_BATCH
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.sizes import ImageSize, half, height_width, in_words
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
 from multicrop.supervised.augmentation import flip_probability, policy_name
@@ -17,6 +18,12 @@ from multicrop.supervised.augmentation import flip_probability, policy_name
 FEW_STEPS = (
     500  # a rule of thumb: a run this short is a trial, and its features are next to random ones
 )
+
+
+def counted(count: int, size: ImageSize) -> str:
+    """8 x 16 px, or 8 of 16 x 32 px."""
+    height, width = height_width(size)
+    return f"{count} x {height} px" if height == width else f"{count} of {in_words(size)} px"
 
 
 def pretraining(
@@ -34,8 +41,8 @@ def pretraining(
         f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} accumulated",
         f"peak learning rate {optimisation.peak_lr(total):g} = {scaling}, "
         f"after {optimisation.warmup_epochs} epochs",
-        f"{recipe.backbone.arch}: {weights:,} weights with the head; crops 2 x {size} px, "
-        f"{recipe.crops.local_crops_number} x {size // 2} px; {chance} = {objective.uninformed_loss:.2f} nats",
+        f"{recipe.backbone.arch}: {weights:,} weights with the head; crops {counted(2, size)}, "
+        f"{counted(recipe.crops.local_crops_number, half(size))}; {chance} = {objective.uninformed_loss:.2f} nats",
         f"{device.type}, {recipe.run.precision} precision, run folder {recipe.run.output_dir}",
     ]
     steps = per_epoch * optimisation.epochs
@@ -76,7 +83,7 @@ def finetuning(
         f"global batch {total} = {batches.size} images x {ranks.world_size()} ranks x {batches.accumulate} parts",
         f"peak learning rate {optimisation.peak_lr:g} after {optimisation.warmup} epochs; {scaling}",
         f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; "
-        f"images {data.backbone['image_size']} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
+        f"images {in_words(data.backbone['image_size'])} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
         f"erasing {recipe.augmentation.re:g}",
         f"{device.type}, {recipe.run.precision} precision, run folder {recipe.run.output_dir}",
     ]

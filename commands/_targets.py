@@ -13,6 +13,7 @@ from multicrop.commands._data import DataOrigin, data_origin, resolve_source_siz
 from multicrop.commands._networks import fill_backbone
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
+from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks, seeds
 from multicrop.probes.pixels import RawPixels
 from multicrop.weights import pretrained
@@ -41,7 +42,7 @@ def targets(
 
     A file without a path is none: only what stands before it is probed.
     """
-    sizes: list[int] = []
+    sizes: list[ImageSize] = []
     architectures: list[dict[str, Any]] = []
     for file in files:
         options = backbone_options(network, file)
@@ -86,12 +87,14 @@ def build(target: ProbeTarget, channels: int) -> nn.Module:
     return network
 
 
-def image_origin(data: DataSettings, file: Pretrained, image_size: int) -> DataOrigin:
-    """Data set, its folder and the side at which image files are stored: flags first, then what the checkpoint says."""
+def image_origin(
+    data: DataSettings, file: Pretrained, image_size: ImageSize
+) -> tuple[DataOrigin, ImageSize]:
+    """Data set, its folder and the size at which image files are stored: flags first, then what the checkpoint says."""
     origin = data_origin(data, file.metadata)
     crops = file.metadata.kind != "finetune"
     size = resolve_source_size(origin.source_size, image_size, crops=crops)
-    return replace(origin, source_size=size)
+    return replace(origin, source_size=None), size
 
 
 def spread(images: int, most: int | None) -> Tensor:

@@ -10,9 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from multicrop.config.check import Recipe
+from multicrop.config.flags import typed
+from multicrop.config.sizes import height_width
 from multicrop.datasets._archive import is_archive
 from multicrop.datasets._convert import Conversion
-from multicrop.datasets._folders import existing_folder
+from multicrop.datasets._folders import Listing, NoTrainingImages, existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
 from multicrop.datasets._inventory import listed, unopened_images
 from multicrop.datasets._survey import balance, survey
@@ -29,27 +31,53 @@ SIZES = (224, 128, 96, 64, 32)
 
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset, r.columns)
-    asked = Conversion(fit="auto" if data.own else "crop")
-    reports = {}
-    for split in splits_of(data, r.path):
-        reports[split] = report(data, r, split, asked)
-        # The range of values that is measured on the training images holds for the others.
-        asked = asked._replace(**reports[split].get("value_range", {}))
-    if not data.labelled:
-        reports["test"] = {"error": "no labels, so no test split"}
+    reports = reports_of(data, r)
     for split, counts in reports.items():
         print_report(split, counts)
     result = {"status": "finished", "path": r.path, "dataset": name, **reports}
     files = account(data, r.path, reports)
     if files:
         result["files"] = files
-    if "short_side" not in reports["train"]:  # no image can be read
-        return result
-    result["commands"] = commands(name, data, r, reports["train"])
-    ranks.log(f"{name} reads {r.path}; to train on it:")
+    check_readable(r.path, reports)
+    result["commands"] = commands(name, data, r, reports)
+    purpose = "to train on it" if is_to_train_on(reports) else "to measure a network on it"
+    ranks.log(f"{name} reads {r.path}; {purpose}:")
     for line in result["commands"]:
         ranks.log(line)
     return result
+
+
+def reports_of(data: Source, r: Recipe) -> dict[str, dict[str, Any]]:
+    """What each split holds. Of a test split alone there is a report too."""
+    asked = Conversion(fit="auto" if data.own else "crop")
+    reports: dict[str, dict[str, Any]] = {}
+    try:
+        for split in splits_of(data, r.path):
+            reports[split] = report(data, r, split, asked)
+            # The range of values that is measured on the training images holds for the others.
+            asked = asked._replace(**reports[split].get("value_range", {}))
+    except NoTrainingImages as error:
+        whole = data.unsplit(r.path)
+        if whole is None:
+            raise
+        return {"train": {"error": str(error)}, "test": look(whole, r, asked)}
+    if not data.labelled:
+        reports["test"] = {"error": "no labels, so no test split"}
+    return reports
+
+
+def is_to_train_on(reports: dict[str, dict]) -> bool:
+    return "error" not in reports["train"]
+
+
+def check_readable(path: str, reports: dict[str, dict]) -> None:
+    """ValueError where not one image can be read."""
+    there = sum(counts.get("images", 0) for counts in reports.values())
+    unreadable = sum(counts.get("unreadable", 0) for counts in reports.values())
+    if there == unreadable:
+        raise ValueError(
+            f"{path}: none of its {there} images can be read: mend or fetch them again"
+        )
 
 
 def recognise(
@@ -92,12 +120,18 @@ def report(data: Source, r: Recipe, split: str, asked: Conversion) -> dict[str, 
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
-            return survey(listing, r.decode, r.workers, asked)
+            return look(listing, r, asked)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
         if split == "train":
             raise
         return {"error": str(error)}
+
+
+def look(listing: Listing, r: Recipe, asked: Conversion) -> dict[str, Any]:
+    """What the files of a listing hold."""
+    shape = (32, 32) if r.image_size is None else height_width(r.image_size)
+    return survey(listing, r.decode, r.workers, asked, shape)
 
 
 def report_resident(images: ImageSet) -> dict[str, Any]:
@@ -126,12 +160,14 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
     sides = "no image that can be read"
     if "width" in counts:
         sides = f"{span(counts['width'])} x {span(counts['height'])} px"
+        sides += "" if counts["square"] else " (width x height)"
     ranks.log(
         f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
     )
     if counts.get("bits"):
         channels, bits = " or ".join(counts["channels"]), " or ".join(counts["bits"])
-        ranks.log(f"  {channels} channels of {bits} bits")
+        noun = "channel" if channels == "1" else "channels"
+        ranks.log(f"  {channels} {noun} of {bits} bits")
     for line in counts.get("notes", ()):
         ranks.log(f"  {line}")
     for name in counts["unreadable_images"]:
@@ -142,9 +178,9 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
 
 def account(data: Source, path: str, reports: dict[str, dict]) -> dict[str, Any] | None:
     """Every file below a folder of one's own: used, unreadable or left out. None where files are no images each."""
-    if data.data_set.inventory is None:
+    inventory = data.inventory(path)
+    if inventory is None:
         return None
-    inventory = data.data_set.inventory(path)
     unreadable = sum(counts.get("unreadable", 0) for counts in reports.values())
     used = inventory.used - unreadable
     line = f"files: {inventory.files:,} = {used:,} used + {unreadable:,} unreadable"
@@ -163,17 +199,27 @@ def account(data: Source, path: str, reports: dict[str, dict]) -> dict[str, Any]
 
 def span(sizes: list[int]) -> str:
     smallest, median, largest = sizes
+    if smallest == largest:
+        return str(median)
     return f"{smallest}..{largest} (median {median})"
 
 
-def commands(name: str, data: Source, r: Recipe, counts: dict[str, Any]) -> list[str]:
-    """The commands of both stages, of the first alone where there are no labels.
+def commands(name: str, data: Source, r: Recipe, reports: dict[str, dict]) -> list[str]:
+    """The commands of both stages, of the first alone where there are no labels; of a test split alone --eval.
 
     For one's own images --recipe auto chooses the image size.
     """
     flags = {"dataset": name, "datapath": r.path, **r.columns}
     images = " ".join(f"--{flag} {shlex.quote(value)}" for flag, value in flags.items())
-    size = "" if data.own else f" --image_size {largest_size(counts['short_side'])}"
+    if not is_to_train_on(reports):
+        return [
+            f"python finetune.py --eval {images} --pretrained_weights RUN --output_dir RUN-scores"
+        ]
+    counts, size = reports["train"], ""
+    if r.image_size is not None:
+        size = f" --image_size {typed(r.image_size)}"
+    elif not data.own:
+        size = f" --image_size {largest_size(counts['short_side'])}"
     run_folder = f"runs/{data.entry}"
     first = f"python train_ssl.py {images}{size} --output_dir {run_folder}"
     second = f"python finetune.py {images} --pretrained_weights {run_folder} --output_dir {run_folder}-ft"

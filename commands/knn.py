@@ -43,15 +43,14 @@ def run(recipe: Recipe) -> dict:
     datasets: list[str] = []
     for target in targets(read(recipe), recipe.weights, recipe.backbone, recipe.probe.raw_pixels):
         # Data: uint8 images of both splits.
-        origin = image_origin(recipe.data, target.file, target.backbone["image_size"])
+        origin, source_size = image_origin(recipe.data, target.file, target.backbone["image_size"])
         datasets.append(origin.dataset)
         if source(origin.dataset) != source(datasets[0]):
             names = ", ".join(sorted(set(datasets)))
             raise ValueError(
                 f"these checkpoints come from different data sets ({names}): give --dataset"
             )
-        assert origin.source_size is not None
-        train, test = load(origin, load_options(recipe.data, origin.source_size))
+        train, test = load(origin, load_options(recipe.data, source_size))
         assert train.labels is not None and test.labels is not None
         chosen = spread(len(train), recipe.data.max_train_images)
 
@@ -206,7 +205,7 @@ def show(recipe: Recipe, results: list[dict], title: str, balanced: bool) -> Non
     ranks.log(f"{'checkpoint':<{width}} {'epoch':>7}{''.join(heads)}")
     for result in results:
         cells = [f"{result['top1'][k]:.2f} ({result['top5'][k]:.2f})" for k in ks]
-        epoch = "" if result["epoch"] is None else f"{result['epoch']:g}"
+        epoch = "" if result["epoch"] is None else f"{round(result['epoch'], 3):g}"
         columns = "".join(f"{cell:>17}" for cell in cells)
         if balanced:
             columns += "".join(f"{result['balanced_accuracy'][k]:>13.2f}" for k in ks)

@@ -46,15 +46,14 @@ def run(recipe: Recipe) -> dict:
     if file.metadata.kind == "finetune":
         ranks.log(f"{file.path} was finetuned: its features have seen all labels that its run had")
     probed = list(targets([file], recipe.weights, recipe.backbone, recipe.methods.raw_pixels))
-    origin = image_origin(recipe.data, file, probed[-1].backbone["image_size"])
+    origin, source_size = image_origin(recipe.data, file, probed[-1].backbone["image_size"])
     folder = output_folder(recipe, file)
     runs = Finetunings(recipe, file, origin, folder) if recipe.methods.trains else None
     rows = Rows(folder / ROWS)
 
     with Interrupt() as interrupt:  # also while images are decoded
         # Images, and what is to be measured on them.
-        assert origin.source_size is not None
-        train, test = labelled_images(origin, load_options(recipe.data, origin.source_size))
+        train, test = labelled_images(origin, load_options(recipe.data, source_size))
         assert train.labels is not None
         say_small_classes(recipe.labels, train)
         images = {

@@ -43,11 +43,11 @@ def run(recipe: Recipe) -> dict:
     file = read_model(recipe.model, recipe.weights)
     probed = list(targets([file], recipe.weights, recipe.backbone, raw_pixels=False))
     features_of(recipe, registry.backbone(**{"in_channels": 3, **probed[-1].backbone}), probed[-1])
-    origin = image_origin(recipe.data, file, probed[-1].backbone["image_size"])
+    origin, source_size = image_origin(recipe.data, file, probed[-1].backbone["image_size"])
 
     # Images: those that are fitted, those that choose, and the test images.
     choices = recipe.linear.linear_c if logistic else recipe.sgd.lr
-    parts = load_parts(recipe, origin, chooses=choices is None or len(choices) > 1)
+    parts = load_parts(recipe, origin, source_size, choices is None or len(choices) > 1)
 
     # A classifier on the features of each network, then test images.
     results = []

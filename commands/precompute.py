@@ -69,8 +69,11 @@ def run(recipe: Recipe) -> dict:
 
 def read_teacher(recipe: Recipe) -> Pretrained:
     recipe.teacher.check()
-    assert recipe.teacher.teacher is not None
-    return pretrained.read(recipe.teacher.teacher, trust=recipe.teacher.trust_checkpoint)
+    asked = recipe.teacher
+    assert asked.teacher is not None
+    return pretrained.read(
+        asked.teacher, asked.teacher_key, asked.trust_checkpoint, "--teacher_key"
+    )
 
 
 def build(recipe: Recipe, file: Pretrained, channels: int) -> Teacher:

@@ -18,6 +18,7 @@ from multicrop.commands._networks import backbone_of
 from multicrop.config.data import DataSettings
 from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.sizes import height_width, shortest
 from multicrop.config.visualise import Recipe
 from multicrop.engine import seeds
 from multicrop.engine.run import read_metrics
@@ -53,7 +54,9 @@ def pick_images(recipe: Recipe, file: Pretrained) -> Tensor:
     origin = data_origin(data, file.metadata)
     data_set = origin.source
     split = recipe.split if data_set.labelled else "train"  # a set without labels has no other
-    size = resolve_source_size(origin.source_size, file.metadata.recipe["image_size"], crops=True)
+    size = resolve_source_size(
+        origin.source_size, shortest(file.metadata.recipe["image_size"]), crops=True
+    )
     options = replace(load_options(data, size), conversion=origin.conversion)
     pixels = data_set.load(origin.datapath, split, options).pixels
     count = min(recipe.images, len(pixels))
@@ -87,11 +90,12 @@ def draw_run_attention(file: Pretrained, images: Tensor, path: Path) -> bool:
     network: Any = backbone_of(file).eval()
     if not hasattr(network, "attention"):
         return False
-    side, data = file.metadata.backbone["image_size"], file.metadata.data
-    transform = EvalTransform(side, data["mean"], data["std"])
+    data = file.metadata.data
+    sides = height_width(file.metadata.backbone["image_size"])
+    transform = EvalTransform(sides, data["mean"], data["std"])
     with torch.no_grad():
         maps = network.attention(transform(images))
     levels = images.float() / 255
-    shown = torch.nn.functional.interpolate(levels, (side, side), mode="bilinear", antialias=True)
-    draw_attention(shown, heat_maps(maps, side), path)
+    shown = torch.nn.functional.interpolate(levels, sides, mode="bilinear", antialias=True)
+    draw_attention(shown, heat_maps(maps, sides), path)
     return True

@@ -11,6 +11,7 @@ from typing import Any
 
 from .flags import typed
 from .pretrain import LR_BATCH
+from .sizes import height_width, in_words
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
 SHORTCUT = (
@@ -59,17 +60,18 @@ def network_choices(
     """
     size, size_reason = image_size(facts.side)
     size = stated.get("image_size", size)
-    patch = stated.get("patch_size", patch_size(size))
+    shorter = min(height_width(size))
+    patch = stated.get("patch_size", patch_size(*height_width(size)))
     width, layers, heads = network_size(facts.images)
     width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
     contrastive = stated.get("objective") == "simclr"
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
-    sigma = tuple(round(value * size / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
+    sigma = tuple(round(value * shorter / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
     choices = [
         Choice("image_size", size, size_reason),
         Choice("arch", "vit", "the transformer that small images were published for"),
-        Choice("patch_size", patch, f"about an eighth of {size} px, a power of two"),
+        Choice("patch_size", patch, f"about an eighth of {in_words(size)} px, a power of two"),
         Choice("embed_dim", width, few),
         Choice("num_layers", layers, few),
         Choice("num_heads", heads, few),
@@ -79,7 +81,7 @@ def network_choices(
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
         Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
         Choice(
-            "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {size} px"
+            "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {shorter} px"
         ),
         _flip(facts),
         _local_crops(contrastive),
@@ -135,10 +137,10 @@ def fitting(
     return width, heads
 
 
-def patch_size(size: int) -> int:
-    """The largest power of two up to an eighth of an image's side that tiles it and crops of half of it."""
+def patch_size(*sides: int) -> int:
+    """The largest power of two up to an eighth of an image's shorter side that tiles it and crops of half of it."""
     patch = 1
-    while 2 * patch <= size // 8 and size // 2 % (2 * patch) == 0:
+    while 2 * patch <= min(sides) // 8 and all(side // 2 % (2 * patch) == 0 for side in sides):
         patch *= 2
     return patch
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from .checks import AT_LEAST_1, POSITIVE, check_values
+from .sizes import ImageSize, shortest
 
 NEW_OPTIONS = dict.fromkeys(("stem", "pool", "attention_init", "standardise"))
 """Options that networks of older runs did not have: each left open."""
@@ -15,8 +16,8 @@ class BackboneSettings:
 
     arch: str | None = None
     """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name> (None: the checkpoint's, else vit)."""
-    image_size: int | None = None
-    """Side in pixels to which images are brought (None: the checkpoint's, else the images' own)."""
+    image_size: ImageSize | None = None
+    """Side in pixels to which images are brought, or height and width (None: the checkpoint's, else the images')."""
     patch_size: int | None = None
     """Side of a patch in pixels (vit: image_size / 8)."""
     embed_dim: int | None = None
@@ -43,6 +44,8 @@ class BackboneSettings:
         names = ("image_size", "patch_size", "embed_dim", "num_layers", "num_heads")
         check_values(self, AT_LEAST_1, *names)
         check_values(self, POSITIVE, "vit_mlp_ratio")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", shortest(self.image_size))
 
     def options(self) -> dict:
         """Arguments of registry.backbone that flags state; what is left open is not among them."""

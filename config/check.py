@@ -7,6 +7,7 @@ import tyro
 
 from .checks import AT_LEAST_1, check_values
 from .data import Columns
+from .sizes import ImageSize
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,10 @@ class Recipe(Columns):
     """The data set that it is (None: what it looks like)."""
     decode: bool = True
     """Decode every image, to find those that cannot be; false reads only the headers."""
+    image_size: ImageSize | None = None
+    """Side in pixels to which images would be brought, or height and width (None: squares of a usual size)."""
     workers: int | None = None
     """Processes that decode (None: one per processor)."""
 
     def __post_init__(self):
-        check_values(self, AT_LEAST_1, "workers")
+        check_values(self, AT_LEAST_1, "workers", "image_size")

@@ -25,7 +25,8 @@ class Reading:
     download: bool = False
     """Fetch the data set where torchvision can."""
     source_size: int | None = None
-    """Side in pixels at which image files are stored (None: what the weights' run was given, else the image size)."""
+    """Side in pixels at which image files are stored, the shorter one where the image size is height and width (None:
+    what the weights' run was given, else the image size)."""
     stream: bool | None = None
     """Decode image files anew whenever they are needed, in worker processes, instead of storing them (None: what would
     take more than half of this machine's memory)."""
@@ -40,8 +41,8 @@ class Reading:
     """Channels of image files that are used: grey, red green blue, or every channel and page of the files, of which the
     first three are taken as colours (auto: as for the weights, else 3)."""
     value_range: tuple[float, float] | None = None
-    """Values that become black and white, of image files of more than 8 bits (None: as for the weights, else measured
-    on the training images)."""
+    """Values that become black and white, of image files of any number of bits (None: as for the weights, else
+    measured on the training images where files have more than 8 bits)."""
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "source_size", "workers")

@@ -39,7 +39,7 @@ class Start:
     """Start from random weights."""
     eval: bool = False
     """Only measure a classifier, that of --pretrained_weights or the newest in --output_dir, on the test split of
-    --datapath, or on all of its images where they are in class folders that are not split."""
+    --datapath, or on all of its images where they are not split."""
 
     def check(self) -> None:
         """ValueError unless there is one start. A recipe file alone need not have it: the command line may."""
@@ -109,7 +109,7 @@ class Recipe:
 
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
-        "validation": "held_out", "label_percent": 100.0, "label_draw": 0,
+        "validation": "held_out", "label_percent": 100.0, "label_draw": 0, "teacher_key": "teacher",
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 

@@ -9,14 +9,15 @@ from .backbone import BackboneSettings
 from .checks import AT_LEAST_1, NOT_NEGATIVE, POSITIVE, check_values, require
 from .data import DataSettings
 from .machine import Machine, Precision
+from .sizes import ImageSize
 
 
 @dataclass(frozen=True)
 class Network(BackboneSettings):
     """The networks."""
 
-    image_size: int | None = None
-    """Side in pixels to which images are brought (None: the checkpoint's, else 32)."""
+    image_size: ImageSize | None = None
+    """Side in pixels to which images are brought, or height and width (None: the checkpoint's, else 32)."""
 
 
 @dataclass(frozen=True)

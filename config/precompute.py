@@ -6,6 +6,7 @@ from typing import Literal
 from .checks import AT_LEAST_1, check_values
 from .data import DataSettings
 from .machine import Machine, Precision
+from .sizes import ImageSize, shortest
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,14 @@ class StoredTeacher:
 
     teacher: str | None = None
     """File or run folder of the teacher: of finetune, of others, or published:NAME; any backbone."""
+    teacher_key: str = "teacher"
+    """Which network of a file of the teacher that holds several: teacher or student of stage one, average of stage two,
+    or the name of any part of another program's file."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
-    teacher_image_size: int | None = None
-    """Side in pixels at which the teacher sees the images (None: the file's, else the architecture's)."""
+    teacher_image_size: ImageSize | None = None
+    """Side in pixels at which the teacher sees the images, or height and width (None: the file's, else the
+    architecture's)."""
     teacher_bn: Literal["running", "batch"] = "running"
     """What the teacher's batch norms use: its running statistics; batch: those of each batch, as published."""
     guide_teacher: tuple[str, ...] = ()
@@ -27,6 +32,8 @@ class StoredTeacher:
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "teacher_image_size")
+        if self.teacher_image_size is not None:
+            object.__setattr__(self, "teacher_image_size", shortest(self.teacher_image_size))
 
     def check(self) -> None:
         """ValueError unless there is a teacher. A recipe file alone need not name it: the command line may."""

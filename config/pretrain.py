@@ -22,6 +22,7 @@ from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
 from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
 from .machine import RunSettings
+from .sizes import ImageSize
 
 DROP_SHARE = Rule(lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1")
 LR_BATCH = 256  # the global batch that --lr is for
@@ -34,8 +35,8 @@ class Student(BackboneSettings):
 
     arch: str = "vit"
     """any of docs/models.md (vit, cct_7_3x1_32, ...) or timm:<name>."""
-    image_size: int = 32
-    """Side of the global crops in pixels; local crops have half of it."""
+    image_size: ImageSize = 32
+    """Side of the global crops in pixels, or height and width; local crops have half of it."""
     drop_rate: float | None = None
     """Dropout probability (0)."""
     drop_path_rate: float = 0.1
@@ -78,7 +79,8 @@ class PretrainData(DataSettings):
     datapath: str = "./data"
     """Folder of the data set."""
     source_size: int | None = None
-    """Side in pixels at which image files are stored (None: twice image_size, or their own if smaller)."""
+    """Side in pixels at which image files are stored, the shorter one where --image_size is height and width (None:
+    twice image_size, or their own if smaller)."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .checks import ABOVE_0, AT_LEAST_1, NOT_NEGATIVE, check_values, require
+from .sizes import ImageSize, shortest
 
 
 @dataclass(frozen=True)
@@ -12,10 +13,14 @@ class Teaching:
 
     teacher: str | None = None
     """File or run folder of the teacher: of finetune.py, of others, or published:NAME; any backbone (None: none)."""
+    teacher_key: str = "teacher"
+    """Which network of a file of the teacher that holds several: teacher or student of stage one, average of stage two,
+    or the name of any part of another program's file."""
     teacher_arch: str | None = None
     """Its architecture, of a file that does not say: resnet56, timm:<name>, ..."""
-    teacher_image_size: int | None = None
-    """Side in pixels at which the teacher sees the student's images (None: the file's, else the architecture's)."""
+    teacher_image_size: ImageSize | None = None
+    """Side in pixels at which the teacher sees the student's images, or height and width (None: the
+    file's, else the architecture's)."""
     teacher_bn: Literal["running", "batch"] = "running"
     """What the teacher's batch norms use: its running statistics; batch, as published: those of what each rank and part
     holds, so that a batch cut otherwise gives other numbers."""
@@ -48,6 +53,8 @@ class Teaching:
         check_values(self, NOT_NEGATIVE, "guide_weight", "kd_weight", "kd_floor", "ce_weight")
         check_values(self, ABOVE_0, "kd_temperature")
         check_values(self, AT_LEAST_1, "teacher_image_size")
+        if self.teacher_image_size is not None:
+            object.__setattr__(self, "teacher_image_size", shortest(self.teacher_image_size))
         self._check_maps()
         self._check_presence()
 
@@ -76,6 +83,8 @@ class Teaching:
         idle = features and not self.distils
         words = "is not needed with --guidance_features"
         require(not (self.teacher and idle), "teacher", self.teacher, words)
+        stated = self.teacher_key != "teacher"
+        require(self.teacher or not stated, "teacher_key", self.teacher_key, "needs --teacher FILE")
         for name in ("teacher_arch", "teacher_image_size"):
             value = getattr(self, name)
             require(value is None or self.teacher, name, value, "needs --teacher FILE")

@@ -21,6 +21,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 import torch
+from torch.nn.modules.utils import _pair
 
 from . import _notes, _tiff
 from ._bytes import is_allowed_now
@@ -38,7 +39,7 @@ class Cached:
     """Readable images of a list of files."""
 
     pixels: torch.Tensor
-    """uint8 (N, C, S, S) over the memory map; changes to it stay in this process."""
+    """uint8 (N, C, H, W) over the memory map; changes to it stay in this process."""
     kept: torch.Tensor
     """int64 (N,): which of the files each is."""
     mean: tuple[float, ...]
@@ -59,7 +60,7 @@ class Job:
 
     root: Root
     names: list[str]
-    source_size: int
+    source_size: int | tuple[int, int]
     part: str
     conversion: Conversion
 
@@ -87,16 +88,16 @@ class Job:
 def load_cached(
     root: Root,
     names: list[str],
-    source_size: int,
+    source_size: int | tuple[int, int],
     part: str = "",
     conversion: Conversion = AS_PUBLISHED,
 ) -> Cached:
     """The images root/name, from the cache or decoded into it first. `part` tells apart lists of one root.
 
-    Images that are all square, of one side and not larger than source_size are stored as they are; otherwise each is
-    brought to source_size (bicubic, antialiased) as the conversion says. Unreadable images are left out and named on
-    standard error, as is what was chosen or dropped. ValueError when all are unreadable, OSError when the cache cannot
-    be written.
+    Images that are all of its shape (square where it is one number), of one size and not larger are stored as they are;
+    otherwise each is brought to source_size (bicubic, antialiased) as the conversion says. Unreadable images are left
+    out and named on standard error, as is what was chosen or dropped. ValueError when all are unreadable, OSError when
+    the cache cannot be written.
     """
     folder = cache_folder()
     job = Job(root.resolve(), names, source_size, part, conversion)
@@ -113,7 +114,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("MULTICROP_CACHE") or "~/.cache/multicrop").expanduser()
 
 
-def _digest(*parts: bytes | int) -> str:
+def _digest(*parts: bytes | int | tuple[int, int]) -> str:
     """SHA-256 of the parts and of their lengths."""
     digest = hashlib.sha256()
     for part in parts:
@@ -147,14 +148,15 @@ def _open(entry: Path, job: Job) -> Cached | None:
         if notes.get("needs tifffile") and _tiff.installed():
             return None
         skipped = [(index, reason) for index, reason in meta["skipped"]]
-        shape = (count - len(skipped), conversion.channels, meta["side"], meta["side"])
+        shape = (count - len(skipped), conversion.channels, *_pair(meta["side"]))
         if file.stat().st_size != np.prod(shape, dtype=np.int64):
             return None
         if any(is_allowed_now(reason) for _, reason in skipped):
             return None
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
         kinds = _notes.kinds_in(notes)
-        lines = _notes.conversion_lines(conversion, meta["measured"], meta["beyond_centre"], kinds)
+        measured, beyond = meta["measured"], meta["beyond_centre"]
+        lines = _notes.conversion_lines(conversion, measured, beyond, kinds, _pair(job.source_size))
         lines += _notes.note_lines(notes)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
@@ -166,16 +168,17 @@ def _open(entry: Path, job: Job) -> Cached | None:
 
 def _conversion(values: list) -> Conversion:
     """As it was before it was written as JSON."""
-    fit, channels, whole, *ranges = values
-    integers, floats = (tuple(limits) if limits else None for limits in ranges)
-    return Conversion(fit, channels, whole, integers, floats)
+    fit, channels, whole, *ranges = values  # older entries have no range of bytes
+    return Conversion(
+        fit, channels, whole, *(tuple(limits) if limits else None for limits in ranges)
+    )
 
 
 def _is_wanted(wanted: Conversion, asked: Conversion, made: Conversion) -> bool:
     """Whether an entry that was asked for as `asked` and became `made` has the pixels of what is wanted now."""
     if wanted in (asked, made):
         return True
-    # A range does not matter to files of 8 bits.
+    # Ranges of deeper files do not matter to files of 8 bits.
     without = wanted._replace(integers=None, floats=None)
     is_8_bit = made.integers is None and made.floats is None
     return is_8_bit and without in (asked._replace(integers=None, floats=None), made)
@@ -229,13 +232,21 @@ def _say_other_sides(folder: Path, job: Job) -> None:
         with contextlib.suppress(OSError, ValueError):
             meta = json.loads(path.read_text())
             if meta.get("of") == job.identity:
-                sides.add(meta["source_size"])
-    sides.discard(job.source_size)
+                sides.add(_pair(meta["source_size"]))
+    wanted = _pair(job.source_size)
+    sides.discard(wanted)
     if sides:
-        flags = " and ".join(f"--source_size {side}" for side in sorted(sides))
-        say_once(
-            f"{job.root} is decoded again for {job.source_size} px: the cache holds it for {flags}"
-        )
+        flags = " and ".join(_flags(side) for side in sorted(sides))
+        words = str(wanted[0]) if wanted[0] == wanted[1] else f"{wanted[0]} x {wanted[1]}"
+        say_once(f"{job.root} is decoded again for {words} px: the cache holds it for {flags}")
+
+
+def _flags(size: tuple[int, int]) -> str:
+    """What would take an entry of this size."""
+    height, width = size
+    if height == width:
+        return f"--source_size {height}"
+    return f"--source_size {min(size)} with an --image_size of the shape of {height} x {width}"
 
 
 def _build(entry: Path, stem: str, job: Job) -> None:

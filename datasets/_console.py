@@ -11,16 +11,42 @@ from tqdm import tqdm
 MANY = 1000  # images that take long enough for a line in a log file
 
 
-@functools.cache
-def say_once(line: str) -> None:
-    """Once per process, where both splits or two commands would say it again, and once of all ranks."""
+_said: set[str] = set()
+_tries = 0  # how many `only_trying` are open
+
+
+def say_once(line: str, subject: str | None = None) -> None:
+    """Once per process, where both splits or two commands would say it again, and once of all ranks.
+
+    subject: what it is about, if that is said in several ways of which the first is enough.
+    """
+    key = line if subject is None else subject
+    if _tries or key in _said:
+        return
+    _said.add(key)
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, file=sys.stderr)
 
 
+def forget() -> None:
+    """Whatever was said may be said again."""
+    _said.clear()
+
+
+@contextmanager
+def only_trying() -> Iterator[None]:
+    """Nothing is said once in here: these images may turn out not to be those that are read."""
+    global _tries
+    _tries += 1
+    try:
+        yield
+    finally:
+        _tries -= 1
+
+
 @functools.cache
 def say_once_of(file: str, line: str) -> None:
-    """Once per process of this file. Every rank says what it alone may have met."""
+    """Once per process of this file, or of what is called so. Every rank says what it alone may have met."""
     print(line, file=sys.stderr)
 
 

@@ -17,8 +17,8 @@ class Conversion(NamedTuple):
     """How image files become uint8 pixels, whatever their size: one rule for a whole data set."""
 
     fit: str = "crop"
-    """crop: the centre square; squeeze: both sides to the side wanted; pad: the whole image, its mean colour around it;
-    auto, until images are looked at: squeeze where a crop would leave out much."""
+    """crop: the largest centred box of the shape wanted; squeeze: both sides to those wanted; pad: the whole image, its
+    mean colour around it; auto, until images are looked at: squeeze where a crop would leave out much."""
     channels: int = 3
     """1: grey; 3: red, green, blue. With `whole` as many as the files have; 0 until images are looked at."""
     whole: bool = False
@@ -27,26 +27,29 @@ class Conversion(NamedTuple):
     """Values that become 0 and 255, of files of integers of more than 8 bits. None: not measured yet."""
     floats: Range | None = None
     """The same of files of floating-point numbers."""
+    bytes: Range | None = None
+    """The same of files of 8 bits. It is never measured: None keeps their values."""
 
 
 AS_PUBLISHED = Conversion()
 
 
 class Form(NamedTuple):
-    """The pixels that a worker makes of each image: uint8 (channels, side, side)."""
+    """The pixels that a worker makes of each image: uint8 (channels, height, width)."""
 
-    side: int
+    size: tuple[int, int]
+    """Height and width."""
     exact: bool
-    """All images have that side, and are stored as they are."""
+    """All images have that size, and are stored as they are."""
     conversion: Conversion = AS_PUBLISHED
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return self.conversion.channels, self.side, self.side
+        return self.conversion.channels, *self.size
 
 
 class OtherSize(Exception):
-    """An image is not of the side that all were expected to have."""
+    """An image is not of the size that all were expected to have."""
 
 
 class NoRange(Exception):
@@ -54,27 +57,28 @@ class NoRange(Exception):
 
 
 def convert(image: Image.Image, turn: int, form: Form, notes: Notes) -> np.ndarray:
-    """uint8 (C, side, side) of an image that Pillow decodes. turn: EXIF's orientation; 1 is upright."""
+    """uint8 (C, height, width) of an image that Pillow decodes. turn: EXIF's orientation; 1 is upright."""
     conversion = form.conversion
     if turn != 1:
         image = ImageOps.exif_transpose(image)
-    if is_deep(image.mode):
+    deep = is_deep(image.mode)
+    if deep:
         image = Image.fromarray(levels(np.asarray(image), conversion, notes))
     if conversion.whole:
         image = separate(image)
         count = len(image.getbands())
         if (count, conversion.channels) != (1, 3):
             check_channels(count, conversion)
-            return fitted(image, form, notes)
+            return fitted(image if deep else stretched(image, conversion, notes), form, notes)
     if conversion.channels == 1:
         image = image if image.mode == "L" else rgb(image, notes).convert("L")
     else:
         image = rgb(image, notes)
-    return fitted(image, form, notes)
+    return fitted(image if deep else stretched(image, conversion, notes), form, notes)
 
 
 def convert_planes(pages: np.ndarray, turn: int, form: Form, notes: Notes) -> np.ndarray:
-    """uint8 (C, side, side) of the pages' channels (P, C, H, W) of any type."""
+    """uint8 (C, height, width) of the pages' channels (P, C, H, W) of any type."""
     conversion = form.conversion
     if conversion.whole:
         planes = pages.reshape(-1, *pages.shape[2:])
@@ -125,19 +129,31 @@ def levels(values: np.ndarray, conversion: Conversion, notes: Notes) -> np.ndarr
     What is no finite number becomes the mean of the image's other values, or an end of the range.
     """
     if values.dtype == np.uint8:
-        return values
+        return scaled(values, "bytes", conversion.bytes, notes) if conversion.bytes else values
     if values.dtype == bool:
         return values.astype(np.uint8) * 255
     kind = kind_of(values)
     limits = conversion.floats if kind == "floats" else conversion.integers
     if limits is None:
         raise NoRange(kind)
+    return scaled(finite(values.astype(np.float64), limits, notes), kind, limits, notes)
+
+
+def scaled(values: np.ndarray, kind: str, limits: Range, notes: Notes) -> np.ndarray:
+    """Finite values as uint8."""
     low, high = limits
-    values = finite(values.astype(np.float64), limits, notes)
     notes[f"{kind} all"] += values.size
     notes[f"{kind} outside"] += int(np.count_nonzero((values < low) | (values > high)))
     scaled = (values - low) * (255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def stretched(image: Image.Image, conversion: Conversion, notes: Notes) -> Image.Image:
+    """An image of 8 bits a channel with the range of values that is stated for such, if any."""
+    if conversion.bytes is None:
+        return image
+    pixels = scaled(np.asarray(image), "bytes", conversion.bytes, notes)
+    return Image.fromarray(pixels)
 
 
 def finite(values: np.ndarray, limits: Range, notes: Notes) -> np.ndarray:
@@ -206,38 +222,53 @@ def turned(planes: np.ndarray, turn: int) -> np.ndarray:
 
 
 def fitted(image: Image.Image, form: Form, notes: Notes) -> np.ndarray:
-    """uint8 (C, side, side) of an image of 8 bits, brought to a square in the conversion's way."""
-    side, fit = form.side, form.conversion.fit
-    if form.exact and image.size != (side, side):
+    """uint8 (C, height, width) of an image of 8 bits, brought to the form's shape in the conversion's way."""
+    (height, width), fit = form.size, form.conversion.fit
+    size = (width, height)  # as Pillow has it
+    if form.exact and image.size != size:
         raise OtherSize
-    if image.size != (side, side):
-        short, long = sorted(image.size)
-        notes["beyond the centre"] += 1 - short / long  # type: ignore[assignment]  # a sum of shares
+    if image.size != size:
+        notes["beyond the centre"] += beyond_centre(image.size, form.size)  # type: ignore[assignment]  # a sum of shares
         if fit == "squeeze":
-            image = image.resize((side, side), Image.Resampling.BICUBIC)
+            image = image.resize(size, Image.Resampling.BICUBIC)
         elif fit == "pad":
-            image = padded(image, side)
+            image = padded(image, size)
         else:
-            image = centre_square(image, side)
+            image = centred(image, form.size)
     pixels = np.asarray(image)
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """Resize the largest square in the middle."""
-    short = min(image.size)
-    left = (image.width - short) / 2
-    top = (image.height - short) / 2
-    box = (left, top, left + short, top + short)
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+def centre_box(size: tuple[int, int], shape: tuple[int, int]) -> tuple[float, float]:
+    """Width and height of the largest box of a shape (height, width) in an image of size (width, height)."""
+    (width, height), (rows, columns) = size, shape
+    if width * rows > height * columns:
+        return height * columns / rows, height
+    return width, width * rows / columns
 
 
-def padded(image: Image.Image, side: int) -> Image.Image:
-    """Resize the longer side, and put the image in the middle of a square of its mean colour."""
-    scale = side / max(image.size)
-    size = [max(1, round(length * scale)) for length in image.size]
-    image = image.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+def beyond_centre(size: tuple[int, int], shape: tuple[int, int]) -> float:
+    """The share of the pixels outside that box."""
+    width, height = centre_box(size, shape)
+    return 1 - width * height / (size[0] * size[1])
+
+
+def centred(image: Image.Image, shape: tuple[int, int]) -> Image.Image:
+    """Resize the largest box of the shape (height, width) in the middle."""
+    width, height = centre_box(image.size, shape)
+    left = (image.width - width) / 2
+    top = (image.height - height) / 2
+    box = (left, top, left + width, top + height)
+    return image.resize((shape[1], shape[0]), Image.Resampling.BICUBIC, box=box)
+
+
+def padded(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize until the image fits into size (width, height), in the middle of its mean colour."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    width = max(1, round(image.width * scale))
+    height = max(1, round(image.height * scale))
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
     colours = np.atleast_1d(np.asarray(image).mean((0, 1)).round().astype(int))
-    square = Image.new(image.mode, (side, side), tuple(colours.tolist()))
-    square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
-    return square
+    whole = Image.new(image.mode, size, tuple(colours.tolist()))
+    whole.paste(image, ((size[0] - width) // 2, (size[1] - height) // 2))
+    return whole

@@ -6,7 +6,6 @@ file without importing it.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ._folders import Folder, Listing
@@ -30,10 +29,10 @@ class DataSet:
     """recognise(folder) -> the name, variant included, if the folder looks like this data set."""
     validation: Callable[..., bool] | None = None
     """validation(root, **variant) -> whether load and listing take "val" too: a split beside train and test."""
-    unsplit: Callable[[str | Path], Listing | None] | None = None
-    """unsplit(root) -> all images of a folder that has no training and test split beside each other, else None."""
-    inventory: Callable[[str | Path], Inventory] | None = None
-    """inventory(root) -> every file below root, used or left out; None where that says nothing."""
+    unsplit: Callable[..., Listing | None] | None = None
+    """unsplit(root, **variant) -> all images where no training and test split are beside each other, else None."""
+    inventory: Callable[..., Inventory] | None = None
+    """inventory(root, **variant) -> every file below root, used or left out; None where that says nothing."""
     labelled: bool = True
     """False: there are no labels, and so no test split."""
     own: bool = False

@@ -1,4 +1,4 @@
-"""Decode images; run as a program, it is a decoding worker (_workers.py).
+"""Decode images, in this process or in a decoding worker (_decoder.py is its program, _workers.py starts it).
 
 The worker is a program of its own, not a multiprocessing child, because those import the main script again (torch,
 seconds each) or fork a process that already has threads. So this file and its parts import Pillow and numpy only.
@@ -8,48 +8,26 @@ What an image's place is: _bytes.py.
 
 import contextlib
 import json
-import os
 import re
 import signal
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-if TYPE_CHECKING or __package__:
-    from . import _convert, _tiff
-    from ._bytes import (
-        MAX_PIXELS,
-        UNREADABLE,
-        Place,
-        file_of,
-        file_or_bytes,
-        is_tiff,
-        open_image,
-    )
-    from ._convert import Conversion, Form, NoRange, Notes, OtherSize
-else:  # run as a program: its parts lie beside it
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import _convert
-    import _tiff
-    from _bytes import (
-        MAX_PIXELS,
-        UNREADABLE,
-        Place,
-        file_of,
-        file_or_bytes,
-        is_tiff,
-        open_image,
-    )
-    from _convert import (
-        Conversion,
-        Form,
-        NoRange,
-        Notes,
-        OtherSize,
-    )
+from . import _convert, _tiff
+from ._bytes import (
+    MAX_PIXELS,
+    UNREADABLE,
+    Place,
+    file_of,
+    file_or_bytes,
+    is_tiff,
+    open_image,
+)
+from ._convert import Conversion, Form, NoRange, Notes, OtherSize
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -67,7 +45,7 @@ class Header(NamedTuple):
 
 
 def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
-    """One image as uint8 (C, side, side), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
+    """One image as uint8 (C, height, width), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
     try:
         image = open_image(place)
     except Image.UnidentifiedImageError:
@@ -76,8 +54,9 @@ def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
         return _convert.convert_planes(_tiff.read(file_or_bytes(place)), 1, form, notes)
     with image:
         if not form.exact:
-            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the side.
-            image.draft(None, (2 * form.side, 2 * form.side))
+            # JPEG only: decode at 1/2, 1/4, 1/8, never below twice the size.
+            side = 2 * max(form.size)
+            image.draft(None, (side, side))
         planes = whole_planes(image, place, form.conversion, notes)
         turn = orientation(image)
         if planes is not None:
@@ -202,7 +181,7 @@ class Rows(NamedTuple):
     """Decoded images."""
 
     pixels: np.ndarray
-    """uint8 (N, C, side, side); those that cannot be read are black."""
+    """uint8 (N, C, height, width); those that cannot be read are black."""
     unreadable: list[list]
     """[row, reason] of each of these."""
     notes: Notes
@@ -295,8 +274,8 @@ def ignore_signals() -> None:
 
 def form_of(word: str) -> Form:
     """A form from the JSON that a worker is started with."""
-    side, exact, conversion = json.loads(word)
-    return Form(side, exact, Conversion(*conversion))
+    size, exact, conversion = json.loads(word)
+    return Form(tuple(size), exact, Conversion(*conversion))
 
 
 def main(words: list[str]) -> None:
@@ -307,7 +286,3 @@ def main(words: list[str]) -> None:
         serve_stream(form)
     else:
         serve_file(form, words[2])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

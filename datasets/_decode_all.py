@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.nn.modules.utils import _pair
 
 from . import _decode, _look
 from ._console import progress
@@ -39,36 +40,46 @@ class Output:
 
 
 def decode_all(
-    places: list[Place], file: Path, source_size: int, title: str, asked: Conversion = AS_PUBLISHED
+    places: list[Place],
+    file: Path,
+    source_size: int | tuple[int, int],
+    title: str,
+    asked: Conversion = AS_PUBLISHED,
 ) -> dict[str, Any]:
-    """Write the readable images to `file`, uint8 (N, C, side, side).
+    """Write the readable images to `file`, uint8 (N, C, height, width).
 
     Returns {side, skipped: [[index, reason]], mean, std, conversion, measured, notes, beyond_centre}: how they were
-    converted where that was left open, and what was dropped. Images that are all square, of one side and not larger
-    than source_size are stored as they are, otherwise all are brought to source_size. OSError without room for them.
+    converted where that was left open, and what was dropped; side is [height, width] where these differ. Images that
+    are all of the shape of source_size (square where it is one number), of one size and not larger are stored as they
+    are, otherwise all are brought to source_size. OSError without room for them.
     """
     sample = _look.headers(places)
-    look = _look.settle(places, sample, asked)
-    side = common_side(sample, source_size)
+    most = _pair(source_size)
+    look = _look.settle(places, sample, asked, most)
+    size = common_size(sample, most)
     while True:
-        form = Form(side or source_size, side is not None, look.conversion)
+        form = Form(size or most, size is not None, look.conversion)
         try:
             stored = _decode_to(Output(file, form), places, title)
         except OtherSize:  # the headers of a sample were alike
-            side = None
+            size = None
         except NoRange as error:  # all of a sample were of 8 bits
             look = look.measure_rare(places, str(error))
         else:
             return {**stored, "conversion": look.conversion, "measured": look.measured}
 
 
-def common_side(sample: list[Header], source_size: int) -> int | None:
-    """The side in pixels that the square ones of a sample share, if it is at most source_size."""
-    sides = {header.width for header in sample if header.width == header.height}
-    if len(sides) != 1:
+def common_size(sample: list[Header], most: tuple[int, int]) -> tuple[int, int] | None:
+    """Height and width in pixels that those of a sample share that have the shape of `most`, if it is not more."""
+    height, width = most
+    sizes = set()
+    for header in sample:
+        if header.height * width == header.width * height:
+            sizes.add((header.height, header.width))
+    if len(sizes) != 1:
         return None
-    side = sides.pop()
-    return side if side <= source_size else None
+    size = sizes.pop()
+    return size if size <= most else None
 
 
 def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any]:
@@ -89,14 +100,15 @@ def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any
         skipped += reply["unreadable"]
     skipped.sort()
     _close_gaps(output, count, [index for index, _ in skipped])
-    readable, side = count - len(skipped), output.form.side
-    mean, std = _statistics(replies, readable * side**2)
+    readable = count - len(skipped)
+    height, width = output.form.size
+    mean, std = _statistics(replies, readable * height * width)
     notes: Counter[str] = Counter()
     for reply in replies:
         notes.update(reply["notes"])
     beyond = notes.pop("beyond the centre", 0.0) / max(readable, 1)
     return {
-        "side": side,
+        "side": height if height == width else [height, width],
         "skipped": skipped,
         "mean": mean,
         "std": std,

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch.nn.modules.utils import _pair
 
 from . import _look, _notes
 from ._archive import ArchiveFolder, Folder, is_archive, open_archive
 from ._bytes import most_pixels
 from ._cache import load_cached
 from ._console import say_once
-from ._decode_all import common_side
+from ._decode_all import common_size
 from ._images import ImageSet, LoadOptions
 from ._places import Root, places
 from ._stream import Streamed, statistics, unreadable_class
@@ -25,6 +26,10 @@ RESIDENT = (
 )
 # Mean and std per channel, in units of 0..1
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+class NoTrainingImages(FileNotFoundError):
+    """There is a test split and no training split."""
 
 
 @dataclass(frozen=True)
@@ -231,24 +236,26 @@ def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOption
     """The images, decoded when they are asked for."""
     with places(listing.root.resolve(), listing.names, None) as image_places:
         sample = _look.headers(image_places)
-        look = _look.settle(image_places, sample, options.conversion)
-        beyond, kinds = _look.beyond_centre(sample), _look.kinds_in(sample)
-        lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
+        most = _pair(options.source_size)
+        look = _look.settle(image_places, sample, options.conversion, most)
+        beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
+        lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
         _notes.say(listing.root, lines)
-        side = common_side(sample, options.source_size) or options.source_size
-        return Streamed(image_places, listing.names, labels, side, options.workers, look.conversion)
+        size = common_size(sample, most) or most
+        return Streamed(image_places, listing.names, labels, size, options.workers, look.conversion)
 
 
 def _is_too_large(listing: Listing, options: LoadOptions) -> bool:
     """Whether the pixels would fill the memory; if so it is said."""
-    source_size, channels = options.source_size, options.conversion.channels or 3
-    size = len(listing.names) * channels * source_size**2
+    channels, (height, width) = options.conversion.channels or 3, _pair(options.source_size)
+    size = len(listing.names) * channels * height * width
     memory = _memory()
     if memory is None or size <= RESIDENT * memory:
         return False
+    sides = str(height) if height == width else f"{height} x {width}"
     size_in_gb, memory_in_gb = f"{size / 1e9:.0f} GB", f"{memory / 1e9:.0f} GB"
     say_once(
-        f"{listing.root}: {len(listing.names)} images of {source_size} px would take {size_in_gb}, "
+        f"{listing.root}: {len(listing.names)} images of {sides} px would take {size_in_gb}, "
         f"this machine has {memory_in_gb} of memory: "
         "they are streamed from their files (--stream false stores them)"
     )

@@ -15,8 +15,8 @@ ONE_LEVEL = 1 / 255
 class LoadOptions:
     """How images are read. The same options go to every data set, and each ignores what does not concern it."""
 
-    source_size: int = 64
-    """Side in pixels at which image files are stored."""
+    source_size: int | tuple[int, int] = 64
+    """Side in pixels, or height and width, at which image files are stored."""
     download: bool = False
     """Fetch files that are missing, where torchvision can."""
     stream: bool | None = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._archive import Folder
+from ._folders import NoTrainingImages
 from ._split_names import TEST, TRAIN, VALIDATION, is_split_name, is_unlabelled_name
 from ._tree import Node, holds_only_runs
 
@@ -21,14 +22,14 @@ class Layout:
 
 
 def find_layout(root: Folder) -> Layout:
-    """FileNotFoundError where there is a test split and no training split."""
+    """NoTrainingImages where there is a test split and no training split."""
     top = Node(_above_train(root))
     inner = unwrapped(top)
     found = _find_splits(inner)
     if "train" not in found:
         if found:
             name = found["test"].folder.name
-            raise FileNotFoundError(
+            raise NoTrainingImages(
                 f"{inner.folder} has {name}/ with class folders but no train/ beside it: call the folder of the "
                 f"training images train, or, if {name} is a class, call it otherwise"
             )

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import _decode
+from . import _convert, _decode
 from ._bytes import UNREADABLE, Place
 from ._convert import Conversion, NoRange, Range, kind_of
 from ._decode import Header
@@ -24,7 +24,10 @@ USUAL = {
     "integers": (255.0, 1023.0, 4095.0, 16383.0, 65535.0),
     "floats": (1.0, 255.0),
 }
+KINDS = (*USUAL, "bytes")
+"""Of values; the range of bytes is stated or none."""
 USED = 0.75  # of a usual range
+SQUARE = (1, 1)
 SQUEEZED = 0.4  # share of the pixels that a crop may leave out where the fit is chosen: more than photos of 3:2 lose
 
 
@@ -69,39 +72,46 @@ def headers(places: list[Place]) -> list[Header]:
     return [header for header in sample if header is not None]
 
 
-def settle(places: list[Place], sample: list[Header], asked: Conversion) -> Look:
-    """The conversion that is asked for, what it leaves open filled in by the headers of a sample of the files."""
+def settle(
+    places: list[Place], sample: list[Header], asked: Conversion, shape: tuple[int, int] = SQUARE
+) -> Look:
+    """The conversion that is asked for, what it leaves open filled in by the headers of a sample of the files.
+
+    shape: height and width that images are brought to, or their ratio.
+    """
     look = Look(asked, {})
     if asked.fit == "auto":
-        fit = "squeeze" if beyond_centre(sample) > SQUEEZED else "crop"
+        fit = "squeeze" if beyond_centre(sample, shape) > SQUEEZED else "crop"
         look = look._replace(conversion=look.conversion._replace(fit=fit))
     if not asked.channels:
         counts = Counter(header.channels for header in sample)
         channels = counts.most_common(1)[0][0] if counts else 3
         look = look._replace(conversion=look.conversion._replace(channels=channels))
     for kind in kinds_in(sample):
-        if getattr(asked, kind) is None:
+        if kind in USUAL and getattr(asked, kind) is None:
             measured = look.measure(places, kind)
             if measured.measured[kind].images:  # none where Pillow gives 8 bits of them
                 look = measured
     return look
 
 
-def beyond_centre(sample: list[Header]) -> float:
-    """The share of the pixels that centre squares would leave out, 0..1, in the mean over images."""
-    shares = [1 - min(header[:2]) / max(header[:2]) for header in sample]
+def beyond_centre(sample: list[Header], shape: tuple[int, int] = SQUARE) -> float:
+    """The share of the pixels that centred boxes of a shape would leave out, 0..1, in the mean over images."""
+    shares = [_convert.beyond_centre(header[:2], shape) for header in sample]
     return statistics.fmean(shares) if shares else 0.0
 
 
 def kinds_in(sample: list[Header]) -> list[str]:
-    """The kinds of values of more than 8 bits that a sample may have."""
-    return [kind for kind in USUAL if any(of_kind(header, kind) for header in sample)]
+    """The kinds of values that a sample may have."""
+    return [kind for kind in KINDS if any(of_kind(header, kind) for header in sample)]
 
 
 def of_kind(header: Header | None, kind: str) -> bool:
-    """Whether a file's values may be of this kind: "integers" of more than 8 bits, or "floats"."""
-    if header is None or header.bits == "8":
+    """Whether a file's values may be of this kind: "bytes", "integers" of more than 8 bits, or "floats"."""
+    if header is None:
         return False
+    if header.bits == "8" or kind == "bytes":
+        return header.bits == "8" and kind == "bytes"
     return (header.bits == "float") == (kind == "floats")
 
 

@@ -1,26 +1,28 @@
 """What was dropped, replaced or chosen while image files became pixels, in lines for people."""
 
-import functools
-import sys
 from collections.abc import Collection, Mapping, Sequence
 
 from . import _look
+from ._console import say_once
 from ._convert import Conversion
 
 LEAST_CROPPED = 0.01  # share of the pixels of which nothing is said
+OTHER_SHAPE = 0.1  # share of the pixels from which on another shape of images may be better
 LEAST_OUTSIDE = 0.01  # share of the values
+NAMES = {
+    "integers": "integers of more than 8 bits",
+    "floats": "floating-point values",
+    "bytes": "values of 8 bits",
+}
+BECOMES = " becomes black to white"
 ALL = "--channels all keeps them"
 
 
 def say(root: object, lines: Sequence[str]) -> None:
-    """On standard error, each once in a process."""
+    """On standard error, each once in a process; one range of values once for all splits."""
     for line in lines:
-        _say_once(f"{root}: {line}")
-
-
-@functools.cache
-def _say_once(line: str) -> None:
-    print(line, file=sys.stderr)
+        limits, is_range, _ = line.partition(BECOMES)
+        say_once(f"{root}: {line}", limits if is_range else None)
 
 
 def conversion_lines(
@@ -28,23 +30,27 @@ def conversion_lines(
     measured: Mapping[str, Sequence],
     beyond_centre: float,
     kinds: Collection[str],
+    shape: tuple[int, int],
 ) -> list[str]:
     """What was chosen.
 
-    beyond_centre: the share of the pixels that centre squares leave out, or would. kinds: of values of more than 8 bits
-    that the files have; to others no range applies.
+    beyond_centre: the share of the pixels that centred boxes of a shape, height and width, leave out, or would. kinds:
+    of values of more than 8 bits that the files have; to others no range applies.
     """
     lines = []
     if beyond_centre >= LEAST_CROPPED:
         share = f"{beyond_centre:.0%} of the pixels"
         others = " or ".join(fit for fit in ("crop", "squeeze", "pad") if fit != conversion.fit)
+        shapes = ", or --image_size HEIGHT WIDTH" if beyond_centre >= OTHER_SHAPE else ""
+        form = "squares" if shape[0] == shape[1] else f"the shape of {shape[0]} x {shape[1]} px"
         lines.append(
             {
-                "crop": f"images that are not square are cropped to their centre, which leaves out {share} "
-                f"(--fit {others} keeps them)",
-                "squeeze": f"images are squeezed to squares, as a crop would leave out {share} (else --fit {others})",
-                "pad": f"images are padded to squares with their mean colour, as a crop would leave out {share} "
-                f"(else --fit {others})",
+                "crop": f"images are cropped to {form} in their centre, which leaves out {share} "
+                f"(--fit {others}{shapes} keeps them)",
+                "squeeze": f"images are squeezed to {form}, as a crop would leave out {share} "
+                f"(else --fit {others}{shapes})",
+                "pad": f"images are padded to {form} with their mean colour, as a crop would leave out {share} "
+                f"(else --fit {others}{shapes})",
             }[conversion.fit]
         )
     if conversion.whole:
@@ -54,13 +60,13 @@ def conversion_lines(
 
 
 def kinds_in(notes: Mapping[str, float]) -> list[str]:
-    """The kinds of values of more than 8 bits that were converted."""
-    return [kind for kind in _look.USUAL if notes.get(f"{kind} all")]
+    """The kinds of values that were brought to a range."""
+    return [kind for kind in _look.KINDS if notes.get(f"{kind} all")]
 
 
 def ranges(conversion: Conversion) -> list[str]:
     """The kinds of values that have a range."""
-    return [kind for kind in _look.USUAL if getattr(conversion, kind) is not None]
+    return [kind for kind in _look.KINDS if getattr(conversion, kind) is not None]
 
 
 def stored_ranges(conversion: Conversion) -> dict[str, list[float]]:
@@ -70,8 +76,8 @@ def stored_ranges(conversion: Conversion) -> dict[str, list[float]]:
 
 def range_line(conversion: Conversion, kind: str, measured: Mapping[str, Sequence]) -> str:
     low, high = getattr(conversion, kind)
-    name = "floating-point values" if kind == "floats" else "integers of more than 8 bits"
-    line = f"{name}: {low:g}..{high:g} becomes black to white"
+    name = NAMES[kind]
+    line = f"{name}: {low:g}..{high:g}{BECOMES}"
     if kind not in measured:
         return f"{line}, as stated or as for the training images"
     _, (least, greatest), images = measured[kind]
@@ -105,7 +111,7 @@ def note_lines(notes: Mapping[str, float]) -> list[str]:
             f"{count} pixels of {images} images are no finite numbers: they become the image's mean "
             "(infinite ones an end of the range)"
         )
-    for kind in _look.USUAL:
+    for kind in _look.KINDS:
         outside = notes.get(f"{kind} outside", 0) / max(notes.get(f"{kind} all", 0), 1)
         if outside >= LEAST_OUTSIDE:
             lines.append(

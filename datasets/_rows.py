@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ._console import say_once
-from ._folders import Listing, image_set
+from ._folders import Listing, NoTrainingImages, image_set
 from ._images import ImageSet, LoadOptions, check_split, like
 from ._places import Root
 from ._split_names import TEST, TRAIN, VALIDATION
@@ -99,34 +99,61 @@ def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) ->
     return image_set(wanted, like(options, train), (train.mean, train.std))
 
 
-def listings_of(
-    root: Root, parts: dict[str, Rows], classes: tuple[str, ...] | None = None
-) -> dict[str, Listing]:
-    """Listings "train", "test" and, with both, "val" of root's rows by split (train, and test, val, both or neither).
+class Parts(NamedTuple):
+    """All rows of a source."""
 
-    Without a test split a tenth of each class of the training images is held out, as of class folders. classes: their
-    names in label order, where they are known; otherwise they are those of the training rows. Without labels there is
-    no "test". ValueError for labels that cannot be classes.
+    root: Root
+    """Of their names."""
+    rows: dict[str, Rows]
+    """By split: train, test, val, or some of them."""
+    classes: tuple[str, ...] | None = None
+    """Their names in label order, where the source says them; otherwise those of the training rows."""
+
+
+def listings_of(parts: Parts) -> dict[str, Listing]:
+    """Listings "train", "test" and, with both, "val" of the rows by split (train, and test, val, both or neither).
+
+    Without a test split a tenth of each class of the training images is held out, as of class folders. Without labels
+    there is no "test". NoTrainingImages where there are none, ValueError for labels that cannot be classes.
     """
-    if "train" not in parts:
-        have = " and ".join(parts)
-        raise ValueError(f"{root} has {have} images and no training images")
-    train = without_repeats(parts["train"])
+    root, splits, classes = parts
+    if "train" not in splits:
+        have = " and ".join(splits)
+        raise NoTrainingImages(f"{root} has {have} images and no training images")
+    train = without_repeats(splits["train"])
     if train.labels is None or not any(train.labels):
         return {"train": Listing(root, train.names, None, (), "train")}
     train = labelled(train)
     assert train.labels is not None
     classes = classes or class_order(train)
     whole = Listing(root, train.names, numbered(train, classes), classes)
-    usable = _usable(parts)
+    usable = _usable(splits)
     if not usable:
         return hold_out(whole)
     listings = {"train": replace(whole, part="train")}
     for split, name in zip(TEST_NAMES, usable, strict=False):
-        rows = labelled(without_repeats(parts[name]))
+        rows = labelled(without_repeats(splits[name]))
         _say_overlap(train, rows)
         listings[split] = Listing(root, rows.names, numbered(rows, classes), classes, split)
     return listings
+
+
+def unsplit_of(parts: Parts) -> Listing | None:
+    """The labelled images of the only split, or those of test, else val, where there is no training split.
+
+    None where labelled training and test images are both there, and without labels.
+    """
+    root, rows, classes = parts
+    there = [name for name in ("train", *TEST_NAMES) if name in rows and _has_labels(rows[name])]
+    if not there or (there[0] == "train" and len(there) > 1):
+        return None
+    whole = labelled(without_repeats(rows[there[0]]))
+    classes = classes or class_order(whole)
+    return Listing(root, whole.names, numbered(whole, classes), classes, "all")
+
+
+def _has_labels(rows: Rows) -> bool:
+    return rows.labels is not None and any(rows.labels)
 
 
 def _usable(parts: dict[str, Rows]) -> list[str]:
@@ -134,7 +161,7 @@ def _usable(parts: dict[str, Rows]) -> list[str]:
     usable = []
     for name in TEST_NAMES:
         rows = parts.get(name)
-        if rows is not None and rows.labels is not None and any(rows.labels):
+        if rows is not None and _has_labels(rows):
             usable.append(name)
         elif rows is not None:
             say_once(

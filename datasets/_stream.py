@@ -1,4 +1,4 @@
-"""Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, C, S, S).
+"""Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, C, H, W).
 
 Pixels are those of the cache: the same decoder, the same side. An image that cannot be read is named once, and the
 next one of its class in the listing's order that can be takes its place; so labels stay right, and the pixels of an
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from . import _notes
 from ._bytes import Place, file_of
@@ -25,7 +26,10 @@ NAMED = 10  # unreadable images that are named one by one
 
 
 class Streamed:
-    """The images at `places`, brought to `side`. Without a number of workers one per processor and rank decodes."""
+    """The images at `places`, brought to `size`: a side in px, or height and width.
+
+    Without a number of workers one per processor and rank decodes.
+    """
 
     dtype = torch.uint8
     device = torch.device("cpu")
@@ -36,14 +40,14 @@ class Streamed:
         places: list[Place],
         names: list[str],
         labels: Tensor | None,
-        side: int,
+        size: int | tuple[int, int],
         workers: int | None,
         conversion: Conversion = AS_PUBLISHED,
     ):
         self._places = places
         self._names = names
         self._labels = labels
-        form = Form(side, False, conversion)
+        form = Form(_pair(size), False, conversion)
         self.conversion = conversion
         self.shape = torch.Size((len(places), *form.shape))
         self.nbytes = self.shape.numel()
@@ -57,14 +61,14 @@ class Streamed:
         return len(self._places)
 
     def __getitem__(self, index: Any) -> Tensor:
-        """uint8 (..., C, S, S) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
+        """uint8 (..., C, H, W) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
         # A repeated image is decoded once.
         numbers, rows = self._numbers[index].unique(return_inverse=True)
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
-        """uint8 (len(numbers), C, S, S). Images that turn out unreadable are replaced by their substitutes."""
+        """uint8 (len(numbers), C, H, W). Images that turn out unreadable are replaced by their substitutes."""
         numbers = [self._readable(number) for number in numbers]
         places = [self._places[number] for number in numbers]
         try:
@@ -86,7 +90,8 @@ class Streamed:
         """Say of each thing that is dropped or replaced when it is first met."""
         new = {note: count for note, count in notes.items() if note not in self._said}
         self._said.update(new)
-        _notes.say("of the images streamed by now", _notes.note_lines(new))
+        for line in _notes.note_lines(new):
+            say_once_of("streamed", f"of the images streamed by now: {line}")
 
     def _readable(self, number: int) -> int:
         """The image itself, or the one that stands in for it. ValueError when its class has none left."""

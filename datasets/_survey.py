@@ -15,7 +15,7 @@ from ._folders import Listing
 from ._places import places
 from ._workers import Decoders, processors
 
-SIDE = 32  # to which images are decoded only to see whether they can be
+SQUARE = (32, 32)  # px, to which images are decoded only to see whether they can be
 CHUNK = 512  # images between movements of the progress bar
 NAMED = 20  # unreadable images that are named
 SAMPLED = 500  # images whose headers say how large a set's images are
@@ -28,25 +28,27 @@ def survey(
     decode: bool = True,
     workers: int | None = None,
     asked: Conversion = AS_PUBLISHED,
+    shape: tuple[int, int] = SQUARE,
 ) -> dict[str, Any]:
     """Counts, sizes in pixels (smallest, median, largest), bits, channels; with decode=False only headers are read.
 
-    asked: how the images would be converted. What that drops or replaces is in `notes`, lines for people.
+    asked: how the images would be converted, shape: to which height and width in px. What that drops or replaces is in
+    `notes`, lines for people.
     """
     with (
         TemporaryDirectory() as work,
         places(listing.root.resolve(), listing.names, Path(work)) as image_places,
     ):
         headers, unreadable = _read_headers(image_places)
-        look = _look.settle(image_places, headers, asked)
+        look = _look.settle(image_places, headers, asked, shape)
         notes: Mapping[str, float] = {}
         if decode:
-            form = Form(SIDE, False, look.conversion)
+            form = Form(shape, False, look.conversion)
             unreadable, notes = _undecodable(image_places, workers or processors(), form)
     named = [f"{listing.names[index]}: {reason}" for index, reason in unreadable[:NAMED]]
-    beyond = _look.beyond_centre(headers)
+    beyond = _look.beyond_centre(headers, shape)
     kinds = _look.kinds_in(headers)
-    lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds)
+    lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, shape)
     return {
         "images": len(listing.names),
         **_spread([header[:2] for header in headers]),

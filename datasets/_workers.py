@@ -1,4 +1,4 @@
-"""Decoding processes (_decode.py as a program) as those who ask them see them."""
+"""Decoding processes (_decoder.py) as those who ask them see them."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _decode
+from . import _decoder
 from ._convert import Form, NoRange, Notes
 from ._decode import Place, Rows
 
@@ -33,7 +33,7 @@ class Worker:
     """One process; it ends when its input does, also when this process is killed."""
 
     def __init__(self, *arguments: object):
-        command = [sys.executable, _decode.__file__, *map(str, arguments)]
+        command = [sys.executable, _decoder.__file__, *map(str, arguments)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdin and self.process.stdout
         self._requests, self._replies = self.process.stdin, self.process.stdout

@@ -15,13 +15,12 @@ from ._cache import cache_folder
 from ._console import say_once
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
-from ._folders import Listing
 from ._reader import Reader
 from ._rows import (
     SPLIT_NAMES,
+    Parts,
     Rows,
     by_split,
-    listings_of,
     split_name,
     text,
 )
@@ -40,19 +39,19 @@ def recognise(root: Folder, **columns: str) -> str | None:
     return "hf" if any((root / name).is_file() for name in (ONE, SEVERAL)) else None
 
 
-def _listings(root: str | Path, columns: Columns, name: str | None = None) -> dict[str, Listing]:
+def _parts(root: str | Path, columns: Columns, name: str | None = None) -> Parts:
     """The images of all splits. name: of a data set on the hub, in place of root."""
     if name:
-        return _listings_of(_from_hub(name), Path(name), columns)
+        return _parts_of(_from_hub(name), Path(name), columns)
     path = Path(root).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"there is no folder {path}: {WHERE}")
     if path.is_file() and not path.name.lower().endswith(PARQUET):
         raise ValueError(f"{path} is a file: {WHERE}")
     if recognise(path):
-        return _listings_of(_from_disk(path), path, columns)
+        return _parts_of(_from_disk(path), path, columns)
     try:
-        return parquet.listings(path, columns)
+        return parquet.parts(path, columns)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is not of Hugging Face's datasets: {WHERE}") from None
 
@@ -105,16 +104,16 @@ def _package() -> Any:
 # Rows
 
 
-def _listings_of(splits: Mapping[str, Any], path: Path, columns: Columns) -> dict[str, Listing]:
+def _parts_of(splits: Mapping[str, Any], path: Path, columns: Columns) -> Parts:
     """The images of both splits, of each of which the rows are in an order."""
     known = {name: data for name, data in splits.items() if split_name(name)}
+    if len(splits) == 1:  # whatever it is called
+        known = dict(splits)
     for name in splits:
         if name not in known:
             say_once(
                 f"{path}: its split {name!r} is not used: it is none of {', '.join(SPLIT_NAMES)}"
             )
-    if len(splits) == 1:
-        known = dict(splits)
     first = next(iter(known.values()), None)
     if first is None:
         raise ValueError(f"{path} has no split called train")
@@ -122,7 +121,7 @@ def _listings_of(splits: Mapping[str, Any], path: Path, columns: Columns) -> dic
     rows = _rows(str(path), known, columns)
     root = _embedded(path, known, str(columns.image), rows.names)
     classes = _class_names(first.features, columns.label)
-    return listings_of(root, by_split(rows), classes)
+    return Parts(root, by_split(rows), classes)
 
 
 def _chosen(source: str, features: Mapping[str, Any], columns: Columns) -> Columns:
@@ -196,7 +195,7 @@ def _contents(
                     yield content(cell.as_py())
 
 
-READER = Reader(_listings)
+READER = Reader(_parts)
 
 DATASET = DataSet(
     title="Hugging Face's `datasets`",
@@ -205,5 +204,6 @@ DATASET = DataSet(
     listing=READER.listing,
     recognise=recognise,
     validation=READER.validation,
+    unsplit=READER.unsplit,
     own=True,
 )

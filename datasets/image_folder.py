@@ -7,7 +7,14 @@ from pathlib import Path
 
 from ._console import say_once
 from ._data_set import DataSet
-from ._folders import Folder, Listing, existing_folder, image_set, of_classes
+from ._folders import (
+    Folder,
+    Listing,
+    NoTrainingImages,
+    existing_folder,
+    image_set,
+    of_classes,
+)
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split, like
 from ._inventory import Inventory, listed, say_left_out, take_inventory, unopened_images
 from ._layout import (
@@ -58,11 +65,14 @@ def unsplit(root: str | Path) -> Listing | None:
     layout = find_unsplit(existing_folder(root))
     if layout is None:
         return None
-    node = layout.splits["test"]
-    files = _files(node)
-    whole = of_classes(node.folder, files, tuple(files))
+    whole = _whole(layout.splits["test"])
     say_left_out(layout.top, _used(layout, {"test": whole}), _Reasons(layout))
     return whole
+
+
+def _whole(node: Node) -> Listing:
+    files = _files(node)
+    return of_classes(node.folder, files, tuple(files))
 
 
 def recognise(root: Folder) -> str | None:
@@ -74,9 +84,16 @@ def recognise(root: Folder) -> str | None:
 
 def inventory(root: str | Path) -> Inventory:
     """All files below root."""
-    layout = find_layout(existing_folder(root))
-    used = _used(layout, _split_listings(layout))
-    return take_inventory(layout.top, used, _Reasons(layout))
+    folder = existing_folder(root)
+    try:
+        layout = find_layout(folder)
+        listings = _split_listings(layout)
+    except NoTrainingImages:
+        alone = find_unsplit(folder)
+        assert alone is not None
+        layout = alone
+        listings = {"test": _whole(layout.splits["test"])}
+    return take_inventory(layout.top, _used(layout, listings), _Reasons(layout))
 
 
 def _one_of(listings: dict[str, Listing], split: str, root: str | Path) -> Listing:

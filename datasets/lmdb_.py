@@ -5,6 +5,7 @@ numbers, "about" JSON with the classes. That of the DHVT code: keys 0, 1, ... ho
 there are no class names. The file is not called lmdb.py, the name of the package that _pack.py imports.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -37,7 +38,22 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
 def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:
     """The images of a split, not read yet. `classes` are those of the training file, if they are to be the same."""
     check_split(split, WITH_VALIDATION)
-    file = _file(Path(root).expanduser(), split)
+    return _images_of(_file(Path(root).expanduser(), split), classes)
+
+
+def unsplit(root: str | Path) -> Listing | None:
+    """All images of the only file: of a test file alone, or of a file of any name; None beside a training file."""
+    path = Path(root).expanduser()
+    files = []
+    for split in SPLITS:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            files.append(_file(path, split))
+    if not files and path.is_file():
+        files = [path]
+    return _images_of(files[0], None) if len(files) == 1 else None
+
+
+def _images_of(file: Path, classes: tuple[str, ...] | None) -> Listing:
     database = Database(file)
     packed = CLASSES in database.spans
     images = _packed(database) if packed else _published(database, classes)
@@ -156,5 +172,6 @@ DATASET = DataSet(
     listing=listing,
     recognise=recognise,
     validation=has_validation,
+    unsplit=unsplit,
     own=True,
 )

@@ -13,12 +13,11 @@ from ._archive import Folder
 from ._cache import cache_folder
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
-from ._folders import Listing
 from ._reader import Reader
 from ._rows import (
+    Parts,
     Rows,
     by_split,
-    listings_of,
     split_of_file,
     text,
 )
@@ -80,15 +79,15 @@ def _opened(file: Path) -> Any:
 # Rows
 
 
-def listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of all splits. root: a file, or a folder with files anywhere below."""
+def parts(root: str | Path, columns: Columns) -> Parts:
+    """The rows of all splits. root: a file, or a folder with files anywhere below."""
     path = Path(root).expanduser()
     files = _files(path)
     schema = _schema(files[0])
     columns = _image_columns(str(path), schema, columns)
     rows = _rows(path, files, columns)
     embedded = _embedded(path, files, str(columns.image), rows.names)
-    return listings_of(embedded, by_split(rows), _class_names(schema, columns.label))
+    return Parts(embedded, by_split(rows), _class_names(schema, columns.label))
 
 
 def _image_columns(source: str, schema: Any, columns: Columns) -> Columns:
@@ -196,7 +195,7 @@ def _of_group(
         first += len(cells)
 
 
-READER = Reader(listings)
+READER = Reader(parts)
 
 DATASET = DataSet(
     title="your own images in parquet files",
@@ -205,5 +204,6 @@ DATASET = DataSet(
     listing=READER.listing,
     recognise=recognise,
     validation=READER.validation,
+    unsplit=READER.unsplit,
     own=True,
 )

@@ -11,14 +11,14 @@ from pathlib import Path
 
 from ._archive import ArchiveFolder
 from ._data_set import DataSet
-from ._folders import Folder, Listing, class_names, existing_folder
+from ._folders import Folder, class_names, existing_folder
 from ._named_files import files_of, located
 from ._reader import Reader
 from ._rows import (
+    Parts,
     Rows,
     by_first_folder,
     by_split,
-    listings_of,
     split_name,
 )
 from ._table import Columns, is_table, read_table
@@ -71,17 +71,17 @@ def _recognise(root: Folder, wanted: Columns) -> str | None:
     return "table" if has_labels and any(files) else None
 
 
-def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of all splits. root: the table, or the folder or archive that holds it.
+def _parts(root: str | Path, columns: Columns) -> Parts:
+    """The rows of all splits. root: the table, or the folder or archive that holds it.
 
     FileNotFoundError or ValueError, in one line, where the table does not say what it must.
     """
     folder, tables = _tables(_folder_or_table(root))
     if list(tables) == [WHOLE]:
         rows = _rows(folder, tables[WHOLE], columns, split=True)
-        return listings_of(folder, by_split(by_first_folder(rows)))
+        return Parts(folder, by_split(by_first_folder(rows)))
     parts = {name: _rows(folder, found, columns, split=False) for name, found in tables.items()}
-    return listings_of(folder, parts)
+    return Parts(folder, parts)
 
 
 def _rows(folder: Folder, found: Found, columns: Columns, split: bool) -> Rows:
@@ -174,7 +174,7 @@ def _is_plain(file: Folder) -> bool:
     return split_name(_stem(file)) is not None
 
 
-READER = Reader(_listings)
+READER = Reader(_parts)
 
 DATASET = DataSet(
     title="your own images with their labels in a table",
@@ -184,5 +184,7 @@ DATASET = DataSet(
     listing=READER.listing,
     recognise=recognise,
     validation=READER.validation,
+    unsplit=READER.unsplit,
+    inventory=READER.inventory,
     own=True,
 )

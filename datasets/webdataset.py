@@ -18,14 +18,14 @@ from ._archive import COMPRESSED, DAMAGE, TAR, ArchiveFolder, Folder, tar_member
 from ._console import say_once
 from ._data_set import DataSet
 from ._endings import is_image
-from ._folders import Listing, image_names
+from ._folders import image_names
 from ._lmdb import Records
 from ._places import Several
 from ._reader import Reader
 from ._rows import (
+    Parts,
     Rows,
     by_split,
-    listings_of,
     split_of_file,
     text,
 )
@@ -74,8 +74,8 @@ def recognise(root: Folder, **columns: str) -> str | None:
     return "webdataset" if labels or plain or columns.get("label_column") else None
 
 
-def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
-    """The images of all splits.
+def _parts(root: str | Path, columns: Columns) -> Parts:
+    """The rows of all splits.
 
     root: a shard, a folder of shards, or a pattern: shards/train-{000..017}.tar, shards/*.tar. The columns are endings
     of the files, or a key of the .json.
@@ -111,7 +111,7 @@ def _listings(root: str | Path, columns: Columns) -> dict[str, Listing]:
         say_once(
             f"{title}: no labels (.cls, or .json with one; --label_column names another ending or key)"
         )
-    return listings_of(Several(title, dict(images)), by_split(rows))
+    return Parts(Several(title, dict(images)), by_split(rows))
 
 
 def _say_several(title: str, shards: list[Path], columns: Columns) -> None:
@@ -233,7 +233,7 @@ def _content(opened: BinaryIO, span: Span) -> str:
     return opened.read(length).decode("utf-8", "replace").strip()
 
 
-READER = Reader(_listings)
+READER = Reader(_parts)
 
 DATASET = DataSet(
     title="your own images in WebDataset shards",
@@ -242,5 +242,6 @@ DATASET = DataSet(
     listing=READER.listing,
     recognise=recognise,
     validation=READER.validation,
+    unsplit=READER.unsplit,
     own=True,
 )

@@ -25,7 +25,7 @@ class Images(Protocol):
 class Teacher(Protocol):
     """What is read of a supervised/teacher.py Teacher."""
 
-    size: int
+    size: int | tuple[int, int]
     batch_norm: Any
 
     @property

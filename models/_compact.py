@@ -4,6 +4,7 @@ In that code the second norm overwrites the residual stream: x = norm1(x + atten
 The released weights depend on it; pre_norm=True gives the ordinary layout x = x + mlp(norm1(x)) for new training.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from ._attention import attend, merge_heads, split_heads
 from ._depth import residual
-from ._maps import Map, to_map, to_tokens
+from ._maps import Grid, Map, to_map, to_tokens
 from ._pooling import SequencePool
 from ._positions import resample
 from ._sinusoid import sinusoid
+from ._sizes import height_width
 from ._tokenizer import Tokenizer
 
 
@@ -93,15 +95,16 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Tokens (B, h * w, D) of a grid (h, w) -> pooled features (B, D): positions, layers, a norm and a pooling.
 
-    `side` is the grid's side at the built size, `attention()` makes one layer's attention. `positional_embedding` is
-    "learnable" (a table, resampled bilinearly to other grids), "sine" (fixed, over the flat index) or "none".
+    `side` is the side of the grid, or the grid, at the built size, `attention()` makes one layer's attention.
+    `positional_embedding` is "learnable" (a table, resampled bilinearly to other grids), "sine" (fixed, over the
+    flat index) or "none".
     """
 
     sine: Tensor  # (1, count, D), where positions are a sine
 
     def __init__(
         self,
-        side: int,
+        side: int | Grid,
         dim: int,
         *,
         num_layers: int,
@@ -115,7 +118,9 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.num_tokens = dim, int(class_token)
-        self._add_positions(positional_embedding, side * side + self.num_tokens)
+        self.grid = height_width(side)
+        count = self.num_tokens + math.prod(self.grid)
+        self._add_positions(positional_embedding, count)
         self.class_emb = nn.Parameter(torch.zeros(1, 1, dim)) if class_token else None
         self.attention_pool = None if class_token else SequencePool(dim)
         self.drop = nn.Dropout(drop_rate)
@@ -170,7 +175,7 @@ class Transformer(nn.Module):
         if self.positional_emb is not None:
             first = self.positional_emb[:, : self.num_tokens]
             table = self.positional_emb[:, self.num_tokens :]
-            return torch.cat([first, resample(table, grid, "bilinear")], dim=1)
+            return torch.cat([first, resample(table, grid, "bilinear", own=self.grid)], dim=1)
         if self.positional_embedding == "none":
             return None
         count = self.num_tokens + grid[0] * grid[1]

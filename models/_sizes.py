@@ -1,17 +1,31 @@
 """Which sizes an architecture takes: default patches, and one-line errors that name the nearest sizes that work."""
 
+import math
 from typing import Any
 
+from timm.layers import to_2tuple
 from torch import Tensor
+
+Size = int | tuple[int, int]
+"""A square's side in pixels, or height and width."""
 
 SMALL_IMAGE = 32  # px, the side up to which default patches are smaller
 
 
-def default_patch(image_size: int, at_most: int) -> int:
+def height_width(image_size: Size) -> tuple[int, int]:
+    height, width = to_2tuple(image_size)
+    return height, width
+
+
+def shorter_side(image_size: Size) -> int:
+    return min(height_width(image_size))
+
+
+def default_patch(image_size: Size, at_most: int) -> int:
     """The largest patch up to `at_most` px that divides the image and, if that is even, half-size crops; at least 1."""
-    side = image_size
-    if image_size % 2 == 0:
-        side = image_size // 2
+    side = math.gcd(*height_width(image_size))
+    if side % 2 == 0:
+        side = side // 2
     patch = max(at_most, 1)
     while side % patch:
         patch -= 1
@@ -30,8 +44,13 @@ def small_or_large(image_size: int, small: int, large: int) -> int:
     return large
 
 
-def check_patch(image_size: int, patch_size: int) -> None:
-    """ValueError unless square patches of `patch_size` px tile a square image of `image_size` px."""
+def check_patch(image_size: Size, patch_size: int) -> None:
+    """ValueError unless square patches of `patch_size` px tile an image of `image_size` px."""
+    for side in height_width(image_size):
+        _check_side(side, patch_size)
+
+
+def _check_side(image_size: int, patch_size: int) -> None:
     if image_size < 1 or patch_size < 1:
         raise ValueError(
             f"image size {image_size} and patch size {patch_size} must be at least 1 px"
@@ -85,7 +104,7 @@ def check_layers(num_layers: int) -> None:
 
 
 def timm_sizes(
-    image_size: int,
+    image_size: Size,
     patch_size: int,
     in_channels: int,
     embed_dim: int,

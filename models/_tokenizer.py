@@ -5,7 +5,8 @@ from itertools import pairwise
 import torch.nn as nn
 from torch import Tensor
 
-from ._sizes import check_images
+from ._maps import Grid
+from ._sizes import Size, check_images, height_width
 
 
 class Tokenizer(nn.Module):
@@ -60,6 +61,11 @@ class Tokenizer(nn.Module):
             if len(self.strides) > 1:
                 size = (size + 1) // 2  # (size - 1) // 2 + 1 of the pooling, and 0 for 0
         return size
+
+    def grid(self, image_size: Size) -> Grid:
+        """Rows and columns of tokens of an image of so many px; 0 as for `side`."""
+        height, width = height_width(image_size)
+        return self.side(height), self.side(width)
 
     def check(self, x: Tensor) -> None:
         """ValueError unless x is (B, C, H, W), tiled by the patches or large enough for the convolutions."""

@@ -17,9 +17,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from ._compact import Compact, SelfAttention, Transformer
+from ._maps import Grid
 from ._positions import fit_table
 from ._sinusoid import sinusoid
-from ._sizes import check_heads, check_layers, check_patch
+from ._sizes import Size, check_heads, check_layers, check_patch, height_width
 from ._tokenizer import Tokenizer
 
 # Layers: width, heads, MLP ratio.
@@ -48,6 +49,7 @@ RELEASED = (
 )
 ONLY_LEARNED = ("cct_14_7x2_224", "cct_14_7x2_384", "cct_14_7x2_384_fl")
 CLASSES = ("cct_7_3x1_32_c100", "cct_7_3x1_32_sine_c100")  # other classifiers, the same backbone
+RECTANGLES = True  # it is built for images of any height and width
 CONVOLUTIONS = ("kernel_size", "conv_layers", "stride", "padding", "in_planes")
 
 
@@ -109,7 +111,7 @@ def check(name: str | None) -> None:
 
 
 def build(
-    image_size: int,
+    image_size: Size,
     *,
     name: str = "cct_7_3x1",
     patch_size: int | None = None,
@@ -131,7 +133,7 @@ def build(
     attn_drop_rate: float = 0.1,
     drop_path_rate: float = 0.1,
 ) -> Compact:
-    """The network that `name` stands for with what is not None in its place, for square images of `image_size` px.
+    """The network that `name` stands for with what is not None in its place, for images of `image_size` px.
 
     A family with patches takes patch_size; CCT takes kernel_size, conv_layers, stride (k // 2 - 1), padding (k // 2)
     and in_planes (64), the channels between its convolutions. positional_embedding: learnable, sine or none.
@@ -165,7 +167,7 @@ def build(
 
     rates = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "pre_norm": pre_norm}
     return Compact(
-        tokenizer, make_transformer(tokenizer.side(image_size), options, attention, **rates)
+        tokenizer, make_transformer(tokenizer.grid(image_size), options, attention, **rates)
     )
 
 
@@ -177,7 +179,7 @@ def settle(name: str, **given: Any) -> dict:
     return options
 
 
-def make_tokenizer(name: str, image_size: int, in_channels: int, options: dict) -> Tokenizer:
+def make_tokenizer(name: str, image_size: Size, in_channels: int, options: dict) -> Tokenizer:
     """The patches or convolutions that a name and its settled options ask for; not both."""
     patches = "patch_size" in published(name)
     for key in CONVOLUTIONS if patches else ("patch_size",):
@@ -187,7 +189,7 @@ def make_tokenizer(name: str, image_size: int, in_channels: int, options: dict) 
     return (_patches if patches else _convolutions)(image_size, in_channels, options)
 
 
-def _patches(image_size: int, in_channels: int, options: dict) -> Tokenizer:
+def _patches(image_size: Size, in_channels: int, options: dict) -> Tokenizer:
     patch = options["patch_size"]
     check_patch(image_size, patch)
     return Tokenizer(
@@ -195,7 +197,7 @@ def _patches(image_size: int, in_channels: int, options: dict) -> Tokenizer:
     )
 
 
-def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer:
+def _convolutions(image_size: Size, in_channels: int, options: dict) -> Tokenizer:
     half = options["kernel_size"] // 2
     sizes = {"stride": max(1, half - 1), "padding": max(1, half)}
     sizes |= {key: options[key] for key in CONVOLUTIONS if key in options}
@@ -203,15 +205,17 @@ def _convolutions(image_size: int, in_channels: int, options: dict) -> Tokenizer
         if value < (key != "padding"):
             raise ValueError(f"{key} is {value}; it must be at least {int(key != 'padding')}")
     tokenizer = Tokenizer(in_channels, options["embed_dim"], **sizes)
-    if not tokenizer.side(image_size):
-        raise ValueError(f"images of {image_size} px are too small for these convolutions")
+    if not all(tokenizer.grid(image_size)):
+        height, width = height_width(image_size)
+        size = f"{height}" if height == width else f"{height} x {width}"
+        raise ValueError(f"images of {size} px are too small for these convolutions")
     return tokenizer
 
 
 def make_transformer(
-    side: int, options: dict, attention: Callable[[], nn.Module], **rates: Any
+    side: int | Grid, options: dict, attention: Callable[[], nn.Module], **rates: Any
 ) -> Transformer:
-    """A transformer of the settled options for a square grid, with layers of what `attention` makes."""
+    """A transformer of the settled options for a grid, or the side of a square one, with layers of `attention()`."""
     return Transformer(
         side,
         options["embed_dim"],
@@ -224,24 +228,29 @@ def make_transformer(
     )
 
 
-def adapt(state: dict[str, Tensor], model: Compact) -> dict[str, Tensor]:
+def adapt(
+    state: dict[str, Tensor], model: Compact, image_size: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
     """A backbone's state dict, the released code's or ours at another image size, under this model's names.
 
     Learned tables are resampled bilinearly, as published. A stored sine table is left out where this model computes
-    its own; any other table that the model has no place for stays in, to be reported.
+    its own; any other table that the model has no place for stays in, to be reported. image_size: height and width in
+    px of the images that the state dict is for (None: they are square).
     """
     state = {re.sub(r"^classifier\.", "transformer.", key): value for key, value in state.items()}
-    return fit_positions(state, "transformer.positional_emb", model.transformer)
+    saved = image_size and model.tokenizer.grid(image_size)
+    return fit_positions(state, "transformer.positional_emb", model.transformer, saved)
 
 
 def fit_positions(
-    state: dict[str, Tensor], key: str, transformer: Transformer
+    state: dict[str, Tensor], key: str, transformer: Transformer, saved: Grid | None = None
 ) -> dict[str, Tensor]:
     """The state with the table under `key`, where there is one, made to fit the transformer; see `adapt`."""
     table = state.get(key)
     if table is not None and transformer.positional_emb is not None:
-        table = fit_table(table, transformer.positional_emb, transformer.num_tokens, "bilinear")
-        return state | {key: table}
+        own, tokens = transformer.positional_emb, transformer.num_tokens
+        grids: dict[str, Grid | None] = {"grid": transformer.grid, "saved": saved}
+        return state | {key: fit_table(table, own, tokens, "bilinear", **grids)}
     if table is None or transformer.positional_embedding != "sine" or table.ndim != 3:
         return state
     if torch.allclose(table.float().cpu(), sinusoid(*table.shape[1:]), atol=1e-4):

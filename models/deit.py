@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ._class_token import prepend
 from ._maps import patch_grid, to_map
-from ._positions import fit_table, resample
-from ._sizes import default_patch, timm_sizes
-from .vit import ViT
+from ._positions import resample
+from ._sizes import Size, default_patch, shorter_side, timm_sizes
+from .vit import ViT, fit_positions
 
+RECTANGLES = True  # it is built for images of any height and width
 VARIANTS = {
     "deit_tiny": {"image_size": 224},
     "deit_tiny_distilled": {"image_size": 224, "distilled": True},
@@ -23,7 +24,7 @@ VARIANTS = {
 
 
 def build(
-    image_size: int,
+    image_size: Size,
     *,
     patch_size: int | None = None,
     in_channels: int = 3,
@@ -36,12 +37,12 @@ def build(
     drop_path_rate: float = 0.1,
     distilled: bool = False,
 ) -> ViT:
-    """A DeiT for square images of `image_size` px: DeiT-Tiny by default, patches of 16 px or an eighth of it.
+    """A DeiT for images of `image_size` px: DeiT-Tiny by default, patches of 16 px or an eighth of the shorter side.
 
     distilled: with a distillation token beside the class token. ValueError on sizes that clash.
     """
     if patch_size is None:
-        patch_size = default_patch(image_size, min(16, image_size // 8))
+        patch_size = default_patch(image_size, min(16, shorter_side(image_size) // 8))
     sizes = timm_sizes(
         image_size,
         patch_size,
@@ -107,16 +108,16 @@ class DistilledDeiT(ViT):
         """timm's hook: patches (B, h, w, D) -> tokens (B, 2 + h * w, D)."""
         grid = (x.shape[1], x.shape[2])
         prefix = torch.cat([self.cls_token, self.dist_token], dim=1) + self.pos_embed[:, :2]
-        x = x.flatten(1, 2) + resample(self.pos_embed[:, 2:], grid)
+        x = x.flatten(1, 2) + resample(self.pos_embed[:, 2:], grid, own=self.grid)
         return self.pos_drop(prepend(prefix, x))
 
 
-def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
-    """The names of the locality-guidance code, timm's or ours, with a position table of this length."""
+def adapt(
+    state: dict[str, Tensor], model: ViT, image_size: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
+    """The names of the locality-guidance code, timm's or ours, with a position table of this length; see vit.py."""
     state = {_rename(key): value for key, value in state.items()}
-    if "pos_embed" in state:
-        state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed, model.num_prefix_tokens)
-    return state
+    return fit_positions(state, model, model.num_prefix_tokens, image_size)
 
 
 def _rename(key: str) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from ._maps import Map
-from ._sizes import check_images
+from ._sizes import Size, check_images
 
+RECTANGLES = True  # it is built for images of any height and width
 IMAGENET = {  # depth: block, and how many of them in each stage
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
@@ -26,7 +27,7 @@ VARIANTS = {f"resnet{depth}": {"image_size": 32, "depth": depth} for depth in (8
 
 
 def build(
-    image_size: int,
+    image_size: Size,
     *,
     in_channels: int = 3,
     depth: int = 56,

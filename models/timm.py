@@ -14,13 +14,15 @@ import torch.nn as nn
 from torch import Tensor
 
 from ._maps import Map
+from ._sizes import Size
 
+RECTANGLES = True  # those of timm say themselves which heights and widths they take
 # What lets a model take crops of several sizes. No family takes all of these, and timm says which only by refusing.
 SEVERAL_SIZES = {"dynamic_img_size": True, "dynamic_img_pad": True, "strict_img_size": False}
 
 
 def build(
-    image_size: int,
+    image_size: Size,
     *,
     name: str | None = None,
     patch_size: int | None = None,

@@ -19,14 +19,16 @@ from ._attention import attend, attention_weights, merge_heads, split_heads, spl
 from ._class_token import prepend
 from ._conv_stem import conv_stem
 from ._depth import residual
-from ._maps import block_maps, patch_grid, to_map
+from ._maps import Grid, block_maps, patch_grid, to_map
 from ._mimetic import initialise
 from ._positions import fit_table, resample
-from ._sizes import check_images, default_patch, timm_sizes
+from ._sizes import Size, check_images, default_patch, height_width, shorter_side, timm_sizes
+
+RECTANGLES = True  # it is built for images of any height and width
 
 
 def build(
-    image_size: int,
+    image_size: Size,
     *,
     patch_size: int | None = None,
     in_channels: int = 3,
@@ -42,14 +44,14 @@ def build(
     pool: Literal["class", "mean"] = "class",
     attention_init: Literal["random", "mimetic"] = "random",
 ) -> "ViT":
-    """A ViT for square images of `image_size` px; patches of an eighth of it. ValueError on sizes that clash.
+    """A ViT for images of `image_size` px; patches of an eighth of the shorter side. ValueError on sizes that clash.
 
     stem: patches by one linear layer, or by the convolutions of `_conv_stem`. pool: features are the class token or the
     mean of the patch tokens. attention_init: first values of attention and positions, "mimetic" those of `_mimetic`.
     patch_drop_rate: share of the patches of whole images that training leaves out (Liu et al. 2022, arXiv 2208.07220).
     """
     if patch_size is None:
-        patch_size = default_patch(image_size, image_size // 8)
+        patch_size = default_patch(image_size, shorter_side(image_size) // 8)
     sizes = timm_sizes(
         image_size,
         patch_size,
@@ -90,6 +92,7 @@ class ViT(timm_vit.VisionTransformer):
         self.pooling, self.in_channels = pool, sizes["in_chans"]
         self.dim, self.patch_size = self.embed_dim, sizes["patch_size"]
         self.maps, self.stages = block_maps(len(self.blocks), self.dim, self.patch_size)
+        self.grid = grid_of(sizes["img_size"], self.patch_size)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no masks
         *body, last = self.blocks
@@ -130,7 +133,7 @@ class ViT(timm_vit.VisionTransformer):
         """timm's hook: patches (B, h, w, D) -> tokens (B, 1 + h * w, D)."""
         grid = (x.shape[1], x.shape[2])
         cls = self.cls_token + self.pos_embed[:, :1]
-        x = x.flatten(1, 2) + resample(self.pos_embed[:, 1:], grid)
+        x = x.flatten(1, 2) + resample(self.pos_embed[:, 1:], grid, own=self.grid)
         return self.pos_drop(prepend(cls, x))
 
     def attention(self, x: Tensor) -> Tensor:
@@ -189,9 +192,28 @@ class Block(timm_vit.Block):
         return attention_weights(q, k)
 
 
-def adapt(state: dict[str, Tensor], model: ViT) -> dict[str, Tensor]:
-    """A backbone's state dict, the reference's or ours at another image size, with a position table of this length."""
-    state = dict(state)
+def grid_of(image_size: Size, patch_size: int) -> Grid:
+    """Rows and columns of patches."""
+    height, width = height_width(image_size)
+    return height // patch_size, width // patch_size
+
+
+def adapt(
+    state: dict[str, Tensor], model: ViT, image_size: tuple[int, int] | None = None
+) -> dict[str, Tensor]:
+    """A backbone's state dict, the reference's or ours at another image size, with a position table of this length.
+
+    image_size: height and width in px of the images that the state dict is for (None: they are square).
+    """
+    return fit_positions(dict(state), model, 1, image_size)
+
+
+def fit_positions(
+    state: dict[str, Tensor], model: ViT, prefix: int, image_size: tuple[int, int] | None
+) -> dict[str, Tensor]:
+    """The state with its position table, of `prefix` tokens and patches, made to fit the model; see `adapt`."""
     if "pos_embed" in state:
-        state["pos_embed"] = fit_table(state["pos_embed"], model.pos_embed, 1)
+        saved = image_size and grid_of(image_size, model.patch_size)
+        table = fit_table(state["pos_embed"], model.pos_embed, prefix, grid=model.grid, saved=saved)
+        state["pos_embed"] = table
     return state

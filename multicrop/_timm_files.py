@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import registry
 from ._timm_model import PREFIX
+from .config.sizes import height_width, shortest
 from .engine import ranks
 from .weights import pretrained, published
 from .weights.pretrained import Pretrained
@@ -54,7 +55,8 @@ def model_options(arch: str, file: Pretrained, img_size: Any = None) -> dict[str
     options = {} if ours == theirs else dict(theirs.options)
     options |= described
     size, channels = described.get("image_size"), described.get("in_channels")
-    if img_size not in (None, size, (size, size)):  # a patch size may follow from the file's
+    is_other = img_size is not None and (size is None or shortest(img_size) != shortest(size))
+    if is_other:  # a patch size may follow from the file's
         options["patch_size"] = getattr(registry.backbone(**described), "patch_size", None)
     options = {key: options[key] for key in options if key not in NOT_BACKBONE_OPTIONS}
     options |= {"img_size": size, "in_chans": channels}
@@ -71,8 +73,8 @@ def described(file: Pretrained) -> dict[str, Any]:
         facts["crop_pct"] = share or 1.0
         facts["interpolation"] = "bicubic" if share else "bilinear"
     if options.get("image_size"):
-        side = options["image_size"]
-        facts["input_size"] = (options.get("in_channels", 3), side, side)
+        size = height_width(options["image_size"])
+        facts["input_size"] = (options.get("in_channels", 3), *size)
     if file.head:
         facts["num_classes"] = len(file.head["weight"])
         if data.get("classes"):
@@ -85,7 +87,7 @@ def fill(model: Any, file: Pretrained) -> None:
 
     ValueError where the file leaves a parameter of the backbone without a value.
     """
-    adapt = registry.adapter(model.arch)
+    adapt = registry.adapter(model.arch, file.metadata.backbone.get("image_size"))
     pretrained.fill(model.backbone, file, model.arch, adapt, strict=True)
     model.load_state_dict(heads(model, file), strict=False)
 
@@ -96,7 +98,7 @@ def checkpoint_filter_fn(state: dict, model: Any) -> dict[str, Tensor]:
     A file without a classifier, or with one of other classes, leaves the model's own.
     """
     file = pretrained.of_content(state, Path("the file"))
-    adapt = registry.adapter(model.arch)
+    adapt = registry.adapter(model.arch, file.metadata.backbone.get("image_size"))
     file.choose(model.backbone, adapt)
     backbone = adapt(file.backbone, model.backbone) if adapt else file.backbone
     weights = {f"backbone.{name}": value for name, value in backbone.items()}
@@ -145,7 +147,8 @@ def as_timms_own(file: Pretrained) -> nn.Module:
             f"{file.path} was made with --standardise, which timm's own model cannot do: use multicrop.load_classifier"
         )
     model: Any = registry.backbone(**options)
-    pretrained.fill(model, file, arch, registry.adapter(arch), strict=True, quiet=True)
+    adapt = registry.adapter(arch, options.get("image_size"))
+    pretrained.fill(model, file, arch, adapt, strict=True, quiet=True)
     if file.head:
         _replace_classifier(model, file)
     facts = {"architecture": arch.partition(":")[2], "file": str(file.path), "source": "file"}

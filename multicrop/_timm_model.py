@@ -36,7 +36,7 @@ class TimmModel(nn.Module):
         _check_pool(global_pool)
         self.arch, self.in_chans = arch, in_chans
         self.backbone = registry.backbone(
-            arch, _side(img_size), in_channels=in_chans, drop_rate=proj_drop_rate, **options
+            arch, img_size, in_channels=in_chans, drop_rate=proj_drop_rate, **options
         )
         self.distilled = hasattr(self.backbone, "forward_tokens")
         self.num_features = self.head_hidden_size = self.backbone.dim
@@ -140,16 +140,6 @@ class TimmModel(nn.Module):
         """Names of the weights that timm's optimizers should not decay, besides biases and norms."""
         names: set[str] = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in names}
-
-
-def _side(img_size: int | tuple[int, int]) -> int:
-    """ValueError unless the image is square: other shapes are for forward."""
-    height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if height != width:
-        raise ValueError(
-            f"img_size {height} x {width}: build for square images; forward takes others where it can"
-        )
-    return height
 
 
 def _taken(count: int, indices: int | list[int] | None) -> list[int]:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, get_args
 import tyro
 import yaml
 
+from ._spelling import REGISTRY, WORDS, join_sizes
 from .config.flags import Given, flag_types
 from .engine.allocator import keep_memory
 from .engine.interrupt import RESUME_ME
@@ -35,16 +36,6 @@ NAMED_HELP = (
     "--recipe auto lets what is not stated follow from the images, and is what one's own images get where no recipe is "
     "given; --recipe published takes the defaults below."
 )
-WORDS = {
-    "true": True,
-    "on": True,
-    "yes": True,
-    "1": True,
-    "false": False,
-    "off": False,
-    "no": False,
-    "0": False,
-}
 
 
 class UsageError(ValueError):
@@ -203,32 +194,6 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
 # Flags
 
 
-def _switch(words: list[str]) -> bool:
-    word = words[0].lower()
-    if word not in WORDS:
-        raise ValueError(f"{words[0]!r} is neither true nor false")
-    return WORDS[word]
-
-
-REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@REGISTRY.primitive_rule
-def _switch_rule(
-    info: tyro.constructors.PrimitiveTypeInfo,
-) -> tyro.constructors.PrimitiveConstructorSpec | None:
-    """Booleans take a word: true or false (also on/off, yes/no, 1/0), as the published commands have them."""
-    if info.type is not bool:
-        return None
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="true|false",
-        instance_from_str=_switch,
-        is_instance=lambda value: isinstance(value, bool),
-        str_from_instance=lambda value: ["true" if value else "false"],
-    )
-
-
 def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
     """A bare switch gets its word: `--eval` is `--eval true`. A switch takes no other word from what follows it."""
     types = flag_types(recipe_type)
@@ -272,7 +237,7 @@ def _tyro(
                 recipe_type,
                 prog=program,
                 description=_description(recipe_type),
-                args=words,
+                args=join_sizes(recipe_type, words),
                 use_underscores=True,
                 return_unknown_args=True,
                 config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),

@@ -16,10 +16,13 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .config.sizes import ImageSize, height_width, in_words, shortest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,7 +110,12 @@ class Source:
     def unsplit(self, root: str | Path) -> Any:
         """The Listing of all images where root has no split of its own, else None: what to measure a network on."""
         unsplit = self.data_set.unsplit
-        return None if unsplit is None else unsplit(root)
+        return None if unsplit is None else unsplit(root, **self.variant)
+
+    def inventory(self, root: str | Path) -> Any:
+        """The Inventory of all files below root; None where files are no images each."""
+        inventory = self.data_set.inventory
+        return None if inventory is None else inventory(root, **self.variant)
 
     def recognise(self, folder: Any, columns: Mapping[str, str]) -> str | None:
         """How --dataset names what a folder holds, if it looks like this data set and has the columns, if any."""
@@ -243,9 +251,15 @@ def _variants(module: ModuleType) -> dict[str, dict]:
 
 
 def backbone(
-    arch: str, image_size: int | None = None, *, standardise: bool | None = None, **options: Any
+    arch: str,
+    image_size: ImageSize | None = None,
+    *,
+    standardise: bool | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """Build the backbone that a spec string names, for square images of `image_size` px (None: a variant's own size).
+    """Build the backbone that a spec string names, for images of `image_size` px (None: a variant's own size).
+
+    One number is a square's side, two are height and width: a ValueError where the architecture takes squares alone.
 
     Options that are None keep the architecture's own value; one that it does not have is a ValueError. standardise:
     whether the network first brings each image to mean 0 and deviation 1, which any architecture can.
@@ -260,10 +274,24 @@ def backbone(
             raise ValueError(f"--arch {arch} has no option {key!r}; it takes {', '.join(takes)}")
     if image_size is None:
         raise ValueError(f"--arch {arch} has no image size of its own: give one in pixels")
+    image_size = shortest(image_size)
+    if not isinstance(image_size, int):
+        _check_rectangles(arch, module, image_size)
     network = module.build(image_size, **given)
     if standardise:
         network = import_module("multicrop.models._standardise").standardising(network)
     return network
+
+
+def _check_rectangles(arch: str, module: ModuleType, image_size: ImageSize) -> None:
+    """ValueError unless an architecture is built for images that are not square."""
+    if getattr(module, "RECTANGLES", False):
+        return
+    others = [entry for entry in names("models") if hasattr(_module("models", entry), "RECTANGLES")]
+    raise ValueError(
+        f"--arch {arch} takes square images, and --image_size is {in_words(image_size)}: give one number, or an "
+        f"architecture of {', '.join(others)}"
+    )
 
 
 def own_image_size(arch: str) -> int | None:
@@ -271,12 +299,22 @@ def own_image_size(arch: str) -> int | None:
     return architecture(arch).options.get("image_size")
 
 
-def adapter(arch: str) -> Callable[[dict, nn.Module], dict] | None:
-    """What turns the published code's state dict into that of a backbone; None where names agree."""
-    return getattr(architecture(arch).module, "adapt", None)
+def adapter(
+    arch: str, image_size: ImageSize | None = None
+) -> Callable[[dict, nn.Module], dict] | None:
+    """What turns the published code's state dict into that of a backbone; None where names agree.
+
+    image_size: of the images that the state dict is for, where it is known.
+    """
+    module = architecture(arch).module
+    adapt = getattr(module, "adapt", None)
+    if adapt is None or image_size is None or isinstance(shortest(image_size), int):
+        return adapt
+    takes_size = "image_size" in inspect.signature(adapt).parameters
+    return partial(adapt, image_size=height_width(image_size)) if takes_size else adapt
 
 
-def check(arch: str, image_size: int | None = None, **options: Any) -> None:
+def check(arch: str, image_size: ImageSize | None = None, **options: Any) -> None:
     """What is wrong with the arguments of `backbone`, to be said before a long decoding; without a size only names."""
     if image_size:
         backbone(arch, image_size, **options)

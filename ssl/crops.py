@@ -15,11 +15,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from ..augment import blur, colour, resample
-from ..augment.boxes import random_boxes
+from ..augment.boxes import RATIO, random_boxes
 from ..augment.device import send
 from ..config.pretrain import Recipe
+from ..config.sizes import ImageSize, half
 
 ORDERS = tuple(permutations(range(4)))
 CPU_CHUNK = 128  # images at a time on a CPU, so that what is worked on stays in its cache: 512 at once cost 1.3 times
@@ -73,8 +75,8 @@ class Parameters:
 class MultiCrop:
     """The recipe of the crops. Sizes in px, scales as shares of the image's area, the rest as published."""
 
-    image_size: int  # side of a global crop
-    local_size: int  # side of a local crop
+    image_size: ImageSize  # side of a global crop, or height and width
+    local_size: ImageSize  # of a local crop, of the same shape
     local_crops: int  # L
     global_scale: tuple[float, float]
     local_scale: tuple[float, float]
@@ -108,7 +110,7 @@ class MultiCrop:
         crops, size = recipe.crops, recipe.backbone.image_size
         return cls(
             image_size=size,
-            local_size=size // 2,
+            local_size=half(size),
             local_crops=crops.local_crops_number,
             global_scale=crops.global_crops_scale,
             local_scale=crops.local_crops_scale,
@@ -132,7 +134,8 @@ class MultiCrop:
             )
         for name in ("image_size", "local_size"):
             _require(
-                getattr(self, name) >= 2, f"{name} must be at least 2 px, not {getattr(self, name)}"
+                min(_pair(getattr(self, name))) >= 2,
+                f"{name} must be at least 2 px, not {getattr(self, name)}",
             )
         for name in (
             "flip",
@@ -191,7 +194,10 @@ class MultiCrop:
         """scale (V,2), blur and solarise (V,): what differs between views."""
         V = len(blur)
         height, width = source
-        box = random_boxes(scale.repeat_interleave(batch, 0), height, width, generator=generator)
+        rows, columns = _pair(self.image_size)
+        ratio = (RATIO[0] * columns / rows, RATIO[1] * columns / rows)
+        scales = scale.repeat_interleave(batch, 0)
+        box = random_boxes(scales, height, width, ratio, generator)
         uniform = torch.rand(7, V, batch, generator=generator)
         flip, jitter, order, grayscale, blurred, sigma, solarised = uniform
 
@@ -259,12 +265,13 @@ class MultiCrop:
             f"parameters were drawn for {drawn} px, but the images have {source} px",
         )
 
-    def _views(self, levels: Tensor, views: Views, size: int) -> Tensor:
-        """levels (B,C,H,W) -> (V,B,C,size,size)."""
+    def _views(self, levels: Tensor, views: Views, size: ImageSize) -> Tensor:
+        """levels (B,C,H,W) -> (V,B,C,h,w)."""
+        sides = _pair(size)
         V, B = views.flip.shape
         if V * B == 0:
-            return levels.new_empty(V, B, levels.shape[1], size, size)
-        planes = resample.resize_crops(levels, views.box, views.flip, (size, size))
+            return levels.new_empty(V, B, levels.shape[1], *sides)
+        planes = resample.resize_crops(levels, views.box, views.flip, sides)
         colour.jitter_(planes, views.order, views.factors)
         colours = colour.colours(planes)
         colour.grayscale_(colours, views.grayscale)

@@ -7,6 +7,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from ..config.sizes import ImageSize, height_width, in_words
+
 
 class Encoder(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module):
@@ -23,14 +25,14 @@ class Encoder(nn.Module):
         return self.head(torch.cat(features)).unflatten(0, (-1, batch))
 
 
-def check_sizes(backbone: nn.Module, channels: int, *sizes: int) -> None:
+def check_sizes(backbone: nn.Module, channels: int, *sizes: ImageSize) -> None:
     """Try the backbone on each image size before training. ValueError names the first that fails and what works."""
     for size in sizes:
         problem = _problem(backbone, channels, size)
         if problem:
             works = [
                 s
-                for s in range(4, 2 * max(sizes) + 1, 4)
+                for s in range(4, 2 * max(max(height_width(size)) for size in sizes) + 1, 4)
                 if _problem(backbone, channels, s) is None
             ]
             remedy = (
@@ -39,15 +41,15 @@ def check_sizes(backbone: nn.Module, channels: int, *sizes: int) -> None:
                 else "no size up to twice that works either"
             )
             raise ValueError(
-                f"the backbone cannot take crops of {size} px ({problem}); {remedy} (px)"
+                f"the backbone cannot take crops of {in_words(size)} px ({problem}); {remedy} (px)"
             )
 
 
 @torch.no_grad()
-def _problem(backbone: nn.Module, channels: int, size: int) -> str | None:
+def _problem(backbone: nn.Module, channels: int, size: ImageSize) -> str | None:
     training = backbone.training
     try:
-        features = backbone.eval()(torch.zeros(2, channels, size, size))
+        features = backbone.eval()(torch.zeros(2, channels, *height_width(size)))
     except Exception as error:  # any backbone, any way of refusing a size
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     finally:

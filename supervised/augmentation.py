@@ -8,6 +8,7 @@ locality guidance): random resized crop and flip, RandAugment, normalisation, ra
 from dataclasses import dataclass
 
 import torch
+from torch.nn.modules.utils import _pair
 
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.draws import Draws
@@ -34,7 +35,7 @@ class TrainDraws(Draws):
 
 
 class TrainTransform:
-    """images (B, C, S, S) uint8 and their draws -> (B, C, size, size) float32.
+    """images (B, C, H, W) uint8 and their draws -> (B, C, height, width) float32, of `size`: a side or both in px.
 
     flip: its probability. cut: random resized crops (with their own flips) in place of shifts by `padding`. edge: the
     border that shifts bring in is the image's own and not black. policy: AutoAugment's, or a RandAugment in timm's
@@ -45,7 +46,7 @@ class TrainTransform:
 
     def __init__(
         self,
-        size: int,
+        size: int | tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         *,
@@ -58,7 +59,8 @@ class TrainTransform:
         erase: erasing.Erasing | None = erasing.Erasing(),  # noqa: B008, it is frozen
         fill: float | tuple[float, ...] | None = 0.0,
     ) -> None:
-        self.size, self.mean, self.std = size, mean, std
+        self.height, self.width = _pair(size)
+        self.mean, self.std = mean, std
         self.flip, self.padding, self.edge, self.cut = flip, padding, edge, cut
         self.policy: Policy | None = None
         if policy:
@@ -71,7 +73,7 @@ class TrainTransform:
         cls,
         recipe: Augmentation,
         dataset: str,
-        size: int,
+        size: int | tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
     ) -> "TrainTransform":
@@ -79,7 +81,10 @@ class TrainTransform:
         flip = flip_probability(recipe, dataset)
         cut, erase = None, None
         if recipe.crop_scale:
-            cut = crop.RandomResizedCrop(recipe.crop_scale, recipe.crop_ratio, flip)
+            height, width = _pair(size)
+            low, high = recipe.crop_ratio
+            ratio = (low * width / height, high * width / height)
+            cut = crop.RandomResizedCrop(recipe.crop_scale, ratio, flip)
         if recipe.re:
             erase = erasing.Erasing(
                 recipe.re, recipe.re_sh, recipe.re_r1, log_aspect=recipe.re_aspect == "log"
@@ -114,12 +119,12 @@ class TrainTransform:
         if self.cut is None:
             shifts = shift.draw(batch, self.padding, self.flip, generator)
         else:
-            height, width = source or (self.size, self.size)
+            height, width = source or (self.height, self.width)
             crops = self.cut.draw(batch, height, width, generator)
         if self.policy is not None:
             operations = self.policy.draw(batch, generator)
         if self.erase is not None:
-            boxes = self.erase.draw(batch, self.size, self.size, generator)
+            boxes = self.erase.draw(batch, self.height, self.width, generator)
         if self.color_jitter:
             jitters = jitter.draw(batch, self.color_jitter, generator)
         if self.erase is not None and self.fill is None:
@@ -137,16 +142,19 @@ class TrainTransform:
         return self.erase_boxes(self.normalise(images), draws)
 
     def crop_images(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """uint8 (B, C, size, size): cut or shifted, and flipped, as drawn for each image."""
+        """uint8 (B, C, height, width): cut or shifted, and flipped, as drawn for each image."""
         if draws.crops is not None:
-            return crop.apply(images, draws.crops, self.size)
+            return crop.apply(images, draws.crops, (self.height, self.width))
         assert draws.shifts is not None
         return shift.apply(
-            resize_bilinear(images, self.size), draws.shifts, self.padding, self.edge
+            resize_bilinear(images, (self.height, self.width)),
+            draws.shifts,
+            self.padding,
+            self.edge,
         )
 
     def erase_boxes(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """Normalised images (B, C, size, size) with a box filled in each for which one was drawn."""
+        """Normalised images (B, C, height, width) with a box filled in each for which one was drawn."""
         if draws.boxes is None:
             return images
         if draws.noise is not None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 
 class Guidance(nn.Module):
@@ -62,9 +63,9 @@ class Guidance(nn.Module):
             return F.mse_loss(self.transform(student), self.transform(teacher))
 
 
-def teacher_images(images: Tensor, size: int = 32) -> Tensor:
+def teacher_images(images: Tensor, size: int | tuple[int, int] = 32) -> Tensor:
     """The student's augmented images (B, C, h, w) at the CNN's size, reduced without a filter as published."""
-    return resize_maps(images, (size, size))
+    return resize_maps(images, _pair(size))
 
 
 def match_sizes(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from ..augment.crop import CropBoxes
 from ..augment.device import send
@@ -19,12 +20,16 @@ from .augmentation import TrainDraws
 
 
 def transform_maps(
-    maps: Tensor, draws: TrainDraws, source: tuple[int, int], size: int, padding: int
+    maps: Tensor,
+    draws: TrainDraws,
+    source: tuple[int, int],
+    size: int | tuple[int, int],
+    padding: int,
 ) -> Tensor:
     """Maps (B, width, h, w) of whole images, and what was drawn for these, on the CPU -> float32 (B, width, h, w).
 
     source: height, width in px of the images that random resized crops were drawn for. size, padding: side in px of
-    the images that shifts were drawn for, and their border.
+    the images that shifts were drawn for, or height and width, and their border.
     """
     height, width = maps.shape[2:]
     if draws.crops is not None:
@@ -45,7 +50,7 @@ def stored_maps_of_batch(
     *,
     names: Sequence[str],
     source: tuple[int, int],
-    size: int,
+    size: int | tuple[int, int],
     padding: int,
     device: torch.device | str = "cpu",
 ) -> list[Tensor]:
@@ -83,10 +88,12 @@ def _part_positions(start: Tensor, length: Tensor, side: int, steps: int) -> Ten
 
 
 def _shift_positions(
-    shifts: Shifts, size: int, padding: int, height: int, width: int
+    shifts: Shifts, size: int | tuple[int, int], padding: int, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
     """Where each row and column of the shifted map comes from: (B, h), (B, w). The flip was before the shift."""
-    offsets = (shifts.start - padding).double() / size  # as shares of the image
+    offsets = (shifts.start - padding).double() / torch.tensor(
+        _pair(size)
+    )  # as shares of the image
     row_offsets = (offsets[:, 0] * height).trunc()
     column_offsets = (offsets[:, 1] * width).trunc()
     rows = torch.arange(height) + row_offsets[:, None]

@@ -27,16 +27,17 @@ class TeacherOutput(NamedTuple):
 class Teacher(nn.Module):
     """The student's normalised images (B, C, h, w) -> TeacherOutput, by a Classifier or a bare backbone.
 
-    size: side in px at which it sees them, resampled as published. names: of the maps that it gives. batch_norm:
-    "running" takes the statistics of its training, and nothing ever changes; "batch", as published, takes those of each
-    batch, so that what it says of an image depends on the others, and the running ones drift unused. train() of a
-    module around it changes nothing. normalisations: of the student's images, and of those that the teacher learned on.
+    size: side in px, or height and width, at which it sees them, resampled as published. names: of the maps that it
+    gives. batch_norm: "running" takes the statistics of its training, and nothing ever changes; "batch", as published,
+    takes those of each batch, so that what it says of an image depends on the others, and the running ones drift
+    unused. train() of a module around it changes nothing. normalisations: of the student's images, and of those that
+    the teacher learned on.
     """
 
     def __init__(
         self,
         network: Classifier | nn.Module,
-        size: int,
+        size: int | tuple[int, int],
         names: Sequence[str] = (),
         batch_norm: Literal["running", "batch"] = "running",
         normalisations: tuple[Normalisation, Normalisation] | None = None,

@@ -13,7 +13,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 import multicrop
-from multicrop.datasets import _cache, _decode
+from multicrop.datasets import _cache, _decode, _decoder
 from multicrop.datasets._cache import load_cached
 
 ROOT = Path(multicrop.__file__).parents[1]
@@ -276,7 +276,8 @@ def test_dead_worker_is_an_error(tmp_path, monkeypatch):
 
 
 def test_the_worker_imports_neither_torch_nor_this_package():
-    code = f"import runpy, sys; runpy.run_path({_decode.__file__!r}); print(*sys.modules)"
+    program = _decoder.__file__
+    code = f"import runpy, sys; runpy.run_path({program!r})['import_alone']('_decode'); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/"
     ).stdout.split()

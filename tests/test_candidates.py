@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import recipe
 from torch import Tensor, nn
 
 from multicrop import registry
+from multicrop.commands import precompute
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.precompute import Recipe as Storing
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.weights import candidates, pretrained
@@ -142,6 +146,43 @@ def test_what_stays_out_is_said(tmp_path, capsys):
         other
         == "  it also holds momentum_backbone, which --checkpoint_key momentum_backbone takes instead"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("dino of lightly", "student_backbone"),
+        ("dino, one dictionary", "student"),
+        ("dino", "student"),
+    ],
+)
+def test_a_student_beside_a_teacher_is_said_and_can_be_taken(name, other, tmp_path, capsys):
+    content = LAYOUTS[name][0]
+    fill(content, tmp_path)
+    assert (
+        f"it also holds {other}, which --checkpoint_key {other} takes instead"
+        in capsys.readouterr().err
+    )
+    network, _ = fill(content, tmp_path, other)
+    assert all((value == 2).all() for value in network.parameters())
+    assert "it also holds" not in capsys.readouterr().err
+
+
+def test_of_a_teachers_file_the_flag_is_its_own(tmp_path, capsys):
+    """--teacher_key, in stage two and where maps are stored."""
+    torch.save(LAYOUTS["dino of lightly"][0], tmp_path / "x.ckpt")
+    asked = {"teacher": str(tmp_path / "x.ckpt"), "teacher_arch": "vit", "teacher_image_size": 16}
+    for key, value in (("teacher", 1), ("student", 2)):
+        storing = recipe(Storing, **asked, teacher_key=key)
+        file = precompute.read_teacher(storing)
+        network = vit()
+        pretrained.fill(network, file, "vit", registry.adapter("vit"), strict=True)
+        assert all((weight == value).all() for weight in network.parameters())
+    assert "--teacher_key student_backbone takes instead" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no 'pupil'; choose --teacher_key among"):
+        precompute.read_teacher(recipe(Storing, **asked, teacher_key="pupil"))
+    with pytest.raises(ValueError, match="--teacher_key pupil: needs --teacher FILE"):
+        recipe(Finetuning, teacher_key="pupil")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.knn import Recipe as Knn
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe as Visualise
-from multicrop.datasets import _notes
+from multicrop.datasets import _console
 from multicrop.datasets._convert import Conversion
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Metadata
@@ -27,7 +27,7 @@ from multicrop.ssl.crops import MultiCrop
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    _notes._say_once.cache_clear()
+    _console.forget()
 
 
 def generator(seed=0):

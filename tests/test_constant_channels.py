@@ -12,7 +12,7 @@ from PIL import Image
 from multicrop.commands import knn, pretrain
 from multicrop.config.knn import Recipe as Probing
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.datasets._console import say_once
+from multicrop.datasets import _console
 from multicrop.datasets._images import ImageSet, constant_channels
 from multicrop.datasets.image_folder import load
 
@@ -91,7 +91,7 @@ def test_a_teacher_sees_them(images, tmp_path):
 
 def test_it_is_said_once(tmp_path, capsys):
     images = write(tmp_path / "images", 0)
-    say_once.cache_clear()
+    _console.forget()
     for name in ("a", "b"):
         run(images, tmp_path / name, max_steps=1, batch_size=6, **PLAIN)
     line = "channels red and blue of 3 do not vary in the training images"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from multicrop.commands import check as checking
 from multicrop.config.check import Recipe as Check
-from multicrop.datasets import _decode, _notes
+from multicrop.datasets import _console, _decode
 from multicrop.datasets._cache import load_cached
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import LoadOptions
@@ -21,7 +21,7 @@ from multicrop.registry import source
 def cache(tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("MULTICROP_CACHE", str(folder))
-    _notes._say_once.cache_clear()
+    _console.forget()
     return folder
 
 
@@ -173,6 +173,73 @@ def test_eight_bits_stay_and_an_entry_serves_whatever_range_is_asked_for(tmp_pat
         assert np.array_equal(pixels(tmp_path / "a", names, integers=asked), expected)
     assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
     assert "becomes black to white" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "RGBA", "tif"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_stated_range_acts_on_files_of_8_bits(tmp_path, capsys, mode, channels):
+    """As on deeper ones: 50 becomes black, 150 white, and what is beyond is cut."""
+    values = np.array([[0, 50], [100, 200]], np.uint8)
+    image = Image.fromarray(values)
+    image.convert("L" if mode == "tif" else mode).save(
+        tmp_path / f"x.{'tif' if mode == 'tif' else 'png'}"
+    )
+    names = [path.name for path in tmp_path.iterdir()]
+    found = pixels(tmp_path, names, bytes=(50.0, 150.0), channels=channels)
+    assert found.shape[1] == channels
+    assert np.abs(found[0, 0].astype(int) - [[0, 0], [128, 255]]).max() <= 1
+    said = capsys.readouterr().err
+    assert "values of 8 bits: 50..150 becomes black to white, as stated" in said
+    assert "50% of the values lie outside the range" in said
+
+
+def test_a_range_of_8_bits_is_inherited_and_an_old_entry_serves_without(tmp_path, cache):
+    from multicrop.commands._conversion import conversion_of, described_conversion
+    from multicrop.config.data import DataSettings
+    from multicrop.datasets._folders import Listing, image_set
+    from multicrop.engine.metadata import Metadata
+
+    save(tmp_path / "a", [np.full((8, 8, 3), 80, np.uint8)], "png")
+    listing = Listing(tmp_path / "a", ["000.png"], None, ())
+    plain = image_set(listing, LoadOptions(conversion=Conversion()))
+    (entry,) = [path for path in cache.iterdir() if path.is_dir()]
+    meta = json.loads((entry / "meta.json").read_text())
+    for name in ("asked", "conversion"):
+        meta[name] = meta[name][:5]  # as it was before there was a range of bytes
+    (entry / "meta.json").write_text(json.dumps(meta))
+    assert torch.equal(image_set(listing, LoadOptions()).pixels, plain.pixels)
+    stated = conversion_of(DataSettings(value_range=(0, 200)), "images")
+    bright = image_set(listing, LoadOptions(conversion=stated))
+    assert bright.pixels.unique().tolist() == [102]
+    described = {"std": [1.0], "mean": [0.0], **described_conversion(bright)}
+    again = conversion_of(DataSettings(), "images", Metadata("ssl", data=described))
+    assert again.bytes == (0, 200)
+
+
+@pytest.mark.parametrize("flag", [{"value_range": (0, 200)}, {"fit": "pad"}, {"channels": "1"}])
+def test_what_cannot_act_on_images_that_are_no_files_is_refused(tmp_path, flag):
+    from conftest import recipe
+
+    from multicrop.commands._data import pretraining_images
+    from multicrop.config.pretrain import Recipe as Pretraining
+
+    if flag == {"fit": "pad"}:
+        images, _ = pretraining_images(recipe(Pretraining, dataset="shapes", knn_freq=0, **flag))
+        assert images.pixels.shape[2] == images.pixels.shape[3]  # they are squares already
+        return
+    with pytest.raises(
+        ValueError, match="the images of shapes are no files that could be converted"
+    ):
+        pretraining_images(recipe(Pretraining, dataset="shapes", knn_freq=0, **flag))
+
+
+def test_one_range_is_said_once_for_both_splits(tmp_path, capsys):
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            save(tmp_path / split / name, counts(3, 4095), "png")
+    for split in ("train", "test"):
+        source("image_folder").load(tmp_path, split, LoadOptions())
+    assert capsys.readouterr().err.count("0..4095 becomes black to white") == 1
 
 
 def test_entries_of_other_conversions_live_side_by_side_and_the_measured_one_is_found_again(
@@ -438,7 +505,10 @@ def test_check_reports_bits_range_channels_and_what_a_crop_leaves_out(tmp_path, 
     assert train["beyond_centre"] == pytest.approx(0.25)
     said = capsys.readouterr().err
     assert "  1 or 4 channels of 16 or 8 bits" in said
-    assert "which leaves out 25% of the pixels (--fit squeeze or pad keeps them)" in said
+    assert (
+        "which leaves out 25% of the pixels (--fit squeeze or pad, or --image_size HEIGHT WIDTH keeps them)"
+        in said
+    )
     assert "0..4095 becomes black to white, measured on 6 images" in said
     assert "1 file has transparency, which becomes white" in said
 

@@ -71,7 +71,7 @@ def test_a_folder_of_class_folders(photos, capsys):
     assert [line.split(":")[0] for line in train["unreadable_images"]] == ["cat/3.png", "dog/4.png"]
     said = capsys.readouterr().err
     assert (
-        "train: 9 images, 2 classes of 4 to 5; 40..44 (median 41) x 70..70 (median 70) px; 2 unreadable"
+        "train: 9 images, 2 classes of 4 to 5; 40..44 (median 41) x 70 px (width x height); 2 unreadable"
         in said
     )
     assert f"python train_ssl.py --dataset image_folder --datapath {photos} --output_dir" in said

@@ -1,15 +1,18 @@
 """finetune.py --eval: which images it scores, by the checkpoint's classes, and where its results go."""
 
+import io
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
 from conftest import content_of, save_content
 from finetuning import PLAIN, run
 
-from multicrop.commands import _scored
-from multicrop.datasets import _cache, image_folder
+from multicrop.commands import _scored, pack
+from multicrop.config.pack import Recipe as Pack
+from multicrop.datasets import _cache, _console, image_folder
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,96 @@ def test_images_that_were_trained_on_are_not_scored_with_the_others(colours, tmp
     for path in sorted((moved / "red").iterdir()):  # other images of these names
         path.write_bytes((moved / "blue" / "00.png").read_bytes())
     assert run(moved, tmp_path / "run", eval=True)["images"] == 60
+
+
+def write_table(photos, folder, name="labels"):
+    """A table of the photos, and where they lie."""
+    shutil.copytree(photos, folder / "photos")
+    paths = sorted((folder / "photos").rglob("*.png"))
+    lines = [f"{path.relative_to(folder)},{path.parent.name}" for path in paths]
+    (folder / f"{name}.csv").write_text("\n".join(["file,label", *lines, ""]))
+
+
+def write_parquet(photos, folder, name="images"):
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")
+    paths = sorted(photos.rglob("*.png"))
+    cells = {
+        "image": [path.read_bytes() for path in paths],
+        "label": [path.parent.name for path in paths],
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(cells), folder / f"{name}.parquet")
+
+
+def write_shard(photos, folder, name="images"):
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / f"{name}.tar", "w") as archive:
+        for number, path in enumerate(sorted(photos.rglob("*.png"))):
+            for ending, content in (("png", path.read_bytes()), ("cls", path.parent.name.encode())):
+                member = tarfile.TarInfo(f"{number:04d}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+WRITERS = {"table": write_table, "parquet": write_parquet, "webdataset": write_shard}
+
+
+@pytest.mark.parametrize("name", ["images", "test"])
+@pytest.mark.parametrize("dataset", WRITERS)
+def test_every_image_of_rows_without_a_split_is_scored(
+    photos, trained, tmp_path, capsys, dataset, name
+):
+    _console.forget()
+    WRITERS[dataset](photos, tmp_path / "given", name)
+    result = evaluate(tmp_path / "given", trained, tmp_path / "out", dataset=dataset)
+    assert result["images"] == 12
+    said = capsys.readouterr().err
+    assert "scoring all images of" in said and "held out" not in said
+    folders = evaluate(photos, trained, tmp_path / "folders")
+    assert result["test_loss"] == pytest.approx(folders["test_loss"], abs=1e-6)
+
+
+@pytest.mark.parametrize("dataset", WRITERS)
+def test_of_rows_with_both_splits_the_test_images_are_scored(photos, trained, tmp_path, dataset):
+    for name in ("train", "test"):
+        part = tmp_path / name
+        shutil.copytree(photos, part)
+        if name == "test":
+            shutil.rmtree(part / "green")
+        if dataset == "table":
+            write_table(part, tmp_path / "given" / name, name)
+            shutil.move(
+                tmp_path / "given" / name / f"{name}.csv", tmp_path / "given" / f"{name}.csv"
+            )
+        else:
+            WRITERS[dataset](part, tmp_path / "given", name)
+    assert evaluate(tmp_path / "given", trained, tmp_path / "out", dataset=dataset)["images"] == 8
+
+
+def test_rows_that_were_trained_on_are_not_scored_with_the_others(colours, tmp_path):
+    write_table(colours / "train", tmp_path / "given")
+    run(tmp_path / "given", tmp_path / "run", **PLAIN, epochs=1, dataset="table")
+    assert run(tmp_path / "given", tmp_path / "run", eval=True, dataset="table")["images"] == 6
+
+
+@pytest.mark.parametrize("given", ["test", "scans"])
+def test_a_packed_file_alone_is_scored(colours, trained, tmp_path, given):
+    pack.run(Pack(str(colours), str(tmp_path / "packed")))
+    (tmp_path / "given").mkdir()
+    file = tmp_path / "given" / f"{given}.lmdb"
+    shutil.copy(tmp_path / "packed" / "test.lmdb", file)
+    folder = file if given == "scans" else file.parent
+    assert evaluate(folder, trained, tmp_path / "out", dataset="lmdb")["images"] == 24
+
+
+def test_it_is_not_said_that_images_are_held_out_which_are_all_scored(
+    photos, trained, tmp_path, capsys
+):
+    _console.forget()
+    evaluate(photos, trained, tmp_path / "out")
+    said = capsys.readouterr().err
+    assert "scoring all images of" in said and "no test split" not in said
 
 
 # Classes

@@ -6,14 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import content_of, launch, result_of
+from conftest import content_of, launch, recipe, result_of
 from PIL import Image, features
 
 from multicrop.commands import check as checking
+from multicrop.commands import finetune
 from multicrop.config.check import Recipe
+from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import to_flags
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.datasets import _endings
+from multicrop.datasets import _console, _endings
 from multicrop.datasets._images import LoadOptions
 from multicrop.engine.run import Run
 from multicrop.registry import source
@@ -235,6 +237,29 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]
 
 
+def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsys, monkeypatch):
+    """--eval: the test split beside training images; of one folder of classes all, but what cannot be read."""
+    mess(tmp_path / "in")
+    monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
+    network = {"embed_dim": 24, "num_layers": 1, "num_heads": 2, "image_size": 16, "patch_size": 8}
+    shared = {"dataset": "image_folder", "device": "cpu", "epochs": 1, "batch_size": 4}
+    finetune.run(recipe(
+        Finetuning, scratch=True, datapath=str(tmp_path / "in"), output_dir=str(tmp_path / "ft"), **network, **shared
+    ))  # fmt: skip
+    for given, scored in ((tmp_path / "in", 6), (tmp_path / "in" / "photos" / "Train", 14)):
+        _console.forget()
+        capsys.readouterr()
+        alone = tmp_path / f"alone{scored}"
+        alone.symlink_to(given)
+        weights = {"pretrained_weights": str(tmp_path / "ft"), "output_dir": str(tmp_path / "out")}
+        result = finetune.run(recipe(Finetuning, eval=True, datapath=str(alone), **weights))
+        said = capsys.readouterr().err
+        assert result["images"] == scored
+        if scored == 14:
+            assert "2 unreadable images" in said and said.count("left out of") == 1
+            assert "held out" not in said
+
+
 def test_a_first_run_among_the_images_is_no_class(colours, tmp_path):
     """Its folder is there before its images are listed; whatever ends the run then, the next command knows it."""
     photos = tmp_path / "photos"
@@ -242,3 +267,53 @@ def test_a_first_run_among_the_images_is_no_class(colours, tmp_path):
     classes = source("image_folder").listing(photos, "train").classes
     Run(photos / "runs" / "ssl", to_flags(Pretraining()))
     assert source("image_folder").listing(photos, "train").classes == classes
+
+
+# check: a test folder alone, tables, folders of nothing that can be read
+
+
+@pytest.mark.parametrize("given", [".", "test"])
+def test_a_test_folder_alone_is_checked_and_gets_the_command_that_scores_it(
+    tmp_path, capsys, given
+):
+    for name in ("cat", "dog"):
+        for i in range(2):
+            write(tmp_path / "test" / name / f"{i}.png", i)
+    (tmp_path / "test" / "cat" / "bad.png").write_bytes(b"no image")
+    found = check(tmp_path / given)
+    assert (found["files"]["used"], found["files"]["unreadable"]) == (4, 1)
+    if given == ".":
+        assert found["test"]["images"] == 5 and "no train/ beside it" in found["train"]["error"]
+        (command,) = found["commands"]
+        assert command.startswith("python finetune.py --eval --dataset image_folder --datapath")
+        assert "to measure a network on it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["labels"], ["train", "test"], ["test"]])
+def test_every_file_beside_a_table_is_accounted_for(tmp_path, names):
+    lines = []
+    for i in range(12):
+        write(tmp_path / "images" / f"{i}.png", i)
+        lines.append(f"images/{i}.png,{'cat' if i % 3 else 'dog'}")
+    (tmp_path / "images" / "0.png").write_bytes(b"no image")
+    write(tmp_path / "images" / "stray.png"), (tmp_path / "notes.txt").write_text("")
+    for part, name in enumerate(names):
+        rows = lines[part :: len(names)] if len(names) > 1 else lines
+        (tmp_path / f"{name}.csv").write_text("\n".join(["file,label", *rows, ""]))
+    files = accounts(tmp_path)
+    assert (files["used"], files["unreadable"]) == (11, 1)
+    expected = {"in no row that is used": 1, ".csv": len(names), ".txt": 1}
+    assert files["left_out"] == expected
+
+
+@pytest.mark.parametrize("content", [b"no image", None])
+@pytest.mark.parametrize("classes", [True, False])
+def test_nothing_that_can_be_read_is_an_error(tmp_path, content, classes):
+    """Whether their headers are damaged or what follows."""
+    for name in ("cat", "dog"):
+        for i in range(3):
+            path = tmp_path / (name if classes else "") / f"{name}{i}.png"
+            write(path, i)
+            path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    with pytest.raises(ValueError, match="none of its 6 images can be read: mend or fetch them"):
+        check(tmp_path)

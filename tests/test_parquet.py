@@ -29,7 +29,7 @@ COUNTS = {"train": 30, "test": 6}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path / "cache"))
-    _console.say_once.cache_clear()  # each test is a process of its own
+    _console.forget()  # each test is a process of its own
 
 
 def picture(i: int) -> bytes:

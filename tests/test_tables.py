@@ -19,7 +19,7 @@ from multicrop.registry import source
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    _console.say_once.cache_clear()  # each test is a process of its own
+    _console.forget()  # each test is a process of its own
 
 
 def write(path, value=0):

@@ -21,7 +21,7 @@ COUNTS = {"train": 12, "test": 4}
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("MULTICROP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    _console.say_once.cache_clear()  # each test is a process of its own
+    _console.forget()  # each test is a process of its own
 
 
 def picture(value: int) -> bytes:

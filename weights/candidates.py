@@ -82,6 +82,8 @@ class Candidates:
 
     states: dict[str, StateDict]
     key: str = "teacher"
+    flag: str = "--checkpoint_key"
+    """What asks for the key, for messages."""
 
     def guess(self) -> Place:
         """The likeliest place by the names alone: the dictionary usual for networks, and all that wrappers hold."""
@@ -104,6 +106,9 @@ class Candidates:
             groups.append(list(self._places()))
         for places in groups:
             choice = self._best_of(places, network, adapt)
+            if choice and self.key == "teacher":  # nobody need have asked for it: others are named
+                everywhere = self._fits(list(self._places()), network, adapt)
+                return Choice(choice.place, _others_like(choice.place, everywhere))
             if choice:
                 return choice
         return Choice(self.guess())
@@ -112,26 +117,28 @@ class Candidates:
         self, places: list[Place], network: nn.Module, adapt: Adapt | None
     ) -> Choice | None:
         """The best of these places; None where less than a quarter of the network fits under any."""
+        fits = self._fits(places, network, adapt)
+        guess, order = self.guess(), list(self._places())
+        ranked = sorted(
+            fits,
+            key=lambda place: (-fits[place], place.averaged, place != guess, order.index(place)),
+        )
+        if not ranked or fits[ranked[0]] < max(1, LEAST_SHARE * len(network.state_dict())):
+            return None
+        by_rank = {place: fits[place] for place in ranked}
+        return Choice(ranked[0], _others_like(ranked[0], by_rank))
+
+    def _fits(
+        self, places: list[Place], network: nn.Module, adapt: Adapt | None
+    ) -> dict[Place, int]:
+        """How many tensors of each of these places fit, but of those that are too small to matter."""
         own = {name: value.shape for name, value in network.state_dict().items()}
         fits: dict[Place, int] = {}
         for place in sorted(places, key=lambda place: -self.count(place)):
             if self.count(place) < max(fits.values(), default=0) / 2:
                 break
             fits[place] = _fit(self.tensors(place), own, network, adapt)
-        guess, order = self.guess(), list(self._places())
-        ranked = sorted(
-            fits,
-            key=lambda place: (-fits[place], place.averaged, place != guess, order.index(place)),
-        )
-        if not ranked or fits[ranked[0]] < max(1, LEAST_SHARE * len(own)):
-            return None
-        first = ranked[0]
-        others = []
-        for place in ranked[1:]:
-            like = fits[place] >= fits[first] / 2
-            if like and not (place.inside(first) or first.inside(place)):
-                others.append(place.key_beside(first))
-        return Choice(first, tuple(dict.fromkeys(others)))
+        return fits
 
     def tensors(self, place: Place) -> StateDict:
         """What is at a place, named without its prefix."""
@@ -169,19 +176,29 @@ class Candidates:
         return exact or [place for place in places if place.has_word(self.key)] or places
 
 
-def candidates(content: Any, path: Path, key: str) -> Candidates:
+def _others_like(first: Place, fits: dict[Place, int]) -> tuple[str, ...]:
+    """The keys of the places beside the first of which at least half as much fits."""
+    others = []
+    for place, count in fits.items():
+        like = count >= fits[first] / 2
+        if like and not (place.inside(first) or first.inside(place)):
+            others.append(place.key_beside(first))
+    return tuple(dict.fromkeys(others))
+
+
+def candidates(content: Any, path: Path, key: str, flag: str = "--checkpoint_key") -> Candidates:
     """What of a file's content may be a network. ValueError where nothing is, or nothing is called like the key."""
     if isinstance(content, nn.Module):
         content = content.state_dict()
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     states = _state_dicts(content)
-    found = Candidates(states, key)
+    found = Candidates(states, key, flag)
     nested = [str(name) for name, value in content.items() if isinstance(value, dict)]
     named = states and any(place.has_word(key) or place.has_part(key) for place in found.named())
     if not states or not (named or key in NETWORKS):
         choices = ", ".join(nested) or "nothing"
-        raise ValueError(f"{path} has no {key!r}; choose --checkpoint_key among {choices}")
+        raise ValueError(f"{path} has no {key!r}; choose {flag} among {choices}")
     return found
 
 

@@ -104,31 +104,35 @@ class Pretrained:
         if self.outside:
             lines.append(f"  {len(self.outside)} not under it stay out: {shortened(self.outside)}")
         for key in self.choice.others:
-            lines.append(f"  it also holds {key}, which --checkpoint_key {key} takes instead")
+            lines.append(f"  it also holds {key}, which {self.candidates.flag} {key} takes instead")
         return ending, lines
 
 
-def read(path: str | Path, key: str = "teacher", trust: bool = False) -> Pretrained:
+def read(
+    path: str | Path, key: str = "teacher", trust: bool = False, flag: str = "--checkpoint_key"
+) -> Pretrained:
     """Read a file, the newest readable checkpoint of a run folder, or published:NAME, which may be downloaded first.
 
     `key` picks a network where there are several: teacher or student, or the name of any part of the file. `trust` lets
-    the file run code. FileNotFoundError or ValueError.
+    the file run code. flag: what asks for the key, for messages. FileNotFoundError or ValueError.
     """
     if published.is_name(path):
         entry = published.find(path)
-        return replace(read(entry.fetch(), key, trust), metadata=entry.metadata())
+        return replace(read(entry.fetch(), key, trust, flag), metadata=entry.metadata())
     path = Path(path)
     if path.is_dir():
         stored, path = _newest(path)
-        return _ours(stored, path, key)
-    return of_content(read_content(path, trust), path, key)
+        return _ours(stored, path, key, flag)
+    return of_content(read_content(path, trust), path, key, flag)
 
 
-def of_content(content: Any, path: Path, key: str = "teacher") -> Pretrained:
+def of_content(
+    content: Any, path: Path, key: str = "teacher", flag: str = "--checkpoint_key"
+) -> Pretrained:
     """The same of what was read from a file. ValueError where there are no weights."""
     if is_ours(content):
-        return _ours(Checkpoint.from_dict(content), path, key)
-    file = Pretrained(path, candidates=candidates(content, path, key))
+        return _ours(Checkpoint.from_dict(content), path, key, flag)
+    file = Pretrained(path, candidates=candidates(content, path, key, flag))
     assert file.candidates
     file.take(Choice(file.candidates.guess()))
     return file
@@ -141,17 +145,17 @@ def _newest(folder: Path) -> tuple[Checkpoint, Path]:
     return newest
 
 
-def _ours(stored: Checkpoint, path: Path, key: str) -> Pretrained:
+def _ours(stored: Checkpoint, path: Path, key: str, flag: str) -> Pretrained:
     """Ours says what it is: nothing is searched for."""
     metadata, state = stored.metadata, stored.state
     if metadata.kind == "finetune":
         if key in NETWORKS:
             key = "model"
             if _differ(state["model"], state.get(AVERAGE)):
-                hint = f"--checkpoint_key {AVERAGE} takes them"
+                hint = f"{flag} {AVERAGE} takes them"
                 ranks.log(f"{path} also holds averaged weights, which stay out: {hint}")
         state = {name: state[name] for name in ("model", AVERAGE) if name in state}
-    parts = candidates(state, path, key)
+    parts = candidates(state, path, key, flag)
     file = Pretrained(path, metadata, candidates=parts)
     file.take(Choice(parts.guess()))
     file.candidates = file.choice = None

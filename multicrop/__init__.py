@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import (
         advise,
+        embed,
         export,
         finetune,
         knn,
         load,
         load_classifier,
+        predict,
         pretrain,
         robustness,
         transform,
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "ImageSet", "LoadOptions", "advise", "export", "finetune", "knn", "load", "load_classifier", "pretrain",
-    "robustness", "transform",
+    "ImageSet", "LoadOptions", "advise", "embed", "export", "finetune", "knn", "load", "load_classifier", "predict",
+    "pretrain", "robustness", "transform",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent

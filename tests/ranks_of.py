@@ -1,4 +1,5 @@
-"""Run a script as several ranks: `ranks_of.py COUNT SCRIPT ...`, with the variables that torchrun sets.
+"""Run a script as several ranks, with the variables that torchrun sets: `ranks_of.py COUNT SCRIPT ...`, or
+`ranks_of.py COUNT -m MODULE ...`.
 
 torch and its companions take seconds of every process, so they are imported once, before the ranks fork. test_launch.py
 starts ranks by torchrun itself.
@@ -20,7 +21,11 @@ def become(rank: int, script: str) -> None:
     """The rest of a rank's life."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     sys.argv = sys.argv[2:]
-    runpy.run_path(script, run_name="__main__")
+    if script == "-m":
+        sys.argv = sys.argv[1:]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(script, run_name="__main__")
 
 
 def main() -> None:

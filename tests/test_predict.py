@@ -33,6 +33,8 @@ def network() -> Classifier:
     torch.manual_seed(0)
     model = Classifier(backbone(**OPTIONS), 3).eval()
     model.head.weight.data *= 30  # probabilities that differ
+    with torch.no_grad():  # and images of several classes
+        model.head.bias -= model(torch.randn(90, 3, 16, 16)).mean(0)
     return model
 
 
@@ -121,7 +123,7 @@ def test_predictions_are_those_of_eval(model, colours, tmp_path, calibrated):
         device="cpu",
         output_dir=tmp_path / "eval",
     )
-    assert scored["test_top1"] == pytest.approx(100 * np.mean(hits), abs=1e-4)
+    assert scored["test_top1"] == pytest.approx(100 * np.mean(hits), abs=1e-2)
 
 
 def test_images_of_any_shape_are_read_as_eval_reads_them(model, photos, tmp_path):
@@ -149,10 +151,14 @@ def test_mirrored_images_are_averaged(model, colours, tmp_path):
 
 def test_a_class_is_unknown_below_a_threshold_and_its_probability_stays(model, colours, tmp_path):
     run(model, colours / "test", output=tmp_path / "all.csv")
-    result = run(model, colours / "test", output=tmp_path / "some.csv", unknown_below=0.5, topk=2)
-    whole, some = table(tmp_path / "all.csv"), table(tmp_path / "some.csv")
+    whole = table(tmp_path / "all.csv")
+    middle = float(np.median([float(row["probability"]) for row in whole]))
+    result = run(
+        model, colours / "test", output=tmp_path / "some.csv", unknown_below=middle, topk=2
+    )
+    some = table(tmp_path / "some.csv")
     for before, after in zip(whole, some, strict=True):
-        below = float(before["probability"]) < 0.5
+        below = float(before["probability"]) < middle
         assert after["class"] == ("unknown" if below else before["class"])
         assert after["probability"] == before["probability"] and after["class_1"] == before["class"]
     unknown = sum(row["class"] == "unknown" for row in some)
@@ -176,9 +182,7 @@ def test_the_formats_say_the_same(model, photos, tmp_path, capfdbinary):
     run(model, photos, output=tmp_path / "plain", format="csv", topk=2)
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "rows.csv").read_bytes()
     capfdbinary.readouterr()
-    predict.run(
-        recipe(Recipe, model=str(model), images=(str(photos),), output="-", topk=2, device="cpu")
-    )
+    run(model, photos, output="-", topk=2)
     assert capfdbinary.readouterr().out == (tmp_path / "rows.csv").read_bytes()
 
 
@@ -234,7 +238,7 @@ def test_a_data_set_is_named_and_its_images_need_be_no_files(model, colours, tmp
     assert named[0]["file"] == "blue/00.png"
     split = {"dataset": "image_folder", "datapath": str(colours), "split": "train"}
     assert run(model, **split, output=tmp_path / "a.csv")["images"] == 60
-    assert run(model, dataset="shapes", output=tmp_path / "s.csv", batch_size=500)["images"] == 2000
+    assert run(model, dataset="shapes", output=tmp_path / "s.csv", batch_size=500)["images"] == 1000
     assert table(tmp_path / "s.csv")[3]["file"] == "test/3"
 
 

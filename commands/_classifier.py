@@ -1,7 +1,7 @@
 """The networks of stage two: the classifier, its teacher, its guidance, and all that a step changes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, cast
 
@@ -17,6 +17,7 @@ from multicrop.config.sizes import height_width
 from multicrop.config.teaching import Teaching
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
+from multicrop.engine.metadata import Metadata
 from multicrop.engine.parameter_groups import select_groups
 from multicrop.supervised.backbone import Backbone, MapSize
 from multicrop.supervised.class_weights import inverse_frequencies
@@ -57,6 +58,14 @@ class TrainState:
     def evaluated(self) -> nn.Module:
         """The model that is measured and selected: the averaged one where there is one."""
         return self.average.model if self.average else self.model
+
+    def evaluated_as(self, metadata: Metadata) -> Metadata:
+        """What a file says whose `model` is the one that is measured."""
+        if not self.average:
+            return metadata
+        found = {network: metadata.calibration.get("average") for network in ("model", "average")}
+        calibration = {network: fit for network, fit in found.items() if fit}
+        return replace(metadata, calibration=calibration)
 
     @property
     def device(self) -> torch.device:

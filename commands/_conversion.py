@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from multicrop.config.data import DataSettings
+from multicrop.config.data import DataSettings, ImageFiles
 from multicrop.config.flags import typed
 from multicrop.datasets._convert import Conversion, Range
 from multicrop.datasets._images import ImageSet
@@ -14,7 +14,7 @@ OLD_RANGES: dict[str, Range] = {"integers": (0.0, 65535.0)}
 """What older versions, which did not write it down, did with files of 16 bits."""
 
 
-def conversion_of(data: DataSettings, dataset: str, metadata: Metadata | None = None) -> Conversion:
+def conversion_of(data: ImageFiles, dataset: str, metadata: Metadata | None = None) -> Conversion:
     """The conversion of a data set's files. A network sees all images, of whatever data set, as those of its training.
 
     Where nothing says, one's own images are squeezed if a crop would leave out much; published sets are cropped.

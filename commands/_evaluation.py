@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -25,10 +26,13 @@ from multicrop.engine.run import Run
 from multicrop.pictures.confusion import draw_confusion
 from multicrop.probes.accuracy import accuracies, balanced_accuracy, macro_f1
 from multicrop.probes.confusion import Confusion
+from multicrop.probes.temperature import Temperature, fit_temperature
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights.pretrained import Pretrained
 
 BEST = "best.pt"
+# The network of a checkpoint whose validation accuracies have this name
+VALIDATION = {"val": "model", "ema_val": "average"}
 METRICS_IN_WORDS = {"val_top1": "top-1", "val_balanced_accuracy": "balanced accuracy"}
 
 
@@ -48,6 +52,7 @@ class Evaluation:
             device,
             dtype,
         )
+        self._temperatures: dict[str, Temperature | None] = {}
 
     @torch.no_grad()
     def accuracy(
@@ -67,6 +72,8 @@ class Evaluation:
             indices = torch.arange(len(images))
         logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
         labels = images.labels[indices].to(logits.device)
+        if name in VALIDATION:
+            self._temperatures[VALIDATION[name]] = fit_temperature(logits, labels)
         top1, top5 = accuracies(logits, labels)
         predictions = logits.argmax(1)
         if folder and ranks.rank() == 0:
@@ -93,6 +100,11 @@ class Evaluation:
         if train_state.average:
             numbers |= self.accuracy(train_state.average.model, f"ema_{name}", images, indices)
         return numbers
+
+    def calibration(self) -> dict[str, Any]:
+        """The temperatures of the weights that were just measured, as a checkpoint's metadata has them."""
+        fits = self._temperatures.items()
+        return {network: fit.to_dict() for network, fit in fits if fit is not None}
 
     def final_evaluation(
         self, train_state: TrainState, run_folder: Run, test: ImageSet, loop: Loop

@@ -92,6 +92,7 @@ def train(
 
     # The loop.
     accuracy: dict[str, float] = {}
+    calibration = run_folder.calibration  # of these weights: of none between two measurements
     watched = data.watched()
     epochs, per_epoch = recipe.optimisation.all_epochs, batches.steps_per_epoch
     loop = start_loop(recipe.run, run_folder, interrupt, device, batches, epochs, start)
@@ -116,20 +117,22 @@ def train(
             )
 
         # Accuracies at epochs' ends.
+        calibration = {}
         if watched and status.every(recipe.run.eval_freq):
             accuracy = evaluation.evaluate_with_ema(train_state, *watched)
             run_folder.log(status.step, epoch=status.epochs, **accuracy)
+            calibration = evaluation.calibration()
 
         # Checkpoints.
         if status.saves:
-            saved = metadata.at(status.step, status.epochs)
+            saved = metadata.at(status.step, status.epochs, calibration)
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
             if recipe.selects(status.epoch, status.ended):
                 metric = train_state.best.metric
                 measured = accuracy.get(f"ema_{metric}", accuracy.get(metric))
                 if train_state.best.improve(measured, status.epoch):
                     best = train_state.state() | {"model": train_state.evaluated.state_dict()}
-                    run_folder.keep(saved, best, BEST)
+                    run_folder.keep(train_state.evaluated_as(saved), best, BEST)
             run_folder.save(saved, train_state.state())
 
         # A line for people.
@@ -142,7 +145,8 @@ def train(
     if result["status"] != "interrupted":
         if train_state.average:
             average = train_state.state() | {"model": train_state.average.model.state_dict()}
-            run_folder.keep(metadata.at(loop.done, loop.done // per_epoch), average, AVERAGED)
+            saved = metadata.at(loop.done, loop.done // per_epoch, calibration)
+            run_folder.keep(train_state.evaluated_as(saved), average, AVERAGED)
         result |= evaluation.final_evaluation(train_state, run_folder, data.test, loop)
     run_folder.close()
     return result | files_of(run_folder, train_state)

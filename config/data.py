@@ -15,7 +15,7 @@ NEW_COLUMNS = dict.fromkeys(("image_column", "label_column", "split_column"))
 
 
 @dataclass(frozen=True)
-class Reading:
+class ImageFiles:
     """The images. What is None follows from what the weights were made with."""
 
     dataset: str | None = None
@@ -27,9 +27,6 @@ class Reading:
     source_size: int | None = None
     """Side in pixels at which image files are stored, the shorter one where the image size is height and width (None:
     what the weights' run was given, else the image size)."""
-    stream: bool | None = None
-    """Decode image files anew whenever they are needed, in worker processes, instead of storing them (None: what would
-    take more than half of this machine's memory)."""
     workers: int | None = None
     """Processes per rank that decode streamed images (None: one per processor)."""
 
@@ -51,6 +48,15 @@ class Reading:
             words = "must be two numbers, the first below the second"
             holds = isfinite(low) and isfinite(high) and low < high
             require(holds, "value_range", self.value_range, words)
+
+
+@dataclass(frozen=True)
+class Reading(ImageFiles):
+    """The images, which a run may store. What is None follows from what the weights were made with."""
+
+    stream: bool | None = None
+    """Decode image files anew whenever they are needed, in worker processes, instead of storing them (None: what would
+    take more than half of this machine's memory)."""
 
 
 @dataclass(frozen=True, kw_only=True)

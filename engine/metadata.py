@@ -19,7 +19,8 @@ class Metadata:
     kind: "ssl" or "finetune". step, epoch: when it was saved. recipe: every flag of its run. backbone: arguments of
     registry.backbone that build its network again. data: its data set's name, classes, mean and std, and how its files
     became pixels (fit, channels, value_range). identity: what its images' order and its targets follow from
-    (engine/run.py). ancestry: what it began from, the oldest first.
+    (engine/run.py). ancestry: what it began from, the oldest first. calibration: of each network of the file ("model",
+    "average") the temperature that its validation images ask for; empty where none was fitted on these weights.
     """
 
     kind: str
@@ -30,10 +31,11 @@ class Metadata:
     data: dict[str, Any] = field(default_factory=dict)
     identity: dict[str, Any] = field(default_factory=dict)
     ancestry: list[dict[str, Any]] = field(default_factory=list)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
-    def at(self, step: int, epoch: float) -> "Metadata":
-        """The same at another time of the run."""
-        return replace(self, step=step, epoch=epoch)
+    def at(self, step: int, epoch: float, calibration: dict[str, Any] | None = None) -> "Metadata":
+        """The same at another time of the run, with the calibration of the weights of that time."""
+        return replace(self, step=step, epoch=epoch, calibration=calibration or {})
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -63,6 +63,7 @@ class Run:
         self.newest = self.folder / checkpoint.NEWEST
         self.outlets: list[Outlet] | None = None  # None until it is open
         self._read_ahead: tuple[Checkpoint, Path] | None = None  # by `stored`, for `resume`
+        self.calibration: dict[str, Any] = {}  # what a checkpoint that is resumed says of its own
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
@@ -100,6 +101,7 @@ class Run:
                 f"{'; '.join(changed[:3])}{more}"
             )
         train_state.load_state(stored.state)
+        self.calibration = stored.metadata.calibration
         ranks.log(f"resuming {path} after step {stored.metadata.step}")
         return stored.metadata.step
 

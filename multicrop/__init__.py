@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import (
         advise,
+        embed,
         export,
         finetune,
         knn,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         linear,
         load,
         load_classifier,
+        predict,
         pretrain,
         robustness,
         transform,
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 __all__ = [
-    "ImageSet", "LoadOptions", "advise", "export", "finetune", "knn", "labels", "linear", "load", "load_classifier",
+    "ImageSet", "LoadOptions", "advise", "embed", "export", "finetune", "knn", "labels", "linear", "load",
+    "load_classifier", "predict",
     "pretrain", "robustness", "transform",
 ]  # fmt: skip
 

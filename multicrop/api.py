@@ -56,6 +56,16 @@ def labels(model: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("labels", (model,), flags)
 
 
+def predict(model: str | Path, *images: str | Path, **flags: Any) -> dict[str, Any]:
+    """The classes of images, a row for each in the file `output`. Flags: config/predict.py."""
+    return _run("predict", (model, *images), flags)
+
+
+def embed(model: str | Path, *images: str | Path, **flags: Any) -> dict[str, Any]:
+    """The features of images, with their names, in the file `output`. Flags: config/embed.py."""
+    return _run("embed", (model, *images), flags)
+
+
 def load(path: str | Path, key: str = "teacher") -> "nn.Module":
     """The backbone of a run folder, one of our checkpoint files or published:NAME, on the CPU, in evaluation mode.
 

@@ -80,7 +80,9 @@ def main(
     finally:
         ranks.stop()
     if ranks.rank() == 0:
-        print(json.dumps(result), flush=True)
+        rows_on_stdout = result.get("output") == "-"
+        out = sys.stderr if rows_on_stdout else sys.stdout
+        print(json.dumps(result), file=out, flush=True)
     sys.exit(RESUME_ME if result.get("status") == "interrupted" else 0)
 
 

@@ -1,0 +1,166 @@
+"""A trained network and the images that it is shown: what `multicrop predict` and `multicrop embed` share."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+
+from multicrop import registry
+from multicrop.augment.evaluation import EvalTransform
+from multicrop.commands._conversion import conversion_of
+from multicrop.commands._data import data_origin, load_options, resolve_source_size
+from multicrop.commands._export_network import say_which
+from multicrop.commands._image_stream import (
+    Decoded,
+    ImageStream,
+    decoded_files,
+    stored_images,
+    with_labels,
+)
+from multicrop.commands._networks import fill_backbone
+from multicrop.config.inference import ImageSource, Network, Weights
+from multicrop.datasets._convert import Conversion
+from multicrop.datasets._given import Given, given
+from multicrop.datasets._table import Columns
+from multicrop.engine import ranks
+from multicrop.engine.interrupt import Interrupt
+from multicrop.engine.progress import Progress
+from multicrop.weights import pretrained
+from multicrop.weights.pretrained import Pretrained
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A backbone that is filled with a file, and the file."""
+
+    backbone: nn.Module
+    file: Pretrained
+    image_size: int
+    channels: int
+
+    @property
+    def sees_crops(self) -> bool:
+        """Whether its images are read at the size that stage one cuts crops from, as the k-NN probe does it."""
+        return self.file.metadata.kind != "finetune"
+
+
+def read_network(model: str, weights: Weights, stated: Network) -> Trained:
+    """The backbone of a run folder, a checkpoint, published:NAME or a file of others, on the CPU.
+
+    ValueError where the architecture or the size of its images is not known, or a parameter stays without a value.
+    """
+    file = ranks.broadcast_object(
+        lambda: pretrained.read(model, weights.checkpoint_key, weights.trust_checkpoint)
+    )
+    say_which(Path(model), file)
+    described = file.metadata.backbone
+    options = backbone_options(stated, file)
+    backbone = registry.backbone(**options)
+    fill_backbone(backbone, file, options["arch"], strict=True, quiet=bool(described))
+    backbone.eval().requires_grad_(False)
+    return Trained(backbone, file, options["image_size"], options["in_channels"])
+
+
+def backbone_options(stated: Network, file: Pretrained) -> dict[str, Any]:
+    """Arguments of registry.backbone: what the file says, else flags. ValueError where these contradict it."""
+    described, flags = file.metadata.backbone, stated.options()
+    for name, value in flags.items():
+        if described.get(name, value) != value:
+            raise ValueError(
+                f"--{name} {value}, but {file.path} was made with {described[name]}: leave the flag out"
+            )
+    options = {"in_channels": 3, **flags, **described}
+    if "arch" not in options:
+        raise ValueError(f"{file.path} does not say its architecture: give --arch")
+    size = options.get("image_size") or registry.own_image_size(options["arch"])
+    if size is None:
+        raise ValueError(f"{file.path} does not say the size of its images: give --image_size")
+    return options | {"image_size": size}
+
+
+def transform_for(network: Trained, stream: ImageStream) -> EvalTransform:
+    """What the network sees of the images, as --eval and the k-NN probe show it. ValueError for other channels."""
+    if stream.shape[0] != network.channels:
+        raise ValueError(
+            f"{network.file.path} is for images of {network.channels} channels, and these have {stream.shape[0]}"
+        )
+    data = network.file.metadata.data
+    if "mean" in data and "std" in data:
+        mean, std = data["mean"], data["std"]
+    else:
+        mean, std = stream.statistics()
+        ranks.log(
+            f"{network.file.path} does not say by which mean and deviation its images were normalised: taking those of "
+            "these images"
+        )
+    return EvalTransform(network.image_size, mean, std, crop_pct=data.get("crop_pct"))
+
+
+# The images
+
+
+@contextmanager
+def open_images(
+    words: tuple[str, ...], settings: ImageSource, network: Trained, *, crops: bool
+) -> Iterator[ImageStream]:
+    """The images of the command line's words, or of --dataset.
+
+    crops: whether files are read twice as large as the network sees them, see resolve_source_size.
+    """
+    if settings.dataset:
+        with _of_data_set(settings, network, crops) as stream:
+            yield stream
+        return
+    metadata = network.file.metadata
+    stated = settings.source_size or metadata.recipe.get("source_size")
+    side = resolve_source_size(stated, network.image_size, crops=crops)
+    conversion = _for_network(conversion_of(settings, "images", metadata), settings, network)
+    parts = given(words, Columns.of(**settings.columns))
+    with decoded_files(parts, conversion, side, settings.workers) as stream:
+        yield stream
+
+
+@contextmanager
+def _of_data_set(settings: ImageSource, network: Trained, crops: bool) -> Iterator[ImageStream]:
+    """The images of a split, or of all that is not split."""
+    data = settings.settings()
+    origin = data_origin(data, network.file.metadata)
+    side = resolve_source_size(origin.source_size, network.image_size, crops=crops)
+    conversion = _for_network(origin.conversion, settings, network)
+    source = origin.source
+    listing = source.unsplit(origin.datapath) if settings.split is None else None
+    split = settings.split or ("test" if source.labelled else "train")
+    if listing is None and not settings.download:
+        listing = source.listing(origin.datapath, split)
+    if listing is None:
+        options = replace(load_options(data, side), conversion=conversion)
+        with ranks.first_on_node():
+            images = source.load(origin.datapath, split, options)
+        yield stored_images(images, split)
+        return
+    part = Given(listing.root, listing.names)
+    with decoded_files([part], conversion, side, settings.workers) as stream:
+        yield with_labels(stream, listing.labels, listing.classes)
+
+
+def _for_network(conversion: Conversion, settings: ImageSource, network: Trained) -> Conversion:
+    """The conversion with the network's channels, where neither flags nor the file say how to get them."""
+    if settings.channels == "auto" and not conversion.whole and network.channels in (1, 3):
+        return conversion._replace(channels=network.channels)
+    return conversion
+
+
+def watched(
+    stream: ImageStream, start: int, stop: int, size: int, interrupt: Interrupt
+) -> Iterator[Decoded]:
+    """The batches of a stretch, until a signal asks for an end; a terminal shows how far they are."""
+    progress = Progress(-(-(stop - start) // size), 0, size)
+    for batch in stream.batches(start, stop, size):
+        if interrupt.asked:
+            break
+        yield batch
+        progress.step()
+    progress.close()

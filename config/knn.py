@@ -66,7 +66,7 @@ class Probe:
     raw_pixels: bool = True
     """First probe the images' own pixels, as a baseline: at most 32 px a side, 12 KiB an image in memory."""
     linear: bool = False
-    """Also fit a linear classifier (logistic regression) on the features; needs scikit-learn."""
+    """Also fit a linear classifier (logistic regression) on the features."""
     linear_c: float = 1.0
     """Inverse strength of its L2 penalty: a larger one fits the training images closer."""
     save_features: str | None = None

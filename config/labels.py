@@ -43,7 +43,7 @@ class Methods:
     raw_pixels: bool = True
     """Also the k-NN of the images' own pixels, as a baseline."""
     linear: bool = True
-    """Logistic regression on frozen features; needs scikit-learn."""
+    """Logistic regression on frozen features."""
     linear_c: float = 1.0
     """Inverse strength of its L2 penalty, the same for all draws: a few labels leave none to choose it by."""
     finetune: bool = False

@@ -25,8 +25,8 @@ class ImageSource(Columns, ImageFiles):
     workers: int | None = None
     """Processes per rank that decode images (None: one per processor)."""
     value_range: tuple[float, float] | None = None
-    """Values that become black and white, of image files of more than 8 bits (None: as for the weights, else measured
-    on these images)."""
+    """Values that become black and white, of image files of any number of bits (None: as for the weights, else
+    measured on these images where files have more than 8 bits)."""
     split: str | None = None
     """train, test or val of --dataset (None: test, or all of what is not split)."""
 

@@ -16,17 +16,20 @@ COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
 NEEDED = {  # what has no default, or must be said
     "advise": {"path": "photos"},
     "check": {"path": "photos"},
+    "embed": {"model": "runs/ssl", "images": ["photos"]},
     "export": {"model": "runs/ft", "to": "onnx"},
     "knn": {"arch": "vit"},
     "labels": {"model": "runs/ssl"},
     "linear": {"model": "runs/ssl"},
     "pack": {"path": "photos", "out": "packed"},
+    "predict": {"model": "runs/ft", "images": ["photos"]},
     "robustness": {"model": "runs/finetune"},
     "visualise": {"run": "runs/ssl"},
 }
 CHANGED = {  # one setting of each kind: a number, a switch, words, several numbers, None for a number
     "advise": {"steps": 100, "dry": True, "output_dir": "runs/a"},
     "check": {"workers": 2, "decode": False},
+    "embed": {"block": 2, "normalize": True, "output": "features.parquet"},
     "export": {"input": "uint8", "resize": True, "images": 3, "datapath": "photos"},
     "finetune": {
         "eval": True, "embed_dim": 24, "datapath": "photos", "val_fraction": 0.25, "crop_scale": [0.2, 1.0],
@@ -41,6 +44,7 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
     "linear": {"probe": "sgd", "n_last_blocks": 1, "lr": [0.001], "epochs": 5, "avgpool_patchtokens": True},
     "pack": {"dataset": "images"},
     "precompute": {"teacher": "runs/a", "guide_teacher": ["s3"], "stream": True, "dtype": "float32", "device": "cpu"},
+    "predict": {"topk": 3, "tta": True, "unknown_below": 0.5, "output": "rows.jsonl"},
     "pretrain": {
         "arch": "swin", "image_size": 64, "source_size": 96, "objective": "simclr", "local_crops_number": 0,
         "blur": [0.0, 0.5, 1.0], "lr": 1e-3, "compile": True, "max_steps": 5,

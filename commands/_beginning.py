@@ -151,8 +151,11 @@ def _with(recipe: Recipe, values: Mapping[str, Any], source: str | None = None) 
     taken = {name: value for name, value in values.items() if name in known and name not in stated}
     if source and taken:
         ranks.log(f"{source}: {', '.join(f'--{name} {typed(v)}' for name, v in taken.items())}")
-    given = recipe.given or Given()
-    given = replace(given, flags=(*given.flags, *taken))
+    given = (
+        recipe.given
+    )  # None of a recipe made in Python, which asks for nothing that follows from the images
+    if given is not None:
+        given = replace(given, flags=(*given.flags, *taken))
     return replace(from_flags(Recipe, to_flags(recipe) | taken), given=given)
 
 

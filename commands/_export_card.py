@@ -28,6 +28,7 @@ PERCENT = {
     "top5": "top-5 accuracy",
     "knn_top1": "k-NN top-1 accuracy of the features (k = 20, neighbours: training images)",
     "knn_random_weights": "the same of random weights",
+    "knn_start_weights": "the same of the weights that it started from",
     "knn_raw_pixels": "the same of raw pixels",
 }
 UNSTATED = "other"  # the Hub's word for a licence that is none of its list
@@ -67,13 +68,19 @@ def accuracies(exported: Exported) -> list[Accuracy]:
 
 def _knn_accuracies(rows: list[dict], step: int) -> list[Accuracy]:
     """The k-NN probe of a step and its baselines, which are measured before the first one."""
-    measured = {"knn_top1": step, "knn_random_weights": 0, "knn_raw_pixels": 0}
+    measured = {
+        "knn_top1": step,
+        "knn_start_weights": 0,
+        "knn_random_weights": 0,
+        "knn_raw_pixels": 0,
+    }
     found = []
     for name, at in measured.items():
         values = [row[name] for row in rows if name in row and row["step"] == at]
-        if not values:
+        if values:
+            found.append(Accuracy(PERCENT[name], "test", values[-1]))
+        elif name == "knn_top1":
             break
-        found.append(Accuracy(PERCENT[name], "test", values[-1]))
     return found
 
 

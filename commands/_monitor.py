@@ -16,7 +16,7 @@ from multicrop.probes.knn import knn
 from multicrop.probes.pixels import RawPixels
 from multicrop.ssl.objectives._base import BaseObjective
 
-ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_top1")
+ACCURACIES = ("knn_raw_pixels", "knn_random_weights", "knn_start_weights", "knn_top1")
 
 
 class Monitor:
@@ -65,17 +65,21 @@ def stored_accuracies(run_folder: Run) -> dict[str, float]:
 
 
 def online_baselines(
-    untrained: nn.Module,
+    backbone: nn.Module,
     images: ProbeImages,
     recipe: Recipe,
     device: torch.device,
     dtype: torch.dtype | None,
+    weights: str,
 ) -> dict[str, float]:
-    """k-NN accuracies before any training, in percent: a run that stays at these has learnt nothing that k-NN sees."""
+    """k-NN accuracies before the first step, in percent: a run that stays at these has learnt nothing that k-NN sees.
+
+    weights: what the backbone has by then, "random" ones or those that the run "start"s from.
+    """
     pixels = RawPixels(images.train.pixels.shape[1], recipe.backbone.image_size)
     return {
         "knn_raw_pixels": online_knn(pixels, images, recipe, device, dtype),
-        "knn_random_weights": online_knn(untrained, images, recipe, device, dtype),
+        f"knn_{weights}_weights": online_knn(backbone, images, recipe, device, dtype),
     }
 
 

@@ -83,8 +83,8 @@ def train(
     accuracy = stored_accuracies(run_folder)
     probe_settings = recipe, device, dtype
     if probe is not None and start == 0:
-        untrained = train_state.student.backbone
-        accuracy = online_baselines(untrained, probe, *probe_settings)
+        weights = "start" if metadata.ancestry else "random"
+        accuracy = online_baselines(train_state.student.backbone, probe, *probe_settings, weights)
         run_folder.log(start, **accuracy)
 
     # The loop.

@@ -5,7 +5,14 @@ from pathlib import Path
 
 from ._archive import Folder
 from ._folders import NoTrainingImages
-from ._split_names import TEST, TRAIN, VALIDATION, is_split_name, is_unlabelled_name
+from ._split_names import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    is_split_name,
+    is_unlabelled_name,
+    split_name,
+)
 from ._tree import Node, holds_only_runs
 
 
@@ -77,7 +84,10 @@ def unwrapped(node: Node, keep: set[str] | frozenset[str] = frozenset()) -> Node
         if len(inner) != 1:
             return node
         ((name, only),) = inner.items()
-        if name in keep or is_split_name(name) or not holds_classes(only):
+        another_split = (
+            is_split_name(name) and name != node.folder.name
+        )  # seg_train/seg_train/cat is one
+        if name in keep or another_split or not holds_classes(only):
             return node
         node = only
 
@@ -102,7 +112,7 @@ def class_folders(node: Node) -> dict[str, Node]:
 def _above_train(root: Folder) -> Folder:
     """The data set's root when its training folder was given, as the published pretraining commands do."""
     given = Node(root)
-    if root.name.lower() not in TRAIN or not given.content.folders or _split(given, TRAIN):
+    if split_name(root.name) not in TRAIN or not given.content.folders or _split(given, TRAIN):
         return root
     above = Node(root.parent)
     train = _split(above, TRAIN)
@@ -115,7 +125,7 @@ def _split(node: Node, names: tuple[str, ...]) -> Node | None:
     """The folder inside that has the first of the names, in any case, and class folders of its own."""
     for wanted in names:
         folders = node.content.folders
-        spellings = [name for name in folders if name.lower() == wanted]
+        spellings = [name for name in folders if split_name(name) == wanted]
         # As it is written above first, where both are there
         for name in sorted(spellings, key=lambda spelling: (spelling != wanted, spelling)):
             if any(not is_unlabelled_name(inner) for inner in folders[name].content.folders):

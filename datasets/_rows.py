@@ -220,7 +220,11 @@ def without_repeats(rows: Rows) -> Rows:
     first: dict[str, int] = {}
     for index, name in enumerate(rows.names):
         before = first.setdefault(name, index)
-        if rows.labels is not None and rows.labels[before] != rows.labels[index]:
+        if rows.labels is None or not rows.labels[index]:
+            continue
+        if not rows.labels[before]:
+            first[name] = index  # a row that says the label goes before one that does not
+        elif rows.labels[before] != rows.labels[index]:
             labels = f"{rows.labels[before]!r} and {rows.labels[index]!r}"
             raise ValueError(
                 f"{rows.source} gives {name} two labels, {labels}: remove one of its rows"

@@ -55,6 +55,8 @@ def main(
     keep_memory()
     try:
         recipe = parse(recipe_type, sys.argv[1:] if argv is None else argv, program)
+    except BrokenPipeError:  # the reader of --help has seen enough
+        os._exit(0)
     except (ValueError, OSError) as error:
         _report(error)
         sys.exit(2)

@@ -87,6 +87,27 @@ def test_usual_names_of_splits(tmp_path, folders):
     assert counts(tmp_path / train) == wanted  # as the published commands give it
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("trainset", "testset"),
+        ("Train_set", "Test_set"),
+        ("training-data", "eval_data"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+    ],
+)
+def test_names_of_splits_with_something_around_them(tmp_path, train, test):
+    write_classes(tmp_path / train)
+    write_classes(tmp_path / test, each=2)
+    assert listing(tmp_path).classes == ("cat", "dog")
+    assert counts(tmp_path) == {"train": 6, "test": 4}
+
+
+def test_classes_that_only_contain_the_name_of_a_split_stay_classes(tmp_path):
+    write_classes(tmp_path, ("express_train", "test_tube", "devil"))
+    assert listing(tmp_path).classes == ("devil", "express_train", "test_tube")
+
+
 def test_of_two_spellings_the_plain_one_is_taken(tmp_path, capsys):
     write_classes(tmp_path / "train", each=4)
     write_classes(tmp_path / "Train", each=2)

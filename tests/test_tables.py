@@ -293,6 +293,13 @@ def test_labels_that_training_lacks(photos):
         listing(photos, "test")
 
 
+def test_of_two_rows_of_an_image_the_one_with_a_label_counts(photos, capsys):
+    first, *others = rows_of()
+    table(photos / "a.csv", ("file", "label"), [(first[0], ""), first, *others, (first[0], "")])
+    assert len(load(photos / "a.csv")) == 36
+    assert "left out 2 of 42 rows that name an image again" in capsys.readouterr().err
+
+
 def test_repeated_rows(photos, capsys):
     table(photos / "a.csv", ("file", "label"), [*rows_of(), *rows_of(3)])
     assert len(load(photos / "a.csv")) == 36

@@ -410,6 +410,14 @@ def test_the_online_k_nn_is_that_of_the_probe(tmp_path, monkeypatch):
     assert last["knn_top1"] == result["knn_top1"]
 
 
+def test_the_weights_that_a_run_starts_from_are_not_called_random(colours, tmp_path):
+    labelled = {"dataset": "image_folder", "batch_size_per_gpu": 10, "epochs": 1, "knn_freq": 1}
+    run(colours, tmp_path / "first", **labelled)
+    weights = str(tmp_path / "first")
+    result = run(colours, tmp_path / "second", pretrained_weights=weights, **labelled)
+    assert "knn_start_weights" in result and "knn_random_weights" not in result
+
+
 def test_baselines_are_measured_once_and_change_no_weights(colours, tmp_path, monkeypatch, capsys):
     """The resumed run has them from the rows of its first part."""
     labelled = {"dataset": "image_folder", "batch_size_per_gpu": 10, "epochs": 2}

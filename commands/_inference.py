@@ -23,7 +23,9 @@ from multicrop.commands._image_stream import (
 from multicrop.commands._networks import fill_backbone
 from multicrop.config.inference import ImageSource, Network, Weights
 from multicrop.datasets._convert import Conversion
+from multicrop.datasets._folders import Listing
 from multicrop.datasets._given import Given, given
+from multicrop.datasets._rows import NoLabels
 from multicrop.datasets._table import Columns
 from multicrop.engine import ranks
 from multicrop.engine.interrupt import Interrupt
@@ -134,7 +136,7 @@ def _of_data_set(settings: ImageSource, network: Trained, crops: bool) -> Iterat
     listing = source.unsplit(origin.datapath) if settings.split is None else None
     split = settings.split or ("test" if source.labelled else "train")
     if listing is None and not settings.download:
-        listing = source.listing(origin.datapath, split)
+        listing, split = _listing(source, origin.datapath, split, stated=settings.split is not None)
     if listing is None:
         options = replace(load_options(data, side), conversion=conversion)
         with ranks.first_on_node():
@@ -144,6 +146,18 @@ def _of_data_set(settings: ImageSource, network: Trained, crops: bool) -> Iterat
     part = Given(listing.root, listing.names)
     with decoded_files([part], conversion, side, settings.workers) as stream:
         yield with_labels(stream, listing.labels, listing.classes)
+
+
+def _listing(
+    source: registry.Source, datapath: str, split: str, *, stated: bool
+) -> tuple[Listing | None, str]:
+    """The images of a split and its name; of a data set without labels all of them, unless a split is stated."""
+    try:
+        return source.listing(datapath, split), split
+    except NoLabels:
+        if stated:
+            raise
+        return source.listing(datapath, "train"), "train"
 
 
 def _for_network(conversion: Conversion, settings: ImageSource, network: Trained) -> Conversion:

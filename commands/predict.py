@@ -69,6 +69,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         return result
     counts = ", ".join(f"{count} {name}" for name, count in rows.counts.items())
     ranks.log(f"{recipe.predictions.output}: {len(stream)} images, {counts}")
+    if rows.counts["unreadable"] == len(stream):
+        ranks.log("warning: none of these images could be read: each row has the reason")
     speed = round(predict.images / max(seconds, 1e-9), 1)
     return {**result, **rows.counts, "images_per_second": speed, "seconds": round(seconds, 1)}
 

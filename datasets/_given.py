@@ -42,6 +42,11 @@ def given(words: tuple[str, ...], columns: Columns) -> list[Given]:
     """
     if len(words) == 1 and _is_table_file(words[0]):
         return [_of_table(Path(words[0]).expanduser(), columns)]
+    tables = [word for word in words if _is_table_file(word)]
+    if tables:
+        raise ValueError(
+            f"{tables[0]} is a table of images, and has to be named alone: give the others in a command of their own"
+        )
     parts: list[Given] = []
     for word in words:
         for path in _matches(word):

@@ -79,6 +79,10 @@ def text(value: Any) -> str:
 # Listings
 
 
+class NoLabels(ValueError):
+    """A test split is asked for of images that nobody has labelled."""
+
+
 def split_of(listings: dict[str, Listing], split: str) -> Listing:
     """The listing of a split. ValueError for one that is not there, or that nobody has labelled."""
     check_split(split, WITH_VALIDATION)
@@ -86,7 +90,7 @@ def split_of(listings: dict[str, Listing], split: str) -> Listing:
     if split == "val" and split not in listings:
         raise ValueError(f"{root} has no validation images beside test images")
     if split not in listings:
-        raise ValueError(f"{root}: its images have no labels, and so there is no test split")
+        raise NoLabels(f"{root}: its images have no labels, and so there is no test split")
     return listings[split]
 
 

@@ -219,6 +219,35 @@ def test_a_compressed_archive_is_read(model, photos, tmp_path):
     assert [row["probability"] for row in packed] == [row["probability"] for row in plain]
 
 
+def test_a_data_set_without_labels_is_predicted_as_a_whole(model, photos, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    files = sorted(photos.rglob("*.png"))
+    images = [{"bytes": file.read_bytes(), "path": file.name} for file in files]
+    (tmp_path / "set").mkdir()
+    pq.write_table(pa.table({"image": images}), tmp_path / "set" / "images.parquet")
+    data = {"dataset": "parquet", "datapath": str(tmp_path / "set")}
+    run(model, output=tmp_path / "rows.csv", **data)
+    assert len(table(tmp_path / "rows.csv")) == len(files)
+    with pytest.raises(ValueError, match="no labels, and so there is no test split"):
+        run(model, output=tmp_path / "rows.csv", split="test", **data)
+
+
+def test_a_table_beside_other_words_is_refused(model, photos, tmp_path):
+    (photos / "some.csv").write_text("id\n0\n")
+    with pytest.raises(
+        ValueError, match=r"some\.csv is a table of images, and has to be named alone"
+    ):
+        run(model, photos / "some.csv", photos, output=tmp_path / "rows.csv")
+
+
+def test_that_no_image_can_be_read_is_said(model, tmp_path, capsys):
+    (tmp_path / "readme.txt").write_text("no image")
+    run(model, tmp_path / "readme.txt", output=tmp_path / "rows.csv")
+    assert "warning: none of these images could be read" in capsys.readouterr().err
+
+
 def test_a_table_has_a_row_for_each_of_its_rows_by_their_names(model, photos, tmp_path):
     lines = ["id,split", "4,test", "nowhere,train", "0,test", "4,train"]
     (photos / "some.csv").write_text("\n".join(lines))

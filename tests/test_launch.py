@@ -199,7 +199,7 @@ def test_the_demo_takes_a_folder_with_spaces_and_starts_everything_in_it(tmp_pat
     )
     python.write_text(
         f'#!/bin/sh\nif [ "$1" = - ]; then exec {sys.executable} "$@"; fi\n'
-        f"printf '%s|' \"$@\" >> '{tmp_path}/asked'; echo >> '{tmp_path}/asked'\necho '{answer}'\n"
+        f"line=$(printf '%s|' \"$@\"); echo \"$line\" >> '{tmp_path}/asked'\necho '{answer}'\n"
     )
     python.chmod(0o755)
     env = environment(PYTHON=str(python), OUT=str(out), SEEDS="0 1")

@@ -16,7 +16,7 @@ from multicrop.commands._advise_words import result_line
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import ranks
-from multicrop.engine.files import append_line, atomic_write, write_errors
+from multicrop.engine.files import append_line, atomic_write, standard_error_to, write_errors
 from multicrop.engine.run import read_metrics
 
 TRIALS, SETTINGS, LOG = "trials.jsonl", "advise.json", "log.txt"
@@ -119,13 +119,7 @@ class Trials:
 
     def _logged(self, candidate: Candidate, work: Callable[[], T]) -> T:
         """What a run says goes into its candidate's log. Interrupted where a signal stopped it."""
-        path = self.plan.folder(candidate) / LOG
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Names of files may be no UTF-8
-        with (
-            open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
-            contextlib.redirect_stderr(file),
-        ):
+        with standard_error_to(self.plan.folder(candidate) / LOG):
             result = work()
         if isinstance(result, dict) and result["status"] == "interrupted":
             raise Interrupted

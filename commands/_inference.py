@@ -20,7 +20,7 @@ from multicrop.commands._image_stream import (
     stored_images,
     with_labels,
 )
-from multicrop.commands._networks import fill_backbone
+from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.inference import ImageSource, Network, Weights
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._folders import Listing
@@ -67,14 +67,8 @@ def read_network(model: str, weights: Weights, stated: Network) -> Trained:
 
 
 def backbone_options(stated: Network, file: Pretrained) -> dict[str, Any]:
-    """Arguments of registry.backbone: what the file says, else flags. ValueError where these contradict it."""
-    described, flags = file.metadata.backbone, stated.options()
-    for name, value in flags.items():
-        if described.get(name, value) != value:
-            raise ValueError(
-                f"--{name} {value}, but {file.path} was made with {described[name]}: leave the flag out"
-            )
-    options = {"in_channels": 3, **flags, **described}
+    """Arguments of registry.backbone. ValueError where flags contradict the file, or neither says enough."""
+    options = {"in_channels": 3, **network_options(stated, file)}
     if "arch" not in options:
         raise ValueError(f"{file.path} does not say its architecture: give --arch")
     size = options.get("image_size") or registry.own_image_size(options["arch"])

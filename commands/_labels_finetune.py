@@ -1,6 +1,5 @@
 """The runs of stage two of `multicrop labels`: one for each share of labels and draw, in a folder of its own."""
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from functools import partial
@@ -20,7 +19,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import to_flags
 from multicrop.config.labels import Recipe
 from multicrop.engine import ranks
-from multicrop.engine.files import write_errors
+from multicrop.engine.files import standard_error_to
 from multicrop.weights.pretrained import Pretrained
 
 LOG = "log.txt"
@@ -123,13 +122,7 @@ class Finetunings:
         folder = self.folder / "finetune" / name
         recipe = replace(recipe, run=replace(recipe.run, output_dir=str(folder)))
         ranks.log(f"finetuning with {images} labels, what it says is in {folder / LOG}")
-        with write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        # Names of files may be no UTF-8
-        with (
-            open(folder / LOG, "a", encoding="utf-8", errors="backslashreplace") as file,
-            contextlib.redirect_stderr(file),
-        ):
+        with standard_error_to(folder / LOG):
             result = finetune.run(recipe)
         if result["status"] == "interrupted":
             raise Interrupted

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from multicrop.config.labels import Draws
@@ -31,8 +30,6 @@ class Cell(NamedTuple):
 
     def labelled(self, labels: Tensor) -> Tensor:
         """Labels (N,) -> indices of the images whose labels are used; finetune --label_draw takes the same."""
-        if self.percent == 100:
-            return torch.arange(len(labels))
         return draw_labels(labels, self.percent, seeds.generator(self.draw, "labels"))
 
 

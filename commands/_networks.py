@@ -7,11 +7,23 @@ import torch.nn as nn
 
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.config.backbone import BackboneSettings
 from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
+
+
+def network_options(stated: BackboneSettings, file: Pretrained) -> dict[str, Any]:
+    """What a file says of its network, else flags. ValueError where these contradict it."""
+    described, flags = file.metadata.backbone, stated.options()
+    for name, value in flags.items():
+        if described.get(name, value) != value:
+            raise ValueError(
+                f"--{name} {value}, but {file.path} was made with {described[name]}: leave the flag out"
+            )
+    return {**flags, **described}
 
 
 def fill_backbone(

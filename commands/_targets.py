@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multicrop import registry
 from multicrop.commands._data import DataOrigin, data_origin, resolve_source_size
-from multicrop.commands._networks import fill_backbone
+from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
 from multicrop.config.sizes import ImageSize
@@ -66,13 +66,8 @@ def read_model(model: str, weights: Weights) -> Pretrained:
 
 
 def backbone_options(network: Network, file: Pretrained) -> dict[str, Any]:
-    """Arguments of registry.backbone: what the checkpoint says, else flags. ValueError where these contradict it."""
-    described, stated = file.metadata.backbone, network.options()
-    for name, value in stated.items():
-        if described.get(name, value) != value:
-            made_with = f"{file.path} was made with {described[name]}"
-            raise ValueError(f"--{name} {value}, but {made_with}: leave the flag out")
-    options = {"arch": "vit", "image_size": 32, **stated, **described}
+    """Arguments of registry.backbone. ValueError where flags contradict the checkpoint."""
+    options = {"arch": "vit", "image_size": 32, **network_options(network, file)}
     registry.check(**{"in_channels": 3, **options})
     return options
 

@@ -36,9 +36,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     # The network.
     network = read_network(recipe.model, recipe.weights, recipe.backbone)
     backbone = network.backbone.to(device)
-    taking(
-        backbone, recipe.embeddings
-    )  # what it does not have is said before images are looked for
+    taking(backbone, recipe.embeddings)  # what it has not is said before images are looked for
 
     # Vectors of the images, as they come.
     opened = open_images(recipe.images, recipe.data, network, crops=network.sees_crops)

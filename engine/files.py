@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,6 +38,19 @@ def append_line(path: Path, line: str) -> None:
             if file.read() != b"\n":
                 text = f"\n{text}"
         file.write(text.encode())
+
+
+@contextmanager
+def standard_error_to(path: Path) -> Iterator[None]:
+    """What is said on standard error inside is added to a file. OSError in one line where its folder cannot be made."""
+    with write_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # Names of files may be no UTF-8
+    with (
+        open(path, "a", encoding="utf-8", errors="backslashreplace") as file,
+        redirect_stderr(file),
+    ):
+        yield
 
 
 @contextmanager

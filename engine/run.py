@@ -16,7 +16,7 @@ import yaml
 
 from . import checkpoint, ranks, trackers
 from .board import WHAT, Board
-from .files import atomic_write, write_errors
+from .files import append_line, atomic_write, write_errors
 from .metadata import Checkpoint, Metadata
 from .outlet import Outlet
 
@@ -164,8 +164,7 @@ class Run:
         if self.outlets is None:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
-        with write_errors(self.folder / METRICS), open(self.folder / METRICS, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.folder / METRICS, json.dumps(row))
         for outlet in self.outlets:
             outlet.add(step, values)
 

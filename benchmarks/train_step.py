@@ -114,8 +114,8 @@ def parts(clock, nets, batches, crop, r, step, cast) -> None:
     nets.optimizer.zero_grad()
     with torch.autocast(device.type, cast, enabled=cast is not None):
         with torch.no_grad():
-            logits = clock("teacher", lambda: nets.teacher(crops.globals))
-        views = clock("student", lambda: nets.train_module(crops.globals, crops.locals))
+            logits = clock("teacher", lambda: nets.teacher(crops.globals).outputs)
+        views = clock("student", lambda: nets.train_module(crops.globals, crops.locals).outputs)
         loss = clock(
             "objective",
             lambda: nets.objective.loss(views, nets.objective.targets(logits, SCHEDULE)),

@@ -4,12 +4,10 @@ Images -> crops -> student and teacher -> objective -> optimizer -> checkpoint. 
 B images, G global and L local crops, V = G + L views, K outputs of the head.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import cycle
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from multicrop import cli, registry
 from multicrop.commands import _auto, _beginning, _summary
@@ -23,20 +21,17 @@ from multicrop.commands._monitor import (
     online_knn,
     stored_accuracies,
 )
+from multicrop.commands._ssl_step import Rates, StepOutput, rates_at, update
 from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
-from multicrop.engine import optim, ranks, seeds
+from multicrop.engine import ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.precision import autocast_dtype, make_deterministic
 from multicrop.engine.run import Run
-from multicrop.engine.schedule import cosine
-from multicrop.engine.step import accumulate_step
 from multicrop.ssl.crops import Crops, MultiCrop
-from multicrop.ssl.objectives._base import Schedule
-from multicrop.ssl.teacher import update_ema
 
 
 def run(recipe: Recipe) -> dict:
@@ -151,23 +146,6 @@ def time_step(
 # The step
 
 
-class Rates(NamedTuple):
-    lr: float
-    weight_decay: float
-    momentum: float
-
-
-def rates_at(recipe: Recipe, step: int, steps: int, per_epoch: int, global_batch: int) -> Rates:
-    optimisation = recipe.optimisation
-    peak = optimisation.peak_lr(global_batch)
-    warmup = round(optimisation.warmup_epochs * per_epoch)
-    return Rates(
-        lr=cosine(step, steps, peak, optimisation.min_lr, warmup=warmup),
-        weight_decay=cosine(step, steps, optimisation.weight_decay, optimisation.weight_decay_end),
-        momentum=cosine(step, steps, recipe.method.momentum_teacher, 1.0),
-    )
-
-
 def cut_crops(batches: Batches, multi_crop: MultiCrop, seed: int, step: int) -> Iterator[Crops]:
     """The crops of each accumulation step: parameters are drawn for the global batch, then cut to this rank's slice."""
     parameters = None
@@ -178,68 +156,6 @@ def cut_crops(batches: Batches, multi_crop: MultiCrop, seed: int, step: int) -> 
                 batches.total, height, width, seeds.generator(seed, "crops", step)
             )
         yield multi_crop(batch.images, parameters[batch.rank_slice])
-
-
-class LastBatch(NamedTuple):
-    """What there is to look at of a step's last accumulation step."""
-
-    student: Tensor  # (V, B, K) outputs
-    targets: Tensor | None  # (G, B, K)
-    globals: Tensor  # (G, B, C, H, W) crops
-
-
-class StepOutput(NamedTuple):
-    loss: Tensor  # nats, this rank's mean
-    grad_norm: Tensor
-    checked_norm: Tensor | None  # where it must be finite: fp16's scaler copes with overflows
-    last_batch: LastBatch
-
-
-def update(
-    train_state: TrainState,
-    crops: Iterable[Crops],
-    rates: Rates,
-    schedule: Schedule,
-    recipe: Recipe,
-    dtype: torch.dtype | None,
-    step: int,
-) -> StepOutput:
-    """One optimizer step over all accumulation steps, then the teacher and the objective's state follow."""
-    student, teacher, objective = train_state.student, train_state.teacher, train_state.objective
-
-    def forward(crops: Crops) -> tuple[Tensor, dict[str, Tensor], LastBatch]:
-        targets, observed = None, {}
-        if objective.uses_teacher:
-            with torch.no_grad():
-                outputs = teacher(crops.globals)
-                targets = objective.targets(outputs, schedule, ranks.all_reduce_mean)
-                observed = objective.observe(outputs)
-        outputs = train_state.train_module(crops.globals, crops.locals)
-        loss = objective.loss(outputs, targets)
-        return loss, observed, LastBatch(outputs.detach(), targets, crops.globals)
-
-    optim.set_rates(train_state.optimizer, rates.lr, rates.weight_decay)
-    means, last_batch = accumulate_step(
-        train_state.train_module,
-        crops,
-        forward,
-        count=recipe.optimisation.accumulate,
-        key=(recipe.optimisation.seed, step),
-        device=train_state.device,
-        dtype=dtype,
-        optimizer=train_state.optimizer,
-        scaler=train_state.scaler,
-    )
-    grad_norm = optim.clip_per_parameter(student.parameters(), recipe.optimisation.clip_grad)
-    objective.hold(student.head, schedule)
-    train_state.scaler.step(train_state.optimizer)
-    train_state.scaler.update()
-
-    update_ema(teacher, student, rates.momentum)
-    loss = means.pop("loss")
-    objective.update({name: ranks.all_reduce_mean(value) for name, value in means.items()})
-    checked_norm = None if train_state.scaler.is_enabled() else grad_norm
-    return StepOutput(loss, grad_norm, checked_norm, last_batch)
 
 
 def step_metrics(
@@ -253,6 +169,8 @@ def step_metrics(
     student, targets, crops = output.last_batch
     statistics = train_state.objective.statistics(student, targets)
     metrics = monitor.metrics(train_state.teacher.backbone, crops[0], statistics, loss, dtype)
+    if output.koleo is not None:
+        metrics["koleo"] = output.koleo.item()
     return {**metrics, "grad_norm": output.grad_norm.item()}
 
 

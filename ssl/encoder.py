@@ -1,7 +1,9 @@
 """An encoder: backbone and head over crops of several sizes. Student and teacher are two encoders.
 
-B images, V views, C channels, K prototypes.
+B images, V views, C channels, D features, K prototypes.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -10,19 +12,27 @@ from torch import Tensor
 from ..config.sizes import ImageSize, height_width, in_words
 
 
+class Views(NamedTuple):
+    """What an encoder makes of crops."""
+
+    outputs: Tensor  # (V, B, K) of the head, views in the order given
+    features: Tensor  # (G, B, D) of the backbone, of the first size's views
+
+
 class Encoder(nn.Module):
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, *crops: Tensor) -> Tensor:
-        """Crops (n, B, C, h, w), one tensor a size -> logits (V, B, K), views in the order given.
+    def forward(self, *crops: Tensor) -> Views:
+        """Crops (n, B, C, h, w), one tensor a size -> outputs (V, B, K) and features of the first size.
 
         One pass of the backbone for each size, one of the head for all.
         """
         batch = crops[0].shape[1]
         features = [self.backbone(views.flatten(0, 1)) for views in crops if len(views)]
-        return self.head(torch.cat(features)).unflatten(0, (-1, batch))
+        outputs = self.head(torch.cat(features)).unflatten(0, (-1, batch))
+        return Views(outputs, features[0].unflatten(0, (-1, batch)))
 
 
 def check_sizes(backbone: nn.Module, channels: int, *sizes: ImageSize) -> None:

@@ -21,6 +21,7 @@ PUBLISHED_SIDE = 224  # px, for which sigmas of the blur were published
 PUBLISHED_SIGMA = (0.1, 2.0)  # px
 PEAK_RATE = 1e-3  # of batches from this number of images on
 SMALL_BATCH = 16
+KOLEO_WEIGHT = 0.1  # as DINOv2's
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
@@ -79,6 +80,7 @@ def network_choices(
         Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
+        _koleo(stated),
         Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
         Choice(
             "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {shorter} px"
@@ -207,6 +209,15 @@ def _flip(facts: ImageFacts) -> Choice:
     return Choice(
         "crop_flip", 0.5, f"{measured}: not enough to say that mirroring changes what they are"
     )
+
+
+def _koleo(stated: Mapping[str, Any]) -> Choice:
+    if stated.get("objective", "dino") != "dino":
+        return Choice("koleo_weight", 0.0, "tried with dino alone")
+    if stated.get("batch_size_per_gpu", 2) < 2:
+        return Choice("koleo_weight", 0.0, "a batch of one image has no neighbours")
+    reason = "without it the features of small sets lie in a few directions"
+    return Choice("koleo_weight", KOLEO_WEIGHT, reason)
 
 
 def _stem(patch: int) -> Choice:

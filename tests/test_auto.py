@@ -95,6 +95,15 @@ def test_simclr_gets_no_local_crops():
     assert {choice.name: choice.value for choice in choices}["local_crops_number"] == 0
 
 
+@pytest.mark.parametrize(
+    ("stated", "weight"),
+    [({}, 0.1), ({"objective": "sigreg"}, 0.0), ({"batch_size_per_gpu": 1}, 0.0)],
+)
+def test_koleo_goes_with_dino_and_batches_of_several(stated: dict, weight: float):
+    choices = auto.network_choices(PHOTOS, stated)
+    assert {choice.name: choice.value for choice in choices}["koleo_weight"] == weight
+
+
 def test_blur_shrinks_with_the_crop():
     assert chosen(PHOTOS)["blur_sigma"] == (0.014, 0.286)
 

@@ -13,7 +13,7 @@ from multicrop.commands._data import pretraining_images, training_source
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
 from multicrop.config.data import PIXEL_FLAGS
-from multicrop.config.flags import from_flags, to_flags
+from multicrop.config.flags import Given, from_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.datasets._survey import typical_side
@@ -29,13 +29,12 @@ OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq", *PIXEL_FLAGS)
 SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 
 
-def wanted(recipe: Recipe) -> bool:
+def wanted(given: Given | None, dataset: str | None) -> bool:
     """Whether what is not stated follows from the images: on request, and for one's own images without a recipe."""
-    given = recipe.given
     if given is None:  # made in Python, not by a command line
         return False
     if given.recipe is None:
-        return registry.source(recipe.data.dataset).own
+        return dataset is not None and registry.source(dataset).own
     return given.recipe == "auto"
 
 
@@ -54,7 +53,7 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     one step of a recipe on images; it is called where --minutes limits the run.
     """
     limited = recipe.optimisation.minutes is not None
-    if not wanted(recipe):
+    if not wanted(recipe.given, recipe.data.dataset):
         if limited:
             raise ValueError("--minutes chooses epochs, and so needs --recipe auto")
         return recipe

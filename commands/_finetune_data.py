@@ -48,6 +48,10 @@ class FinetuneData:
         assert self.train.labels is not None
         return self.train.labels
 
+    def with_drop_path(self, rate: float) -> "FinetuneData":
+        """For a network with this stochastic depth."""
+        return replace(self, backbone={**self.backbone, "drop_path_rate": rate})
+
     def watched(self) -> tuple[str, ImageSet, Tensor | None] | None:
         """What to look at after an epoch: the validation images, or where none are wanted the test images."""
         if self.validation is not None:

@@ -27,12 +27,7 @@ def resolve_recipe(recipe: Recipe, file: Pretrained) -> Recipe:
     recipe = replace(recipe, data=replace(data, **columns), run=run)
     augmentation = inherited_augmentation(recipe, file)
     optimisation = replace(recipe.optimisation, head_init=head_init(recipe))
-    recipe = replace(recipe, augmentation=augmentation, optimisation=optimisation)
-    recipe, lines = recipe.shortened()
-    if not recipe.start.eval:
-        for line in lines:
-            ranks.log(line)
-    return recipe
+    return replace(recipe, augmentation=augmentation, optimisation=optimisation)
 
 
 def resolve_validation(run: FinetuneRun, origin: DataOrigin) -> FinetuneRun:

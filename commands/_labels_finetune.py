@@ -9,10 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from multicrop import cli
-from multicrop.commands import finetune
+from multicrop.commands import _auto, finetune
 from multicrop.commands._data import DataOrigin
 from multicrop.commands._inherited import never_mirrored
 from multicrop.commands._labels_rows import FINETUNE, PRETRAINED, Cell, Job, cells, identity_of
+from multicrop.config.auto_finetune import finetune_choices
 from multicrop.config.backbone import BackboneSettings
 from multicrop.config.data import PIXEL_FLAGS
 from multicrop.config.finetune import Recipe as Finetuning
@@ -60,7 +61,12 @@ class Finetunings:
         """The recipe of one run, but for its folder. images: how many have labels."""
         base, methods = self.base.optimisation, self.recipe.methods
         unit = 2 * ranks.world_size() * base.accumulate  # images are mixed by pairs
-        epochs = methods.finetune_epochs or base.epochs
+        batch, epochs = base.batch_size, base.epochs
+        if _auto.wanted(self.base.given, self.origin.dataset):
+            stated = {"epochs": methods.finetune_epochs} if methods.finetune_epochs else {}
+            chosen = {c.name: c.value for c in finetune_choices(images, unit, stated)}
+            batch, epochs = chosen["batch_size"], chosen["epochs"]
+        epochs = methods.finetune_epochs or epochs
         flags = {
             **self._start(scratch),
             **self._data(),
@@ -68,7 +74,7 @@ class Finetunings:
             "label_draw": cell.draw,
             "seed": base.seed + cell.draw,
             "epochs": epochs,
-            "batch_size": min(base.batch_size, max(unit, images // unit * unit)),
+            "batch_size": min(batch, max(unit, images // unit * unit)),
             # All labels train and none selects: a few images would select by chance
             "validation": "held_out",
             "val_fraction": 0.0,

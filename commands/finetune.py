@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import cli
-from multicrop.commands import _summary
+from multicrop.commands import _auto_finetune, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning
@@ -69,6 +69,12 @@ def train(
 
     # Data: uint8 images; their order is a function of (seed, epoch), their augmentation and mixing of (seed, step).
     data = load(recipe, file)
+    recipe = _auto_finetune.fill_in(recipe, len(data.chosen), run_folder.stored())
+    recipe, lines = recipe.shortened()
+    for line in lines:
+        ranks.log(line)
+    data = data.with_drop_path(recipe.optimisation.sd)
+    run_folder.recipe = to_flags(recipe)
     batches = build_batches(recipe, data, device)
     size, train_images = data.backbone["image_size"], data.train
     transform = TrainTransform.from_recipe(

@@ -4,8 +4,10 @@ Where the published command line and the published behaviour disagree, the behav
 does what it says: --ls, --aa, --cm and --mu turn things on (they are on), --smoothing is used.
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import tyro
 
 from .augmentation import Augmentation
 from .backbone import NEW_OPTIONS, BackboneSettings
@@ -18,6 +20,7 @@ from .checks import (
     require,
 )
 from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
+from .flags import NOT_A_FLAG, Given
 from .machine import RunSettings
 from .optimisation import FinetuneOptimisation
 from .teaching import Teaching
@@ -100,6 +103,9 @@ class Recipe:
     augmentation: Augmentation = Augmentation()
     optimisation: FinetuneOptimisation = FinetuneOptimisation()
     teaching: Teaching = Teaching()
+    given: Annotated[Given | None, tyro.conf.Suppress, tyro.conf.Fixed] = field(
+        default=None, metadata=NOT_A_FLAG
+    )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",

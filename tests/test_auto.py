@@ -206,12 +206,16 @@ def test_another_backbone_keeps_its_own_sizes(photos: Path, arch: str):
     assert recipe.crops.blur_sigma == (0.014, 0.286)
 
 
+def wanted(recipe: Recipe | Finetuning) -> bool:
+    return _auto.wanted(recipe.given, recipe.data.dataset)
+
+
 def test_ones_own_images_without_a_recipe_are_auto(photos: Path):
-    assert _auto.wanted(parsed(photos))
-    assert not _auto.wanted(parsed(photos, "--recipe", "published"))
-    assert not _auto.wanted(cli.parse(Recipe, ["--dataset", "cifar10"]))
-    assert _auto.wanted(cli.parse(Recipe, ["--dataset", "cifar10", "--recipe", "auto"]))
-    assert not _auto.wanted(Recipe())
+    assert wanted(parsed(photos))
+    assert not wanted(parsed(photos, "--recipe", "published"))
+    assert not wanted(cli.parse(Recipe, ["--dataset", "cifar10"]))
+    assert wanted(cli.parse(Recipe, ["--dataset", "cifar10", "--recipe", "auto"]))
+    assert not wanted(Recipe())
 
 
 def test_a_recipe_file_is_not_auto(photos: Path, tmp_path: Path):
@@ -323,7 +327,3 @@ def test_borders_do_not_change_what_a_standardising_network_sees():
     assert inherited_augmentation(photos, Pretrained()).padding_fill == "edge"
     stated = replace(CIFAR, augmentation=Augmentation(padding_fill="black"))
     assert inherited_augmentation(stated, learned(standardise=True)).padding_fill == "black"
-
-
-def test_finetune_is_not_auto():
-    assert not hasattr(Finetuning(), "given")

@@ -310,7 +310,14 @@ def test_two_ranks_train_as_one(colours, tmp_path):
     values = {**SMALL, "epochs": 1, "sd": 0, "datapath": colours}
     del values["device"]
     two = launch(
-        "finetune.py", "--scratch", *words(values), "--output_dir", tmp_path / "two", ranks=2
+        "finetune.py",
+        "--scratch",
+        "--recipe",
+        "published",
+        *words(values),
+        "--output_dir",
+        tmp_path / "two",
+        ranks=2,
     )
     found = result_of(two)
     assert len(two.stdout.strip().splitlines()) == 1

@@ -1,0 +1,48 @@
+"""--recipe auto of stage two: settings as functions of the images and of the length of the run, each with its reason.
+
+The published values are those of 300 passes over 50,000 images. LOG.md has the runs that the rules were fitted on.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .auto import Choice
+
+LARGEST_BATCH, SMALLEST_BATCH = 64, 8
+FEWEST_STEPS = 8  # of an epoch
+STEPS = 4000
+FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
+MANY_PASSES = (
+    200  # over the images, from which on the published augmentation has the time that it needs
+)
+
+
+def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list[Choice]:
+    """images: those that train. parts: ranks x accumulation steps, into which a batch is cut.
+
+    stated: the settings that are not to be chosen, by name; others follow from them.
+    """
+    batch = LARGEST_BATCH
+    while batch > SMALLEST_BATCH and images < FEWEST_STEPS * batch:
+        batch //= 2
+    batch = max(parts, batch // parts * parts)
+    choices = [
+        Choice("batch_size", batch, f"leaves {images // batch} steps to a pass over the images")
+    ]
+    batch = stated.get("batch_size", batch)
+    passes = 1
+    if stated.get("repeats", 1) == 1:
+        choices.append(Choice("ra", 1, "an epoch is one pass over the images"))
+        passes = stated.get("ra", 1)
+    steps = max(1, passes * images // batch)
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(STEPS / steps)))
+    why = f"about {STEPS} steps, within {FEWEST_EPOCHS} and {MOST_EPOCHS} epochs"
+    choices.append(Choice("epochs", epochs, why))
+    epochs = stated.get("epochs", epochs)
+    warmup = max(1, round(epochs / 20)) if epochs > 1 else 0
+    choices.append(Choice("warmup", warmup, f"a twentieth of {epochs} epochs"))
+    if epochs * passes < MANY_PASSES:
+        few = f"{epochs * passes} passes over the images are too few for what was published for 300"
+        plain = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0}
+        choices += [Choice(name, value, few) for name, value in plain.items()]
+    return choices

@@ -78,9 +78,10 @@ def build(target: ProbeTarget, channels: int) -> nn.Module:
     if target.raw_pixels:
         return RawPixels(channels, target.backbone["image_size"])
     seeds.reseed(target.seed or 0, "weights")
-    network = registry.backbone(**{"in_channels": channels, **target.backbone})
+    options = {"in_channels": channels, **target.backbone}
+    network = registry.backbone(**options)
     if target.seed is None:
-        fill_backbone(network, target.file, target.backbone["arch"], strict=True)
+        fill_backbone(network, target.file, options["arch"], strict=True, options=options)
     return network
 
 

@@ -112,6 +112,25 @@ def test_what_is_left_out_is_said_in_one_line_with_the_remedy(tmp_path, capsys, 
     assert left_out == {".heic (pip install pillow-heif)": 5, "outside class folders": 2, ".txt": 1}
 
 
+@pytest.mark.parametrize("name", ["image_folder", "images"])
+def test_files_that_may_be_images_by_no_ending_are_said_in_runs(tmp_path, capsys, name):
+    for folder in ("cat", "dog"):
+        for i in range(3):
+            write(tmp_path / folder / f"{i}.png", i)
+    write(tmp_path / "cat" / "IMG_0001"), write(tmp_path / "dog" / "IMG_0002", 1)
+    np.save(tmp_path / "cat" / "x.npy", np.zeros((8, 8)))
+    (tmp_path / "cat" / "scan.mat").write_bytes(b"x"), (tmp_path / "README").write_text("")
+    source(name).listing(tmp_path, "train")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    for words in (
+        "2 without an ending (give each the ending",
+        "1 .npy (convert",
+        "1 .mat (convert",
+    ):
+        assert words in said
+    assert "readme" not in said and accounts(tmp_path)["left_out"]["readme"] == 1
+
+
 @pytest.mark.parametrize("folder", ["a", "."])
 def test_a_folder_of_nothing_but_heic_says_what_to_install(tmp_path, without_heif, folder):
     (tmp_path / folder).mkdir(exist_ok=True)

@@ -234,7 +234,7 @@ def flags(**values) -> list[str]:
 
 @pytest.mark.slow
 def test_a_messy_folder_through_all_commands(tmp_path):
-    """check, pretrain, knn, finetune: all read the same images, and say of each other file why they do not."""
+    """check, pretrain, knn, finetune, --eval: all read the same images, and say of each other file why they do not."""
     mess(tmp_path / "in")
     assert accounts(tmp_path / "in")["used"] == 24
     env = {"MULTICROP_CACHE": str(tmp_path / "cache")}
@@ -254,6 +254,15 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     ), **env)  # fmt: skip
     assert result_of(second)["status"] == "finished"
     assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]
+    third = launch("finetune.py", "--eval", *data, *flags(
+        pretrained_weights=tmp_path / "ft", output_dir=tmp_path / "scores"
+    ), **env)  # fmt: skip
+    assert result_of(third)["images"] == 6
+    for run in (second, third):
+        assert sum("left out of" in line for line in run.stderr.splitlines()) == 1
+    # check's 24 used + 2 unreadable + 13 left out: 14 + 6 + 4 images of three splits, and what the runs have named
+    validation = source("image_folder").listing(tmp_path / "in", "val").names
+    assert knn["train_images"] + knn["test_images"] + len(validation) == 24
 
 
 def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsys, monkeypatch):

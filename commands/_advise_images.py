@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multicrop import cli
 from multicrop.commands import _auto
-from multicrop.commands.check import recognise
+from multicrop.commands.check import recognise, run_name
 from multicrop.config import auto
 from multicrop.config.advise import Recipe
 from multicrop.config.auto import Choice, ImageFacts
@@ -16,6 +16,7 @@ from multicrop.config.flags import typed
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._survey import balance
 from multicrop.engine import ranks
+from multicrop.registry import source
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def describe(images: Images) -> None:
 
 def plain_commands(images: Images) -> list[str]:
     """Both stages with the settings of --recipe auto; the first alone where there are no labels."""
-    folder = f"runs/{images.entry}"
+    folder = f"runs/{run_name(images.path, source(images.entry))}"
     first = {"recipe": "auto", **images.flags, "output_dir": folder}
     second = {**images.flags, "pretrained_weights": folder, "output_dir": f"{folder}-ft"}
     lines = [command("train_ssl.py", first)]

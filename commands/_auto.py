@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from multicrop import registry
-from multicrop.commands._data import pretraining_images, training_source
+from multicrop.commands._data import knn_source, pretraining_images, training_source
+from multicrop.commands._student import check_backbone
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
 from multicrop.config.data import PIXEL_FLAGS
@@ -82,11 +83,22 @@ def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
     if side is not None:
         size, _ = auto.image_size(side)
         recipe = _with(recipe, {"image_size": size})
+        check_network(recipe, side)
+    knn_source(recipe)
     no_probe = replace(recipe, run=replace(recipe.run, knn_freq=0))
     images, _ = pretraining_images(no_probe)
     if side is None:
         side = min(images.pixels.shape[-2:])
     return images, ranks.broadcast_object(lambda: measure(images, side))
+
+
+def check_network(recipe: Recipe, side: int) -> None:
+    """ValueError before a long decoding where stated sizes clash. Sizes that images decide are the smallest ones."""
+    facts = ImageFacts(images=1, side=side, brightness_share=0.0, mirror_share=0.5)
+    flags = to_flags(recipe)
+    stated = {name: flags[name] for name in _stated(recipe)}
+    values = _known(recipe, auto.network_choices(facts, stated))
+    check_backbone(_with(recipe, values), channels=3)
 
 
 def measure(images: ImageSet, side: int) -> ImageFacts:
@@ -180,6 +192,15 @@ def _run_choices(
 
 def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
     """The recipe with the choices that were not stated and that its backbone knows."""
+    values = _known(recipe, choices)
+    for choice in choices:
+        if choice.name in values:
+            ranks.log(f"  {choice}")
+    return _with(recipe, values)
+
+
+def _known(recipe: Recipe, choices: list[Choice]) -> dict[str, Any]:
+    """Those values that were not stated and that the backbone knows."""
     stated = _stated(recipe)
     values: dict[str, Any] = {}
     for choice in choices:
@@ -191,8 +212,7 @@ def _apply(recipe: Recipe, choices: list[Choice]) -> Recipe:
         ):
             continue
         values[choice.name] = choice.value
-        ranks.log(f"  {choice}")
-    return _with(recipe, values)
+    return values
 
 
 def _stated(recipe: Recipe) -> tuple[str, ...]:

@@ -83,8 +83,10 @@ def begin(
     if origin.run:
         _load_run(train_state, origin.run, recipe.begin.pretrained_weights)
     elif origin.file:
-        fill_backbone(train_state.student.backbone, origin.file, recipe.backbone.arch)
-        learned = train_state.student.backbone.state_dict()
+        options = recipe.backbone.options()
+        student = train_state.student.backbone
+        fill_backbone(student, origin.file, options["arch"], options=options)
+        learned = student.state_dict()
         train_state.teacher.backbone.load_state_dict(learned)
     else:
         return 0, metadata

@@ -95,7 +95,8 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     backbone = registry.backbone(**data.backbone)
     model = Classifier(backbone, len(data.train.classes), optimisation.head_init)
     if file.path:
-        fill_backbone(backbone, file, data.backbone["arch"], quiet=data.reported)
+        arch = data.backbone["arch"]
+        fill_backbone(backbone, file, arch, quiet=data.reported, options=data.backbone)
     guidance, names, stored_maps = build_guidance(recipe, backbone, teacher, data, device)
     if optimisation.freeze_backbone:
         model.freeze_backbone()

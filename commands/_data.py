@@ -1,5 +1,7 @@
 """Which images a command reads, at which size they are stored, and how a network sees them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,10 +10,10 @@ import torch
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._conversion import check_stated, conversion_of, stated_flags
 from multicrop.config.data import NEW_COLUMNS, DataSettings
-from multicrop.config.pretrain import PretrainData, PretrainRun
+from multicrop.config.pretrain import PretrainData
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import ImageSize, height_width, scaled
-from multicrop.datasets._console import say_once
+from multicrop.datasets._console import only_trying, say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
 from multicrop.engine import ranks
@@ -117,7 +119,7 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     """The training images, and those of the online k-NN if it is wanted and there are labels."""
     data = recipe.data
     data_set = training_source(data)
-    other = knn_source(recipe.run)  # wrong names are said before a long decoding
+    other = knn_source(recipe)
     source_size = resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
     options = replace(load_options(data, source_size), conversion=conversion_of(data, data.dataset))
     probe = None
@@ -125,8 +127,9 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
         images = data_set.load(data.datapath, "train", options)
         check_stated(images, stated_flags(data), data.dataset)
         if other is not None and recipe.run.knn_freq:
-            datapath = recipe.run.knn_datapath or "./data"
-            probe = probe_images(other, datapath, like(options, images), images)
+            with of_knn_dataset(other, recipe.run.knn_datapath):
+                datapath = recipe.run.knn_datapath or "./data"
+                probe = probe_images(other, datapath, like(options, images), images)
         elif images.labels is not None and recipe.run.knn_freq:
             test = data_set.load(data.datapath, "test", like(options, images))
             probe = ProbeImages(images, test)
@@ -138,14 +141,36 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     return images, probe
 
 
-def knn_source(run: PretrainRun) -> Source | None:
-    """The data set of the online k-NN, if it is another. ValueError where it cannot have labels."""
+def knn_source(recipe: Pretraining) -> Source | None:
+    """The data set of the online k-NN, if it is another. ValueError where it cannot have labels, or is not there.
+
+    That is said before a long decoding.
+    """
+    run = recipe.run
     if run.knn_dataset is None:
         return None
     other = source(run.knn_dataset)
     if not other.labelled:
         raise ValueError(f"--knn_dataset {run.knn_dataset} has no labels, and they are needed")
+    if run.knn_freq and not recipe.data.download:
+        with of_knn_dataset(other, run.knn_datapath), only_trying():
+            other.listing(run.knn_datapath or "./data", "train")
     return other
+
+
+@contextmanager
+def of_knn_dataset(other: Source, datapath: str | None) -> Iterator[None]:
+    """Errors say that they are about the data set of the online k-NN, and which flags name it."""
+    flags = f"--knn_dataset {other.entry}"
+    remedy = ""
+    if datapath is None:
+        remedy = "; --knn_datapath says where it is (./data unless stated)"
+    else:
+        flags += f" --knn_datapath {datapath}"
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{flags}: {error}{remedy}") from None
 
 
 def probe_images(
@@ -155,12 +180,10 @@ def probe_images(
     splits = [other.load(datapath, split, options) for split in SPLITS]
     for split in splits:
         if split.labels is None:
-            raise ValueError(
-                f"--knn_dataset {other.entry} --knn_datapath {datapath}: there are no labels"
-            )
+            raise ValueError("there are no labels")
         if split.pixels.shape[1] != images.pixels.shape[1]:
             channels = f"{split.pixels.shape[1]} channels, and the training images {images.pixels.shape[1]}"
-            raise ValueError(f"--knn_dataset {other.entry}: its images have {channels}")
+            raise ValueError(f"its images have {channels}")
     train, test = (replace(split, mean=images.mean, std=images.std) for split in splits)
     return ProbeImages(train, test)
 

@@ -73,7 +73,7 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     described = file.metadata.backbone
     early = backbone_options(recipe, described, None, described.get("in_channels", 3))
     if file.path and early["image_size"]:  # what the file fills is said before a long decoding
-        fill_backbone(registry.backbone(**early), file, early["arch"])
+        fill_backbone(registry.backbone(**early), file, early["arch"], options=early)
     else:
         registry.check(**early)
     origin = data_origin(recipe.data, file.metadata)

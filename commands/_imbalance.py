@@ -32,20 +32,27 @@ def class_counts(images: ImageSet, indices: Tensor | None = None) -> dict[str, i
 
 def unequal_classes(recipe: Recipe, counts: dict[str, int]) -> list[str]:
     """A warning where the largest class has ten times the images of the smallest, with the flags that help."""
-    smallest = min(counts, key=lambda name: counts[name])
-    largest = max(counts, key=lambda name: counts[name])
-    if counts[largest] < UNEQUAL * counts[smallest]:
+    words = unequal(counts)
+    if words is None:
         return []
     helps = []
     if not recipe.optimisation.balanced_sampler and recipe.optimisation.class_weights == "none":
         helps.append("--balanced_sampler or --class_weights auto trains them alike")
     if recipe.run.select == "top1":
         helps.append("--select balanced takes the epoch that is best over classes")
-    words = (
-        f"warning: classes are unequal, {counts[largest]} training images of {largest} and {counts[smallest]} of "
-        f"{smallest}: look at the balanced accuracy beside top-1"
+    return ["; ".join([f"warning: {words}", *helps])]
+
+
+def unequal(counts: dict[str, int]) -> str | None:
+    """What to say where the largest class has ten times the images of the smallest."""
+    smallest = min(counts, key=lambda name: counts[name])
+    largest = max(counts, key=lambda name: counts[name])
+    if counts[largest] < UNEQUAL * counts[smallest]:
+        return None
+    return (
+        f"classes are unequal, {counts[largest]} training images of {largest} and {counts[smallest]} of {smallest}: "
+        "look at the balanced accuracy beside top-1"
     )
-    return ["; ".join([words, *helps])]
 
 
 def classes_without(counts: dict[str, int], what: str) -> list[str]:

@@ -1,17 +1,21 @@
 """Backbones from files: which architecture, filled with what."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 import torch.nn as nn
 
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.config.backbone import BackboneSettings
+from multicrop.config.flags import typed
 from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
+from multicrop.weights.candidates import ADAPT_ERRORS, StateDict
+from multicrop.weights.loading import SizesDiffer
 from multicrop.weights.pretrained import Pretrained
 
 
@@ -27,20 +31,94 @@ def network_options(stated: BackboneSettings, file: Pretrained) -> dict[str, Any
 
 
 def fill_backbone(
-    backbone: nn.Module, file: Pretrained, arch: str, strict: bool = False, quiet: bool = False
+    backbone: nn.Module,
+    file: Pretrained,
+    arch: str,
+    strict: bool = False,
+    quiet: bool = False,
+    options: dict[str, Any] | None = None,
 ) -> None:
     """Copy a file's backbone by name, in the words of the architecture, and say what was copied unless quiet.
 
     ValueError where nothing fits, or with strict=True where the file leaves a parameter without a value. Without it the
-    network is one to be trained, and its classifier a new one.
+    network is one to be trained, and its classifier a new one. options: of registry.backbone that flags can change, for
+    what is said of sizes that differ.
     """
     adapt = registry.adapter(arch, file.metadata.backbone.get("image_size"))
-    pretrained.fill(backbone, file, arch, adapt, strict, quiet)
+    try:
+        pretrained.fill(backbone, file, arch, adapt, strict, quiet)
+    except SizesDiffer as error:
+        remedy = "it is a network of other sizes"
+        if options:
+            flags = fitting_sizes(options, file.backbone, error)
+            remedy = "leave out flags and recipe keys of the backbone, or give the --arch it was made with"
+            if flags:
+                words = " ".join(f"--{name} {typed(value)}" for name, value in flags.items())
+                remedy = f"{words} would fit"
+        raise ValueError(f"{error}; {remedy}") from None
     if file.head and not strict and not quiet:
         classes = len(file.head["weight"])
         ranks.log(f"  its classifier of {classes} classes stays out: a new one is trained")
     if file.second_head and strict and not quiet and not hasattr(backbone, "forward_tokens"):
         ranks.log(f"  its second classifier stays out: --arch {arch} gives one token")
+
+
+def fitting_sizes(options: dict[str, Any], state: StateDict, differ: SizesDiffer) -> dict[str, Any]:
+    """The flags of sizes, and their values, with which a network would have a file's shapes; {} where none are found.
+
+    Found by building networks, without memory, with the numbers that are in the shapes.
+    """
+    numbers = sorted({number for tensor in differ.misshapen for number in tensor.in_file})
+    module, own = registry.architecture(options["arch"])
+    tries: dict[str, list[Any]] = {
+        "embed_dim": numbers, "patch_size": numbers, "vit_mlp_ratio": [1.0, 2.0, 3.0, 4.0]
+    }  # fmt: skip
+    if own and ":" not in options["arch"]:  # one of the sizes that a family has names for
+        others = registry.variants().items()
+        tries["arch"] = [name for name, other in others if other is module]
+    chosen: dict[str, Any] = {}
+    least = len(differ.misshapen)
+    for _ in tries:
+        counts: dict[tuple[str, Any], Fit] = {}
+        for name in tries.keys() - chosen.keys():
+            for value in tries[name]:
+                fit = _fit({**options, **chosen, name: value}, state)
+                if fit is not None:
+                    counts[name, value] = fit
+        if not counts:
+            return {}
+        (name, value), best = min(counts.items(), key=lambda count: count[1])
+        if best.misshapen >= least:
+            return {}
+        least, chosen = best.misshapen, {**chosen, name: value}
+        if least == 0:
+            return chosen
+    return {}
+
+
+class Fit(NamedTuple):
+    """How a state dict differs from a network; the least is the best."""
+
+    misshapen: int
+    others: int  # names that one of them alone has
+
+
+def _fit(options: dict[str, Any], state: StateDict) -> Fit | None:
+    """Of a network of these options; None where there is no such network."""
+    try:
+        with torch.device("meta"):
+            network = registry.backbone(**options)
+        adapt = registry.adapter(options["arch"])
+        if adapt:
+            state = adapt(dict(state), network)
+    except (*ADAPT_ERRORS, NotImplementedError):
+        return None
+    own = network.state_dict()
+    both = own.keys() & state.keys()
+    return Fit(
+        sum(own[name].shape != state[name].shape for name in both),
+        len(own.keys() ^ state.keys()),
+    )
 
 
 def backbone_of(file: Pretrained, quiet: bool = False) -> nn.Module:

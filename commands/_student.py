@@ -42,12 +42,18 @@ class TrainState:
             getattr(self, name).load_state_dict(state[name])
 
 
-def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
-    seeds.reseed(recipe.optimisation.seed, "weights")
+def check_backbone(recipe: Recipe, channels: int) -> nn.Module:
+    """The backbone, tried on crops of both sizes. ValueError where it cannot take them."""
     backbone = registry.backbone(**recipe.backbone.options(), in_channels=channels)
     size = recipe.backbone.image_size
     sizes = (size, half(size)) if recipe.crops.local_crops_number else (size,)
     check_sizes(backbone, channels, *sizes)
+    return backbone
+
+
+def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
+    seeds.reseed(recipe.optimisation.seed, "weights")
+    backbone = check_backbone(recipe, channels)
     stated_width = recipe.method.mlp_head_in
     if stated_width not in (None, backbone.dim):
         width = f"{recipe.backbone.arch} gives {backbone.dim} features"

@@ -14,8 +14,10 @@ from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
 from multicrop.config.sizes import ImageSize
+from multicrop.datasets._console import say_once
 from multicrop.engine import ranks, seeds
 from multicrop.probes.pixels import RawPixels
+from multicrop.registry import source
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
 
@@ -76,20 +78,41 @@ def build(target: ProbeTarget, channels: int) -> nn.Module:
     if target.raw_pixels:
         return RawPixels(channels, target.backbone["image_size"])
     seeds.reseed(target.seed or 0, "weights")
-    network = registry.backbone(**{"in_channels": channels, **target.backbone})
+    options = {"in_channels": channels, **target.backbone}
+    network = registry.backbone(**options)
     if target.seed is None:
-        fill_backbone(network, target.file, target.backbone["arch"], strict=True)
+        fill_backbone(network, target.file, options["arch"], strict=True, options=options)
     return network
 
 
 def image_origin(
     data: DataSettings, file: Pretrained, image_size: ImageSize
 ) -> tuple[DataOrigin, ImageSize]:
-    """Data set, its folder and the size at which image files are stored: flags first, then what the checkpoint says."""
-    origin = data_origin(data, file.metadata)
+    """Data set, its folder and the size at which image files are stored: flags first, then what the checkpoint says.
+
+    That is the data set of the run's own online k-NN, where it had another one.
+    """
+    origin = probe_origin(data, file) or data_origin(data, file.metadata)
     crops = file.metadata.kind != "finetune"
     size = resolve_source_size(origin.source_size, image_size, crops=crops)
     return replace(origin, source_size=None), size
+
+
+def probe_origin(data: DataSettings, file: Pretrained) -> DataOrigin | None:
+    """The run's --knn_dataset, unless flags say which images; None where it had none."""
+    recipe = file.metadata.recipe
+    name = recipe.get("knn_dataset")
+    if name is None or data.dataset:
+        return None
+    if data.datapath and source(file.metadata.data.get("dataset", "shapes")).labelled:
+        return None
+    say_once(
+        f"the images of {file.path}'s --knn_dataset {name}; --dataset and --datapath say others"
+    )
+    datapath = data.datapath or recipe.get("knn_datapath") or "./data"
+    stated = replace(data, dataset=name, datapath=datapath)
+    unlike_training = replace(file.metadata, recipe={"source_size": recipe.get("source_size")})
+    return data_origin(stated, unlike_training)
 
 
 def spread(images: int, most: int | None) -> Tensor:

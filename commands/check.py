@@ -3,20 +3,26 @@
 multicrop check photos                    # or an archive, a table of labels, shards, LMDB files, ...
 """
 
+import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from multicrop.commands import _check_lines
 from multicrop.config.check import Recipe
 from multicrop.config.flags import typed
 from multicrop.config.sizes import height_width
+from multicrop.datasets._archive import ENDINGS as ARCHIVES
 from multicrop.datasets._archive import is_archive
 from multicrop.datasets._convert import Conversion
+from multicrop.datasets._duplicates import copies
+from multicrop.datasets._endings import TABLES, is_table
 from multicrop.datasets._folders import Listing, NoTrainingImages, existing_folder
 from multicrop.datasets._images import SPLITS, ImageSet
 from multicrop.datasets._inventory import listed, unopened_images
+from multicrop.datasets._split_names import is_split_name
 from multicrop.datasets._survey import balance, survey
 from multicrop.datasets._tree import Node
 from multicrop.engine import ranks
@@ -31,11 +37,14 @@ SIZES = (224, 128, 96, 64, 32)
 
 def run(r: Recipe) -> dict[str, Any]:
     data, name = recognise(r.path, r.dataset, r.columns)
-    reports = reports_of(data, r)
+    reports, listings = reports_of(data, r)
     for split, counts in reports.items():
-        print_report(split, counts)
+        _check_lines.print_report(split, counts)
+    _check_lines.print_balance(reports)
     result = {"status": "finished", "path": r.path, "dataset": name, **reports}
-    files = account(data, r.path, reports)
+    if r.decode and listings:
+        result["copies"] = _check_lines.print_copies(copies(listings))
+    files = _check_lines.account(data.inventory(r.path), reports)
     if files:
         result["files"] = files
     check_readable(r.path, reports)
@@ -47,23 +56,24 @@ def run(r: Recipe) -> dict[str, Any]:
     return result
 
 
-def reports_of(data: Source, r: Recipe) -> dict[str, dict[str, Any]]:
-    """What each split holds. Of a test split alone there is a report too."""
+def reports_of(data: Source, r: Recipe) -> tuple[dict[str, dict[str, Any]], dict[str, Listing]]:
+    """What each split holds, and the files of those that have any. Of a test split alone there is a report too."""
     asked = Conversion(fit="auto" if data.own else "crop")
     reports: dict[str, dict[str, Any]] = {}
+    listings: dict[str, Listing] = {}
     try:
         for split in splits_of(data, r.path):
-            reports[split] = report(data, r, split, asked)
+            reports[split] = report(data, r, split, asked, listings)
             # The range of values that is measured on the training images holds for the others.
             asked = asked._replace(**reports[split].get("value_range", {}))
     except NoTrainingImages as error:
         whole = data.unsplit(r.path)
         if whole is None:
             raise
-        return {"train": {"error": str(error)}, "test": look(whole, r, asked)}
+        return {"train": {"error": str(error)}, "test": look(whole, r, asked)}, {"test": whole}
     if not data.labelled:
         reports["test"] = {"error": "no labels, so no test split"}
-    return reports
+    return reports, listings
 
 
 def is_to_train_on(reports: dict[str, dict]) -> bool:
@@ -115,11 +125,14 @@ def splits_of(data: Source, path: str) -> tuple[str, ...]:
     return (*SPLITS, "val") if data.has_validation(path) else SPLITS
 
 
-def report(data: Source, r: Recipe, split: str, asked: Conversion) -> dict[str, Any]:
-    """What a split holds, or the error that reading it gives."""
+def report(
+    data: Source, r: Recipe, split: str, asked: Conversion, listings: dict[str, Listing]
+) -> dict[str, Any]:
+    """What a split holds, or the error that reading it gives. Its files are put into `listings`."""
     try:
         listing = data.listing(r.path, split)
         if listing is not None:
+            listings[split] = listing
             return look(listing, r, asked)
         return report_resident(data.load(r.path, split))
     except (ValueError, FileNotFoundError) as error:
@@ -150,60 +163,6 @@ def report_resident(images: ImageSet) -> dict[str, Any]:
     }
 
 
-def print_report(split: str, counts: dict[str, Any]) -> None:
-    if "error" in counts:
-        ranks.log(f"{split}: {counts['error']}")
-        return
-    classes = "no labels"
-    if counts["classes"]:
-        classes = f"{counts['classes']} classes of {counts['fewest']} to {counts['most']}"
-    sides = "no image that can be read"
-    if "width" in counts:
-        sides = f"{span(counts['width'])} x {span(counts['height'])} px"
-        sides += "" if counts["square"] else " (width x height)"
-    ranks.log(
-        f"{split}: {counts['images']} images, {classes}; {sides}; {counts['unreadable']} unreadable"
-    )
-    if counts.get("bits"):
-        channels, bits = " or ".join(counts["channels"]), " or ".join(counts["bits"])
-        noun = "channel" if channels == "1" else "channels"
-        ranks.log(f"  {channels} {noun} of {bits} bits")
-    for line in counts.get("notes", ()):
-        ranks.log(f"  {line}")
-    for name in counts["unreadable_images"]:
-        ranks.log(f"  unreadable: {name}")
-    for name in counts.get("unreadable_classes", ()):
-        ranks.log(f"  class {name}: none of its images is readable, mend them or remove the class")
-
-
-def account(data: Source, path: str, reports: dict[str, dict]) -> dict[str, Any] | None:
-    """Every file below a folder of one's own: used, unreadable or left out. None where files are no images each."""
-    inventory = data.inventory(path)
-    if inventory is None:
-        return None
-    unreadable = sum(counts.get("unreadable", 0) for counts in reports.values())
-    used = inventory.used - unreadable
-    line = f"files: {inventory.files:,} = {used:,} used + {unreadable:,} unreadable"
-    total = sum(inventory.left_out.values())
-    line += f" + {total:,} left out"
-    if total:
-        line += f": {listed(inventory.left_out)}"
-    ranks.log(line)
-    return {
-        "files": inventory.files,
-        "used": used,
-        "unreadable": unreadable,
-        "left_out": inventory.left_out,
-    }
-
-
-def span(sizes: list[int]) -> str:
-    smallest, median, largest = sizes
-    if smallest == largest:
-        return str(median)
-    return f"{smallest}..{largest} (median {median})"
-
-
 def commands(name: str, data: Source, r: Recipe, reports: dict[str, dict]) -> list[str]:
     """The commands of both stages, of the first alone where there are no labels; of a test split alone --eval.
 
@@ -220,10 +179,28 @@ def commands(name: str, data: Source, r: Recipe, reports: dict[str, dict]) -> li
         size = f" --image_size {typed(r.image_size)}"
     elif not data.own:
         size = f" --image_size {largest_size(counts['short_side'])}"
-    run_folder = f"runs/{data.entry}"
+    run_folder = shlex.quote(f"runs/{run_name(r.path, data)}")
     first = f"python train_ssl.py {images}{size} --output_dir {run_folder}"
     second = f"python finetune.py {images} --pretrained_weights {run_folder} --output_dir {run_folder}-ft"
     return [first, second] if counts["classes"] else [first]
+
+
+def run_name(path: str, data: Source) -> str:
+    """What to call a run on a path: as the folder, archive or data set of the images is called."""
+    if not data.own:
+        return data.entry
+    end = min((path.find(character) for character in PATTERNS if character in path), default=None)
+    place = Path(path[:end]).expanduser().resolve()
+    if place.is_file() and is_table(place.name):
+        place = place.parent  # labels.csv says less than the folder around it
+    for folder in (place, *place.parents):
+        stem = folder.name
+        for ending in (*ARCHIVES, ".lmdb", *TABLES):
+            stem = stem.removesuffix(ending)
+        name = re.sub(r"[^\w.-]+", "_", stem).strip("._-")
+        if name and not is_split_name(name):
+            return name
+    return data.entry
 
 
 def largest_size(side: int) -> int:

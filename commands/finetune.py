@@ -16,7 +16,7 @@ from multicrop.commands import _auto_finetune, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning
-from multicrop.commands._evaluation import BEST, Evaluation, evaluate_file
+from multicrop.commands._evaluation import AVERAGED, BEST, Evaluation, evaluate_file
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._linear_head import fit_heads
@@ -37,8 +37,6 @@ from multicrop.supervised.mixing import Mixed, Mixing
 from multicrop.supervised.teacher import TeacherOutput
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
-
-AVERAGED = "averaged.pt"
 
 
 def run(recipe: Recipe) -> dict:

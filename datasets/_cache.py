@@ -69,6 +69,11 @@ class Job:
         """What an entry says that it holds."""
         return [str(self.root), self.part]
 
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return _notes.title(self.root, self.part)
+
     def stem(self) -> str:
         """The part of an entry's name that stays when files change."""
         root = os.fsencode(str(self.root))
@@ -104,7 +109,7 @@ def load_cached(
     stem = f"{job.stem()}-{job.key()}"
     with _explain_errors(folder):
         cached = _find(folder, stem, job) or _build_or_wait(folder, stem, job)
-    _notes.say(job.root, cached.lines)
+    _notes.say(job.title, cached.lines)
     _name_skipped(job, cached.skipped)
     return cached
 
@@ -204,7 +209,7 @@ def _name_skipped(job: Job, skipped: list[tuple[int, str]]) -> None:
     named = ", ".join(f"{job.names[index]} ({reason})" for index, reason in skipped[:NAMED])
     if count > NAMED:
         named += f" and {count - NAMED} more"
-    say_once(f"skipped {count} unreadable {noun} of {len(job.names)} in {job.root}: {named}")
+    say_once(f"skipped {count} unreadable {noun} of {len(job.names)} in {job.title}: {named}")
 
 
 # Building an entry
@@ -258,7 +263,7 @@ def _build(entry: Path, stem: str, job: Job) -> None:
     work = entry.parent / f"{job.stem()}-building"
     work.mkdir()
     try:
-        title = f"decoding {job.root}"
+        title = f"decoding {job.title}"
         with places(job.root, job.names, work) as image_places:
             stored = decode_all(
                 image_places, work / "pixels.bin", job.source_size, title, job.conversion
@@ -268,7 +273,7 @@ def _build(entry: Path, stem: str, job: Job) -> None:
             index, reason = skipped[0]
             example = f"{job.names[index]}: {reason}"
             raise ValueError(
-                f"none of the {len(skipped)} images in {job.root} is readable; {example}"
+                f"none of the {len(skipped)} images in {job.title} is readable; {example}"
             )
         asked = {"of": job.identity, "source_size": job.source_size, "asked": job.conversion}
         (work / "meta.json").write_text(json.dumps({**asked, **stored}))

@@ -1,6 +1,7 @@
 """Image files in folders or in archives: which there are, which class each has, and the ImageSet that they make."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -46,6 +47,8 @@ class Listing:
     """Class names in label order."""
     part: str = ""
     """Tells apart listings that share a root."""
+    empty: tuple[str, ...] = ()
+    """Classes of a training split that have no image: `image_set` refuses them, all at once."""
 
 
 def existing_folder(root: str | Folder) -> Folder:
@@ -102,7 +105,7 @@ def class_folders(folder: Folder, superclasses: bool = False) -> dict[str, str]:
 def by_class(
     folder: Folder, classes: tuple[str, ...] | None = None, superclasses: bool = False
 ) -> Listing:
-    """Images of folder/<class>/**. `classes` are those of the training split; without it every class has an image.
+    """Images of folder/<class>/**. `classes` are those of the training split; without it this is that split.
 
     superclasses: where every folder in `folder` holds folders, those are the classes.
     """
@@ -117,22 +120,28 @@ def by_class(
 def of_classes(
     folder: Folder, files: dict[str, list[str]], classes: tuple[str, ...] | None = None
 ) -> Listing:
-    """Images of folder, the files of each class given. `classes` are those of the training split."""
+    """Images of folder, the files of each class given. `classes` are those of the training split; None: this is it."""
     if not any(files.values()):
         raise ValueError(_why_no_images(folder, list(files)))
+    empty: tuple[str, ...] = ()
     if classes is None:
-        _check_no_empty_class(folder, files)
         classes = tuple(files)
+        empty = tuple(name for name, paths in files.items() if not paths)
     number = {name: label for label, name in enumerate(classes)}
     names: list[str] = []
     labels: list[int] = []
+    unknown = [name for name, paths in files.items() if paths and name not in number]
+    if unknown:
+        noun = "is a class" if len(unknown) == 1 else "are classes"
+        raise ValueError(
+            f"{some(unknown)} of {folder} {noun} that the training split does not have: call the folders as there, or "
+            "leave them out"
+        )
     for name, paths in files.items():
         if name in number:
             names += paths
             labels += [number[name]] * len(paths)
-        elif paths:
-            raise ValueError(f"{folder / name} is a class that the training split does not have")
-    return Listing(folder, names, labels, classes)
+    return Listing(folder, names, labels, classes, empty=empty)
 
 
 def _why_no_images(folder: Folder, folders: list[str]) -> str:
@@ -144,13 +153,22 @@ def _why_no_images(folder: Folder, folders: list[str]) -> str:
     return f"the class folders of {folder} hold no images"
 
 
-def _check_no_empty_class(folder: Folder, files: dict[str, list[str]]) -> None:
-    """ValueError when a class of the training split has no image."""
-    empty = [name for name, names in files.items() if not names]
-    if empty:
-        raise ValueError(
-            f"class folder {folder / empty[0]} holds no images ({len(empty)} of {len(files)} are empty)"
-        )
+def check_no_empty_class(listing: Listing) -> None:
+    """ValueError when classes of the training split have no image."""
+    if not listing.empty:
+        return
+    noun = "class folder" if len(listing.empty) == 1 else "class folders"
+    verb = "holds" if len(listing.empty) == 1 else "hold"
+    raise ValueError(
+        f"{noun} {some(listing.empty)} of {listing.root} {verb} no images ({len(listing.empty)} of "
+        f"{len(listing.classes)} are empty): put images there, or remove them"
+    )
+
+
+def some(names: Sequence[str], most: int = 12) -> str:
+    """The first of many names, and how many others there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def by_list(
@@ -197,8 +215,10 @@ def image_set(
 ) -> ImageSet:
     """Decode a listing through the cache, or stream it: then worker processes decode what is asked for, each time.
 
-    `constants` are mean and std; without them the pixels' own are used. ValueError when the listing is empty.
+    `constants` are mean and std; without them the pixels' own are used. ValueError when the listing, or a class of the
+    training split, is empty.
     """
+    check_no_empty_class(listing)
     if not listing.names:
         raise ValueError(f"{listing.root} holds no images")
     most_pixels()  # what is wrong with it is said here, and not of each image
@@ -240,9 +260,12 @@ def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOption
         look = _look.settle(image_places, sample, options.conversion, most)
         beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
         lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
-        _notes.say(listing.root, lines)
+        title = _notes.title(listing.root, listing.part)
+        _notes.say(title, lines)
         size = common_size(sample, most) or most
-        return Streamed(image_places, listing.names, labels, size, options.workers, look.conversion)
+        return Streamed(
+            image_places, listing.names, labels, size, options.workers, look.conversion, title
+        )
 
 
 def _is_too_large(listing: Listing, options: LoadOptions) -> bool:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ._archive import is_archive
+from ._endings import is_table
 from ._folders import Folder, existing_folder
 from ._inventory import listed, say_left_out, unopened_images
 from ._named_files import files_of
 from ._places import Root
-from ._table import Columns, is_table, read_table
+from ._table import Columns, read_table
 from ._tree import Node
 
 HERE = Path()

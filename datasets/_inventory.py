@@ -83,4 +83,5 @@ def listed(reasons: dict[str, int] | Counter[str]) -> str:
 
 def _why_no_image(ending: str) -> str:
     remedy = needed(ending)
-    return f"{ending} ({remedy})" if remedy else ending or "without an ending"
+    name = ending or "without an ending"
+    return f"{name} ({remedy})" if remedy else name

@@ -15,7 +15,13 @@ NAMES = {
     "bytes": "values of 8 bits",
 }
 BECOMES = " becomes black to white"
+SPLITS = ("train", "test", "val")
 ALL = "--channels all keeps them"
+
+
+def title(root: object, part: str) -> str:
+    """What lines about images begin with: their folder, and their split where it shares the folder with others."""
+    return f"{root} ({part})" if part in SPLITS else str(root)
 
 
 def say(root: object, lines: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from . import _bytes
 from ._bytes import Place
 from ._console import progress
-from ._folders import Listing
+from ._folders import Listing, check_no_empty_class
 from ._places import places
 
 FORMAT = "multicrop images 1"
@@ -41,6 +41,7 @@ def pack_file(listing: Listing, file: Path) -> int:
     Images without a readable header are named and left out. FileExistsError where there is one, OSError without room,
     ValueError without the package lmdb or without an image.
     """
+    check_no_empty_class(listing)
     if file.exists():
         raise FileExistsError(f"{file} is there already: remove it, or give another --out")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -43,12 +43,14 @@ class Streamed:
         size: int | tuple[int, int],
         workers: int | None,
         conversion: Conversion = AS_PUBLISHED,
+        title: str = "images",
     ):
+        """title: what people call them."""
         self._places = places
         self._names = names
         self._labels = labels
         form = Form(_pair(size), False, conversion)
-        self.conversion = conversion
+        self.conversion, self._title = conversion, title
         self.shape = torch.Size((len(places), *form.shape))
         self.nbytes = self.shape.numel()
         self._numbers = torch.arange(len(places))
@@ -91,7 +93,7 @@ class Streamed:
         new = {note: count for note, count in notes.items() if note not in self._said}
         self._said.update(new)
         for line in _notes.note_lines(new):
-            say_once_of("streamed", f"of the images streamed by now: {line}")
+            say_once_of("streamed", f"{self._title}: of those streamed by now {line}")
 
     def _readable(self, number: int) -> int:
         """The image itself, or the one that stands in for it. ValueError when its class has none left."""

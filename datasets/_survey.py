@@ -60,6 +60,7 @@ def survey(
         "unreadable": len(unreadable),
         "unreadable_images": named,
         "unreadable_classes": _lost_classes(listing, [index for index, _ in unreadable]),
+        "empty_classes": list(listing.empty),
         **balance(listing.labels, listing.classes),
     }
 

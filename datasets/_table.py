@@ -12,10 +12,9 @@ from typing import Any
 
 from ._archive import Folder
 from ._console import say_once
+from ._endings import JSON_LINES, PARQUET, TSV
 from ._rows import Rows, text
 
-CSV, TSV, JSON_LINES, PARQUET = (".csv",), (".tsv", ".tab"), (".jsonl", ".ndjson"), (".parquet",)
-ENDINGS = (*CSV, *TSV, *JSON_LINES, *PARQUET)
 # Columns in order of preference; case and everything but letters and digits do not matter
 IMAGES = (
     "file_path", "path", "file_name", "file", "fname", "image_path", "image_file", "image_name", "image", "img_path",
@@ -126,10 +125,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 # Reading
-
-
-def is_table(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
 
 
 def read_table(file: Folder) -> Table:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from ._archive import ArchiveFolder, Folder
-from ._endings import ending, is_image
+from ._endings import ending, is_image, is_table
 
 # What operating systems, network drives and editors leave behind, in lower case
 SYSTEM_FOLDERS = {
@@ -48,6 +48,8 @@ class Content:
     images: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     """Files that are no images, counted by their endings."""
+    tables: list[str] = field(default_factory=list)
+    """Those of `others` that are tables."""
     hidden: int = 0
     """Hidden files."""
     broken: int = 0
@@ -119,6 +121,11 @@ class Node:
         """Of this folder itself."""
         return self.content.images
 
+    @property
+    def tables(self) -> list[str]:
+        """Of this folder itself, sorted."""
+        return sorted(self.content.tables)
+
     def nodes(self, prefix: str = "") -> Iterator[tuple[str, "Node"]]:
         """This folder and all below, each with the prefix of its files' relative names."""
         yield prefix, self
@@ -188,6 +195,8 @@ def _add_file(content: Content, name: str) -> None:
         content.images.append(name)
     else:
         content.others[ending(name)] += 1
+        if is_table(name):
+            content.tables.append(name)
 
 
 def _holds(outer: str, inner: str) -> bool:

@@ -15,6 +15,7 @@ from ._cache import cache_folder
 from ._console import say_once
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
+from ._endings import PARQUET
 from ._reader import Reader
 from ._rows import (
     SPLIT_NAMES,
@@ -24,7 +25,7 @@ from ._rows import (
     split_name,
     text,
 )
-from ._table import PARQUET, Columns, one_line
+from ._table import Columns, one_line
 
 # What save_to_disk writes beside the rows of one split, and above the folders of several
 ONE, SEVERAL = "state.json", "dataset_dict.json"

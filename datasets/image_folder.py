@@ -25,7 +25,7 @@ from ._layout import (
     find_unsplit,
     holds_classes,
 )
-from ._split_names import is_split_name, is_unlabelled_name
+from ._split_names import annotated, is_split_name, is_unlabelled_name
 from ._tree import Node
 
 WITH_VALIDATION = (*SPLITS, "val")
@@ -109,13 +109,24 @@ def _listings(root: Folder) -> dict[str, Listing]:
     try:
         listings = _split_listings(layout)
     except ValueError as error:
+        line = f"{error}{_hint_of_tables(layout)}"
         unopened = unopened_images(layout.top)
-        if not unopened:
-            raise
-        raise ValueError(f"{error}; left out: {listed(unopened)}") from None
-    _warn_of_classes(listings["train"])
+        if unopened:
+            line += f"; left out: {listed(unopened)}"
+        raise ValueError(line) from None
+    _warn_of_classes(listings["train"], _hint_of_tables(layout))
     say_left_out(layout.top, _used(layout, listings), _Reasons(layout))
     return listings if "test" in listings else hold_out(listings["train"])
+
+
+def _hint_of_tables(layout: Layout) -> str:
+    """What to say of tables above the images of folders that are hardly classes: their labels may be in there."""
+    train = layout.splits.get("train") or layout.splits["test"]
+    folders = [layout.top, *layout.splits.values(), *class_folders(train).values()]
+    tables = [below(layout.top, node) + name for node in folders for name in node.tables]
+    if not tables:
+        return ""
+    return f"; labels in a table ({', '.join(dict.fromkeys(tables[:2]))}) are --dataset table"
 
 
 def _split_listings(layout: Layout) -> dict[str, Listing]:
@@ -175,18 +186,31 @@ def _say_where(root: Folder, layout: Layout) -> None:
         say_once(f"{root} holds one folder around the others: opened {layout.opened[-1].folder}")
 
 
-def _warn_of_classes(train: Listing) -> None:
-    """Classes that are probably none."""
+def _warn_of_classes(train: Listing, hint: str) -> None:
+    """Classes that are probably none. ValueError where all are called like splits and `hint` tells of a table.
+
+    That is Hugging Face's layout, or Kaggle's: nobody wants to tell its splits apart.
+    """
+    splits = [name for name in train.classes if is_split_name(name)]
+    if hint and len(splits) == len(train.classes):
+        raise ValueError(f"{train.root} has no class folders in {' and '.join(splits)}{hint}")
     if len(train.classes) == 1:
         say_once(
             f"warning: {train.root} has one class, {train.classes[0]}: is it the folder of one folder per class? "
-            "images without classes are --dataset images"
+            f"images without classes are --dataset images{hint}"
         )
-    splits = [name for name in train.classes if is_split_name(name)]
     if splits:
         say_once(
             f"warning: {train.root} has a class called {splits[0]}, like a split: "
-            "splits are folders train and test with a folder per class in each"
+            f"splits are folders train and test with a folder per class in each{hint}"
+        )
+    pair = annotated(train.classes)
+    if pair:
+        images, others = pair
+        say_once(
+            f"warning: {train.root} has classes called {images} and {others}, like the folders of images and their "
+            f"annotations: such images have no classes, and pretraining takes them by --dataset images --datapath "
+            f"{train.root}/{images}{hint}"
         )
 
 

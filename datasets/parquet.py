@@ -13,6 +13,7 @@ from ._archive import Folder
 from ._cache import cache_folder
 from ._data_set import DataSet
 from ._embedded import Embedded, content, file_identity, named
+from ._endings import PARQUET
 from ._reader import Reader
 from ._rows import (
     Parts,
@@ -21,7 +22,7 @@ from ._rows import (
     split_of_file,
     text,
 )
-from ._table import IMAGES, PARQUET, Columns, first_of, holds_bytes, one_line, pyarrow
+from ._table import IMAGES, Columns, first_of, holds_bytes, one_line, pyarrow
 
 BATCH = 64  # rows that are read at a time
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ._archive import ArchiveFolder
+from ._console import say_once
 from ._data_set import DataSet
+from ._endings import is_table
 from ._folders import Folder, class_names, existing_folder
 from ._named_files import files_of, located
 from ._reader import Reader
@@ -21,7 +23,7 @@ from ._rows import (
     by_split,
     split_name,
 )
-from ._table import Columns, is_table, read_table
+from ._table import Columns, read_table
 
 METADATA = (
     "metadata"  # the stem of Hugging Face's tables, in the folder of all images or of a split's
@@ -48,27 +50,43 @@ class Found:
 
 
 def recognise(root: Folder, **columns: str) -> str | None:
-    """By a table whose first rows name images that are there, and beside class folders have labels as well."""
+    """By a table whose first rows name images that are there, and beside class folders have labels as well.
+
+    ValueError where several such tables leave it open which to take, and folders of classes do not settle it.
+    """
     if isinstance(root, Path) and root.is_file():
         return "table" if is_table(root.name) else None
+    wanted = Columns.of(**columns)
+    has_classes = len(class_names(root)) > 1
     try:
-        return _recognise(root, Columns.of(**columns))
-    except (ValueError, FileNotFoundError):
+        folder, tables = _tables(root)
+    except FileNotFoundError:
         return None
-
-
-def _recognise(root: Folder, wanted: Columns) -> str | None:
-    """By the tables of a folder. ValueError or FileNotFoundError where they are none."""
-    folder, tables = _tables(root)
+    except ValueError as error:
+        if any(_names_images(root, Found(file), wanted, quiet=True) for file in _table_files(root)):
+            if not has_classes:
+                raise
+            say_once(f"not read as tables: {error}")
+        return None
     found = tables.get("train") or next(iter(tables.values()))
-    table = read_table(found.file)
-    columns = wanted.chosen(table.source, list(table.columns))
-    assert columns.image is not None
-    names = [str(name) for name in table.columns[columns.image][:SAMPLED]]
-    files = files_of(folder / found.below, names, found.stem, table.source)
+    return "table" if _names_images(folder, found, wanted, quiet=has_classes) else None
+
+
+def _names_images(folder: Folder, found: Found, wanted: Columns, quiet: bool) -> bool:
+    """Whether a table names images of the folder. What keeps it from being read is said, unless quiet."""
+    try:
+        table = read_table(found.file)
+        columns = wanted.chosen(table.source, list(table.columns))
+        assert columns.image is not None
+        names = [str(name) for name in table.columns[columns.image][:SAMPLED]]
+        files = files_of(folder / found.below, names, found.stem, table.source)
+    except (ValueError, FileNotFoundError) as error:
+        if not quiet:
+            say_once(f"not read as a table: {error}")
+        return False
     # A list of files beside class folders is no reason to leave their classes
     has_labels = columns.label is not None or not class_names(folder)
-    return "table" if has_labels and any(files) else None
+    return has_labels and any(files)
 
 
 def _parts(root: str | Path, columns: Columns) -> Parts:
@@ -132,11 +150,13 @@ def _pair(folder: Folder, given: Folder | None = None) -> dict[str, Found]:
     tables: dict[str, Folder] = {}
     for file in _table_files(folder):
         split = _split_in(file)
-        if split is None:
+        if split is None or (given is not None and split == _split_in(given)):
             continue
         before = tables.get(split)
         if before is not None and _is_plain(before) == _is_plain(file):
-            raise ValueError(f"{folder} holds {before.name} and {file.name}: remove one of them")
+            raise ValueError(
+                f"{folder} holds {before.name} and {file.name}: give the path of one of them, or remove it"
+            )
         if before is None or _is_plain(file):
             tables[split] = file
     if given is not None:

@@ -242,6 +242,22 @@ def test_a_wrong_name_is_said_before_images_are_read(tmp_path: Path):
         _auto.fill_in(cli.parse(Recipe, words), no_timing)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--image_size", "32", "60", "--patch_size", "4"), "cannot take crops of 16 x 30 px"),
+        (("--image_size", "32", "60", "--patch_size", "8"), "patch size 8 does not divide"),
+        (("--patch_size", "7"), "patch size 7 does not divide image size 32"),
+    ],
+)
+def test_sizes_that_clash_are_said_before_images_are_decoded(
+    photos: Path, monkeypatch, words, said: str
+):
+    monkeypatch.setattr(_auto, "pretraining_images", None)
+    with pytest.raises(ValueError, match=said):
+        _auto.fill_in(parsed(photos, *words), no_timing)
+
+
 def test_a_folder_of_stage_two_is_left_to_its_own_message(photos: Path):
     folder = photos.parent / "run"
     folder.mkdir()

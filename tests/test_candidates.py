@@ -295,7 +295,9 @@ def test_whole_modules_of_trusted_files_are_state_dicts():
 def test_no_weights_at_all_are_said_in_one_line():
     with pytest.raises(ValueError, match=r"x\.pt holds a list, not a dictionary of weights"):
         candidates.candidates([], Path("x.pt"), "teacher")
+    with pytest.raises(ValueError, match=r"x\.pt holds no weights: it has epoch, optimizer$"):
+        candidates.candidates({"epoch": 1, "optimizer": {"lr": 1}}, Path("x.pt"), "teacher")
     with pytest.raises(
-        ValueError, match=r"x\.pt has no 'teacher'; choose --checkpoint_key among nothing"
+        ValueError, match="no 'ema'; all its tensors are of one network, leave --ch"
     ):
-        candidates.candidates({"epoch": 1}, Path("x.pt"), "teacher")
+        candidates.candidates(vit().state_dict(), Path("x.pt"), "ema")

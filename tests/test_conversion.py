@@ -530,3 +530,33 @@ def test_eval_sees_images_as_the_training_did(tmp_path):
     )  # fmt: skip
     assert result_of(scored)["status"] == "finished"
     assert "0..9000" in scored.stderr and "measured" not in scored.stderr
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_lines_about_splits_of_one_folder_say_which(tmp_path, capsys, stream):
+    """Where train and test images lie in the same folders, their lines would look alike."""
+    rows = ["file,label,split"]
+    for i in range(12):
+        image = Image.fromarray(random(i).integers(0, 255, (16, 12, 4)).astype(np.uint8), "RGBA")
+        image.save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{'ab'[i % 2]},{'train' if i < 7 else 'test'}")
+    for i in (1, 8):
+        (tmp_path / f"{i}.png").write_bytes(b"no image")
+    (tmp_path / "labels.csv").write_text("\n".join(rows) + "\n")
+    for split in ("train", "test"):
+        options = LoadOptions(source_size=8, stream=stream, workers=1)
+        source("table").load(tmp_path, split, options).pixels[:]
+    said = capsys.readouterr().err.splitlines()
+    root = tmp_path.resolve()
+    lines = [line for line in said if "transparency" in line or "skipped" in line]
+    if stream:
+        for split, line in zip(("train", "test"), lines, strict=True):
+            assert line.startswith(f"{root} ({split}): of those streamed by now ")
+    else:
+        skipped = [line for line in lines if "skipped" in line]
+        for (split, count), line in zip((("train", 7), ("test", 5)), skipped, strict=True):
+            assert line.startswith(f"skipped 1 unreadable image of {count} in {root} ({split}): ")
+        for split, count in (("train", 6), ("test", 4)):
+            assert (
+                sum(line.startswith(f"{root} ({split}): {count} files have") for line in lines) == 1
+            )

@@ -100,7 +100,7 @@ def test_class_folders_without_images(name, tmp_path):
 def test_one_class_without_images(name, tmp_path):
     write_classes(tmp_path / "train")
     (tmp_path / "train" / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no images \(1 of 3"):
+    with pytest.raises(ValueError, match=r"class folder empty of .* holds no images \(1 of 3"):
         load(name, tmp_path, "train")
 
 
@@ -123,7 +123,9 @@ def test_class_folder_layout(name, tmp_path):
 def test_test_class_that_training_lacks(name, tmp_path):
     write_classes(tmp_path / "train")
     write_classes(tmp_path / ("val" if name == "tiny_imagenet" else "test"), classes=("cat", "cow"))
-    with pytest.raises(ValueError, match="cow is a class that the training split does not have"):
+    with pytest.raises(
+        ValueError, match=r"cow of .* is a class that the training split does not have"
+    ):
         load(name, tmp_path, "test")
 
 

@@ -46,6 +46,20 @@ def snapshot(folder) -> dict:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
+def test_of_a_run_folder_it_is_said_what_is_scored_and_what_else_is_there(
+    colours, trained, tmp_path, capsys
+):
+    folder = trained[0]
+    wanted = (
+        f"these are the weights of checkpoint.pt, after epoch 4; the run has also kept best.pt, which the validation "
+        f"images selected: --pretrained_weights {folder / 'best.pt'} scores it"
+    )
+    run(colours, tmp_path / "out", eval=True, pretrained_weights=str(folder))
+    assert capsys.readouterr().err.count(wanted) == 1
+    run(colours, tmp_path / "out2", eval=True, pretrained_weights=str(folder / "best.pt"))
+    assert "has also kept" not in capsys.readouterr().err
+
+
 # Which images
 
 

@@ -192,6 +192,72 @@ def test_a_class_called_like_a_split_is_warned_of(tmp_path, capsys):
     assert f"warning: {tmp_path} has a class called train, like a split" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", [".", "train"])
+@pytest.mark.parametrize(
+    "pair", [("images", "masks"), ("JPEGImages", "Annotations"), ("imgs", "labels"), ("rgb", "ground_truth")]
+)  # fmt: skip
+def test_folders_of_images_and_annotations_are_warned_of(tmp_path, capsys, place, pair):
+    write_classes(tmp_path / place, pair)
+    if place == "train":
+        write_classes(tmp_path / "test", pair)
+    listing(tmp_path)
+    said = capsys.readouterr().err
+    assert f"classes called {pair[0]} and {pair[1]}, like the folders of images" in said
+    assert f"--dataset images --datapath {(tmp_path / place / pair[0]).resolve()}" in said
+
+
+def test_annotations_that_are_no_images_are_warned_of_too(tmp_path, capsys):
+    """As for detection: a text file for each image."""
+    write_classes(tmp_path, ("images",))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
+    with pytest.raises(ValueError, match=r"class folder labels of .* holds no images"):
+        source("image_folder").load(tmp_path, "train")
+    assert "classes called images and labels, like the folders" in capsys.readouterr().err
+
+
+def test_classes_called_like_annotations_alone_stay_classes(tmp_path, capsys):
+    write_classes(tmp_path, ("mask", "no_mask"))
+    assert listing(tmp_path).classes == ("mask", "no_mask")
+    assert "warning" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("above", [False, True])
+@pytest.mark.parametrize("splits", [("train", "test"), ("train", "validation"), ("train",)])
+def test_splits_of_images_with_a_table_are_no_classes(tmp_path, above, splits):
+    """Hugging Face's imagefolder, and Kaggle's train.csv above train/."""
+    for split in splits:
+        write(tmp_path / split / "0.png"), write(tmp_path / split / "1.png", 1)
+        place = tmp_path / f"{split}.csv" if above else tmp_path / split / "metadata.csv"
+        place.write_text("file_name,label\n0.png,a\n1.png,b\n")
+    wanted = r"has no class folders in .*; labels in a table .*csv.* are --dataset table"
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=wanted):
+            listing(tmp_path, split)
+    assert checking.recognise(str(tmp_path), None)[1] == "table"
+
+
+def test_where_classes_are_doubtful_a_table_is_named(tmp_path, capsys):
+    for i in range(4):
+        write(tmp_path / "a" / "images" / f"{i}.png", i)
+        write(tmp_path / "b" / f"{i}.png", i)
+    (tmp_path / "a" / "labels.csv").write_text("file,label\n")
+    (tmp_path / "b" / "labels.csv").write_text("file,label\n")
+    listing(tmp_path / "a")
+    assert "labels in a table (labels.csv) are --dataset table" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match=r"has no class folders.*\(labels\.csv\) are --dataset table"
+    ):
+        listing(tmp_path / "b")
+
+
+def test_a_table_beside_plain_classes_is_not_mentioned(tmp_path, capsys):
+    write_classes(tmp_path / "train"), write_classes(tmp_path / "test")
+    (tmp_path / "train.csv").write_text("file,label\n")
+    listing(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
 def test_plain_layouts_say_nothing(tmp_path, capsys):
     write_classes(tmp_path / "train")
     write_classes(tmp_path / "test")

@@ -112,6 +112,25 @@ def test_what_is_left_out_is_said_in_one_line_with_the_remedy(tmp_path, capsys, 
     assert left_out == {".heic (pip install pillow-heif)": 5, "outside class folders": 2, ".txt": 1}
 
 
+@pytest.mark.parametrize("name", ["image_folder", "images"])
+def test_files_that_may_be_images_by_no_ending_are_said_in_runs(tmp_path, capsys, name):
+    for folder in ("cat", "dog"):
+        for i in range(3):
+            write(tmp_path / folder / f"{i}.png", i)
+    write(tmp_path / "cat" / "IMG_0001"), write(tmp_path / "dog" / "IMG_0002", 1)
+    np.save(tmp_path / "cat" / "x.npy", np.zeros((8, 8)))
+    (tmp_path / "cat" / "scan.mat").write_bytes(b"x"), (tmp_path / "README").write_text("")
+    source(name).listing(tmp_path, "train")
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    for words in (
+        "2 without an ending (give each the ending",
+        "1 .npy (convert",
+        "1 .mat (convert",
+    ):
+        assert words in said
+    assert "readme" not in said and accounts(tmp_path)["left_out"]["readme"] == 1
+
+
 @pytest.mark.parametrize("folder", ["a", "."])
 def test_a_folder_of_nothing_but_heic_says_what_to_install(tmp_path, without_heif, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
@@ -215,7 +234,7 @@ def flags(**values) -> list[str]:
 
 @pytest.mark.slow
 def test_a_messy_folder_through_all_commands(tmp_path):
-    """check, pretrain, knn, finetune: all read the same images, and say of each other file why they do not."""
+    """check, pretrain, knn, finetune, --eval: all read the same images, and say of each other file why they do not."""
     mess(tmp_path / "in")
     assert accounts(tmp_path / "in")["used"] == 24
     env = {"MULTICROP_CACHE": str(tmp_path / "cache")}
@@ -235,6 +254,15 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     ), **env)  # fmt: skip
     assert result_of(second)["status"] == "finished"
     assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]
+    third = launch("finetune.py", "--eval", *data, *flags(
+        pretrained_weights=tmp_path / "ft", output_dir=tmp_path / "scores"
+    ), **env)  # fmt: skip
+    assert result_of(third)["images"] == 6
+    for run in (second, third):
+        assert sum("left out of" in line for line in run.stderr.splitlines()) == 1
+    # check's 24 used + 2 unreadable + 13 left out: 14 + 6 + 4 images of three splits, and what the runs have named
+    validation = source("image_folder").listing(tmp_path / "in", "val").names
+    assert knn["train_images"] + knn["test_images"] + len(validation) == 24
 
 
 def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsys, monkeypatch):

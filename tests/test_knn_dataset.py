@@ -6,8 +6,9 @@ import torch
 from conftest import recipe, rows_of
 from PIL import Image
 
-from multicrop.commands import pretrain
+from multicrop.commands import knn, pretrain
 from multicrop.commands._data import pretraining_images
+from multicrop.config.knn import Recipe as Knn
 from multicrop.config.pretrain import Recipe
 
 TINY = {
@@ -96,3 +97,53 @@ def test_wrong_flags_are_said_before_anything_is_decoded(unlabelled, values, wor
     monkeypatch.setattr("multicrop.datasets.images.load", None)
     with pytest.raises(ValueError, match=words):
         pretraining_images(run_of(unlabelled, **values))
+
+
+@pytest.mark.parametrize(
+    ("datapath", "words"),
+    [
+        (None, "--knn_dataset table: there is no folder data; --knn_datapath says where it is"),
+        ("nowhere", "--knn_dataset table --knn_datapath nowhere: there is no folder nowhere$"),
+    ],
+)
+def test_a_data_set_that_is_not_there_names_the_flags_before_anything_is_decoded(
+    unlabelled, tmp_path, monkeypatch, datapath, words
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("multicrop.datasets.images.load", None)
+    with pytest.raises(ValueError, match=words):
+        pretraining_images(run_of(unlabelled, knn_dataset="table", knn_datapath=datapath))
+
+
+@pytest.fixture(scope="module")
+def probed(colours, tmp_path_factory):
+    """A run without labels whose online k-NN had a table of other images."""
+    folder = tmp_path_factory.mktemp("probed")
+    rows = ["file,label,split"]
+    for split in ("train", "test"):
+        for path in sorted((colours / split).rglob("*.png")):
+            rows.append(f"{path},{path.parent.name},{split}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    other = {"knn_dataset": "table", "knn_datapath": str(folder / "labels.csv")}
+    flags = {**TINY, "dataset": "images", "datapath": str(colours / "train")}
+    pretrain.run(recipe(Recipe, **flags, **other, output_dir=str(folder / "run")))
+    return folder
+
+
+def test_eval_knn_takes_over_the_data_set_of_the_runs_own_probe(probed, capsys):
+    result = knn.run(recipe(Knn, checkpoints=(str(probed / "run"),), device="cpu"))
+    assert (result["train_images"], result["test_images"]) == (60, 24)
+    assert result["results"][0]["top1"]["10"] == 100  # raw pixels of three colours
+    said = capsys.readouterr().err
+    assert "--knn_dataset table; --dataset and --datapath say others" in said
+
+
+def test_flags_go_before_the_data_set_of_the_runs_own_probe(probed, colours):
+    run = (str(probed / "run"),)
+    flags = {"dataset": "image_folder", "datapath": str(colours / "test"), "device": "cpu"}
+    assert knn.run(recipe(Knn, checkpoints=run, **flags))["train_images"] < 24
+    with pytest.raises(
+        ValueError, match="is a file"
+    ):  # a folder is stated, the table is taken over
+        path = str(probed / "run" / "recipe.yaml")
+        knn.run(recipe(Knn, checkpoints=run, datapath=path, device="cpu"))

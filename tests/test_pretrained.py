@@ -1,5 +1,7 @@
 """weights/pretrained.py: what files give, and the report of what was copied. Other cases: test_finetune.py."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from multicrop.config.data import DataSettings
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.registry import backbone
-from multicrop.weights import pretrained
+from multicrop.weights import pretrained, series
 
 
 def test_a_timm_file_fills_the_same_timm_backbone(tmp_path, capsys):
@@ -82,3 +84,88 @@ def test_flags_say_where_the_images_are_then_the_file_for_its_own_data_set(tmp_p
     assert origin(file.metadata, None, "there", 32) == ("CIFAR10", "there", 32)
     assert origin(file.metadata, "SVHN", None, None) == ("SVHN", "./data", None)
     assert origin(pretrained.Pretrained().metadata, None, None, None) == ("shapes", "./data", None)
+
+
+SIZES = {"patch_size": 4, "embed_dim": 16, "num_layers": 2, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "flags"),
+    [
+        ({"embed_dim": 48}, "--embed_dim 48 would fit"),
+        ({"embed_dim": 48, "patch_size": 8}, "--embed_dim 48 --patch_size 8 would fit"),
+        ({"embed_dim": 48, "num_layers": 3}, "--embed_dim 48 would fit"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.backbone.", "net.trunk."])
+def test_of_other_sizes_it_is_said_which_tensor_differs_and_what_would_fit(
+    tmp_path, prefix, theirs, flags
+):
+    state = backbone("vit", 32, **SIZES | theirs).state_dict()
+    torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "x.pt")
+    options = {"arch": "vit", "image_size": 32, **SIZES}
+    for strict in (False, True):
+        file = pretrained.read(tmp_path / "x.pt")
+        with pytest.raises(ValueError) as caught:
+            fill_backbone(backbone(**options), file, "vit", strict, options=options)
+        shapes = r"cls_token is \(1, 1, 48\) in the file and \(1, 1, 16\) in the network"
+        assert re.search(
+            f"x.pt: names agree but sizes differ, of .* tensors: {shapes}", str(caught.value)
+        )
+        assert str(caught.value).endswith(flags)
+
+
+def test_what_is_proposed_is_tried(tmp_path):
+    """The command line that a message proposes goes through."""
+    options = {"arch": "vit", "image_size": 32, **SIZES}
+    theirs = backbone("vit", 32, **SIZES | {"embed_dim": 48, "vit_mlp_ratio": 4.0, "patch_size": 8})
+    torch.save(theirs.state_dict(), tmp_path / "x.pt")
+    file = pretrained.read(tmp_path / "x.pt")
+    with pytest.raises(ValueError) as caught:
+        fill_backbone(backbone(**options), file, "vit", strict=True, options=options)
+    found = re.findall(r"--(\w+) ([\d.]+)", str(caught.value))
+    proposed = {name: float(value) if "." in value else int(value) for name, value in found}
+    fill_backbone(backbone(**options | proposed), file, "vit", strict=True)
+
+
+def test_one_tensor_of_another_size_is_said_where_all_are_needed(tmp_path):
+    options = {"arch": "vit", "image_size": 32, **SIZES}
+    state = backbone("vit", 32, **SIZES | {"patch_size": 8}).state_dict()
+    torch.save(state, tmp_path / "x.pt")
+    file = pretrained.read(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"of 1 tensors: patch_embed.*; --patch_size 8 would fit"):
+        fill_backbone(backbone(**options), file, "vit", strict=True, options=options)
+    fill_backbone(backbone(**options), file, "vit")  # trained from what there is
+
+
+def test_of_a_size_with_a_name_the_name_is_proposed(tmp_path):
+    torch.save(backbone("cct_4_3x2_32", 32).state_dict(), tmp_path / "x.pt")
+    options = {"arch": "cct_7_3x1_32", "image_size": 32}
+    file = pretrained.read(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"sizes differ.*; --arch cct_4_3x2_32 would fit"):
+        fill_backbone(backbone(**options), file, options["arch"], options=options)
+
+
+def test_a_tensor_or_two_that_fit_among_many_that_do_not_are_no_pretrained_network(tmp_path):
+    state = backbone("vit", 32, **SIZES | {"embed_dim": 48}).state_dict()
+    state["patch_embed.proj.weight"] = torch.zeros(16, 3, 4, 4)
+    torch.save(state, tmp_path / "x.pt")
+    file = pretrained.read(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="sizes differ"):
+        fill_backbone(backbone("vit", 32, **SIZES), file, "vit")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_cannot_be_read_is_said_once(tmp_path, capsys, count):
+    vit = backbone("vit", 32, **SIZES)
+    names = [str(tmp_path / f"{i}.pt") for i in range(count)]
+    for name in names:
+        torch.save(vit.state_dict(), name)
+    with pytest.raises(ValueError) as caught:
+        list(series.read(names, "model"))
+    said = capsys.readouterr().err + str(caught.value)
+    assert "nothing" not in said
+    assert (
+        said.count("no 'model'; all its tensors are of one network, leave --checkpoint_key out")
+        == count
+    )

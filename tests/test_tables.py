@@ -383,3 +383,62 @@ def test_a_list_beside_class_folders_does_not_hide_their_classes(photos):
         photos / "sizes.csv", ("file", "width", "height"), [(name, 8, 8) for name, _ in rows_of()]
     )
     assert check.recognise(str(photos), None)[1] == "image_folder"
+
+
+# Tables that are there and cannot be taken
+
+
+@pytest.fixture
+def loose(tmp_path):
+    """Images in one folder, which is no class, and a table of any name."""
+    for i in range(6):
+        write(tmp_path / "images" / f"{i}.png", i)
+    lines = ["file,label", *(f"images/{i}.png,{'ab'[i % 2]}" for i in range(6)), ""]
+    return tmp_path, "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (("a", "b"), r"holds 2 tables, a\.csv and b\.csv: give the path of one of them"),
+        (("train_a", "train_b"), r"holds train_a\.csv and train_b\.csv: give the path of one"),
+    ],
+)
+def test_check_says_that_it_is_open_which_table_to_take(loose, names, words):
+    folder, content = loose
+    for name in names:
+        (folder / f"{name}.csv").write_text(content)
+    with pytest.raises(ValueError, match=words):
+        check.run(Check(str(folder), workers=1))
+    one = check.run(Check(str(folder / f"{names[1]}.csv"), workers=1))
+    assert one["dataset"] == "table" and one["train"]["classes"] == 2
+
+
+def test_tables_that_are_none_do_not_hide_classes(loose, capsys):
+    folder, content = loose
+    for name in ("cat", "dog"):
+        for i in range(3):
+            write(folder / name / f"{i}.png", i)
+    for name in ("a", "b"):
+        (folder / f"{name}.csv").write_text(content)
+    assert check.recognise(str(folder), None)[1] == "image_folder"
+    assert "not read as tables: " in capsys.readouterr().err
+    for name in ("a", "b"):
+        (folder / f"{name}.csv").write_text("epoch,loss\n1,2\n")
+    assert check.recognise(str(folder), None)[1] == "image_folder"
+    assert "not read as" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("file,label\nimages/0.png,a,b\n", "row 2 has 3 cells, and the header 2"),
+        ("epoch,loss\n1,2\n", "none of its columns is known to name images"),
+    ],
+)
+def test_check_says_why_the_only_table_is_not_read(loose, capsys, content, words):
+    folder, _ = loose
+    (folder / "labels.csv").write_text(content)
+    check.recognise(str(folder), None)
+    assert f"not read as a table: {folder}/labels.csv" in (said := capsys.readouterr().err)
+    assert words in said

@@ -58,7 +58,7 @@ def test_the_report_says_what_was_not_loaded_and_why(vit):
     kept = vit.norm.weight.clone()
     report = loading.load_by_name(vit, state)
     assert report.missing == ["norm.weight"] and report.unused == ["extra.weight"]
-    assert report.misshapen == ["blocks.0.attn.qkv.weight (3, 3) for (72, 24)"]
+    assert list(map(str, report.misshapen)) == ["blocks.0.attn.qkv.weight (3, 3) for (72, 24)"]
     assert torch.equal(vit.norm.weight, kept)
     text = "\n".join(report.lines("x.pt"))
     assert "norm.weight" in text and "extra.weight" in text and "(3, 3) for (72, 24)" in text

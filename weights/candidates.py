@@ -97,7 +97,7 @@ class Candidates:
         """The place under which most tensors have the names and shapes of the network's, after `adapt`.
 
         Of equal ones that which is trained goes before its average, then what `guess` says, then the first in the
-        file. Where less than a quarter of the network fits under a prefix, it is the guess.
+        file. Where less than a quarter of the network fits under a prefix, names alone decide, else it is the guess.
         """
         groups = [self.named()]
         if (
@@ -111,7 +111,18 @@ class Candidates:
                 return Choice(choice.place, _others_like(choice.place, everywhere))
             if choice:
                 return choice
-        return Choice(self.guess())
+        return Choice(self._by_names(network) or self.guess())
+
+    def _by_names(self, network: nn.Module) -> Place | None:
+        """The place with most of the network's names, whatever their shapes; None where that is less than a quarter."""
+        own, guess = set(network.state_dict()), self.guess()
+        counts = {place: sum(name in own for name in self.tensors(place)) for place in self.named()}
+        best = max(
+            counts,
+            key=lambda place: (counts[place], not place.averaged, place == guess),
+            default=None,
+        )
+        return best if best and counts[best] >= max(1, LEAST_SHARE * len(own)) else None
 
     def _best_of(
         self, places: list[Place], network: nn.Module, adapt: Adapt | None
@@ -194,12 +205,27 @@ def candidates(content: Any, path: Path, key: str, flag: str = "--checkpoint_key
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     states = _state_dicts(content)
     found = Candidates(states, key, flag)
-    nested = [str(name) for name, value in content.items() if isinstance(value, dict)]
-    named = states and any(place.has_word(key) or place.has_part(key) for place in found.named())
-    if not states or not (named or key in NETWORKS):
-        choices = ", ".join(nested) or "nothing"
-        raise ValueError(f"{path} has no {key!r}; choose {flag} among {choices}")
+    if not states:
+        names = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise ValueError(f"{path} holds no weights: it has {names}")
+    named = any(place.has_word(key) or place.has_part(key) for place in found.named())
+    if not (named or key in NETWORKS):
+        choices = _choices(states)
+        remedy = f"choose {flag} among {', '.join(choices)}"
+        if not choices:
+            remedy = f"all its tensors are of one network, leave {flag} out"
+        raise ValueError(f"{path} has no {key!r}; {remedy}")
     return found
+
+
+def _choices(states: dict[str, StateDict]) -> list[str]:
+    """What a key may be: dictionaries, or the first parts of names in the only one, where several hold networks."""
+    outer = list(dict.fromkeys(name.partition(".")[0] for name in states if name))
+    if outer:
+        return outer
+    parts = Counter(name.partition(".")[0] for name in states[""])
+    large = [name for name, count in parts.items() if count >= LEAST_SHARE * len(states[""])]
+    return large if len(large) > 1 else []
 
 
 def _state_dicts(content: dict, path: str = "", depth: int = DEPTH) -> dict[str, StateDict]:

@@ -12,7 +12,7 @@ from ..engine import checkpoint, ranks
 from ..engine.metadata import Checkpoint, Metadata, is_ours
 from . import published
 from .candidates import NETWORKS, Adapt, Candidates, Choice, StateDict, candidates
-from .loading import load_by_name, read_content, shortened
+from .loading import SizesDiffer, load_by_name, read_content, shortened
 
 # Where classifiers stand in files.
 CLASSIFIERS = (
@@ -211,11 +211,13 @@ def fill(
     """Copy a file's backbone by name and say, unless quiet, what was copied and what was not.
 
     Of a file of others this chooses the network, and with it the classifier. ValueError where nothing fits, or with
-    strict=True where the file leaves a parameter without a value.
+    strict=True where the file leaves a parameter without a value; SizesDiffer where that is because sizes differ.
     """
     pretrained.choose(backbone, adapt)
     try:
         report = load_by_name(backbone, pretrained.backbone, adapt)
+    except SizesDiffer as error:
+        raise SizesDiffer(error.misshapen, pretrained.path) from None
     except ValueError as error:
         raise ValueError(f"{pretrained.path}: {error}") from None
     if not quiet:
@@ -225,6 +227,8 @@ def fill(
             ranks.log(line)
     loaded = set(report.loaded)
     empty = [name for name, _ in backbone.named_parameters() if name not in loaded]
+    if strict and empty and report.misshapen:
+        raise SizesDiffer(report.misshapen, pretrained.path)
     if strict and empty:
         names = ", ".join(empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise ValueError(

@@ -15,20 +15,21 @@ def read(names: Sequence[str], key: str = "teacher", trust: bool = False) -> Ite
     Rank 0 reads them for all: a run that still goes on may replace its newest at any moment.
     FileNotFoundError where a name stands for no checkpoint, ValueError where none can be read.
     """
-    error = None
     steps: set[tuple[Path, int | None]] = set()
-    for path, is_named in ranks.broadcast_object(lambda: paths(names)):
+    there = ranks.broadcast_object(lambda: paths(names))
+    for path, is_named in there:
         file = ranks.broadcast_object(partial(_attempt, path, key, trust))
         if isinstance(file, ValueError):
-            error = file
-            ranks.log(f"left out: {error}")
+            if len(there) == 1:
+                raise file
+            ranks.log(f"left out: {file}")
             continue
         step = path.parent, file.metadata.step if file.metadata.kind else None
         if is_named or step not in steps:  # a run's newest is often also one that it has kept
             yield file
         steps.add(step)
-    if error and not steps:
-        raise error
+    if not steps:
+        raise ValueError(f"none of these {len(there)} checkpoints can be read")
 
 
 def _attempt(path: Path, key: str, trust: bool) -> Pretrained | ValueError:

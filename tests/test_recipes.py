@@ -14,6 +14,7 @@ from locality_guidance import training_pieces
 from multicrop import cli
 from multicrop.commands._finetune_data import backbone_options, images_per_part
 from multicrop.config import finetune, pretrain
+from multicrop.config.auto import ImageFacts, network_choices, run_choices
 from multicrop.config.flags import to_flags
 from multicrop.engine.schedule import learning_rate
 from multicrop.registry import backbone, source
@@ -113,7 +114,8 @@ def test_the_scratch_baseline_is_the_finetuning_recipe():
     )
 
 
-STAGE_TWO = [path.stem for path in PATHS if "_ssl" not in path.stem]
+STAGE_ONE = re.compile(r"_ssl|recommended")
+STAGE_TWO = [path.stem for path in PATHS if not STAGE_ONE.search(path.stem)]
 TIMM = [name for name in STAGE_TWO if re.match(r"dhvt|localvit|cct_(?!light)|locality|logit", name)]
 
 
@@ -287,3 +289,21 @@ def test_jitter_is_off_beside_a_policy_as_published():
         TrainTransform.from_recipe(r.augmentation, "cifar10", 32, (0.5,), (0.2,)).color_jitter
         == 0.4
     )
+
+
+@pytest.mark.parametrize(("size", "images"), [("tiny", 5000), ("small", 20_000), ("base", 50_000)])
+def test_recommended_recipes_are_what_auto_chooses_for_photographs(size, images):
+    recipe = flags(parsed(ROOT / "recipes" / f"recommended_{size}.yaml"))
+    facts = ImageFacts(images, side=32, brightness_share=0.3, mirror_share=0.5)
+    ranks = 2 if size == "base" else 1
+    recipe.batch_size_per_gpu *= ranks
+    choices = [
+        *network_choices(facts),
+        *run_choices(images, recipe.batch_size_per_gpu, recipe.epochs, ""),
+    ]
+    for choice in choices:
+        if choice.name not in ("saveckp_freq", "knn_freq", "standardise"):
+            found = getattr(recipe, choice.name)
+            found = list(found) if isinstance(found, (list, tuple)) else found
+            wanted = list(choice.value) if isinstance(choice.value, tuple) else choice.value
+            assert found == wanted, choice.name

@@ -2,12 +2,49 @@
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 RESUME_ME = (
     75  # EX_TEMPFAIL of sysexits.h: not an error, try again; launch/slurm.sbatch requeues on it
 )
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+AT_ONCE = ("SIGTERM", "SIGUSR1")  # which end a process with another code, unless they are handled
+STOPPED = b"stopped by a signal; the same command goes on from what was saved, or begins again\n"
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """A signal ends the process with RESUME_ME wherever no Interrupt is open: as it imports, or has nothing to save.
+
+    Python's own handler stays for SIGINT, so that what is open is closed.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = [getattr(signal, name) for name in AT_ONCE if hasattr(signal, name)]
+        before = {number: signal.signal(number, _end) for number in numbers}
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say_stopped()
+        sys.exit(RESUME_ME)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """Nothing is raised, as extension modules swallow what is raised while they are imported."""
+    _say_stopped()
+    os._exit(RESUME_ME)
+
+
+def _say_stopped() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, STOPPED)
 
 
 class Interrupt:

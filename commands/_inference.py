@@ -128,7 +128,7 @@ def open_images(
 
 
 def say_no_images(parts: list[Given]) -> None:
-    """One line on the files of each folder or archive that are no images, as `given` says which images it leaves out."""
+    """One line on the files of each folder or archive that are no images; on images left out `given` has its own."""
     for part in parts:
         if not part.prefix:  # files by their names, or a table
             continue

@@ -61,8 +61,8 @@ def say_replaced(path: Path) -> None:
 class Part:
     """One rank's stretch of the images: a line of JSON for each, and beside it a vector where there are any.
 
-    identity: of plain values; what was begun with another one is begun again. width: numbers of a vector. other: once it
-    is open, what of the identity was another in rows that are begun again; None where there were none.
+    identity: of plain values; what was begun with another one is begun again. width: numbers of a vector. other: what
+    of the identity was another one in rows that `open` begins again; None where there are none.
     """
 
     def __init__(self, output: Path, rank: int, world: int, images: int, width: int = 0):

@@ -5,6 +5,7 @@ A file of commands/ is a command, its name the command's. Nothing heavy is impor
 
 import ast
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from . import registry
@@ -37,17 +38,19 @@ def main(argv: list[str] | None = None, program: str | None = None) -> None:
         sys.exit(2)
     # The list above needs no parser. A recipe is parsed before its command is imported, so that --help and a wrong
     # flag need no torch.
-    with ending_at_once():
+    with ending_at_once() as imported:
         from . import cli
 
         recipe_type = import_module(f"multicrop.config.{name}").Recipe
         program = program or f"multicrop {name}"
-        cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program)
+        cli.main(recipe_type, lambda recipe: run(name, recipe, imported), rest, program)
 
 
-def run(name: str, recipe: object) -> dict:
+def run(name: str, recipe: object, imported: Callable[[], None]) -> dict:
     """The result of a command, which is imported now."""
-    return import_module(f"multicrop.commands.{name}").run(recipe)
+    command = import_module(f"multicrop.commands.{name}")
+    imported()
+    return command.run(recipe)
 
 
 def usage() -> str:

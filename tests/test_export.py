@@ -312,7 +312,9 @@ def test_the_card_of_the_selected_weights_has_their_accuracies(run, tmp_path):
     assert "the test images took no part" in text
 
 
-def test_the_command_of_a_card_makes_the_run_again(pretrained, colours, tmp_path, monkeypatch):
+def test_the_command_of_a_card_makes_the_run_again(
+    pretrained, colours, tmp_path, monkeypatch, capsys
+):
     """Where data and weights lie under their names, also when the weights no longer say what their network is."""
     multicrop.finetune(
         pretrained_weights=pretrained, datapath=colours, epochs=1, ra=1, batch_size=12, device="cpu",
@@ -323,6 +325,9 @@ def test_the_command_of_a_card_makes_the_run_again(pretrained, colours, tmp_path
     assert str(colours) not in command and str(pretrained.parent) not in command
     program, name, *words = shlex.split(command)
     assert (program, name) == ("multicrop", "finetune")
+    capsys.readouterr()
+    exported(tmp_path / "first run", "hf", tmp_path / "card", images=0)
+    assert f"{out} is there already: it is replaced" in capsys.readouterr().err
     monkeypatch.chdir(tmp_path)
     Path(colours.name).symlink_to(colours)
     content = checkpoint.load(pretrained).state["teacher"]

@@ -111,7 +111,7 @@ def bounds(r: Recipe, paths: list[str], model: Path, device: torch.device) -> di
     """Seconds, and processor seconds, in which these images are decoded, and go through the network, alone."""
 
     def decode() -> None:
-        decoders = Decoders(r.workers or processors(), Form(r.image_size, False))
+        decoders = Decoders(r.workers or processors(), Form((r.image_size, r.image_size), False))
         for start in range(0, len(paths), PART):
             decoders.decode(paths[start : start + PART])
 

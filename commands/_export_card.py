@@ -6,23 +6,16 @@ from typing import Any, NamedTuple
 from huggingface_hub import ModelCardData
 
 from multicrop.commands._evaluation import BEST
+from multicrop.commands._export_command import command_of
 from multicrop.commands._export_network import Exported
 from multicrop.commands._export_timm import OF_TIMM, load_lines
 from multicrop.commands.finetune import AVERAGED
-from multicrop.config.finetune import Recipe as Finetuning
-from multicrop.config.flags import changed_flags, from_flags, typed
-from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import height_width
 from multicrop.engine.run import read_metrics
 from multicrop.registry import source
 from multicrop.weights.pretrained import AVERAGE
 
 FEW_CLASSES = 20  # are all named in the text; config.json names all of any number
-LEFT_OUT = (
-    "datapath", "output_dir", "pretrained_weights", "teacher", "guidance_features", "device", "workers", "download",
-    "trust_checkpoint", "log_freq", "save_steps", "saveckp_freq",
-)  # fmt: skip
-"""Flags that are about the machine that trained: of no use to a reader, and its paths are not his to see."""
 PERCENT = {
     "top1": "top-1 accuracy",
     "top5": "top-5 accuracy",
@@ -184,22 +177,12 @@ def _accuracy_section(exported: Exported) -> str:
 
 def _recipe_section(exported: Exported) -> str:
     metadata = exported.metadata
-    finetuned = metadata.kind == "finetune"
-    recipe_type: Any = Finetuning if finetuned else Pretraining
-    stored = recipe_type.ADDED | metadata.recipe
-    flags: dict[str, Any] = {}
-    for flag, value in changed_flags(from_flags(recipe_type, stored)).items():
-        if flag not in LEFT_OUT:
-            flags[flag] = tuple(value) if isinstance(value, list) else value
-    words = " ".join(f"--{flag} {typed(value)}" for flag, value in flags.items())
-    command = f"multicrop {'finetune' if finetuned else 'pretrain'} {words}".strip()
-    start = ""
-    if metadata.recipe.get("pretrained_weights"):
-        folder = Path(metadata.recipe["pretrained_weights"]).name
-        start = f" It started from the weights `{folder}`."
+    weights, start = metadata.recipe.get("pretrained_weights"), ""
+    if weights:
+        start = f" It started from the weights `{Path(weights).name}`."
     return (
         f"## Recipe\n\nAfter epoch {metadata.epoch:g} (step {metadata.step}) of the run below; what is not named has "
-        f"multicrop's default.{start}\n\n```bash\n{command}\n```"
+        f"multicrop's default, and of paths the last part is left.{start}\n\n```bash\n{command_of(metadata)}\n```"
     )
 
 

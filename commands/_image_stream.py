@@ -4,6 +4,7 @@ N images; memory holds a few batches, and the images' names.
 """
 
 import os
+import re
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -187,7 +188,7 @@ class _Files:
         _notes.say("of the images read by now", _notes.note_lines(new))
         errors: dict[int, str] = {}
         for row, reason in unreadable:
-            errors[row] = reason
+            errors[row] = re.sub(r"^\[Errno \d+\] ", "", reason).rstrip(": ")
         return Decoded(start, torch.from_numpy(pixels), errors)
 
 

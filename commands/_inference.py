@@ -1,5 +1,6 @@
 """A trained network and the images that it is shown: what `multicrop predict` and `multicrop embed` share."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,11 +23,17 @@ from multicrop.commands._image_stream import (
 )
 from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.inference import ImageSource, Network, Weights
+from multicrop.datasets._archive import ArchiveFolder
+from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
+from multicrop.datasets._endings import needed
 from multicrop.datasets._folders import Listing
 from multicrop.datasets._given import Given, given
+from multicrop.datasets._inventory import listed
+from multicrop.datasets._places import Several
 from multicrop.datasets._rows import NoLabels
 from multicrop.datasets._table import Columns
+from multicrop.datasets._tree import Node
 from multicrop.engine import ranks
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.progress import Progress
@@ -115,8 +122,26 @@ def open_images(
     side = resolve_source_size(stated, network.image_size, crops=crops)
     conversion = _for_network(conversion_of(settings, "images", metadata), settings, network)
     parts = given(words, Columns.of(**settings.columns))
+    say_no_images(parts)
     with decoded_files(parts, conversion, side, settings.workers) as stream:
         yield stream
+
+
+def say_no_images(parts: list[Given]) -> None:
+    """One line on the files of each folder or archive that are no images; on images left out `given` has its own."""
+    for part in parts:
+        if not part.prefix:  # files by their names, or a table
+            continue
+        assert isinstance(part.root, (Path, ArchiveFolder))
+        top, others = Node(part.root), Counter[str]()
+        top.scopes.append(top)
+        for _, node in top.nodes():
+            for ending, count in node.content.others.items():
+                if not needed(ending):
+                    others[ending or "without an ending"] += count
+            others["broken link"] += node.content.broken
+        if +others:
+            say_once(f"left out of {top.folder}, no images: {listed(+others)}")
 
 
 @contextmanager
@@ -137,7 +162,8 @@ def _of_data_set(settings: ImageSource, network: Trained, crops: bool) -> Iterat
             images = source.load(origin.datapath, split, options)
         yield stored_images(images, split)
         return
-    part = Given(listing.root, listing.names)
+    prefix = "" if isinstance(listing.root, Several) else f"{listing.root}/"  # names as paths
+    part = Given(listing.root, listing.names, prefix=prefix)
     with decoded_files([part], conversion, side, settings.workers) as stream:
         yield with_labels(stream, listing.labels, listing.classes)
 

@@ -55,6 +55,7 @@ class Measurements:
 
     def _load(self, stored: dict[str, Any]) -> None:
         if stored["identity"] != self.identity:
+            ranks.log(f"{self.path} is of other weights, images or settings: begun again")
             return
         self.clean = stored["clean"]
         for name, row in stored["cells"].items():

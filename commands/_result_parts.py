@@ -4,9 +4,11 @@ What an interrupted command has written stays, and the same command goes on behi
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,14 @@ from multicrop.engine import ranks
 from multicrop.engine.files import write_errors
 
 TAKEN = 4096  # vectors that are read at a time
+VECTORS = ".vectors"  # how the file beside the rows ends
+OF_IDENTITY = {
+    "names": "images",
+    "takes": "--block, --stage or --tokens",
+    "ranks": "numbers of processes",
+    **{name: f"--{name}" for name in ("topk", "tta", "normalize", "precision", "image_size")},
+}
+"""What a message calls a part of an identity, where it is not by its name."""
 
 
 def names_hash(names: Sequence[str]) -> str:
@@ -28,7 +38,10 @@ def names_hash(names: Sequence[str]) -> str:
 
 
 def check_file(output: str) -> None:
-    """ValueError or OSError where a file of this name cannot be written, before anything is read."""
+    """ValueError or OSError where a file of this name cannot be written, before anything is read.
+
+    That one of an earlier command will be replaced is said.
+    """
     path = Path(output)
     if path.is_dir():
         raise ValueError(f"--output {output} is a folder: give a file in it")
@@ -36,28 +49,38 @@ def check_file(output: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    say_replaced(path)
+
+
+def say_replaced(path: Path) -> None:
+    """A line about a result that is there already."""
+    if path.exists():
+        ranks.log(f"{path} is there already: it is replaced when the new one is whole")
 
 
 class Part:
     """One rank's stretch of the images: a line of JSON for each, and beside it a vector where there are any.
 
-    identity: of plain values; what was begun with another one is begun again. width: numbers of a vector.
+    identity: of plain values; what was begun with another one is begun again. width: numbers of a vector. other: what
+    of the identity was another one in rows that `open` begins again; None where there are none.
     """
 
     def __init__(self, output: Path, rank: int, world: int, images: int, width: int = 0):
         ending = ".partial" if world == 1 else f".partial.{rank}"
         self.rows_file = output.with_name(f"{output.name}{ending}")
-        self.vectors_file = output.with_name(f"{output.name}{ending}.vectors")
+        self.vectors_file = output.with_name(f"{output.name}{ending}{VECTORS}")
         self.output, self.width = output, width
         self.start = images * rank // world
         self.stop = images * (rank + 1) // world
         self.done = 0
+        self.other: tuple[str, ...] | None = None
 
     def open(self, identity: dict[str, Any]) -> None:
         """Go on behind what is there, or begin. OSError where nothing can be written."""
         with write_errors(self.output):
             self.output.parent.mkdir(parents=True, exist_ok=True)
             head = (json.dumps(identity) + "\n").encode()
+            self.other = self._differences(identity)
             lines, end = self._whole_lines(head)
             if self.width and lines:
                 self.vectors_file.touch()
@@ -116,6 +139,22 @@ class Part:
         for path in (self.rows_file, self.vectors_file):
             path.unlink(missing_ok=True)
 
+    def _differences(self, identity: dict[str, Any]) -> tuple[str, ...] | None:
+        """What of the identity is another in rows that are there; None where it is the same, or there are no rows."""
+        if not self.rows_file.exists():
+            return None
+        with open(self.rows_file, "rb") as file:
+            head, has_rows = file.readline(), bool(file.readline())
+        if not has_rows:
+            return None
+        try:
+            before = dict(json.loads(head))
+        except (ValueError, TypeError):  # nothing of ours
+            return ()
+        names = sorted({*before, *identity})
+        differ = tuple(name for name in names if before.get(name) != identity.get(name))
+        return differ or None
+
     def _whole_lines(self, head: bytes) -> tuple[int, int]:
         """How many rows are there, of the same identity, and where the last one ends."""
         if not self.rows_file.exists():
@@ -141,12 +180,35 @@ class Part:
 
 
 def own_part(output: Path, images: int, width: int, identity: dict[str, Any]) -> Part:
-    """This rank's, opened; that it goes on is said."""
+    """This rank's, opened; that it goes on is said, or why it does not."""
     part = Part(output, ranks.rank(), ranks.world_size(), images, width)
     part.open({**identity, "ranks": ranks.world_size()})
+    if part.other is not None:
+        differ = ", ".join(OF_IDENTITY.get(name, name) for name in part.other)
+        ranks.log(
+            f"{part.rows_file} is of an interrupted run with other {differ or 'content'}: begun again"
+        )
+    if ranks.rank() == 0:
+        drop_other_parts(output, ranks.world_size())
     if part.done:
         ranks.log(f"going on after {part.done} images of an interrupted run for {output}")
     return part
+
+
+def drop_other_parts(output: Path, world: int) -> None:
+    """Remove what a run of another number of processes has left, which is said."""
+    own = {Part(output, rank, world, 0).rows_file.name for rank in range(world)}
+    other = []
+    for path in output.parent.glob(f"{glob.escape(output.name)}.partial*"):
+        name = path.name.removesuffix(VECTORS)
+        if name not in own and re.fullmatch(r"partial(\.\d+)?", name[len(output.name) + 1 :]):
+            other.append(path)
+    for path in other:
+        path.unlink(missing_ok=True)
+    if other:
+        ranks.log(
+            f"{other[0]} is of an interrupted run of another number of processes: begun again"
+        )
 
 
 def all_parts(output: Path, images: int, width: int = 0) -> list[Part]:

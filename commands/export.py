@@ -22,6 +22,7 @@ from multicrop.commands._export_check import batches, differences
 from multicrop.commands._export_graph import Graph, dynamic_axes, input_shape, trace
 from multicrop.commands._export_network import Exported, load
 from multicrop.commands._export_timm import load_lines, timm_network, write_folder
+from multicrop.commands._result_parts import say_replaced
 from multicrop.config.export import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
@@ -38,6 +39,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
     graph = Graph(exported, recipe.graph)
     inputs = batches(exported, graph, recipe.check)
     path = Path(recipe.out or exported.path.parent / NAMES[recipe.to])
+    say_replaced(path)
 
     def check(written: Callable[[Tensor], Tensor]) -> dict[str, float]:
         return differences(written, graph, inputs)

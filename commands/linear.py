@@ -37,6 +37,8 @@ def run(recipe: Recipe) -> dict:
     logistic = recipe.linear.probe == "logistic"
     if logistic:
         linear.check_installed()  # before images are read
+    else:
+        ranks.log("--probe sgd keeps nothing on its way: if it is interrupted, it begins again")
     begun = time.perf_counter()
 
     # The network, and what of it is probed: what is wrong is said before a long decoding.

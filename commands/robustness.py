@@ -22,8 +22,10 @@ from multicrop.commands._data import (
     load_options,
     resolve_source_size,
 )
+from multicrop.commands._export_network import say_which
 from multicrop.commands._measurements import Measured, Measurements
 from multicrop.commands._networks import backbone_of
+from multicrop.commands._result_parts import say_replaced
 from multicrop.config.robustness import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
@@ -113,6 +115,7 @@ def read_classifier(recipe: Recipe) -> Pretrained:
         raise ValueError(
             f"{file.path} is no classifier of ours: give a run or checkpoint of finetune"
         )
+    say_which(Path(recipe.model), file)
     return file
 
 
@@ -127,6 +130,7 @@ def output_file(recipe: Recipe, file: Pretrained, name: str) -> Path:
     folder = Path(recipe.machine.output_dir or file.path.parent)
     with write_errors(folder / name):
         folder.mkdir(parents=True, exist_ok=True)
+    say_replaced(folder / name)
     return folder / name
 
 

@@ -2,12 +2,57 @@
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 RESUME_ME = (
     75  # EX_TEMPFAIL of sysexits.h: not an error, try again; launch/slurm.sbatch requeues on it
 )
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+STOPPED = b"stopped by a signal; the same command goes on from what was saved, or begins again\n"
+
+
+@contextmanager
+def ending_at_once() -> Iterator[Callable[[], None]]:
+    """A signal ends the process with RESUME_ME wherever no Interrupt is open: as it imports, or has nothing to save.
+
+    Call what it gives once all is imported: from then on SIGINT closes what is open.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.signal(number, _end) for number in _numbers()}
+
+    def imported() -> None:
+        if before:
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+
+    try:
+        yield imported
+    except KeyboardInterrupt:
+        _say_stopped()
+        sys.exit(RESUME_ME)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """Nothing is raised: what is raised while modules are imported may be swallowed, or end the process otherwise."""
+    _say_stopped()
+    os._exit(RESUME_ME)
+
+
+def _say_stopped() -> None:
+    if os.environ.get("RANK", "0") == "0":
+        os.write(2, STOPPED)
 
 
 class Interrupt:
@@ -22,8 +67,7 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+            self._before = {number: signal.signal(number, self._handle) for number in _numbers()}
         return self
 
     def __exit__(self, *_: object) -> None:

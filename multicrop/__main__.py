@@ -5,10 +5,18 @@ A file of commands/ is a command, its name the command's. Nothing heavy is impor
 
 import ast
 import sys
+from collections.abc import Callable
 from importlib import import_module
 
 from . import registry
+from .engine.interrupt import ending_at_once
 
+GROUPS = {
+    "train": ("advise", "pretrain", "finetune"),
+    "judge": ("knn", "linear", "labels", "robustness", "visualise"),
+    "use": ("predict", "embed", "export"),
+    "tools": ("check", "pack", "precompute", "weights"),
+}
 USAGE = """usage: multicrop NAME ...
 
 {commands}
@@ -30,23 +38,30 @@ def main(argv: list[str] | None = None, program: str | None = None) -> None:
         sys.exit(2)
     # The list above needs no parser. A recipe is parsed before its command is imported, so that --help and a wrong
     # flag need no torch.
-    from . import cli
+    with ending_at_once() as imported:
+        from . import cli
 
-    recipe_type = import_module(f"multicrop.config.{name}").Recipe
-    cli.main(recipe_type, lambda recipe: run(name, recipe), rest, program or f"multicrop {name}")
+        recipe_type = import_module(f"multicrop.config.{name}").Recipe
+        program = program or f"multicrop {name}"
+        cli.main(recipe_type, lambda recipe: run(name, recipe, imported), rest, program)
 
 
-def run(name: str, recipe: object) -> dict:
+def run(name: str, recipe: object, imported: Callable[[], None]) -> dict:
     """The result of a command, which is imported now."""
-    return import_module(f"multicrop.commands.{name}").run(recipe)
+    command = import_module(f"multicrop.commands.{name}")
+    imported()
+    return command.run(recipe)
 
 
 def usage() -> str:
-    """The commands, each with the first line of its file's docstring."""
+    """The commands by what they are for, each with the first line of its file's docstring."""
     names = registry.names("commands")
     width = max(map(len, names))
-    lines = [f"  {name:<{width}}  {_first_line(name)}" for name in names]
-    return USAGE.format(commands="\n".join(lines))
+    groups = []
+    for title, group in GROUPS.items():
+        lines = [f"  {name:<{width}}  {_first_line(name)}" for name in group]
+        groups.append("\n".join([title, *lines]))
+    return USAGE.format(commands="\n\n".join(groups))
 
 
 def _first_line(command: str) -> str:

@@ -4,6 +4,8 @@ Keyword arguments are named as the flags, and `recipe=` is a recipe file. They g
 line, so that names, types and messages are the same; what a function returns is what the command prints last.
 """
 
+import os
+from collections.abc import Iterable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import torch.nn as nn
 
     from .augment.evaluation import EvalTransform
+
+Paths = str | Path | Iterable[str | Path]  # one, or several: images, or checkpoints
 
 
 def pretrain(**flags: Any) -> dict[str, Any]:
@@ -26,7 +30,7 @@ def finetune(**flags: Any) -> dict[str, Any]:
     return _run("finetune", (), flags)
 
 
-def knn(*checkpoints: str | Path, **flags: Any) -> dict[str, Any]:
+def knn(*checkpoints: Paths, **flags: Any) -> dict[str, Any]:
     """The k-NN probe of checkpoint files or run folders. Flags: config/knn.py."""
     return _run("knn", checkpoints, flags)
 
@@ -56,13 +60,19 @@ def labels(model: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("labels", (model,), flags)
 
 
-def predict(model: str | Path, *images: str | Path, **flags: Any) -> dict[str, Any]:
-    """The classes of images, a row for each in the file `output`. Flags: config/predict.py."""
+def predict(model: str | Path, *images: Paths, **flags: Any) -> dict[str, Any]:
+    """The classes of images, a row for each in the file `output`. Flags: config/predict.py.
+
+    images: paths of files, folders, archives or patterns, or lists of such.
+    """
     return _run("predict", (model, *images), flags)
 
 
-def embed(model: str | Path, *images: str | Path, **flags: Any) -> dict[str, Any]:
-    """The features of images, with their names, in the file `output`. Flags: config/embed.py."""
+def embed(model: str | Path, *images: Paths, **flags: Any) -> dict[str, Any]:
+    """The features of images, with their names, in the file `output`. Flags: config/embed.py.
+
+    images: as for `predict`.
+    """
     return _run("embed", (model, *images), flags)
 
 
@@ -90,8 +100,22 @@ def transform(backbone: "nn.Module") -> "EvalTransform":
     return import_module("multicrop.commands._networks").transform_of(backbone)
 
 
-def _run(command: str, positional: tuple[str | Path, ...], flags: dict[str, Any]) -> dict[str, Any]:
+def _run(command: str, positional: tuple[Paths, ...], flags: dict[str, Any]) -> dict[str, Any]:
     recipe_type = import_module(f"multicrop.config.{command}").Recipe
-    words = [*map(str, positional), *cli.words_of(flags)]
+    words = [*_paths(positional), *cli.words_of(flags)]
     recipe = cli.parse(recipe_type, words)
     return import_module(f"multicrop.commands.{command}").run(recipe)
+
+
+def _paths(given: Iterable[Paths]) -> Iterator[str]:
+    """Each path of what was given alone or in lists. ValueError for what is no path."""
+    for one in given:
+        if isinstance(one, (str, os.PathLike)):
+            yield os.fspath(one)
+        elif isinstance(one, (list, tuple, Iterator)):
+            yield from _paths(one)
+        else:
+            raise ValueError(
+                f"{type(one).__name__} is no path: name files or folders; images in memory go through "
+                "multicrop.load or load_classifier, and multicrop.transform"
+            )

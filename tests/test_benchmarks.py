@@ -1,8 +1,9 @@
-"""The yardstick of benchmarks/train_step.py takes the same step as ours."""
+"""The yardstick of benchmarks/train_step.py takes the same step as ours, and that of benchmarks/predict.py runs."""
 
 import torch
 from conftest import recipe
 
+from benchmarks import predict
 from benchmarks._plain import PlainStep
 from multicrop.commands import pretrain
 from multicrop.commands._student import build
@@ -33,3 +34,11 @@ def test_the_straightforward_step_is_ours():
         torch.testing.assert_close(
             nets.teacher.backbone.state_dict()[name], value, atol=1e-5, rtol=0
         )
+
+
+def test_predict_and_embed_are_compared_with_what_decodes_and_computes():
+    settings = predict.Recipe(files=6, side=16, arch="resnet", batch_size=4, workers=1, repeats=1)
+    measured = predict.measure(settings)
+    assert measured["images"] == 6
+    for command in ("predict", "embed"):
+        assert measured[command]["of_bound"] > 0 and measured[command]["decode_per_second"] > 0

@@ -60,7 +60,7 @@ def test_features_are_those_of_the_knn_probe(model, colours, tmp_path):
     np.testing.assert_allclose(named["features"], wanted, rtol=0, atol=1e-6)
     np.testing.assert_array_equal(named["labels"], bank["test_labels"].numpy())
     assert named["classes"].tolist() == ["blue", "green", "red"]
-    assert named["files"][8] == "green/00.png" and set(named["errors"]) == {""}
+    assert named["files"][8] == f"{colours}/test/green/00.png" and set(named["errors"]) == {""}
     run(model, colours / "train", output=tmp_path / "plain.npz")  # and without labels
     plain = np.load(tmp_path / "plain.npz")
     np.testing.assert_allclose(plain["features"], bank["train_features"].numpy(), rtol=0, atol=1e-6)

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import onnxruntime
 import pytest
 import timm
 import torch
-from conftest import ROOT, recipe, rows_of
+from conftest import ROOT, content_of, recipe, rows_of, same
 from finetuning import run as finetune
 from huggingface_hub import ModelCard
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
@@ -18,11 +20,15 @@ from PIL import Image
 from test_models import images
 
 import multicrop
-from multicrop import registry
+from multicrop import cli, registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _export_check, _export_onnx, export
+from multicrop.commands import finetune as finetune_command
+from multicrop.commands._export_command import command_of
 from multicrop.commands._export_graph import Graph
 from multicrop.config.export import GraphSettings, Recipe
+from multicrop.config.finetune import Recipe as Finetuning
+from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.supervised.classifier import Classifier
@@ -304,6 +310,48 @@ def test_the_card_of_the_selected_weights_has_their_accuracies(run, tmp_path):
     assert f"| top-1 accuracy | test | {last['selected_test_top1']:.2f} |" in text
     assert f"| top-1 accuracy | validation | {last['selected_val_top1']:.2f} |" in text
     assert "the test images took no part" in text
+
+
+def test_the_command_of_a_card_makes_the_run_again(
+    pretrained, colours, tmp_path, monkeypatch, capsys
+):
+    """Where data and weights lie under their names, also when the weights no longer say what their network is."""
+    multicrop.finetune(
+        pretrained_weights=pretrained, datapath=colours, epochs=1, ra=1, batch_size=12, device="cpu",
+        output_dir=tmp_path / "first run",
+    )  # fmt: skip
+    out = exported(tmp_path / "first run", "hf", tmp_path / "card", images=0)["out"]
+    (command,) = re.findall(r"```bash\n(.*?)\n```", (Path(out) / "README.md").read_text())
+    assert str(colours) not in command and str(pretrained.parent) not in command
+    program, name, *words = shlex.split(command)
+    assert (program, name) == ("multicrop", "finetune")
+    capsys.readouterr()
+    exported(tmp_path / "first run", "hf", tmp_path / "card", images=0)
+    assert f"{out} is there already: it is replaced" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    Path(colours.name).symlink_to(colours)
+    content = checkpoint.load(pretrained).state["teacher"]
+    network = {name.removeprefix("backbone."): value for name, value in content.items()}
+    torch.save(network, pretrained.name)
+    again = cli.parse(Finetuning, [*words, "--device", "cpu", "--output_dir", "again"])
+    finetune_command.run(again)
+    first, second = (content_of(Path(f) / "checkpoint.pt") for f in ("first run", "again"))
+    same(first["model"], second["model"])
+
+
+def test_the_command_of_a_pretraining_takes_no_automatic_values(colours, tmp_path):
+    stated = {"dataset": "image_folder", "datapath": f"{colours},b", "batch_size_per_gpu": 8}
+    path = saved(tmp_path, {"arch": "vit"}, colours, kind="ssl")
+    metadata = checkpoint.load(path).metadata
+    identity = {"global_batch": 32}  # of two processes
+    ours = Pretraining.ADDED | {**stated, "accumulate": 2, "minutes": 3.0, "epochs": 7}
+    command = command_of(replace(metadata, recipe=ours, identity=identity))
+    assert command == (
+        f"multicrop pretrain --recipe published --dataset image_folder --datapath {colours.name},b "
+        "--epochs 7 --batch_size_per_gpu 16 --accumulate 2"
+    )
+    made = cli.parse(Pretraining, shlex.split(command)[2:])
+    assert made.given.recipe == "published" and made.optimisation.epochs == 7
 
 
 def test_a_card_without_a_licence_says_so(pretrained, tmp_path):

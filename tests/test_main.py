@@ -1,6 +1,7 @@
 """multicrop NAME ...: what it lists, what it imports before a command runs, and what it says of a wrong name."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -45,6 +46,27 @@ def test_alone_it_lists_every_command_with_one_line(capsys):
         "visualise",
         "advise",
     } <= {*COMMANDS}
+
+
+def test_the_list_is_in_groups():
+    grouped = [name for group in __main__.GROUPS.values() for name in group]
+    assert sorted(grouped) == sorted(COMMANDS)
+    lines = __main__.usage().splitlines()
+    assert lines.index("train") < lines.index("judge") < lines.index("use") < lines.index("tools")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_while_it_imports_says_run_me_again(name):
+    """All that a process has done by then can be done again."""
+    words = [sys.executable, "-X", "importtime", "-m", "multicrop", "embed", "nowhere", "nothing"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if " torch." in line:  # it has begun
+                process.send_signal(getattr(signal, name))
+                break
+        said = process.stderr.read().splitlines()
+    assert process.returncode == 75 and said[-1].startswith("stopped by a signal; the same command")
+    assert not any("Traceback" in line for line in said)
 
 
 def test_the_list_imports_nothing_heavy():

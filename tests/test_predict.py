@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import zipfile
@@ -242,6 +243,36 @@ def test_a_table_beside_other_words_is_refused(model, photos, tmp_path):
         run(model, photos / "some.csv", photos, output=tmp_path / "rows.csv")
 
 
+def test_what_is_no_image_is_left_out_with_a_line(model, photos, tmp_path, capsys):
+    (photos / "a" / "notes.txt").write_text("")
+    (photos / "README").write_text("")
+    (photos / "b" / "gone.png").symlink_to(tmp_path / "nowhere")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(photos / "a" / "0.png", "0.png")
+        archive.writestr("labels.csv", "")
+    result = run(model, photos, tmp_path / "more.zip", output=tmp_path / "rows.csv")
+    said = capsys.readouterr().err.splitlines()
+    assert result["images"] == len(IN_ORDER) + 1
+    (line,) = (line for line in said if line.startswith(f"left out of {photos}"))
+    for words in ("1 .txt", "1 without an ending", "1 broken link"):
+        assert words in line
+    assert f"left out of {tmp_path / 'more.zip'}, no images: 1 .csv" in said
+
+
+def test_names_of_several_folders_and_archives_lead_to_their_images(model, photos, tmp_path):
+    """Whatever the images of a data set lie in."""
+    shutil.make_archive(str(tmp_path / "packed"), "zip", photos)
+    for root in (photos, tmp_path / "packed.zip"):
+        data = {"dataset": "images", "datapath": str(root), "split": "train"}
+        run(model, **data, output=tmp_path / "rows.csv")
+        names = [row["file"] for row in table(tmp_path / "rows.csv")]
+        assert names == [f"{root}/{name}" for name in IN_ORDER]
+    data["datapath"] = f"{photos}/a,{photos}/b"
+    run(model, **data, output=tmp_path / "rows.csv")
+    names = [row["file"] for row in table(tmp_path / "rows.csv")]
+    assert names == [f"{photos}/{name}" for name in IN_ORDER]
+
+
 def test_that_no_image_can_be_read_is_said(model, tmp_path, capsys):
     (tmp_path / "readme.txt").write_text("no image")
     run(model, tmp_path / "readme.txt", output=tmp_path / "rows.csv")
@@ -255,7 +286,7 @@ def test_a_table_has_a_row_for_each_of_its_rows_by_their_names(model, photos, tm
     rows = table(tmp_path / "rows.csv")
     assert [row["file"] for row in rows] == ["4", "nowhere", "0", "4"]
     assert rows[0]["probability"] == rows[3]["probability"] != ""
-    assert "No such file" in rows[1]["error"]
+    assert rows[1]["error"] == "No such file or directory"
 
 
 def test_a_data_set_is_named_and_its_images_need_be_no_files(model, colours, tmp_path):
@@ -263,9 +294,11 @@ def test_a_data_set_is_named_and_its_images_need_be_no_files(model, colours, tmp
     run(model, colours / "test", output=tmp_path / "b.csv")
     named, plain = table(tmp_path / "a.csv"), table(tmp_path / "b.csv")
     assert [row["probability"] for row in named] == [row["probability"] for row in plain]
-    assert named[0]["file"] == "blue/00.png"
+    assert [row["file"] for row in named] == [row["file"] for row in plain]
     split = {"dataset": "image_folder", "datapath": str(colours), "split": "train"}
     assert run(model, **split, output=tmp_path / "a.csv")["images"] == 60
+    train = {row["file"] for row in table(tmp_path / "a.csv")}
+    assert not train & {row["file"] for row in plain} and all(map(os.path.isfile, train))
     assert run(model, dataset="shapes", output=tmp_path / "s.csv", batch_size=500)["images"] == 1000
     assert table(tmp_path / "s.csv")[3]["file"] == "test/3"
 
@@ -298,11 +331,53 @@ def test_an_interrupted_command_goes_on_where_it_was(model, colours, tmp_path, m
     assert output.read_bytes() == (tmp_path / "whole.csv").read_bytes() and not partial.exists()
 
 
-def test_what_was_begun_with_other_settings_is_begun_again(model, colours, tmp_path):
-    output = tmp_path / "rows.csv"
-    (tmp_path / "rows.csv.partial").write_text('{"weights": "others"}\n[[0],[1.0]]\n')
+def stopped(model, *images, output, batches: int = 2, **values) -> None:
+    """What an interrupted command leaves."""
+    with pytest.MonkeyPatch.context() as patch:
+        watched = predict.watched
+        patch.setattr(predict, "watched", lambda *words: list(watched(*words))[:batches])
+        assert run(model, *images, output=output, **values)["status"] == "interrupted"
+
+
+def test_what_was_begun_with_other_settings_is_begun_again_and_that_is_said(
+    model, colours, tmp_path, capsys
+):
+    output, partial = tmp_path / "rows.csv", tmp_path / "rows.csv.partial"
+    stopped(model, colours / "test", output=output)
+    stopped(model, colours / "test", output=output, topk=2)
+    assert f"{partial} is of an interrupted run with other --topk: begun again" in said(capsys)
+    stopped(model, colours / "train", output=output, topk=2, batches=0)
+    assert f"{partial} is of an interrupted run with other images: begun again" in said(capsys)
     run(model, colours / "test", output=output)
-    assert len(table(output)) == 24 and table(output)[0]["probability"] != "1"
+    assert "begun again" not in said(capsys)  # there was no row
+    partial.write_text("[1]\nnothing of ours\n")
+    run(model, colours / "test", output=output)
+    assert "with other content: begun again" in said(capsys)
+    assert len(table(output)) == 24 and not list(tmp_path.glob("*.partial*"))
+
+
+def test_what_another_number_of_processes_has_begun_is_begun_again(
+    model, colours, tmp_path, capsys
+):
+    others = ("rows.csv.partial.0", "rows.csv.partial.1", "rows.csv.partial.1.vectors")
+    for name in (*others, "rows.csv.partially"):
+        (tmp_path / name).write_text("{}\n[]\n")
+    run(model, colours / "test", output=tmp_path / "rows.csv")
+    assert "of another number of processes: begun again" in said(capsys)
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.csv", "rows.csv.partially"}
+
+
+def test_that_a_result_is_replaced_is_said(model, colours, tmp_path, capsys):
+    output = tmp_path / "rows.csv"
+    run(model, colours / "test", output=output)
+    assert "is there already" not in said(capsys)
+    run(model, colours / "train", output=output)
+    assert f"{output} is there already: it is replaced" in said(capsys)
+    assert len(table(output)) == 60
+
+
+def said(capsys) -> str:
+    return capsys.readouterr().err
 
 
 def test_two_processes_write_the_same_file(model, photos, tmp_path):
@@ -394,3 +469,14 @@ def test_python_call(model, photos, tmp_path):
         model, photos / "a", photos / "b", output=tmp_path / "rows.csv", device="cpu", workers=1
     )
     assert result["images"] == 6 and len(table(tmp_path / "rows.csv")) == 6
+
+
+def test_python_call_takes_lists(model, photos, tmp_path):
+    words = {"output": tmp_path / "rows.csv", "device": "cpu", "workers": 1}
+    several = [photos / "b" / "3.png", str(photos / "a")]
+    for images in (several, (iter(several)), [*several[:1], several[1:]]):
+        multicrop.predict(model, images, **words)
+        names = [row["file"] for row in table(tmp_path / "rows.csv")]
+        assert names == [f"{photos}/{name}" for name in ("b/3.png", *IN_ORDER[:3])]
+    with pytest.raises(ValueError, match="ndarray is no path: name files or folders; images in m"):
+        multicrop.predict(model, [np.zeros((3, 16, 16))], **words)

@@ -154,11 +154,23 @@ class Stop:
         return self.left == 0
 
 
-def test_of_other_weights_nothing_is_taken(model, monkeypatch):
+def test_of_other_weights_nothing_is_taken_which_is_said(model, monkeypatch, capsys):
     monkeypatch.setattr(robustness, "Interrupt", Stop)
     assert run(model)["status"] == "interrupted"
+    assert "begun again" not in capsys.readouterr().err
     save(model, model=network(seed=1).state_dict())
     assert run(model)["done"] == 2
+    assert "is of other weights, images or settings: begun again" in capsys.readouterr().err
+
+
+def test_which_file_is_measured_and_that_a_result_is_replaced_are_said(model, tmp_path, capsys):
+    (tmp_path / "checkpoint.pt").write_bytes(model.read_bytes())
+    (tmp_path / "best.pt").write_bytes(model.read_bytes())
+    run(tmp_path)
+    said = capsys.readouterr().err
+    assert f"checkpoint.pt of {tmp_path}, after epoch" in said and "is there already" not in said
+    run(tmp_path)
+    assert f"{tmp_path / 'robustness.json'} is there already" in capsys.readouterr().err
 
 
 def test_the_picture(tmp_path):

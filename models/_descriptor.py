@@ -2,6 +2,10 @@
 
 Konstantinidis et al. 2023 (IEEE Access, arXiv 2207.08569), as its code computes it. Here the signs of the singular
 vectors, which are arbitrary there, are fixed: the largest entry of each left singular vector is positive.
+
+On a GPU torch waits after each singular value decomposition, two in a descriptor, to hear whether it converged.
+Eigenvectors of the small Gram matrix would wait as well (torch.linalg.eigh asks too, and neither has a form that does
+not), and squaring loses the vectors of small singular values: the decomposition stays.
 """
 
 from typing import Any

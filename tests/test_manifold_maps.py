@@ -33,6 +33,27 @@ def test_maps(recorded):
     close(_manifolds.basis(file["wide"]), file["qr_wide_Q"])
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 65, 16), (2, 2, 64, 64), (4, 9, 1), (2, 200, 32)])
+def test_the_factorisation_for_gpus_is_lapacks(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for ours, right in zip(_manifolds.householder(x), torch.linalg.qr(x), strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=2e-6 * x.shape[-2] ** 0.5)
+
+
+def test_the_factorisation_for_gpus_is_the_recorded_one(recorded):
+    file = recorded("f1_ops")
+    close(_manifolds.householder(file["q"])[0], file["qr_q_Q"])
+    wide = file["wide"]
+    close(_manifolds.householder(wide[..., : wide.shape[-2]])[0], file["qr_wide_Q"])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "equal", "repeated"])
+def test_the_factorisation_for_gpus_of_dependent_columns_is_orthonormal(kind):
+    q, r = _manifolds.householder(dependent(kind))
+    torch.testing.assert_close(q.mT @ q, torch.eye(4).expand(2, 4, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(q @ r, dependent(kind), rtol=0, atol=1e-5)
+
+
 def test_maps_of_one_feature_and_of_uncommon_covariances_are_finite():
     x = torch.linspace(-3, 3, 10).view(1, 1, 10, 1)
     assert torch.equal(_manifolds.spd(x, x), torch.zeros(1, 1, 10, 10))

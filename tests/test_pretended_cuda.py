@@ -1,0 +1,53 @@
+"""What a step asks of a GPU, counted without one (pretended_cuda.py): none of it may grow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+PROGRAM = Path(__file__).with_name("pretended_cuda.py")
+# Launches of one step (in stage two of two parts), copies from pinned memory, and reads: those of the descriptors of
+# grassmann ask whether a decomposition has converged. Counted with torch 2.14; other versions compose some operations
+# of others.
+COUNTED_WITH, ELSEWHERE = "2.14.", 1.05
+LIMITS = {
+    "vit": (1016, 15, 0),
+    "vit, fp16, sgd": (1025, 15, 0),
+    "vit, fp16, lars": (1094, 15, 0),
+    "swin": (3511, 15, 0),
+    "cait": (1643, 15, 0),
+    "cct": (1019, 15, 0),
+    "resnet": (866, 15, 0),
+    "manifold": (1965, 15, 0),
+    "grassmann": (1808, 15, 6),
+    "stage two": (970, 30, 0),
+}
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """The numbers of each case, from a process of their own."""
+    process = subprocess.run([sys.executable, PROGRAM], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LIMITS)
+def test_a_step_launches_sends_and_reads_no_more_than_before(counted, case):
+    launches, copies, reads = LIMITS[case]
+    if not torch.__version__.startswith(COUNTED_WITH):
+        launches *= ELSEWHERE
+    found = counted[case]
+    assert sum(found["launches"].values()) <= launches, found["launches"]
+    assert sum(found["pinned"].values()) <= copies, found["pinned"]
+    assert sum(found["reads"].values()) <= reads, found["reads"]
+
+
+@pytest.mark.slow
+def test_a_step_waits_for_no_copy(counted):
+    for case in LIMITS:
+        assert counted[case]["pageable"] == counted[case]["back"] == {}, case

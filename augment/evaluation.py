@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import resample
-from .device import channels
+from .device import channels, send
 
 
 class EvalTransform:
@@ -59,7 +59,7 @@ def crop_centre(images: Tensor, size: int | tuple[int, int], share: float) -> Te
     sides = (int(rows / share), int(columns / share))
     height, width = images.shape[2:]
     if (height, width) != sides:
-        whole = torch.tensor([0, 0, height, width], device=images.device)
+        whole = send(torch.tensor([0, 0, height, width]), images.device)
         boxes = whole.expand(1, len(images), 4)
         unflipped = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
         levels = resample.resize_crops(images, boxes, unflipped, sides)

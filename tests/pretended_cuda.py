@@ -236,22 +236,43 @@ STAGE_ONE = {  # what each takes beside test_device.ONE
     "manifold": {"arch": "manifold_cvt_2_4_32"},
     "grassmann": {"arch": "grassmanian_vit_2_4_32"},
 }
-CASES = (*STAGE_ONE, "stage two")
+CASES = (*STAGE_ONE, "stage two", "stored maps", "evaluation", "check of the losses")
+
+
+def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
+    """What is counted, a function of the step's number."""
+    import test_device
+    from conftest import recipe
+    from test_map_transform import maps, shifted
+
+    from multicrop.augment.evaluation import EvalTransform
+    from multicrop.config.pretrain import Recipe
+    from multicrop.engine.guard import Guard
+
+    if case in STAGE_ONE:
+        flags = {**test_device.ONE, "accumulate": 1, **STAGE_ONE[case]}
+        return test_device.whole_step("one", cuda, recipe(Recipe, **flags))
+    if case == "stage two":
+        return test_device.whole_step("two", cuda)
+    if case == "stored maps":
+        found = maps(2, 3, 4, 4).to(cuda)
+        return lambda step: shifted(found, [[1, 7], [2, 3]], [False, True])
+    if case == "evaluation":
+        images, rgb = test_device.PIXELS.to(cuda), test_device.RGB
+        transform = EvalTransform(32, rgb, rgb, crop_pct=0.875)
+        return lambda step: transform(images)
+    guard, loss = Guard(), torch.ones((), device=cuda)
+
+    def check(step: int) -> None:
+        guard.add(step, loss)
+        guard.check(asked=False)
+
+    return check
 
 
 def counts(case: str, gpu: PretendedGpu) -> dict[str, dict[str, int]]:
     """What the second of two steps does: the Counters of PretendedGpu by their names."""
-    import test_device
-    from conftest import recipe
-
-    from multicrop.config.pretrain import Recipe
-
-    cuda = torch.device("cuda", 0)
-    if case == "stage two":
-        step = test_device.whole_step("two", cuda)
-    else:
-        flags = {**test_device.ONE, "accumulate": 1, **STAGE_ONE[case]}
-        step = test_device.whole_step("one", cuda, recipe(Recipe, **flags))
+    step = function_of(case, torch.device("cuda", 0))
     step(0)  # constants are sent once and kept
     counters = {name: value for name, value in vars(gpu).items() if isinstance(value, Counter)}
     for counter in counters.values():

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 PROGRAM = Path(__file__).with_name("pretended_cuda.py")
-# Launches of one step (in stage two of two parts), copies from pinned memory, and reads: those of the descriptors of
-# grassmann ask whether a decomposition has converged. Counted with torch 2.14; other versions compose some operations
-# of others.
+# Launches of one step (in stage two of two parts), copies from pinned memory, and times that the CPU waits for numbers:
+# with the descriptors of grassmann, to hear whether a decomposition has converged. Counted with torch 2.14; other
+# versions compose some operations of others.
 COUNTED_WITH, ELSEWHERE = "2.14.", 1.05
 LIMITS = {
-    "vit": (1016, 15, 0),
+    "vit": (1008, 15, 0),
     "vit, fp16, sgd": (1025, 15, 0),
     "vit, fp16, lars": (1094, 15, 0),
     "swin": (3511, 15, 0),
@@ -24,6 +24,9 @@ LIMITS = {
     "manifold": (1965, 15, 0),
     "grassmann": (1808, 15, 6),
     "stage two": (970, 30, 0),
+    "stored maps": (3, 2, 0),
+    "evaluation": (35, 1, 0),
+    "check of the losses": (14, 0, 3),
 }
 
 
@@ -44,10 +47,10 @@ def test_a_step_launches_sends_and_reads_no_more_than_before(counted, case):
     found = counted[case]
     assert sum(found["launches"].values()) <= launches, found["launches"]
     assert sum(found["pinned"].values()) <= copies, found["pinned"]
-    assert sum(found["reads"].values()) <= reads, found["reads"]
+    waits = found["reads"], found["back"]
+    assert sum(sum(each.values()) for each in waits) <= reads, waits
 
 
 @pytest.mark.slow
 def test_a_step_waits_for_no_copy(counted):
-    for case in LIMITS:
-        assert counted[case]["pageable"] == counted[case]["back"] == {}, case
+    assert {case: found["pageable"] for case, found in counted.items() if found["pageable"]} == {}

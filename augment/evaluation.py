@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import resample
-from .device import channels, send
+from .device import channels, exact_products, send
 
 
 class EvalTransform:
@@ -31,6 +31,7 @@ class EvalTransform:
     def __call__(self, images: Tensor) -> Tensor:
         return self.normalise(self.resize(images))
 
+    @exact_products()
     def resize(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, height, width)."""
         if self.crop_pct is None:

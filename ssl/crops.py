@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from ..augment import blur, colour, resample
 from ..augment.boxes import RATIO, random_boxes
-from ..augment.device import channels, send
+from ..augment.device import channels, exact_products, send
 from ..config.pretrain import Recipe
 from ..config.sizes import ImageSize, half
 
@@ -220,6 +220,7 @@ class MultiCrop:
             solarise=solarised < solarise.unsqueeze(1),
         )
 
+    @exact_products()
     def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
         """images uint8 (B,C,H,W) -> normalised crops on their device. Nothing here is random.
 

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ..augment.crop import CropBoxes
-from ..augment.device import send
+from ..augment.device import exact_products, send
 from ..augment.shift import Shifts
 from .augmentation import TrainDraws
 
 
+@exact_products()
 def transform_maps(
     maps: Tensor,
     draws: TrainDraws,

@@ -1,12 +1,15 @@
 """augment/device.py, and that no step of either stage waits for its device."""
 
+import dataclasses
 from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import recipe
+from test_map_transform import shifted
 
 from multicrop.augment.device import channels, send
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _classifier, _student, finetune, pretrain
 from multicrop.commands._finetune_data import FinetuneData, backbone_options, mixed_batches
 from multicrop.config.finetune import Recipe as Finetuning
@@ -38,9 +41,9 @@ def stage_one(device: torch.device, settings: Pretraining = STAGE_ONE):
     return batches, lambda step: pretrain.cut_crops(batches, crop, 0, step)
 
 
-def stage_two(device: torch.device, size: int = 32):
+def stage_two(device: torch.device, size: int = 32, **flags):
     batches = Batches(PIXELS, LABELS, 8, seed=0, device=device, accumulate=2)
-    settings = STAGE_TWO.augmentation
+    settings = dataclasses.replace(STAGE_TWO.augmentation, **flags)
     augment = TrainTransform.from_recipe(settings, "cifar10", size, RGB, RGB)
     mix = Mixing.from_recipe(settings)
     return batches, lambda step: mixed_batches(batches, augment, mix, STAGE_TWO, step, None)
@@ -65,6 +68,39 @@ def test_augmentation_reads_nothing_back(kind, size, monkeypatch):
         for part in parts(step):
             images = part.globals if kind == "one" else part.images
             assert images.device == meta and images.shape[-1] == size
+
+
+@pytest.mark.parametrize("kind", ["one", "two", "maps", "evaluation"])
+def test_no_product_of_augmentation_is_rounded_to_tf32(kind, monkeypatch):
+    """Whatever --precision allows the networks."""
+    seen = []
+    for name in ("bmm", "einsum"):
+        product = getattr(torch, name)
+        monkeypatch.setattr(
+            torch,
+            name,
+            lambda *a, product=product, **k: seen.append(precision()) or product(*a, **k),
+        )
+    precision = torch.get_float32_matmul_precision
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        if kind == "evaluation":
+            EvalTransform(24, RGB, RGB, crop_pct=0.9)(PIXELS)
+        elif kind == "maps":
+            shifted(torch.rand(1, 3, 4, 4), [[1, 7]], [False])
+        else:
+            _, parts = (
+                stage_one(torch.device("cpu"))
+                if kind == "one"
+                else stage_two(torch.device("cpu"), crop_scale=(0.5, 1.0))
+            )
+            list(parts(0))
+        assert set(seen) == {"highest"} and precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def whole_step(kind: str, device: torch.device, settings: Pretraining = STAGE_ONE):

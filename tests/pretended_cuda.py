@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +31,14 @@ int cudaSetDevice(int device) { return 0; }
 int cudaGetLastError(void) { return 0; }
 int cudaDeviceGetStreamPriorityRange(int *least, int *greatest) { *least = *greatest = 0; return 0; }
 int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+int cudaEventCreateWithFlags(void **event, unsigned flags) { *event = 0; return 0; }
+int cudaEventRecord(void *event, void *stream) { return 0; }
+int cudaEventRecordWithFlags(void *event, void *stream, unsigned flags) { return 0; }
+int cudaEventQuery(void *event) { return 0; }
+int cudaEventDestroy(void *event) { return 0; }
+int cudaEventSynchronize(void *event) { return 0; }
+int cudaEventElapsedTime(float *ms, void *start, void *end) { *ms = 0; return 0; }
+int cudaStreamWaitEvent(void *stream, void *event, unsigned flags) { return 0; }
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flags = *active = 0; return 0; }
 """
 
@@ -54,8 +62,11 @@ if __name__ == "__main__":
     pretend_driver()
 
 import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
 from torch import Tensor  # noqa: E402
+from torch._C._distributed_c10d import _create_work_from_future  # noqa: E402
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: E402
+from torch.testing._internal.distributed.fake_pg import FakeStore  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves, tree_map_only  # noqa: E402
 
@@ -100,6 +111,7 @@ class PretendedGpu(TorchDispatchMode):
         self.pageable: Counter[str] = Counter()
         self.back: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
+        self.collectives: Counter[str] = Counter()
         self._in_pinned_memory: dict[int, Tensor] = {}  # kept, so that no id comes twice
 
     def __torch_dispatch__(
@@ -111,6 +123,11 @@ class PretendedGpu(TorchDispatchMode):
         sent = device is not None and torch.device(device).type == "cuda"
         if not sent and not any(isinstance(tensor, FakeTensor) for tensor in tensors):
             return func(*args, **kwargs)
+        if (
+            func.namespace == "c10d"
+        ):  # of torch's fake process group, where a collective does nothing
+            self.collectives[place()] += 1
+            return args[0], ended(args[0])
         if func is aten._local_scalar_dense.default:
             self.reads[place()] += 1
             return args[0].dtype == torch.bool  # what is checked holds, numbers are 0
@@ -148,6 +165,13 @@ class PretendedGpu(TorchDispatchMode):
         kind = self.pinned if id(source) in self._in_pinned_memory else self.pageable
         kind[place()] += 1
         return out
+
+
+def ended(tensors: list[Tensor]) -> Any:
+    """What a collective on these tensors is waited for with."""
+    result: Any = torch.futures.Future()
+    result.set_result(tensors)
+    return _create_work_from_future(result).boxed()
 
 
 def launches(func: Any, name: str, args: tuple) -> int:
@@ -233,6 +257,7 @@ STAGE_ONE = {  # what each takes beside test_device.ONE
     "cait": {"arch": "cait", **SMALL},
     "cct": {"arch": "compact:cct_2_3x2"},
     "resnet": {"arch": "resnet8"},
+    "vit, two ranks": SMALL,
     "manifold": {"arch": "manifold_cvt_2_4_32"},
     "grassmann": {"arch": "grassmanian_vit_2_4_32"},
 }
@@ -270,14 +295,32 @@ def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
     return check
 
 
+@contextmanager
+def pretended_ranks(count: int) -> Iterator[None]:
+    """This process as the first of so many ranks, whose others do what it does."""
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
+    compared = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
+    try:
+        with mock.patch(compared, lambda *_: True):  # with what no other rank has sent
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
 def counts(case: str, gpu: PretendedGpu) -> dict[str, dict[str, int]]:
-    """What the second of two steps does: the Counters of PretendedGpu by their names."""
-    step = function_of(case, torch.device("cuda", 0))
-    step(0)  # constants are sent once and kept
-    counters = {name: value for name, value in vars(gpu).items() if isinstance(value, Counter)}
-    for counter in counters.values():
-        counter.clear()
-    step(1)
+    """What the last of a few steps does: the Counters of PretendedGpu by their names."""
+    several = case.endswith("two ranks")
+    with pretended_ranks(2) if several else nullcontext():
+        step = function_of(case, torch.device("cuda", 0))
+        last = (
+            1 + several
+        )  # constants are sent once and kept; several ranks arrange their gradients after a step
+        for number in range(last):
+            step(number)
+        counters = {name: each for name, each in vars(gpu).items() if isinstance(each, Counter)}
+        for counter in counters.values():
+            counter.clear()
+        step(last)
     return {name: dict(counter.most_common()) for name, counter in counters.items()}
 
 

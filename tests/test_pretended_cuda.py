@@ -52,5 +52,11 @@ def test_a_step_launches_sends_and_reads_no_more_than_before(counted, case):
 
 
 @pytest.mark.slow
+def test_two_ranks_meet_three_times_in_a_step(counted):
+    """Twice over gradients, as many as there are buckets, and once over the teacher's centre."""
+    assert sum(counted["vit, two ranks"]["collectives"].values()) == 3
+
+
+@pytest.mark.slow
 def test_a_step_waits_for_no_copy(counted):
     assert {case: found["pageable"] for case, found in counted.items() if found["pageable"]} == {}

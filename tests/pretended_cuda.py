@@ -83,7 +83,6 @@ WAITS = {"_linalg_svd", "_linalg_eigh", "linalg_pinv"}  # to hear whether they h
 # What torch itself does not know without storage, and what it returns
 UNKNOWN = {
     aten._fused_sgd_.default: lambda *_, **__: None,
-    aten.geqrf.default: lambda a: (torch.empty_like(a), a.new_empty(a.mT.shape[:-1])),
 }
 # How many lists' tensors one launch takes, by the number of lists: depth_to_max_tensors of MultiTensorApply.cuh
 FOREACH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}

@@ -40,6 +40,15 @@ def test_the_factorisation_for_gpus_is_lapacks(shape):
         torch.testing.assert_close(ours, right, rtol=0, atol=2e-6 * x.shape[-2] ** 0.5)
 
 
+@pytest.mark.slow
+def test_the_factorisation_for_gpus_compiles_to_one_graph():
+    x = torch.randn(2, 3, 9, 4, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(_manifolds.householder, backend="aot_eager", fullgraph=True)
+    for ours, right in zip(compiled(x), torch.linalg.qr(x), strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-5)
+    torch.library.opcheck(_manifolds._reflections, (x,))
+
+
 def test_the_factorisation_for_gpus_is_the_recorded_one(recorded):
     file = recorded("f1_ops")
     close(_manifolds.householder(file["q"])[0], file["qr_q_Q"])

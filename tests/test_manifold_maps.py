@@ -137,6 +137,21 @@ def test_signs_of_descriptors_are_ours_and_the_same_in_double_precision():
     torch.testing.assert_close(_descriptor.describe(x, 4, 4).double(), exact, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("arch", ["grassmanian_vit_2_4_32", "img_gm_vit_2_4_32"])
+def test_published_signs_are_the_solvers(arch, monkeypatch):
+    x = torch.randn(50, 4, 8, generator=torch.Generator().manual_seed(0))
+    solved = torch.linalg.svd(x, full_matrices=False).U
+    assert torch.equal(_descriptor.left_vectors(x, published_signs=True), solved)
+    assert not torch.equal(_descriptor.left_vectors(x), solved)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    features = []
+    for published in (False, True):
+        torch.manual_seed(0)
+        model = registry.backbone(arch, published_signs=published).eval()
+        features.append(model(images))
+    assert (features[0] - features[1]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(("order", "terms", "width"), [(4, 4, 32), (8, 3, 96), (4, 4, 16)])
 def test_gradient_of_descriptors(order, terms, width):
     x = torch.randn(

@@ -90,7 +90,7 @@ class ResNet(nn.Module):
         for index, depth in enumerate(depths):
             stage = _stage(block, self.dim, width << index, depth, stride=2 if index else 1)
             if stride_1x1:
-                first = stage[0]
+                first: Any = stage[0]
                 first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
             self.add_module(f"layer{index + 1}", stage)
             self.dim = (width << index) * block.expansion

@@ -42,9 +42,12 @@ def set_tf32(allowed: bool) -> None:
     torch's own default is a mixture: convolutions may, products may not. What must be exact whatever is set here says
     so itself (augment.device.exact_products).
     """
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     # The older of torch's two interfaces: once the newer one is used, torch.compile fails to read them
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+    if before == (torch.get_float32_matmul_precision(), allowed):
+        return  # it has been said
     if allowed:
         ranks.log("TF32: products and convolutions of float32 numbers may be rounded to it")
     else:

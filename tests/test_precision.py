@@ -42,6 +42,8 @@ def test_tf32_is_for_the_asking_and_said(name, settings, monkeypatch, capsys):
     assert dtype == expected.get(name)
     assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
     assert ("TF32 is off" in capsys.readouterr().err) != allowed
+    autocast_dtype(name, CUDA)
+    assert not capsys.readouterr().err  # once
 
 
 def test_a_cpu_leaves_tf32_alone(settings, capsys):

@@ -16,7 +16,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -43,14 +43,15 @@ int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) { *flag
 """
 
 
-def pretend_driver() -> None:
-    """Before torch is imported. A torch built for CPUs asks for none, and neither does a machine that has one."""
-    assert "torch" not in sys.modules
-    with suppress(OSError):
-        ctypes.CDLL("libcuda.so.1")
-        return
+def needs_driver() -> bool:
     files = importlib.metadata.files("torch") or []
-    if any(file.name == "libtorch_cuda.so" for file in files):
+    return any(file.name == "libtorch_cuda.so" for file in files)
+
+
+def pretend_driver() -> None:
+    """In place of one that there may be, before torch is imported; a torch built for CPUs asks for none."""
+    assert "torch" not in sys.modules
+    if needs_driver():
         with tempfile.TemporaryDirectory() as folder:
             library = f"{folder}/libcuda.so.1"
             compiler = f"cc -x c -shared -fPIC -Wl,-soname,libcuda.so.1 -o {library} -"

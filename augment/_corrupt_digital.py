@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._corrupt_filter import gaussian, mirror, reflect, sample
 from ._corrupt_random import ImageRandom
+from .device import channels
 
 # Colours
 
@@ -29,7 +30,7 @@ def saturate(levels: Tensor, random: ImageRandom, factor: float, added: float) -
     chroma = value - levels.amin(1, keepdim=True)
     coloured = chroma > 0
     saturation = chroma / torch.where(coloured, value, 1.0)
-    red = torch.tensor([0.0, 1.0, 1.0], device=levels.device).view(3, 1, 1)
+    red = channels((0.0, 1.0, 1.0), levels.device)
     t = torch.where(coloured, (value - levels) / torch.where(coloured, chroma, 1.0), red)
     return value * (1 - (saturation * factor + added).clamp(0, 1) * t)
 

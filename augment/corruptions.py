@@ -17,6 +17,7 @@ from . import _corrupt_weather as weather
 from ._corrupt_random import ImageRandom, image_seeds
 from ._corrupt_round import truncate_levels
 from ._corrupt_severity import SEVERITIES, strength
+from .device import exact_products
 
 # The fifteen that the published means are of, in their order.
 PUBLISHED = (
@@ -74,7 +75,7 @@ def corrupt(
     if images.is_floating_point():
         levels = (images.float().clamp(0, 1) * 255).round() / 255
     parameters = strength(name, severity, min(images.shape[2:]))
-    with torch.autocast(images.device.type, enabled=False):
+    with exact_products(), torch.autocast(images.device.type, enabled=False):
         corrupted = OPERATIONS[name](levels, ImageRandom(seeds), *parameters)
         corrupted = truncate_levels(corrupted)
     if images.is_floating_point():

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import resample
-from .device import channels
+from .device import channels, exact_products, send
 
 
 class EvalTransform:
@@ -31,6 +31,7 @@ class EvalTransform:
     def __call__(self, images: Tensor) -> Tensor:
         return self.normalise(self.resize(images))
 
+    @exact_products()
     def resize(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, height, width)."""
         if self.crop_pct is None:
@@ -59,7 +60,7 @@ def crop_centre(images: Tensor, size: int | tuple[int, int], share: float) -> Te
     sides = (int(rows / share), int(columns / share))
     height, width = images.shape[2:]
     if (height, width) != sides:
-        whole = torch.tensor([0, 0, height, width], device=images.device)
+        whole = send(torch.tensor([0, 0, height, width]), images.device)
         boxes = whole.expand(1, len(images), 4)
         unflipped = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
         levels = resample.resize_crops(images, boxes, unflipped, sides)

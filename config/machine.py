@@ -5,7 +5,7 @@ from typing import Literal
 
 from .checks import AT_LEAST_1, check_values
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Machine:
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     precision: Precision = "auto"
-    """Arithmetic of the networks; auto: bf16 on CUDA, else fp32."""
+    """Arithmetic of the networks; auto: bf16 on CUDA, else fp32. On CUDA tf32 rounds products and convolutions of
+    float32 numbers, and nothing else does."""
 
 
 @dataclass(frozen=True)

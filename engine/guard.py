@@ -32,7 +32,7 @@ class Guard:
 
         # Every rank learns what happened on any of them.
         bad = ~losses.isfinite()
-        flags = torch.stack([torch.as_tensor(asked, device=losses.device), bad.any()])
+        flags = torch.stack([torch.full_like(bad[0], asked), bad.any()])
         stop, broken = ranks.all_reduce_max(flags.to(torch.int32)).tolist()
         if broken:
             where: int | str = f"{steps[0]} to {steps[-1]} of another rank"

@@ -1,6 +1,7 @@
 """Optimizers, their rates, and the per-parameter gradient cap."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -19,12 +20,22 @@ NEWTON_SCHULZ_STEPS = 5
 def build_optimizer(
     name: str, parameters: list[dict], momentum: float = 0.9, nesterov: bool = False
 ) -> torch.optim.Optimizer:
-    """An optimizer whose rates are set at every step by `set_rates`; momentum and nesterov are SGD's."""
+    """An optimizer whose rates are set at every step by `set_rates`; momentum and nesterov are SGD's.
+
+    parameters: groups of them, on their device already.
+    """
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=0.0, fused=True)
     if name == "sgd":
+        # The fused one takes fp16's overflows without asking the GPU for them
+        fused = any(parameter.is_cuda for group in parameters for parameter in group["params"])
         return torch.optim.SGD(
-            parameters, lr=0.0, momentum=momentum, nesterov=nesterov and momentum > 0, foreach=True
+            parameters,
+            lr=0.0,
+            momentum=momentum,
+            nesterov=nesterov and momentum > 0,
+            foreach=not fused,
+            fused=fused,
         )
     if name == "lars":
         return LARS(parameters)
@@ -47,11 +58,32 @@ def clip_per_parameter(parameters: Iterable[nn.Parameter], cap: float) -> Tensor
     Returns the norm of all gradients before the cap, a scalar tensor.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(grads)
+    norms = torch.stack(torch._foreach_norm(grads))
     if cap > 0:
-        factors = (cap / (torch.stack(norms) + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(grads, list(factors.unbind()))
-    return torch.stack(norms).norm()
+        scale_each_(grads, (cap / (norms + 1e-6)).clamp(max=1.0))
+    return norms.norm()
+
+
+def scale_each_(tensors: list[Tensor], factors: Tensor) -> None:
+    """Multiply each tensor in place by its own of the factors (n,), numbers on the tensors' device."""
+    if factors.is_cuda:
+        spread_scale_(tensors, factors)
+    else:
+        torch._foreach_mul_(tensors, list(factors.unbind()))
+
+
+def spread_scale_(tensors: list[Tensor], factors: Tensor) -> None:
+    """The same in a few launches: lists go through one where shapes agree, and by numbers on a GPU one by one."""
+    counts = tuple(tensor.numel() for tensor in tensors)
+    repeats = _on_device(counts, factors.device)
+    spread = factors.repeat_interleave(repeats, output_size=sum(counts)).split(counts)
+    each = [part.view_as(tensor) for part, tensor in zip(spread, tensors, strict=True)]
+    torch._foreach_mul_(tensors, each)
+
+
+@lru_cache(maxsize=16)
+def _on_device(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.tensor(counts).to(device)
 
 
 class LARS(torch.optim.Optimizer):
@@ -72,27 +104,58 @@ class LARS(torch.optim.Optimizer):
             params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta}
         )
 
+        # The scaler hands an overflow of fp16 over instead of reading it, which waits for the GPU
+        self._step_supports_amp_scaling = True
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        """Gradients are unscaled already (GradScaler.unscale_); a step that overflowed changes nothing."""
+        overflow = getattr(self, "found_inf", None)
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
+            taken = [p for p in group["params"] if p.grad is not None]
+            if taken:
+                self._move(taken, group, overflow)
 
-    def _update(self, p: nn.Parameter, update: Tensor, group: dict[str, Any]) -> None:
-        if p.ndim != 1:
-            update = update.add(p, alpha=group["weight_decay"])
-            size, change = p.norm(), update.norm()
-            trust = torch.where(
-                (size > 0) & (change > 0), group["eta"] * size / change, torch.ones_like(size)
-            )
-            update = update * trust
-        state = self.state[p]
+    def _move(self, taken: list[Tensor], group: dict[str, Any], overflow: Tensor | None) -> None:
+        """overflow: 1 or 0 on the device, None where that cannot be."""
+        matrices = [p for p in taken if p.ndim != 1]
+        taken = matrices + [p for p in taken if p.ndim == 1]
+        updates = [cast(Tensor, p.grad) for p in taken]
+        if overflow is not None:
+            overflowed = overflow > 0
+            updates = [update.masked_fill(overflowed, 0.0) for update in updates]
+        if matrices:
+            scaled = self._scaled(matrices, updates[: len(matrices)], group)
+            updates = scaled + updates[len(matrices) :]
+        momenta = [self._momentum_of(p) for p in taken]
+        if overflow is None:
+            torch._foreach_mul_(momenta, group["momentum"])
+            torch._foreach_add_(momenta, updates)
+            torch._foreach_add_(taken, momenta, alpha=-group["lr"])
+        else:
+            kept = 1 - overflow.to(momenta[0].dtype)
+            torch._foreach_mul_(momenta, 1 - (1 - group["momentum"]) * kept)
+            torch._foreach_add_(momenta, torch._foreach_mul(updates, kept))
+            torch._foreach_add_(taken, torch._foreach_mul(momenta, -group["lr"] * kept))
+
+    def _scaled(
+        self, matrices: list[Tensor], grads: list[Tensor], group: dict[str, Any]
+    ) -> list[Tensor]:
+        """Decayed gradients, each times its trust ratio."""
+        updates = list(torch._foreach_add(grads, matrices, alpha=group["weight_decay"]))
+        sizes = torch.stack(torch._foreach_norm(matrices))
+        changes = torch.stack(torch._foreach_norm(updates))
+        trust = torch.where(
+            (sizes > 0) & (changes > 0), group["eta"] * sizes / changes, torch.ones_like(sizes)
+        )
+        scale_each_(updates, trust)
+        return updates
+
+    def _momentum_of(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
         if not state:
-            state["momentum"] = torch.zeros_like(p)
-        buffer = state["momentum"]
-        buffer.mul_(group["momentum"]).add_(update)
-        p.add_(buffer, alpha=-group["lr"])
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]
 
 
 class Muon(torch.optim.AdamW):

@@ -1,11 +1,13 @@
 """Processes: the only file that knows torch.distributed. Alone there is no group and each call is the identity."""
 
+import inspect
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -15,10 +17,16 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
+STEP = timedelta(minutes=60)  # how long ranks wait for each other within a step
+WORK = timedelta(days=7)  # and while one of them decodes images or fits a probe
+_host: dist.ProcessGroup | None = (
+    None  # the ranks once more, for what is not on a GPU and for waiting
+)
 
 
 def start(device: str = "auto") -> torch.device:
     """Join the process group that torchrun describes (NCCL on CUDA, else gloo), if any; this rank's device."""
+    global _host
     chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -26,14 +34,20 @@ def start(device: str = "auto") -> torch.device:
         backend, device_id = "gloo", None
         if chosen.type == "cuda":
             backend, device_id = "nccl", chosen
-        dist.init_process_group(backend, timeout=timedelta(minutes=60), device_id=device_id)
+        dist.init_process_group(backend, timeout=STEP, device_id=device_id)
+        _host = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WORK))
     return chosen
 
 
-def stop() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def stop(failed: bool = False) -> None:
+    """Leave the process group. failed: this rank ends on its own, at any point of what the ranks do together."""
+    global _host
+    if not dist.is_initialized():
+        return
+    if failed and dist.get_backend() == "nccl":
+        return  # it would wait for what the others have not begun; they hear of the end of the process
+    dist.destroy_process_group()
+    _host = None
 
 
 def rank() -> int:
@@ -72,8 +86,7 @@ def gather(value: Tensor) -> Tensor:
     """Concatenate every rank's rows (their numbers may differ) on every rank, in rank order."""
     if not dist.is_initialized():
         return value
-    parts: list = [None] * world_size()
-    dist.all_gather_object(parts, value.cpu())
+    parts = _gather_objects(value.cpu())
     return torch.cat(parts).to(value.device)
 
 
@@ -81,9 +94,7 @@ def all_true(holds: bool) -> bool:
     """Whether something holds on every rank."""
     if not dist.is_initialized():
         return holds
-    votes: list = [None] * world_size()
-    dist.all_gather_object(votes, holds)
-    return all(votes)
+    return all(_gather_objects(holds))
 
 
 def broadcast_object(make: Callable[[], T]) -> T:
@@ -91,7 +102,8 @@ def broadcast_object(make: Callable[[], T]) -> T:
     if not dist.is_initialized():
         return make()
     box = [make() if rank() == 0 else None]
-    dist.broadcast_object_list(box, src=0)
+    _meet()
+    dist.broadcast_object_list(box, src=0, group=_host)
     return cast(T, box[0])
 
 
@@ -100,10 +112,29 @@ def first_on_node() -> Iterator[None]:
     """One process of each node runs the body before the others do: downloads and caches are made once."""
     leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
     if dist.is_initialized() and not leads:
-        dist.barrier()
+        _meet()
     yield
     if dist.is_initialized() and leads:
-        dist.barrier()
+        _meet()
+
+
+def _gather_objects(value: Any) -> list[Any]:
+    """Every rank's value, in rank order."""
+    parts: list = [None] * world_size()
+    _meet()
+    dist.all_gather_object(parts, value, group=_host)
+    return parts
+
+
+def _meet() -> None:
+    """Wait until every rank is here. Signals are heard meanwhile, as they are not inside a collective."""
+    work = dist.barrier(group=_host, async_op=True)
+    pause = 1e-4
+    while work is not None and not work.is_completed():
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    if work is not None:
+        work.wait()  # raises where a rank has failed
 
 
 def wrap(module: nn.Module, device: torch.device) -> nn.Module:
@@ -111,7 +142,20 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     if not dist.is_initialized():
         return module
     ids = [device.index] if device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(module, device_ids=ids)
+    parallel = nn.parallel.DistributedDataParallel
+    # Gradients are parts of what is sent, not copied there
+    options: dict[str, Any] = {"gradient_as_bucket_view": True}
+    if not _ranks_drift(module):
+        named = inspect.signature(parallel).parameters  # torch 2.14 has given it another name
+        sends = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
+        options[sends] = False
+    return parallel(module, device_ids=ids, **options)
+
+
+def _ranks_drift(module: nn.Module) -> bool:
+    """Whether it has batch norms whose statistics differ between ranks, so that each step sends the first rank's."""
+    norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    return any(not isinstance(norm, nn.SyncBatchNorm) for norm in norms)
 
 
 def synchronise_norms(module: M, device: torch.device) -> M:
@@ -152,5 +196,8 @@ def _device(name: str) -> torch.device:
             f"--device {name}: this torch sees no CUDA device; use --device cpu or auto"
         )
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        # Where each task sees its own GPU alone, all of them are number 0
+        device = torch.device(
+            "cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        )
     return device

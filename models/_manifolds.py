@@ -75,12 +75,44 @@ def basis(x: Tensor) -> Tensor:
     return _Basis.apply(x[..., :tokens])  # of a wide matrix only the first N columns decide
 
 
+@torch.library.custom_op("multicrop::reflections", mutates_args=())
+def _reflections(x: Tensor) -> tuple[Tensor, Tensor]:
+    """torch.geqrf, whose shapes torch.compile does not know."""
+    return torch.geqrf(x)
+
+
+@_reflections.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    columns_first = torch.empty_like(x.mT, memory_format=torch.contiguous_format)
+    return columns_first.mT, x.new_empty(*x.shape[:-2], min(x.shape[-2:]))
+
+
+def householder(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Q and R as torch.linalg.qr gives them (..., N, d), d <= N, in a few launches for all matrices.
+
+    On a GPU torch makes the reflections of a batch at once, but multiplies them to Q matrix by matrix (pytorch#143281).
+    Here Q = I - V T V' of the reflections' vectors V, with 1 / T = striu(V'V) + diag(1 / tau): Schreiber and Van Loan
+    1989, "A storage-efficient WY representation for products of Householder transformations". On a CPU that is slower.
+    """
+    tokens, columns = x.shape[-2:]
+    packed, tau = _reflections(x)
+    identity = torch.eye(tokens, columns, dtype=x.dtype, device=x.device)
+    # A tau of 0 stands for no reflection
+    reflects = tau != 0
+    vectors = (packed.tril(-1) + identity) * reflects.unsqueeze(-2)
+    diagonal = torch.where(reflects, tau, 1.0).reciprocal()
+    inverse = (vectors.transpose(-2, -1) @ vectors).triu(1) + torch.diag_embed(diagonal)
+    top = vectors[..., :columns, :].transpose(-2, -1)
+    q = identity - vectors @ torch.linalg.solve_triangular(inverse, top, upper=True)
+    return q, packed[..., :columns, :].triu()
+
+
 class _Basis(torch.autograd.Function):
     """Q of A = QR with a backward pass that stays finite where the columns of A depend on each other."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor) -> Tensor:
-        q, r = torch.linalg.qr(x)
+        q, r = householder(x) if x.is_cuda else torch.linalg.qr(x)
         ctx.save_for_backward(q, r)
         return q
 

@@ -76,6 +76,7 @@ def build(
     revision: str | None = None,
     lds_order: int | None = None,
     lds_terms: int | None = None,
+    published_signs: bool = False,
     patch_size: int | None = None,
     in_channels: int = 3,
     embed_dim: int | None = None,
@@ -91,6 +92,7 @@ def build(
     """The network that `name` stands for with what is not None in its place, for square images of `image_size` px.
 
     lds_order, lds_terms: the descriptor's, 4 and 4, or 8 and 3 in img_gm_* and img_gm_riem_* of revision f2.
+    published_signs: of its singular vectors (_descriptor.py), for published weights.
     """
     branches, base, said = parse(name)
     revision = revision or said or "f2"
@@ -119,7 +121,8 @@ def build(
         return make_transformer(side, options, attention, **rates)
 
     newer = revision == "f2" and branches in ("img_gm", "img_gm_riem")
-    describe = partial(Descriptor, width, *settle_descriptor(width, lds_order, lds_terms, newer))
+    order, terms = settle_descriptor(width, lds_order, lds_terms, newer)
+    describe = partial(Descriptor, width, order, terms, published_signs=published_signs)
     if branches == EARLY:
         return EarlyFusion(tokenizer, describe(norm=False), branch("img"))
     kinds = branches.split("_")

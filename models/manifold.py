@@ -102,6 +102,7 @@ def build(
     ln_attention: bool = True,
     lds_order: int | None = None,
     lds_terms: int | None = None,
+    published_signs: bool = False,
     patch_size: int | None = None,
     in_channels: int = 3,
     kernel_size: int | None = None,
@@ -124,7 +125,8 @@ def build(
     attention_type of manifold_*: all (default), spd, gm (revision f2), all, riem (f1), riemgrass (both, part of no
     published network); of riemmanian_*: log for the gap of log covariances. ln_attention=False leaves out the layer
     norm of the maps. lds_order, lds_terms: the descriptor's, 8 and 3 with patches, 4 and 4 with convolutions or
-    where tokens are narrower than 64. The rest is as in compact.py.
+    where tokens are narrower than 64. published_signs: of its singular vectors (_descriptor.py), for published weights.
+    The rest is as in compact.py.
     """
     kind, base, *said = parse(name)
     sizes = {
@@ -165,7 +167,7 @@ def build(
     order, terms = settle_descriptor(
         options["embed_dim"], lds_order, lds_terms, newer=not base.startswith("cct")
     )
-    descriptor = Descriptor(options["embed_dim"], order, terms)
+    descriptor = Descriptor(options["embed_dim"], order, terms, published_signs=published_signs)
     return Manifold(tokenizer, transformer, descriptor)
 
 

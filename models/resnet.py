@@ -24,6 +24,7 @@ VARIANTS = {f"resnet{depth}": {"image_size": 32, "depth": depth} for depth in (8
     f"resnet{depth}": {"image_size": 224, "depth": depth, "layout": "imagenet"}
     for depth in IMAGENET
 }
+VARIANTS["resnet50_stride_1x1"] = {**VARIANTS["resnet50"], "stride_1x1": True}
 
 
 def build(
@@ -32,16 +33,20 @@ def build(
     in_channels: int = 3,
     depth: int = 56,
     layout: str = "cifar",
+    stride_1x1: bool | None = None,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> "ResNet":
     """A ResNet for images of any size; `image_size` changes nothing in it.
 
     layout "cifar": 16, 32 and 64 channels at strides 1, 2 and 4, depth 6n + 2 for n blocks in each stage. layout
-    "imagenet": a stem of stride 4 and four stages, depth 18, 34 or 50 (with the stride in a bottleneck's 3 x 3, as in
-    torchvision). A ResNet has neither dropout nor stochastic depth: the two rates have no effect. ValueError on a depth
+    "imagenet": a stem of stride 4 and four stages, depth 18, 34 or 50. stride_1x1: a bottleneck's stride is in its
+    first 1 x 1 convolution, the locality-guidance code's default, and not in its 3 x 3, as in torchvision and where
+    left open. A ResNet has neither dropout nor stochastic depth: the two rates have no effect. ValueError on a depth
     that the layout does not have.
     """
+    if stride_1x1 and (layout, depth) != ("imagenet", 50):
+        raise ValueError("stride_1x1 is for bottlenecks: those of layout imagenet at depth 50")
     if layout == "cifar":
         if depth < 8 or depth % 6 != 2:
             near = max(8, (depth - 2) // 6 * 6 + 2)
@@ -54,7 +59,7 @@ def build(
             raise ValueError(
                 f"depth {depth} of layout imagenet is not one of {', '.join(map(str, IMAGENET))}"
             )
-        return ResNet(in_channels, *IMAGENET[depth], width=64, large=True)
+        return ResNet(in_channels, *IMAGENET[depth], width=64, large=True, stride_1x1=stride_1x1)
     raise ValueError(f"layout {layout!r} is neither 'cifar' nor 'imagenet'")
 
 
@@ -71,8 +76,10 @@ class ResNet(nn.Module):
         depths: tuple[int, ...],
         width: int,
         large: bool = False,
+        stride_1x1: bool | None = None,
     ) -> None:
         super().__init__()
+        self.stride_1x1 = stride_1x1
         window, stride = (7, 2) if large else (3, 1)
         self.conv1 = nn.Conv2d(in_channels, width, window, stride, padding=window // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -82,6 +89,9 @@ class ResNet(nn.Module):
         scale = 4 if large else 1
         for index, depth in enumerate(depths):
             stage = _stage(block, self.dim, width << index, depth, stride=2 if index else 1)
+            if stride_1x1:
+                first: Any = stage[0]
+                first.conv1.stride, first.conv2.stride = first.conv2.stride, first.conv1.stride
             self.add_module(f"layer{index + 1}", stage)
             self.dim = (width << index) * block.expansion
             self.maps[f"s{index + 1}"] = Map(self.dim, scale << index)
@@ -117,7 +127,15 @@ def _initialise(module: nn.Module) -> None:
 
 
 def adapt(state: dict[str, Tensor], model: ResNet) -> dict[str, Tensor]:
-    """The names of the locality-guidance code (`s1.b1.f.a.`, `.proj.`), torchvision's or ours, which are the same."""
+    """The names of the locality-guidance code (`s1.b1.f.a.`, `.proj.`), torchvision's or ours, which are the same.
+
+    ValueError for a ResNet-50 of that code unless the network says where its strides are: a file does not.
+    """
+    if model.stride_1x1 is None and any(re.match(r"s\d\.b\d+\.f\.c\.", key) for key in state):
+        raise ValueError(
+            "its strides are in other convolutions than torchvision's unless it was trained with STRIDE_1X1 False: "
+            "take --arch resnet50_stride_1x1 (or, if it was, registry.backbone('resnet50', stride_1x1=False) in Python)"
+        )
     return {_rename(key): value for key, value in state.items()}
 
 

@@ -62,8 +62,10 @@ def main(
         sys.exit(2)
     from .engine import ranks  # imports torch
 
+    failed = True
     try:
         result = work(recipe)
+        failed = False
     except (ValueError, OSError) as error:
         _report(error)
         sys.exit(2)
@@ -80,7 +82,7 @@ def main(
         )
         sys.exit(1)
     finally:
-        ranks.stop()
+        ranks.stop(failed)
     if ranks.rank() == 0:
         rows_on_stdout = result.get("output") == "-"
         out = sys.stderr if rows_on_stdout else sys.stdout

@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from ..augment import blur, colour, resample
 from ..augment.boxes import RATIO, random_boxes
-from ..augment.device import send
+from ..augment.device import channels, exact_products, send
 from ..config.pretrain import Recipe
 from ..config.sizes import ImageSize, half
 
@@ -220,6 +220,7 @@ class MultiCrop:
             solarise=solarised < solarise.unsqueeze(1),
         )
 
+    @exact_products()
     def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
         """images uint8 (B,C,H,W) -> normalised crops on their device. Nothing here is random.
 
@@ -254,8 +255,8 @@ class MultiCrop:
             f"images must be uint8 (B,C,H,W), not {images.dtype}",
         )
         B, C, *source = images.shape
-        channels, drawn = len(self.mean), parameters.source
-        _require(channels == C, f"images have {C} channels, but mean and std have {channels}")
+        described, drawn = len(self.mean), parameters.source
+        _require(described == C, f"images have {C} channels, but mean and std have {described}")
         _require(
             len(parameters) == B,
             f"parameters are for {len(parameters)} images, but {B} images were given",
@@ -281,11 +282,12 @@ class MultiCrop:
 
     def normalise(self, planes: Tensor) -> Tensor:
         """Levels (C,V,B,h,w) -> zero mean and unit variance (V,B,C,h,w)."""
-        C, V, B, h, w = planes.shape
-        crops = planes.new_empty(V, B, C, h, w)
-        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
-            torch.sub(planes[channel], 255 * mean, out=crops[:, :, channel]).div_(255 * std)
-        return crops
+        mean = channels(tuple(255 * mean for mean in self.mean), planes.device)
+        std = channels(tuple(255 * std for std in self.std), planes.device)
+        views = planes.movedim(0, 2)
+        # In one piece: a result would have the planes' order in memory
+        crops = torch.empty(views.shape, dtype=planes.dtype, device=planes.device)
+        return torch.sub(views, mean, out=crops).div_(std)
 
 
 def _require(condition: bool, message: str) -> None:

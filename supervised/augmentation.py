@@ -11,6 +11,7 @@ import torch
 from torch.nn.modules.utils import _pair
 
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
+from ..augment.device import exact_products
 from ..augment.draws import Draws
 from ..augment.evaluation import EvalTransform, resize_bilinear
 from ..augment.operations import Operations
@@ -141,6 +142,7 @@ class TrainTransform:
             images = self.policy(images, draws.operations)
         return self.erase_boxes(self.normalise(images), draws)
 
+    @exact_products()
     def crop_images(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
         """uint8 (B, C, height, width): cut or shifted, and flipped, as drawn for each image."""
         if draws.crops is not None:

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ..augment.crop import CropBoxes
-from ..augment.device import send
+from ..augment.device import exact_products, send
 from ..augment.shift import Shifts
 from .augmentation import TrainDraws
 
 
+@exact_products()
 def transform_maps(
     maps: Tensor,
     draws: TrainDraws,
@@ -37,8 +38,9 @@ def transform_maps(
     else:
         assert draws.shifts is not None
         rows, columns = _shift_positions(draws.shifts, size, padding, height, width)
-    row_weights = _interpolation(send(rows, maps.device))
-    column_weights = _interpolation(send(columns, maps.device))
+    # Positions are float64, which stays on the CPU: MPS has none
+    row_weights = send(_interpolation(rows), maps.device)
+    column_weights = send(_interpolation(columns), maps.device)
     narrowed = torch.einsum("bcij,bkj->bcik", maps.float(), column_weights)
     return torch.einsum("bli,bcik->bclk", row_weights, narrowed)
 
@@ -103,6 +105,6 @@ def _shift_positions(
 
 def _interpolation(positions: Tensor) -> Tensor:
     """The weights of linear interpolation at positions (B, n) between n values: (B, n, n); 0 for positions outside."""
-    steps = torch.arange(positions.shape[1], device=positions.device)
+    steps = torch.arange(positions.shape[1])
     distances = (positions[..., None] - steps).abs()
     return (1 - distances).clamp(min=0).float()

@@ -120,7 +120,26 @@ def test_policies_are_the_published_ones():
             [p, names[a.lower()], x, q, names[b.lower()], y]
             for p, a, x, q, b, y in published[theirs]
         ]
-        assert POLICIES[ours] == rows
+        for own, recorded in zip(POLICIES[ours], rows, strict=True):
+            assert own == pytest.approx(recorded, abs=1e-6)  # the recording has six digits
+
+
+def test_magnitudes_are_whole_steps_of_the_published_ranges():
+    """To the last digit: a shear rounded to six brings in grey at borders where the published one does not."""
+    ranges = {
+        "shear_x": (0, 0.3),
+        "shear_y": (0, 0.3),
+        "translate_x": (0, 150 / 331),
+        "translate_y": (0, 150 / 331),
+        "rotate": (0, 30),
+        "solarise": (256, 0),
+    }
+    ranges |= dict.fromkeys(("colour", "contrast", "brightness", "sharpness"), (0, 0.9))
+    for row in POLICIES["cifar10"] + POLICIES["svhn"] + POLICIES["imagenet"]:
+        for name, magnitude in (row[1:3], row[4:6]):
+            if name in ranges:
+                steps = np.linspace(*ranges[name], 10)
+                assert np.abs(steps - magnitude).min() < 1e-13, (name, magnitude)
 
 
 def test_unknown_policy_is_named():

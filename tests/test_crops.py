@@ -210,6 +210,16 @@ def test_autocast_outside_does_not_coarsen_the_crops():
     assert torch.equal(crops.globals, RECIPE(images, parameters).globals)
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # to a function that keeps its result
+def test_normalising_is_one_graph():
+    planes = 255 * torch.rand(3, 2, 4, 8, 8, generator=generator())
+    compiled = torch.compile(RECIPE.normalise, backend="eager", fullgraph=True)
+    crops = compiled(planes)
+    assert crops.is_contiguous() and crops.equal(RECIPE.normalise(planes))
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        assert crops[:, :, channel].equal(planes[channel].sub(255 * mean).div(255 * std))
+
+
 @pytest.mark.parametrize(
     "change,words",
     [

@@ -1,12 +1,15 @@
 """augment/device.py, and that no step of either stage waits for its device."""
 
+import dataclasses
 from contextlib import nullcontext
 
 import pytest
 import torch
 from conftest import recipe
+from test_map_transform import shifted
 
 from multicrop.augment.device import channels, send
+from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import _classifier, _student, finetune, pretrain
 from multicrop.commands._finetune_data import FinetuneData, backbone_options, mixed_batches
 from multicrop.config.finetune import Recipe as Finetuning
@@ -18,26 +21,29 @@ from multicrop.supervised.augmentation import TrainTransform
 from multicrop.supervised.mixing import Mixing
 from multicrop.weights.pretrained import Pretrained
 
-SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2, "image_size": 32}
+SMALL = {"embed_dim": 24, "num_layers": 2, "num_heads": 2}
 RGB = (0.4, 0.5, 0.6)
 PIXELS = torch.randint(
     256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 LABELS = torch.arange(64) % 10
-STAGE_ONE = recipe(Pretraining, **SMALL, out_dim=64, local_crops_number=2, accumulate=2)
-STAGE_TWO = recipe(Finetuning, **SMALL, scratch=True, mix_prob=1.0, re=1.0, accumulate=2)
+SHORT = {"image_size": 32, "accumulate": 2}
+ONE = {**SHORT, "out_dim": 64, "local_crops_number": 2}
+STAGE_ONE = recipe(Pretraining, **SMALL, **ONE)
+STAGE_TWO = recipe(Finetuning, **SMALL, **SHORT, scratch=True, mix_prob=1.0, re=1.0)
 
 
-def stage_one(device: torch.device):
+def stage_one(device: torch.device, settings: Pretraining = STAGE_ONE):
     """The batches, and a function from a step to its crops."""
-    batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=2)
-    crop = MultiCrop.from_recipe(STAGE_ONE, RGB, RGB)
+    accumulate = settings.optimisation.accumulate
+    batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=accumulate)
+    crop = MultiCrop.from_recipe(settings, RGB, RGB)
     return batches, lambda step: pretrain.cut_crops(batches, crop, 0, step)
 
 
-def stage_two(device: torch.device, size: int = 32):
+def stage_two(device: torch.device, size: int = 32, **flags):
     batches = Batches(PIXELS, LABELS, 8, seed=0, device=device, accumulate=2)
-    settings = STAGE_TWO.augmentation
+    settings = dataclasses.replace(STAGE_TWO.augmentation, **flags)
     augment = TrainTransform.from_recipe(settings, "cifar10", size, RGB, RGB)
     mix = Mixing.from_recipe(settings)
     return batches, lambda step: mixed_batches(batches, augment, mix, STAGE_TWO, step, None)
@@ -64,15 +70,48 @@ def test_augmentation_reads_nothing_back(kind, size, monkeypatch):
             assert images.device == meta and images.shape[-1] == size
 
 
-def whole_step(kind: str, device: torch.device):
-    """A function from a step's number to what a whole step returns."""
+@pytest.mark.parametrize("kind", ["one", "two", "maps", "evaluation"])
+def test_no_product_of_augmentation_is_rounded_to_tf32(kind, monkeypatch):
+    """Whatever --precision allows the networks."""
+    seen = []
+    for name in ("bmm", "einsum"):
+        product = getattr(torch, name)
+        monkeypatch.setattr(
+            torch,
+            name,
+            lambda *a, product=product, **k: seen.append(precision()) or product(*a, **k),
+        )
+    precision = torch.get_float32_matmul_precision
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before = precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        if kind == "evaluation":
+            EvalTransform(24, RGB, RGB, crop_pct=0.9)(PIXELS)
+        elif kind == "maps":
+            shifted(torch.rand(1, 3, 4, 4), [[1, 7]], [False])
+        else:
+            _, parts = (
+                stage_one(torch.device("cpu"))
+                if kind == "one"
+                else stage_two(torch.device("cpu"), crop_scale=(0.5, 1.0))
+            )
+            list(parts(0))
+        assert set(seen) == {"highest"} and precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def whole_step(kind: str, device: torch.device, settings: Pretraining = STAGE_ONE):
+    """A function from a step's number to what a whole step returns; settings: of stage one."""
     if kind == "one":
-        batches, parts = stage_one(device)
-        nets = _student.build(STAGE_ONE, 3, device)
-        rates = pretrain.rates_at(STAGE_ONE, 5, 100, 10, batches.total)
+        batches, parts = stage_one(device, settings)
+        nets = _student.build(settings, 3, device)
+        rates = pretrain.rates_at(settings, 5, 100, 10, batches.total)
         schedule = nets.objective.schedule(0)
         return lambda step: pretrain.update(
-            nets, parts(step), rates, schedule, STAGE_ONE, torch.bfloat16, step
+            nets, parts(step), rates, schedule, settings, torch.bfloat16, step
         )
     batches, parts = stage_two(device)
     images = ImageSet(PIXELS, LABELS, tuple("abcdefghij"), RGB, RGB)

@@ -33,6 +33,36 @@ def test_maps(recorded):
     close(_manifolds.basis(file["wide"]), file["qr_wide_Q"])
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 65, 16), (2, 2, 64, 64), (4, 9, 1), (2, 200, 32)])
+def test_the_factorisation_for_gpus_is_lapacks(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    for ours, right in zip(_manifolds.householder(x), torch.linalg.qr(x), strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=2e-6 * x.shape[-2] ** 0.5)
+
+
+@pytest.mark.slow
+def test_the_factorisation_for_gpus_compiles_to_one_graph():
+    x = torch.randn(2, 3, 9, 4, generator=torch.Generator().manual_seed(0))
+    compiled = torch.compile(_manifolds.householder, backend="aot_eager", fullgraph=True)
+    for ours, right in zip(compiled(x), torch.linalg.qr(x), strict=True):
+        torch.testing.assert_close(ours, right, rtol=0, atol=1e-5)
+    torch.library.opcheck(_manifolds._reflections, (x,))
+
+
+def test_the_factorisation_for_gpus_is_the_recorded_one(recorded):
+    file = recorded("f1_ops")
+    close(_manifolds.householder(file["q"])[0], file["qr_q_Q"])
+    wide = file["wide"]
+    close(_manifolds.householder(wide[..., : wide.shape[-2]])[0], file["qr_wide_Q"])
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "equal", "repeated"])
+def test_the_factorisation_for_gpus_of_dependent_columns_is_orthonormal(kind):
+    q, r = _manifolds.householder(dependent(kind))
+    torch.testing.assert_close(q.mT @ q, torch.eye(4).expand(2, 4, 4), rtol=0, atol=1e-5)
+    torch.testing.assert_close(q @ r, dependent(kind), rtol=0, atol=1e-5)
+
+
 def test_maps_of_one_feature_and_of_uncommon_covariances_are_finite():
     x = torch.linspace(-3, 3, 10).view(1, 1, 10, 1)
     assert torch.equal(_manifolds.spd(x, x), torch.zeros(1, 1, 10, 10))
@@ -105,6 +135,21 @@ def test_signs_of_descriptors_are_ours_and_the_same_in_double_precision():
     assert (largest > 0).all()
     exact = _descriptor.describe(x.double(), 4, 4)
     torch.testing.assert_close(_descriptor.describe(x, 4, 4).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("arch", ["grassmanian_vit_2_4_32", "img_gm_vit_2_4_32"])
+def test_published_signs_are_the_solvers(arch, monkeypatch):
+    x = torch.randn(50, 4, 8, generator=torch.Generator().manual_seed(0))
+    solved = torch.linalg.svd(x, full_matrices=False).U
+    assert torch.equal(_descriptor.left_vectors(x, published_signs=True), solved)
+    assert not torch.equal(_descriptor.left_vectors(x), solved)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    features = []
+    for published in (False, True):
+        torch.manual_seed(0)
+        model = registry.backbone(arch, published_signs=published).eval()
+        features.append(model(images))
+    assert (features[0] - features[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(("order", "terms", "width"), [(4, 4, 32), (8, 3, 96), (4, 4, 16)])

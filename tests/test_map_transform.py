@@ -5,6 +5,7 @@ import torch
 from locality_guidance import COMMITTED, SHARED, close, recorded
 
 from multicrop.augment import crop, shift
+from multicrop.supervised import map_transform
 from multicrop.supervised.augmentation import TrainDraws, TrainTransform
 from multicrop.supervised.map_transform import transform_maps
 
@@ -24,6 +25,17 @@ def cut(found: torch.Tensor, boxes, flipped, source: tuple[int, int]) -> torch.T
 def shifted(found: torch.Tensor, start, flipped, size: int = 32, padding: int = 4) -> torch.Tensor:
     draws = TrainDraws(shift.Shifts(torch.as_tensor(start), torch.as_tensor(flipped)), None, None)
     return transform_maps(found, draws, (-1, -1), size, padding)
+
+
+def test_no_float64_leaves_the_cpu(monkeypatch):
+    """MPS has none."""
+    sent = []
+    monkeypatch.setattr(
+        map_transform, "send", lambda x, device: sent.append(x.dtype) or x.to(device)
+    )
+    cut(maps(1, 3, 4, 4), [[1, 2, 20, 30]], [True], (32, 32))
+    shifted(maps(1, 3, 4, 4), [[1, 7]], [False])
+    assert set(sent) == {torch.float32}
 
 
 def check_published(tensors) -> None:

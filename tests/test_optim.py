@@ -30,6 +30,17 @@ def test_each_gradient_is_capped_by_itself_and_the_norm_is_that_before():
     ) and large.grad.norm().item() == pytest.approx(2, rel=1e-5)
 
 
+def test_scaled_by_numbers_on_a_gpu_is_the_same():
+    shapes, factors = [(3, 4), (5,), (2, 1, 3), (1,), ()], torch.tensor([0.5, 2.0, 0.25, 1.0, 3.0])
+    tensors = [torch.randn(shape) for shape in shapes]
+    expected = [tensor * factor for tensor, factor in zip(tensors, factors, strict=True)]
+    by_spreading = [tensor.clone() for tensor in tensors]
+    optim.spread_scale_(by_spreading, factors)
+    optim.scale_each_(tensors, factors)
+    for ours, other, right in zip(by_spreading, tensors, expected, strict=True):
+        assert ours.equal(right) and other.equal(right)
+
+
 def test_lars_takes_the_steps_of_its_formula():
     matrix, vector = nn.Parameter(torch.tensor([[3.0, 4.0]])), nn.Parameter(torch.tensor([1.0]))
     optimizer = optim.build_optimizer("lars", [{"params": [matrix, vector], "decays": True}])
@@ -43,6 +54,27 @@ def test_lars_takes_the_steps_of_its_formula():
         optimizer.step()
         torch.testing.assert_close(matrix.detach(), weight)
         assert vector.item() == pytest.approx(1 - 0.5 * (2.0 if step == 0 else 2.0 + 3.8))
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_lars_skips_an_overflow_of_fp16_and_else_takes_the_same_steps(overflows):
+    def moved(scaled: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layer = nn.Linear(6, 5)
+        optimizer = optim.LARS([{"params": list(layer.parameters())}], lr=0.5, weight_decay=0.1)
+        for step in range(3):
+            optimizer.zero_grad()
+            layer(torch.randn(3, 6)).pow(2).sum().backward()
+            overflow = overflows and step == 1
+            if scaled:  # as GradScaler.step hands it over
+                layer.weight.grad[0, 0] += torch.nan if overflow else 0
+                optimizer.found_inf = torch.tensor(float(overflow))
+            if scaled or not overflow:
+                optimizer.step()
+        return [parameter.detach() for parameter in layer.parameters()]
+
+    for ours, right in zip(moved(True), moved(False), strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-6, atol=1e-7)
 
 
 def test_an_unknown_optimizer_is_one_line():

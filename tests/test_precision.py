@@ -1,9 +1,20 @@
 import pytest
 import torch
 
-from multicrop.engine.precision import autocast_dtype
+from multicrop.engine.precision import autocast_dtype, make_deterministic
 
-CPU = torch.device("cpu")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
+
+
+@pytest.fixture
+def settings():
+    """What torch computes by is as before after the test."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    yield
+    torch.set_float32_matmul_precision(before[0])
+    torch.backends.cudnn.allow_tf32 = before[1]
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.parametrize(
@@ -13,9 +24,39 @@ def test_types_on_a_cpu(name, expected):
     assert autocast_dtype(name, CPU) == expected
 
 
-def test_fp16_needs_a_gpu():
-    with pytest.raises(ValueError, match="--precision fp16 needs a CUDA device, not cpu"):
-        autocast_dtype("fp16", CPU)
+@pytest.mark.parametrize("name", ["fp16", "tf32"])
+def test_what_needs_a_gpu(name):
+    with pytest.raises(ValueError, match=f"--precision {name} needs a CUDA device, not cpu"):
+        autocast_dtype(name, CPU)
+
+
+@pytest.mark.parametrize("name", ["fp32", "tf32", "bf16", "fp16", "auto"])
+def test_tf32_is_for_the_asking_and_said(name, settings, monkeypatch, capsys):
+    """torch's default is TF32 in convolutions and none in products, which nobody asked for."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    allowed = name == "tf32"
+    torch.set_float32_matmul_precision("highest" if allowed else "high")
+    torch.backends.cudnn.allow_tf32 = not allowed
+    dtype = autocast_dtype(name, CUDA)
+    expected = {"bf16": torch.bfloat16, "fp16": torch.float16, "auto": torch.bfloat16}
+    assert dtype == expected.get(name)
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == allowed
+    assert ("TF32 is off" in capsys.readouterr().err) != allowed
+    autocast_dtype(name, CUDA)
+    assert not capsys.readouterr().err  # once
+
+
+def test_a_cpu_leaves_tf32_alone(settings, capsys):
+    torch.set_float32_matmul_precision("high")
+    autocast_dtype("fp32", CPU)
+    assert torch.get_float32_matmul_precision() == "high" and not capsys.readouterr().err
+
+
+def test_deterministic_does_not_fill_what_is_not_written_yet(settings, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    make_deterministic(CUDA)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
 
 
 @pytest.mark.parametrize(("chip", "warns"), [("AVX2", True), ("AVX512", False)])

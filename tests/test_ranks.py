@@ -1,9 +1,12 @@
 """engine/ranks.py on one process."""
 
+from unittest.mock import create_autospec
+
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from conftest import ROOT, launch
 from torch import nn
 
 from multicrop.engine import ranks
@@ -48,3 +51,76 @@ def kinds(model: nn.Module) -> dict[str, int]:
 def test_an_unknown_device_is_one_line():
     with pytest.raises(ValueError, match="'gpu' is not a device; try auto"):
         ranks.start("gpu")
+
+
+@pytest.mark.parametrize(("gpus", "local_rank", "expected"), [(4, 3, 3), (1, 3, 0), (2, 1, 1)])
+def test_a_rank_takes_its_own_gpu_or_the_only_one_that_it_sees(
+    gpus, local_rank, expected, monkeypatch
+):
+    """As under srun --gpus-per-task=1, where every task has number 0."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert ranks.start("cuda") == torch.device("cuda", expected)
+
+
+@pytest.mark.parametrize(
+    ("backend", "failed", "left"), [("nccl", True, 0), ("nccl", False, 1), ("gloo", True, 1)]
+)
+def test_a_rank_that_failed_does_not_wait_for_the_others(backend, failed, left, monkeypatch):
+    """Leaving NCCL in good order is something that all ranks do together."""
+    calls = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: calls.append(1))
+    ranks.stop(failed)
+    assert len(calls) == left
+
+
+@pytest.mark.parametrize(
+    ("norm", "sent"), [(nn.LayerNorm, False), (nn.SyncBatchNorm, False), (nn.BatchNorm1d, True)]
+)
+def test_buffers_are_sent_only_where_they_differ(norm, sent, monkeypatch):
+    given = {}
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    parallel = nn.parallel.DistributedDataParallel
+    recorder = create_autospec(
+        parallel, side_effect=lambda module, **options: given.update(options)
+    )
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", recorder)
+    ranks.wrap(nn.Sequential(nn.Linear(2, 3), norm(3)), torch.device("cpu"))
+    assert given["gradient_as_bucket_view"]
+    flags = [given[name] for name in given if name.endswith("buffers")]
+    assert flags == ([] if sent else [False])
+
+
+WAITING = """
+import signal, sys, time
+sys.path.insert(0, {root!r})
+from multicrop.engine import ranks
+heard = []
+signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
+ranks.start("cpu")
+began = time.monotonic()
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+for wait in (ranks.first_on_node(), None):
+    if wait is None:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        began = time.monotonic()
+        answer = ranks.broadcast_object(lambda: time.sleep(2) or "slow")
+    else:
+        with wait:
+            time.sleep(2 if ranks.rank() == 0 else 0)
+    assert heard.pop() - began < 1, "a signal waited for the other rank"
+assert answer == "slow" and ranks.all_true(True)
+ranks.stop()
+"""
+
+
+@pytest.mark.slow
+def test_ranks_that_wait_hear_signals(tmp_path):
+    script = tmp_path / "waiting.py"
+    script.write_text(WAITING.format(root=str(ROOT)))
+    done = launch(str(script), ranks=2)
+    assert done.returncode == 0, done.stderr

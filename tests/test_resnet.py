@@ -1,6 +1,7 @@
 """ResNets against numbers recorded from the locality-guidance code, and against torchvision's."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from locality_guidance import (
 from locality_guidance import rule_filled as rule
 
 from multicrop import registry
+from multicrop.commands._networks import fill_backbone
 from multicrop.models import resnet
+from multicrop.weights import pretrained
 
 FULL = "full_size_deit_t2t_pvt_resnet.npz"
 
@@ -122,3 +125,57 @@ def test_any_size_down_to_one_pixel():
         model = registry.backbone(arch).eval()
         for height, width in ((1, 1), (5, 9), (33, 16)):
             assert model(torch.zeros(2, 3, height, width)).shape == (2, model.dim)
+
+
+# Strides of the bottlenecks
+
+
+def published_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Torchvision's names as the locality-guidance code has them."""
+    layers = {ours: theirs for theirs, ours in resnet.LAYERS.items()}
+    named = {}
+    for key, value in state.items():
+        layer, _, rest = key.partition(".")
+        if layer.startswith("layer"):
+            block, part, kind = re.fullmatch(r"(\d+)\.(downsample\.\d|\w+)\.(\w+)", rest).groups()
+            named[f"s{layer[5:]}.b{int(block) + 1}.{layers[part]}.{kind}"] = value
+        else:
+            named[f"stem.{layer.rstrip('1')}.{rest}"] = value
+    return named
+
+
+def test_strides_in_the_first_convolutions_as_the_guiding_code_has_them():
+    torch.manual_seed(0)
+    model = registry.backbone("resnet50_stride_1x1").eval()
+    block, x = model.get_submodule("layer2.0"), torch.randn(2, 256, 8, 8)
+
+    def norm(part: str, values: torch.Tensor) -> torch.Tensor:
+        return block.get_submodule(part)(values)
+
+    inner = norm("bn1", F.conv2d(x, block.conv1.weight, stride=2)).relu()
+    inner = norm("bn2", F.conv2d(inner, block.conv2.weight, padding=1)).relu()
+    inner = norm("bn3", F.conv2d(inner, block.conv3.weight))
+    shortcut = norm("downsample.1", F.conv2d(x, block.downsample[0].weight, stride=2))
+    close(block(x), (inner + shortcut).relu())
+    assert [tuple(map.shape[2:]) for map in model.forward_maps(images(64))[1].values()] == [
+        (16, 16), (8, 8), (4, 4), (2, 2),
+    ]  # fmt: skip
+
+
+def test_a_file_of_the_guiding_code_is_not_taken_for_torchvisions(tmp_path):
+    """Every name and shape fits, and the features would differ."""
+    model = registry.backbone("resnet50_stride_1x1")
+    names = published_names(model.state_dict())
+    adapted = resnet.adapt(names, model)
+    assert adapted.keys() == model.state_dict().keys()
+    with pytest.raises(ValueError, match="take --arch resnet50_stride_1x1"):
+        resnet.adapt(names, registry.backbone("resnet50"))
+    assert (
+        resnet.adapt(names, registry.backbone("resnet50", stride_1x1=False)).keys()
+        == adapted.keys()
+    )
+    torch.save({"model": names}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x.pt: .*take --arch resnet50_stride_1x1"):
+        fill_backbone(registry.backbone("resnet50"), pretrained.read(tmp_path / "x.pt"), "resnet50")
+    with pytest.raises(ValueError, match="stride_1x1 is for bottlenecks"):
+        registry.backbone("resnet18", stride_1x1=True)

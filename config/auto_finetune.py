@@ -10,7 +10,7 @@ from .auto import Choice
 
 LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 FEWEST_STEPS = 8  # of an epoch
-STEPS = 4000
+STEPS = 8000  # about as long as stage one takes by default
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
 MANY_PASSES = (
     200  # over the images, from which on the published augmentation has the time that it needs

@@ -21,9 +21,12 @@ def chosen(images: int, parts: int = 1, **stated) -> dict:
 def test_small_sets_get_many_small_steps_and_no_policy_in_short_runs():
     signs = chosen(3531)
     assert signs["batch_size"] == 64 and signs["ra"] == 1
-    assert 3500 < signs["epochs"] * (3531 // signs["batch_size"]) < 4500
-    assert signs["warmup"] == 4
+    assert signs["epochs"] == 100 and signs["warmup"] == 5
     assert (signs["aa"], signs["cm"], signs["mu"], signs["re"]) == (False, False, False, 0)
+
+
+def test_larger_sets_get_about_as_many_steps():
+    assert 7500 < chosen(20_000)["epochs"] * (20_000 // 64) < 8500
 
 
 def test_long_runs_keep_the_published_augmentation():

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ def names_hash(names: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def check_file(output: str) -> None:
+def check_file(output: str, read: Iterable[str]) -> None:
     """ValueError or OSError where a file of this name cannot be written, before anything is read.
 
-    That one of an earlier command will be replaced is said.
+    read: what the command reads, and so may not replace. That a result of an earlier command will be replaced is said.
     """
     path = Path(output)
+    if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in read):
+        raise ValueError(f"--output {output} is what is read: give the result another name")
     if path.is_dir():
         raise ValueError(f"--output {output} is a folder: give a file in it")
     with write_errors(path):

@@ -254,7 +254,7 @@ def test_what_is_no_image_is_left_out_with_a_line(model, photos, tmp_path, capsy
     said = capsys.readouterr().err.splitlines()
     assert result["images"] == len(IN_ORDER) + 1
     (line,) = (line for line in said if line.startswith(f"left out of {photos}"))
-    for words in ("1 .txt", "1 without an ending", "1 broken link"):
+    for words in ("1 .txt", "1 readme", "1 broken link"):
         assert words in line
     assert f"left out of {tmp_path / 'more.zip'}, no images: 1 .csv" in said
 
@@ -374,6 +374,15 @@ def test_that_a_result_is_replaced_is_said(model, colours, tmp_path, capsys):
     run(model, colours / "train", output=output)
     assert f"{output} is there already: it is replaced" in said(capsys)
     assert len(table(output)) == 60
+
+
+def test_what_is_read_is_not_replaced(model, colours, tmp_path):
+    images = tmp_path / "rows.csv"
+    images.write_text(f"file\n{next((colours / 'test').rglob('*.png'))}\n")
+    before = images.read_text()
+    with pytest.raises(ValueError, match="is what is read: give the result another name"):
+        run(model, images, output=images)
+    assert images.read_text() == before
 
 
 def said(capsys) -> str:

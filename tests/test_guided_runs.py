@@ -208,7 +208,7 @@ def test_two_ranks_learn_what_one_does(colours, teacher, tmp_path):
         "max_steps": 3,
     }
     flags = words({**options, "datapath": colours, "output_dir": tmp_path / "2"})
-    assert result_of(launch("finetune.py", *flags, ranks=2))["step"] == 3
+    assert result_of(launch("finetune.py", "--recipe", "published", *flags, ranks=2))["step"] == 3
     assert run(colours, tmp_path / "1", **options)["step"] == 3
     one, two = (content_of(tmp_path / str(ranks) / "checkpoint.pt") for ranks in (1, 2))
     for part in ("model", "guidance"):

@@ -25,7 +25,7 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
     batch = LARGEST_BATCH
     while batch > SMALLEST_BATCH and images < FEWEST_STEPS * batch:
         batch //= 2
-    batch = max(parts, batch // parts * parts)
+    batch = max(parts, min(batch, images) // parts * parts)
     choices = [
         Choice("batch_size", batch, f"leaves {images // batch} steps to a pass over the images")
     ]
@@ -36,13 +36,13 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
         passes = stated.get("ra", 1)
     steps = max(1, passes * images // batch)
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(STEPS / steps)))
-    why = f"about {STEPS} steps, within {FEWEST_EPOCHS} and {MOST_EPOCHS} epochs"
+    why = f"{epochs * steps} steps: about {STEPS}, within {FEWEST_EPOCHS} and {MOST_EPOCHS} epochs"
     choices.append(Choice("epochs", epochs, why))
     epochs = stated.get("epochs", epochs)
     warmup = max(1, round(epochs / 20)) if epochs > 1 else 0
     choices.append(Choice("warmup", warmup, f"a twentieth of {epochs} epochs"))
     if epochs * passes < MANY_PASSES:
-        few = f"{epochs * passes} passes over the images are too few for what was published for 300"
+        few = f"{epochs * passes} passes over the images: what was published for 300 needs {MANY_PASSES}"
         plain = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0}
         choices += [Choice(name, value, few) for name, value in plain.items()]
     return choices

@@ -51,6 +51,10 @@ def test_an_epoch_of_a_small_set_has_several_steps():
     assert chosen(200)["batch_size"] == 16 and chosen(20)["batch_size"] == 8
 
 
+def test_a_batch_is_never_larger_than_the_set():
+    assert chosen(6)["batch_size"] == 6 and chosen(3, parts=2)["batch_size"] == 2
+
+
 def finetune(images, folder, *more):
     words = ("--dataset", "image_folder", "--datapath", images, "--output_dir", folder)
     return launch("finetune.py", *words, *SMALL, *more)
@@ -66,7 +70,9 @@ def test_ones_own_images_get_it_and_every_choice_has_a_reason(colours, tmp_path)
     kept = recipe_of(tmp_path / "run")
     assert kept["ra"] == 1 and kept["aa"] is False and kept["sd"] == 0
     assert kept["epochs"] == 2 and kept["cm"] is True  # stated
-    assert "--aa false: 2 passes over the images are too few" in done.stderr
+    assert (
+        "--aa false: 2 passes over the images: what was published for 300 needs 200" in done.stderr
+    )
     assert "--epochs" not in done.stderr.split("--recipe auto")[1].split("recipe:")[0]
 
 

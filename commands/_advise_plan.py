@@ -9,6 +9,7 @@ from multicrop.commands._advise_halving import Candidate, Round, units_of
 from multicrop.commands._advise_images import Images
 from multicrop.config import auto
 from multicrop.config.advise import Recipe
+from multicrop.config.auto_finetune import PLAIN
 from multicrop.config.backbone import BackboneSettings
 from multicrop.engine import seeds
 from multicrop.supervised import validation
@@ -18,7 +19,7 @@ HELD_OUT = 0.2  # of the training images judge; the same ones judge every candid
 HELD_OUT_OF_HALF = HELD_OUT + (1 - HELD_OUT) / 2
 # Share of a time that is given to steps; the rest is for reading, measuring and saving
 TRAINED = 0.8
-PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0, "ra": 1, "lr": 1e-3, "warmup": 1, "sd": 0}
+SHORT = {**PLAIN, "ra": 1, "lr": 1e-3, "warmup": 1}
 """Stage two without augmentation beyond shifts and flips: short runs do not need more."""
 
 
@@ -125,7 +126,7 @@ class Plan:
             **self.images.flags,
             **start,
             **guide,
-            **PLAIN,
+            **SHORT,
             "flip": self.images.settings["crop_flip"],
             "batch_size": self.batch_size,
             "epochs": epochs,

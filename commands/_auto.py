@@ -14,7 +14,7 @@ from multicrop.commands._student import check_backbone
 from multicrop.config import auto
 from multicrop.config.auto import Choice, ImageFacts
 from multicrop.config.data import PIXEL_FLAGS
-from multicrop.config.flags import Given, from_flags, to_flags
+from multicrop.config.flags import Given, stated_values, with_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.datasets._survey import typical_side
@@ -70,8 +70,7 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
-    flags = to_flags(recipe)
-    stated = {name: flags[name] for name in _stated(recipe)}
+    stated = stated_values(recipe)
     choices = [_of_this_rank(recipe, choice) for choice in auto.network_choices(facts, stated)]
     recipe = _apply(recipe, choices)
     return _apply(recipe, _run_choices(recipe, images, time_step))
@@ -95,9 +94,7 @@ def look(recipe: Recipe) -> tuple[ImageSet, ImageFacts]:
 def check_network(recipe: Recipe, side: int) -> None:
     """ValueError before a long decoding where stated sizes clash. Sizes that images decide are the smallest ones."""
     facts = ImageFacts(images=1, side=side, brightness_share=0.0, mirror_share=0.5)
-    flags = to_flags(recipe)
-    stated = {name: flags[name] for name in _stated(recipe)}
-    values = _known(recipe, auto.network_choices(facts, stated))
+    values = _known(recipe, auto.network_choices(facts, stated_values(recipe)))
     check_backbone(_with(recipe, values), channels=3)
 
 
@@ -223,4 +220,4 @@ def _with(recipe: Recipe, values: dict[str, Any]) -> Recipe:
     """The recipe with these values where none was stated."""
     stated = _stated(recipe)
     unstated = {name: value for name, value in values.items() if name not in stated}
-    return replace(from_flags(Recipe, to_flags(recipe) | unstated), given=recipe.given)
+    return with_flags(recipe, unstated)

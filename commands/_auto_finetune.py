@@ -1,11 +1,9 @@
 """--recipe auto in stage two: fill in what was not stated, once the images are known."""
 
-from dataclasses import replace
-
 from multicrop.commands import _auto
 from multicrop.config.auto_finetune import finetune_choices
 from multicrop.config.finetune import Recipe
-from multicrop.config.flags import from_flags, to_flags
+from multicrop.config.flags import stated_values, with_flags
 from multicrop.engine import ranks
 from multicrop.engine.metadata import Checkpoint
 
@@ -15,11 +13,9 @@ def fill_in(recipe: Recipe, images: int, stored: Checkpoint | None) -> Recipe:
 
     images: those that train. stored: the state of the run that is there, which keeps what was chosen for it.
     """
-    given = recipe.given
-    if given is None or not _auto.wanted(given, recipe.data.dataset):
+    if not _auto.wanted(recipe.given, recipe.data.dataset):
         return recipe
-    flags = to_flags(recipe)
-    stated = {name: flags[name] for name in given.flags if name in flags}
+    stated = stated_values(recipe)
     parts = ranks.world_size() * recipe.optimisation.accumulate
     choices = [
         choice for choice in finetune_choices(images, parts, stated) if choice.name not in stated
@@ -33,4 +29,4 @@ def fill_in(recipe: Recipe, images: int, stored: Checkpoint | None) -> Recipe:
         ranks.log(f"--recipe auto: {images} images; what is stated on the command line stays")
         for choice in choices:
             ranks.log(f"  {choice}")
-    return replace(from_flags(Recipe, flags | chosen), given=given)
+    return with_flags(recipe, chosen)

@@ -5,11 +5,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
-from multicrop.commands._evaluation import BEST
+from multicrop.commands._evaluation import AVERAGED, BEST
 from multicrop.commands._export_command import command_of
 from multicrop.commands._export_network import Exported
 from multicrop.commands._export_timm import OF_TIMM, load_lines
-from multicrop.commands.finetune import AVERAGED
 from multicrop.config.sizes import height_width
 from multicrop.engine.run import read_metrics
 from multicrop.registry import source

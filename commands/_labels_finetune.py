@@ -63,8 +63,8 @@ class Finetunings:
         unit = 2 * ranks.world_size() * base.accumulate  # images are mixed by pairs
         batch, epochs = base.batch_size, base.epochs
         if _auto.wanted(self.base.given, self.origin.dataset):
-            stated = {"epochs": methods.finetune_epochs} if methods.finetune_epochs else {}
-            chosen = {c.name: c.value for c in finetune_choices(images, unit, stated)}
+            choices = finetune_choices(images, unit, stated={})
+            chosen = {choice.name: choice.value for choice in choices}
             batch, epochs = chosen["batch_size"], chosen["epochs"]
         epochs = methods.finetune_epochs or epochs
         flags = {

@@ -82,15 +82,12 @@ def update(
 
     optim.set_rates(train_state.optimizer, rates.lr, rates.weight_decay)
     means, last_batch = accumulate_step(
-        train_state.train_module,
+        train_state,
         crops,
         forward,
         count=recipe.optimisation.accumulate,
         key=(recipe.optimisation.seed, step),
-        device=train_state.device,
         dtype=dtype,
-        optimizer=train_state.optimizer,
-        scaler=train_state.scaler,
     )
     grad_norm = optim.clip_per_parameter(student.parameters(), recipe.optimisation.clip_grad)
     objective.hold(student.head, schedule)

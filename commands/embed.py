@@ -29,7 +29,7 @@ from multicrop.engine.precision import autocast_dtype
 
 def run(recipe: Recipe) -> dict[str, Any]:
     device = ranks.start(recipe.machine.device)
-    check_file(recipe.embeddings.output, recipe.paths)
+    check_file(recipe.embeddings.output, recipe.data.paths(recipe.model, recipe.images))
     if recipe.embeddings.file_format == "parquet":
         pyarrow()
 

@@ -220,15 +220,12 @@ def update(
 
     optim.set_rates(train_state.optimizer, lr, recipe.optimisation.weight_decay)
     means, _ = accumulate_step(
-        train_module,
+        train_state,
         batches,
         forward,
         count=recipe.optimisation.accumulate,
         key=(recipe.optimisation.seed, step),
-        device=train_state.device,
         dtype=dtype,
-        optimizer=train_state.optimizer,
-        scaler=scaler,
     )
     clip = recipe.optimisation.clip_grad or float("inf")
     grad_norm = nn.utils.clip_grad_norm_(train_module.parameters(), clip)

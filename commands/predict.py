@@ -80,7 +80,7 @@ def check_output(recipe: Recipe) -> None:
     if recipe.predictions.file_format == "parquet":
         pyarrow()
     if recipe.predictions.output != STDOUT:
-        check_file(recipe.predictions.output, recipe.paths)
+        check_file(recipe.predictions.output, recipe.data.paths(recipe.model, recipe.images))
     elif ranks.world_size() > 1:
         raise ValueError("--output -: several processes write a file: give one")
 

@@ -12,9 +12,10 @@ LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 FEWEST_STEPS = 8  # of an epoch
 STEPS = 8000  # about as long as stage one takes by default
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
-MANY_PASSES = (
-    200  # over the images, from which on the published augmentation has the time that it needs
-)
+# Over the images, from which on the published augmentation has the time that it needs
+MANY_PASSES = 200
+PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0, "sd": 0}
+"""Neither policy, mixing, erasing nor stochastic depth."""
 
 
 def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list[Choice]:
@@ -43,6 +44,5 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
     choices.append(Choice("warmup", warmup, f"a twentieth of {epochs} epochs"))
     if epochs * passes < MANY_PASSES:
         few = f"{epochs * passes} passes over the images: what was published for 300 needs {MANY_PASSES}"
-        plain = {"aa": False, "cm": False, "mu": False, "re": 0.0, "sd": 0.0}
-        choices += [Choice(name, value, few) for name, value in plain.items()]
+        choices += [Choice(name, value, few) for name, value in PLAIN.items()]
     return choices

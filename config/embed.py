@@ -69,8 +69,3 @@ class Recipe:
     def __post_init__(self):
         self.data.check(self.images)
         _ = self.embeddings.file_format  # an ending that says nothing is said at once
-
-    @property
-    def paths(self) -> list[str]:
-        """What is read."""
-        return [path for path in (self.model, *self.images, self.data.datapath) if path]

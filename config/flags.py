@@ -4,7 +4,7 @@ The name of a flag is that of the field, whatever part it is in: recipe.optimisa
 """
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_type_hints
 
 R = TypeVar("R")
@@ -63,6 +63,19 @@ def typed(value: Any) -> str:
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def stated_values(recipe: Any) -> dict[str, Any]:
+    """The settings that were stated on the command line, by the names of their flags."""
+    flags = to_flags(recipe)
+    stated = recipe.given.flags if recipe.given else ()
+    return {name: flags[name] for name in stated if name in flags}
+
+
+def with_flags(recipe: R, values: Mapping[str, Any]) -> R:
+    """The recipe with these values by the names of flags, which come about as the recipe did."""
+    changed: Any = from_flags(type(recipe), to_flags(recipe) | dict(values))
+    return replace(changed, given=recipe.given)  # type: ignore[attr-defined]
 
 
 def changed_flags(recipe: object) -> dict[str, Any]:

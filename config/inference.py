@@ -40,6 +40,10 @@ class ImageSource(Columns, ImageFiles):
         names = [field.name for field in fields(DataSettings) if hasattr(self, field.name)]
         return DataSettings(**{name: getattr(self, name) for name in names})
 
+    def paths(self, model: str, images: tuple[str, ...]) -> list[str]:
+        """What a command reads."""
+        return [path for path in (model, *images, self.datapath) if path]
+
     def check(self, images: tuple[str, ...]) -> None:
         """ValueError unless images are named in one of the two ways."""
         if images and self.dataset:

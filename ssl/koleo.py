@@ -20,9 +20,8 @@ def koleo(features: Tensor) -> Tensor:
         directions = F.normalize(features.float(), dim=-1, eps=EPSILON)
         with torch.no_grad():
             similarity = directions @ directions.mT  # (G, B, B)
-            similarity.diagonal(dim1=1, dim2=2).fill_(
-                -2
-            )  # below every cosine: not its own neighbour
+            # Below every cosine: nobody is their own neighbour
+            similarity.diagonal(dim1=1, dim2=2).fill_(-2)
             nearest = similarity.argmax(-1)
         neighbours = directions.take_along_dim(nearest.unsqueeze(-1), dim=1)
         distances = F.pairwise_distance(directions, neighbours, eps=EPSILON)

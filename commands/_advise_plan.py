@@ -7,9 +7,8 @@ from typing import Any
 from multicrop.commands import _auto
 from multicrop.commands._advise_halving import Candidate, Round, units_of
 from multicrop.commands._advise_images import Images
-from multicrop.config import auto
 from multicrop.config.advise import Recipe
-from multicrop.config.auto_finetune import PLAIN
+from multicrop.config.auto_finetune import PLAIN, batch_size
 from multicrop.config.backbone import BackboneSettings
 from multicrop.engine import seeds
 from multicrop.supervised import validation
@@ -84,9 +83,8 @@ class Plan:
 
     @property
     def batch_size(self) -> int:
-        """Of stage two: small sets need steps, and half of the labels must fill a batch."""
-        batch, _ = auto.batch_size(self.images.facts.images)
-        return min(64, batch, self.split(HELD_OUT_OF_HALF)[0])
+        """Of stage two, as --recipe auto has it; half of the labels must fill a batch."""
+        return min(batch_size(self.split(HELD_OUT)[0]), self.split(HELD_OUT_OF_HALF)[0])
 
     # Flags
 

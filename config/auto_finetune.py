@@ -23,10 +23,7 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
 
     stated: the settings that are not to be chosen, by name; others follow from them.
     """
-    batch = LARGEST_BATCH
-    while batch > SMALLEST_BATCH and images < FEWEST_STEPS * batch:
-        batch //= 2
-    batch = max(parts, min(batch, images) // parts * parts)
+    batch = batch_size(images, parts)
     choices = [
         Choice("batch_size", batch, f"leaves {images // batch} steps to a pass over the images")
     ]
@@ -46,3 +43,11 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
         few = f"{epochs * passes} passes over the images: what was published for 300 needs {MANY_PASSES}"
         choices += [Choice(name, value, few) for name, value in PLAIN.items()]
     return choices
+
+
+def batch_size(images: int, parts: int = 1) -> int:
+    """Small enough to leave several steps an epoch; a multiple of the parts into which it is cut."""
+    batch = LARGEST_BATCH
+    while batch > SMALLEST_BATCH and images < FEWEST_STEPS * batch:
+        batch //= 2
+    return max(parts, min(batch, images) // parts * parts)

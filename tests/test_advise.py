@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import multicrop
@@ -25,7 +26,8 @@ from multicrop.commands._advise_halving import (
     units_of,
     winner_of,
 )
-from multicrop.commands._advise_images import command
+from multicrop.commands._advise_images import command, look
+from multicrop.commands._advise_plan import Plan
 from multicrop.commands._advise_words import (
     doubling,
     duration,
@@ -241,6 +243,14 @@ def test_too_few_steps_are_refused_before_anything_is_written(photos: Path, tmp_
     with pytest.raises(ValueError, match="--steps 20: the trials need at least 54"):
         multicrop.advise(photos, steps=20, output_dir=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("per_class", "batch"), [(20, 8), (2000, 64)])
+def test_trials_of_stage_two_have_the_batches_of_auto(photos: Path, per_class: int, batch: int):
+    recipe = cli.parse(Recipe, [str(photos), "--steps", "60", "--device", "cpu"])
+    images = replace(look(recipe), labels=torch.arange(2).repeat(per_class))
+    plan = Plan(recipe, images, rounds_of(len(CANDIDATES)))
+    assert plan.finetuning(CANDIDATES[0], 2, None, "round1")["batch_size"] == batch
 
 
 SMALL = (

@@ -1,24 +1,36 @@
-"""Checkpoint files: tensors and plain values only, written whole or not at all, the one before kept in reserve."""
+"""Checkpoint files: tensors and plain values only, written whole or not at all, the one before kept in reserve.
 
+A file ends with the hash of all of it, as the comment of the zip archive that torch writes: torch does not compare the
+archive's own checksums, and those do not cover its directory.
+"""
+
+import hashlib
+import os
 import pickle
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from .files import atomic_write, first_line
+from .files import atomic_write, first_line, partial_of, write_errors
 from .metadata import Checkpoint
 
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint_previous.pt"
+NEWEST, PREVIOUS, DAMAGED = "checkpoint.pt", "checkpoint_previous.pt", "checkpoint_damaged.pt"
+HASH = b"multicrop sha256 "
+COMMENT_BYTES = len(HASH) + hashlib.sha256().digest_size * 2
+# How an archive ends: a record of so many bytes, the last of which are the length of the comment that follows
+END_RECORD, END_BYTES, LENGTH_BYTES = b"PK\5\6", 22, 2
+LONGEST_END = END_BYTES + 0xFFFF
+PIECE = 1 << 20  # bytes
 
 
 def save(checkpoint: Checkpoint, path: Path, reserve: Path | None = None) -> None:
     """Write in place of a file of that name, which is kept as `reserve` if given; errors as `atomic_write`'s."""
     with atomic_write(path, reserve) as file:
         torch.save(checkpoint.to_dict(), file)
+        _seal(file)
 
 
 def save_newest(checkpoint: Checkpoint, folder: Path) -> Path:
@@ -55,7 +67,9 @@ def read(path: Path, trust: bool = False) -> Any:
             f"{path} holds Python objects beside tensors, and loading those can run code; "
             "if you trust where it comes from, add --trust_checkpoint"
         ) from None
-    except (RuntimeError, EOFError, KeyError, IndexError, AttributeError, ImportError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged bytes can make torch and pickle stumble over anything
         reason = first_line(error)
         raise ValueError(f"{path} is damaged or needs another program to load: {reason}") from None
 
@@ -63,31 +77,116 @@ def read(path: Path, trust: bool = False) -> Any:
 def newest(folder: Path, log: Callable[[str], None] = print) -> tuple[Checkpoint, Path] | None:
     """The newest readable checkpoint of a run folder; a damaged one is reported and the one before it used.
 
-    ValueError where checkpoints exist but none can be read: starting over would overwrite them.
+    A process that is killed between two renames leaves one that is whole under another name. ValueError where
+    checkpoints exist but none can be read: starting over would overwrite them.
     """
-    paths = [folder / name for name in (NEWEST, PREVIOUS) if (folder / name).exists()]
-    for path in paths:
+    last, unnamed, previous = folder / NEWEST, partial_of(folder / NEWEST), folder / PREVIOUS
+    there = []
+    for path in (last, unnamed, previous):
+        if not path.exists():
+            continue
         try:
             return load(path), path
         except ValueError as error:
-            log(f"{error}; trying the one before it")
-    if paths:
-        listed = ", ".join(map(str, paths))
+            if path != unnamed:  # half a file is what any killed process leaves there
+                there.append(str(path))
+                log(f"{error}; trying the one before it")
+    if there:
+        listed = ", ".join(there)
         raise ValueError(f"no readable checkpoint among {listed}: move them away to start anew")
     return None
 
 
+def take_up(folder: Path, used: Path, log: Callable[[str], None] = print) -> None:
+    """Prepare a run folder for the next save: `used` is what `newest` has found there.
+
+    A damaged newest checkpoint is renamed, or it would become the reserve in place of a good one.
+    """
+    last = folder / NEWEST
+    if used == last:
+        return
+    with write_errors(last):
+        if last.exists():
+            os.replace(last, folder / DAMAGED)
+            log(f"{last} is damaged: kept as {DAMAGED}")
+        if used == partial_of(last):
+            os.replace(used, last)
+            log(f"{last} had been saved whole, but not named: it is now")
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a file from others of its step: its hash, or its size where it has none."""
+    with open(path, "rb") as file:
+        if _is_sealed(file):
+            return file.read().decode(errors="replace")
+        return f"{file.seek(0, os.SEEK_END)} bytes"
+
+
+# Damage
+
+
+def _seal(file: BinaryIO) -> None:
+    """Add the hash of what a file that is open for writing and reading holds, as its archive's comment."""
+    end = file.seek(-LENGTH_BYTES, os.SEEK_END)
+    comment = HASH + _hash(file, end).encode()
+    file.seek(end)
+    file.write(len(comment).to_bytes(LENGTH_BYTES, "little") + comment)
+
+
+def _hash(file: BinaryIO, size: int) -> str:
+    """SHA-256 of the first so many bytes: all but the comment and its length."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size > 0 and (piece := file.read(min(PIECE, size))):
+        digest.update(piece)
+        size -= len(piece)
+    return digest.hexdigest()
+
+
 def _damage(path: Path) -> str | None:
-    """What is wrong with a file's bytes. torch does not compare its own checksums when it reads."""
+    """What is wrong with a file's bytes."""
     with open(path, "rb") as file:
         start = file.read(2)
-    if start == b"PK":
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
-            return f"damaged, probably cut short ({first_line(error)})"
-        return f"damaged: {damaged} does not match its checksum" if damaged else None
+        if start == b"PK":
+            return _damage_by_hash(file) if _is_sealed(file) else _damage_by_members(file)
     if start[:1] != b"\x80":  # how pickles start, among them torch files from before 1.6
         return "damaged or no checkpoint: it is neither a zip archive nor a pickle"
     return None
+
+
+def _is_sealed(file: BinaryIO) -> bool:
+    """Whether a file ends with a hash of ours; others' files and older ones do not."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - COMMENT_BYTES))
+    return file.read(len(HASH)) == HASH
+
+
+def _damage_by_hash(file: BinaryIO) -> str | None:
+    end = file.seek(-COMMENT_BYTES - LENGTH_BYTES, os.SEEK_END)
+    length, comment = file.read(LENGTH_BYTES), file.read()
+    if _hash(file, end).encode() != comment[len(HASH) :] or int.from_bytes(length, "little") != len(
+        comment
+    ):
+        return "damaged: its content does not match its hash"
+    return None
+
+
+def _damage_by_members(file: BinaryIO) -> str | None:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            cut = _ends_early(file)
+    except Exception as error:  # a damaged directory can make zipfile stumble over anything
+        return f"damaged, probably cut short ({first_line(error)})"
+    if damaged or cut:
+        return "damaged: " + (f"{damaged} does not match its checksum" if damaged else "cut short")
+    return None
+
+
+def _ends_early(file: BinaryIO) -> bool:
+    """Whether an archive's comment, of ours the hash, is shorter than its end record says; zipfile does not mind."""
+    file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_END))
+    end = file.read()
+    record = end[end.rfind(END_RECORD) :]
+    length = record[END_BYTES - LENGTH_BYTES : END_BYTES]
+    return len(record) - END_BYTES < int.from_bytes(length, "little")

@@ -14,9 +14,9 @@ def atomic_write(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
     A file of that name is kept as `reserve` if given. OSError in one line (disk full, no permission) leaves it as it
     was.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_of(path)
     try:
-        with write_errors(path), open(temporary, "wb") as file:
+        with write_errors(path), open(temporary, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -24,9 +24,27 @@ def atomic_write(path: Path, reserve: Path | None = None) -> Iterator[BinaryIO]:
             if reserve and path.exists():
                 os.replace(path, reserve)
             os.replace(temporary, path)
+            synchronise(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def partial_of(path: Path) -> Path:
+    """The name under which a file is written before it takes its own."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def synchronise(folder: Path) -> None:
+    """Have the names in a folder on the disk, where the system can do that for folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):  # some network disks refuse it
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -86,24 +86,32 @@ def gather(value: Tensor) -> Tensor:
     """Concatenate every rank's rows (their numbers may differ) on every rank, in rank order."""
     if not dist.is_initialized():
         return value
-    parts = _gather_objects(value.cpu())
+    parts = gather_objects(value.cpu())
     return torch.cat(parts).to(value.device)
+
+
+def gather_objects(value: T) -> list[T]:
+    """Every rank's value, in rank order."""
+    if not dist.is_initialized():
+        return [value]
+    parts: list = [None] * world_size()
+    _meet()
+    dist.all_gather_object(parts, value, group=_host)
+    return parts
 
 
 def all_true(holds: bool) -> bool:
     """Whether something holds on every rank."""
-    if not dist.is_initialized():
-        return holds
-    return all(_gather_objects(holds))
+    return all(gather_objects(holds))
 
 
-def broadcast_object(make: Callable[[], T]) -> T:
-    """Rank 0 makes a value; every rank gets it. Nodes need not see the same disk."""
+def broadcast_object(make: Callable[[], T], source: int = 0) -> T:
+    """One rank makes a value; every rank gets it. Nodes need not see the same disk."""
     if not dist.is_initialized():
         return make()
-    box = [make() if rank() == 0 else None]
+    box = [make() if rank() == source else None]
     _meet()
-    dist.broadcast_object_list(box, src=0, group=_host)
+    dist.broadcast_object_list(box, src=source, group=_host)
     return cast(T, box[0])
 
 
@@ -116,14 +124,6 @@ def first_on_node() -> Iterator[None]:
     yield
     if dist.is_initialized() and leads:
         _meet()
-
-
-def _gather_objects(value: Any) -> list[Any]:
-    """Every rank's value, in rank order."""
-    parts: list = [None] * world_size()
-    _meet()
-    dist.all_gather_object(parts, value, group=_host)
-    return parts
 
 
 def _meet() -> None:

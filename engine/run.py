@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from . import checkpoint, ranks, trackers
+from . import checkpoint, lock, ranks, trackers
 from .board import WHAT, Board
 from .files import append_line, atomic_write, write_errors
 from .metadata import Checkpoint, Metadata
@@ -67,6 +67,7 @@ class Run:
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
+            lock.hold(self.folder, ranks.log)
             if not (self.folder / RECIPE).exists():  # among images it tells the folder from a class
                 self._write_recipe()
 
@@ -106,15 +107,22 @@ class Run:
         return stored.metadata.step
 
     def _newest(self) -> tuple[Checkpoint, Path] | None:
-        """What rank 0 reads; the others read the same file where they see it, else they get its content."""
-        newest = checkpoint.newest(self.folder, ranks.log) if self.writes else None
-        where = ranks.broadcast_object(lambda: newest and (newest[1], newest[1].stat().st_size))
-        if where is None:
+        """The newest state that any rank finds, on every rank: nodes need not see the same disk."""
+        own = checkpoint.newest(self.folder, ranks.log)
+        found = ranks.gather_objects(own and (own[0].metadata.step, checkpoint.fingerprint(own[1])))
+        steps = [state[0] if state else -1 for state in found]
+        if max(steps) < 0:
             return None
-        path, size = where
-        if not ranks.all_true(path.is_file() and path.stat().st_size == size):
-            return ranks.broadcast_object(lambda: newest)
-        return newest or (checkpoint.load(path), path)
+        source = steps.index(max(steps))
+        if source != 0:
+            here = f"step {steps[0]}" if found[0] else "none"
+            newer = f"process {source} sees a checkpoint of step {steps[source]}"
+            ranks.log(f"{self.folder}: {newer}, process 0 {here}: the newer one is taken")
+        if own and self.writes:
+            checkpoint.take_up(self.folder, own[1], ranks.log)
+        if all(state == found[source] for state in found):
+            return own
+        return ranks.broadcast_object(lambda: own, source)
 
     def set_aside(self) -> Path:
         """Keep all files of the run so far in a sub-folder too, before it begins again in its place; the sub-folder."""
@@ -128,7 +136,7 @@ class Run:
         with write_errors(kept):
             kept.mkdir()
             for path in self.folder.iterdir():
-                if path.is_file():
+                if path.is_file() and path.name != lock.LOCK:
                     shutil.copy2(path, kept)
         return kept
 
@@ -196,6 +204,8 @@ class Run:
     def close(self) -> None:
         for outlet in self.outlets or []:
             outlet.close()
+        if self.writes:
+            lock.release(self.folder)
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -49,6 +49,75 @@ def test_flipped_bytes_are_noticed(tmp_path):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("sealed", [True, False])
+def test_no_flipped_bit_is_silent(tmp_path, sealed):
+    """Every byte of the archive's directory and its ends, and every fiftieth before: refused in one line, or harmless."""
+    path = tmp_path / "x.pt"
+    checkpoint.save(state(1), path)
+    if not sealed:  # as older versions and other programs write them
+        torch.save(state(1).to_dict(), path)
+    content = path.read_bytes()
+    directory = content.index(b"PK\1\2")
+    silent = []
+    for place in [*range(0, directory, 50), *range(directory, len(content))]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            found = checkpoint.load(path)
+        except ValueError as error:
+            assert "\n" not in str(error) and str(path) in str(error), error
+        else:
+            if not found.state["weights"]["a"].equal(state(1).state["weights"]["a"]):
+                silent.append(place)
+    assert silent == []
+
+
+def test_a_damaged_newest_does_not_become_the_reserve(tmp_path, capsys):
+    for step in (1, 2):
+        path = checkpoint.save_newest(state(step), tmp_path)
+    path.write_bytes(path.read_bytes()[:-200])
+    _, used = checkpoint.newest(tmp_path)
+    checkpoint.take_up(tmp_path, used)
+    assert "kept as checkpoint_damaged.pt" in capsys.readouterr().out
+    assert (tmp_path / "checkpoint_damaged.pt").exists()
+    checkpoint.save_newest(state(3), tmp_path)
+    assert checkpoint.load(tmp_path / "checkpoint_previous.pt").metadata.step == 1
+
+
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_file_that_was_saved_whole_but_not_named_is_taken(tmp_path, damaged):
+    """As a process leaves it that is killed between the renames of a save, where the newest was damaged or moved."""
+    for step in (1, 2):
+        checkpoint.save_newest(state(step), tmp_path)
+    checkpoint.save(state(3), tmp_path / "3.pt")
+    os.replace(tmp_path / "3.pt", tmp_path / ".checkpoint.pt.partial")
+    if damaged:
+        os.truncate(tmp_path / "checkpoint.pt", 100)
+    else:
+        os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint_previous.pt")
+    found, used = checkpoint.newest(tmp_path)
+    assert found.metadata.step == 3
+    checkpoint.take_up(tmp_path, used)
+    assert checkpoint.load(tmp_path / "checkpoint.pt").metadata.step == 3
+    assert not (tmp_path / ".checkpoint.pt.partial").exists()
+
+
+def test_half_a_file_is_never_taken_nor_said(tmp_path):
+    checkpoint.save_newest(state(1), tmp_path)
+    half = (tmp_path / "checkpoint.pt").read_bytes()[:2000]
+    (tmp_path / ".checkpoint.pt.partial").write_bytes(half)
+    os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint_previous.pt")
+    said = []
+    assert checkpoint.newest(tmp_path, said.append)[0].metadata.step == 1 and said == []
+
+
+def test_other_programs_read_a_file_with_its_hash(tmp_path):
+    checkpoint.save(state(1), tmp_path / "x.pt")
+    content = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert content["weights"]["a"].equal(state(1).state["weights"]["a"])
+
+
 def test_when_none_can_be_read_the_run_does_not_start_over(tmp_path):
     checkpoint.save_newest(state(1), tmp_path)
     os.truncate(tmp_path / "checkpoint.pt", 10)

@@ -112,22 +112,38 @@ def test_a_run_that_would_go_on_differently_is_refused(tmp_path, changed, batch,
         run_in(tmp_path, **changed).resume(Networks(), identity)
 
 
-@pytest.mark.parametrize("sees", [True, False])
-def test_a_rank_reads_the_file_that_rank_0_chose_or_gets_its_content(tmp_path, monkeypatch, sees):
-    """Another rank, here with the answers of rank 0 and a look at the disk of its own."""
-    begun(tmp_path)
-    path = tmp_path / "checkpoint.pt"
-    monkeypatch.setattr(ranks, "rank", lambda: 1)
-    run = run_in(tmp_path)
-    monkeypatch.setattr(checkpoint, "newest", lambda *_: pytest.fail("only rank 0 chooses"))
-    size = path.stat().st_size
-    stored = checkpoint.load(path)
-    content = replace(stored, metadata=replace(stored.metadata, step=99))
-    answers = iter([(path, size), (content, path)])
-    monkeypatch.setattr(ranks, "broadcast_object", lambda make: next(answers))
-    if not sees:
-        path.write_bytes(b"another file of this name")
-    assert run.resume(Networks(), {"global_batch": 4}) == (3 if sees else 99)
+@pytest.mark.parametrize(
+    ("here", "there", "taken"), [(3, 3, 3), (3, 7, 7), (7, 3, 7), (None, 3, 3), (3, None, 3)]
+)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_whose_disks_differ_go_on_from_the_newest(
+    tmp_path, monkeypatch, capsys, rank, here, there, taken
+):
+    """Rank 0 sees the state of step `here`, rank 1 that of step `there`; either as the test's own process."""
+    folders = []
+    for name, step in enumerate((here, there)):
+        folders.append(tmp_path / str(name))
+        folders[-1].mkdir()
+        if step:
+            begun(folders[-1], step)
+    monkeypatch.setattr(ranks, "rank", lambda: rank)
+    found, sent = checkpoint.newest(folders[1 - rank]), []
+
+    def gathered(own):
+        other = found and (found[0].metadata.step, checkpoint.fingerprint(found[1]))
+        return [own, other] if rank == 0 else [other, own]
+
+    def broadcast(make, source):
+        sent.append(source)
+        return make() if source == rank else found
+
+    monkeypatch.setattr(ranks, "gather_objects", gathered)
+    monkeypatch.setattr(ranks, "broadcast_object", broadcast)
+    assert run_in(folders[rank]).resume(Networks(), {"global_batch": 4}) == taken
+    source = 0 if here == taken else 1
+    assert sent == ([] if here == there else [source])
+    if rank == 0 and source == 1:
+        assert f"process 1 sees a checkpoint of step {there}" in capsys.readouterr().err
 
 
 def full(*_args, **_kwargs):
@@ -183,7 +199,7 @@ def test_a_full_disk_at_a_resume_loses_no_metrics(tmp_path, monkeypatch):
         (tmp_path / "metrics.jsonl").read_text(),
         (tmp_path / "recipe.yaml").read_text(),
     ) == before
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.glob(".*.partial"))
 
 
 @pytest.mark.skipif(

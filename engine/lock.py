@@ -1,0 +1,94 @@
+"""One process writes into a run folder: a lock that the system itself drops when its owner dies, however it dies."""
+
+import atexit
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where run folders are not locked
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what network disks without locks answer
+_held: dict[Path, BinaryIO] = {}  # of this process, which may open a folder again
+
+
+def hold(folder: Path, log: Callable[[str], None] = print) -> None:
+    """Lock a folder until `release`, or until this process ends. ValueError where another process holds it.
+
+    What a process that was killed left is taken over, which is said.
+    """
+    path = folder.resolve() / LOCK
+    if fcntl is None or path in _held:
+        return
+    while True:
+        file = open(path, "a+b")  # noqa: SIM115: it stays open as long as the lock is held
+        file.seek(0)
+        owner = file.read().decode(errors="replace").strip()
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno in NO_LOCKS:
+                log(f"{folder} is on a disk without locks: let no other run write into it")
+                return
+            raise ValueError(
+                f"{folder} is in use by {owner or 'another process'}: wait for it, or choose another --output_dir"
+            ) from None
+        if _is_still_there(file, path):
+            break
+        file.close()  # its owner removed it between our opening and our locking
+    if owner:
+        log(f"{folder}: taken over from {owner}, which has ended without a word")
+    file.truncate(0)
+    file.write(_description().encode())
+    file.flush()
+    _held[path] = file
+
+
+def release(folder: Path) -> None:
+    """Let others write into a folder; nothing happens where it is not held."""
+    _release(folder.resolve() / LOCK)
+
+
+def _release(path: Path) -> None:
+    file = _held.pop(path, None)
+    if file is not None:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)  # while it is locked, so that nobody's else is removed
+        file.close()
+
+
+def _description() -> str:
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"process {os.getpid()} on {socket.gethostname()}, since {started}"
+
+
+def _is_still_there(file: BinaryIO, path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    return False
+
+
+@atexit.register
+def _release_all() -> None:
+    for path in list(_held):
+        _release(path)
+
+
+def _forget() -> None:
+    """A forked process that reads images must not keep the lock of a killed parent."""
+    for file in _held.values():
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -29,7 +29,7 @@ def hold(folder: Path, log: Callable[[str], None] = print) -> None:
     if fcntl is None or path in _held:
         return
     while True:
-        file = open(path, "a+b")  # noqa: SIM115: it stays open as long as the lock is held
+        file = open(path, "a+b")  # noqa: SIM115 (open as long as the lock is held)
         file.seek(0)
         owner = file.read().decode(errors="replace").strip()
         try:

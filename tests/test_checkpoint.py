@@ -51,7 +51,7 @@ def test_flipped_bytes_are_noticed(tmp_path):
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_no_flipped_bit_is_silent(tmp_path, sealed):
-    """Every byte of the archive's directory and its ends, and every fiftieth before: refused in one line, or harmless."""
+    """Each byte of the archive's directory and ends, each fiftieth before: refused in one line, or harmless."""
     path = tmp_path / "x.pt"
     checkpoint.save(state(1), path)
     if not sealed:  # as older versions and other programs write them

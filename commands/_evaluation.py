@@ -28,6 +28,7 @@ from multicrop.probes.accuracy import accuracies, balanced_accuracy, macro_f1
 from multicrop.probes.confusion import Confusion
 from multicrop.probes.temperature import Temperature, fit_temperature
 from multicrop.supervised.classifier import Classifier
+from multicrop.supervised.selection import BestEpoch
 from multicrop.weights.pretrained import Pretrained
 
 BEST, AVERAGED = "best.pt", "averaged.pt"
@@ -125,8 +126,31 @@ class Evaluation:
             accuracy = METRICS_IN_WORDS[best.metric]
             selected = f"epoch {best.epoch}, selected by its validation {accuracy} {best.value:.2f}"
             ranks.log(f"{selected}: {_shown(numbers, 'selected_test')}")
-        run_folder.log(loop.done, **numbers)
+        if not run_folder.has_row(loop.done, "test_top1"):  # a finished run that is started again
+            run_folder.log(loop.done, **numbers)
         return numbers
+
+
+def forget_lost_best(train_state: TrainState, run_folder: Run) -> None:
+    """Where the weights that a resumed run selected cannot be read any more, that is said and it selects anew."""
+    if train_state.best.epoch is None:
+        return
+    problem = ranks.broadcast_object(lambda: _problem(run_folder.folder / BEST))
+    if problem:
+        ranks.log(
+            f"{problem}: the weights that epoch {train_state.best.epoch} was selected for are lost, and only "
+            "later epochs can be selected"
+        )
+        train_state.best = BestEpoch(train_state.best.metric)
+
+
+def _problem(path: Path) -> str | None:
+    """Why a checkpoint cannot be read."""
+    try:
+        checkpoint.load(path)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return None
 
 
 def evaluate_file(

@@ -30,4 +30,5 @@ def start_loop(
         log_freq=settings.log_freq,
         save_steps=settings.save_steps,
         loss=run_folder.latest("loss"),
+        unlogged=run_folder.unlogged or (),
     )

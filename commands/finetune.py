@@ -16,7 +16,13 @@ from multicrop.commands import _auto_finetune, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning
-from multicrop.commands._evaluation import AVERAGED, BEST, Evaluation, evaluate_file
+from multicrop.commands._evaluation import (
+    AVERAGED,
+    BEST,
+    Evaluation,
+    evaluate_file,
+    forget_lost_best,
+)
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._linear_head import fit_heads
@@ -86,6 +92,7 @@ def train(
         recipe, data.backbone, data.dataset, data.train, batches, teacher
     )
     start = run_folder.resume(train_state, metadata.identity)
+    forget_lost_best(train_state, run_folder)
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
@@ -129,7 +136,7 @@ def train(
 
         # Checkpoints.
         if status.saves:
-            saved = metadata.at(status.step, status.epochs, calibration)
+            saved = metadata.at(status.step, status.epochs, calibration, loop.unlogged)
             # What is measured only because the loop ends here does not select: a run that goes on would skip it.
             if recipe.selects(status.epoch, status.ended):
                 metric = train_state.best.metric

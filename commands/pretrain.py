@@ -109,7 +109,8 @@ def train(
 
         # Checkpoints.
         if status.saves:
-            saved, state = metadata.at(status.step, status.epochs), train_state.state()
+            saved = metadata.at(status.step, status.epochs, unlogged=loop.unlogged)
+            state = train_state.state()
             # What is kept for good comes first: once the newest one is there, the step counts as done.
             if status.keeps(recipe.run.saveckp_freq):
                 run_folder.keep(saved, state, f"checkpoint{status.epoch:04d}.pt")

@@ -9,7 +9,10 @@ class Board:
     """Writes events below a folder."""
 
     def __init__(self, folder: Path, first_step: int | None):
-        """first_step: points from this step on, of a run that died, are dropped; None: there are none."""
+        """first_step: points from this step on, of a run that died, are dropped; None: those of any run before."""
+        if first_step is None:
+            for events in folder.glob("events.out.tfevents.*"):
+                events.unlink()
         # Slow to import, and it imports TensorFlow where that is installed, which may be broken.
         from torch.utils.tensorboard import SummaryWriter
 

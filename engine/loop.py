@@ -1,6 +1,6 @@
 """The course of a run's steps, as both stages have it: what is due at a step's end, and when to stop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,7 @@ class Loop:
 
     `start` is the first step, `steps` all of the recipe's, `stop` the one before which to stop (None: the last),
     `images` the global batch; a row is due every `log_freq` steps, the newest checkpoint at least every `save_steps`.
-    `loss` is what a resumed run logged last.
+    `loss` is what a resumed run logged last, `unlogged` the losses of its steps since then.
     """
 
     def __init__(
@@ -54,13 +54,14 @@ class Loop:
         log_freq: int,
         save_steps: int,
         loss: float | None = None,
+        unlogged: Sequence[float] = (),
     ):
         self.interrupt, self.done, self.per_epoch = interrupt, start, per_epoch
         self.total, self.last = steps, min(steps, stop or steps)
         self.log_freq, self.save_steps = log_freq, save_steps
         # Reading a GPU's numbers waits for it, so seldom.
         self.check_freq = 1 if device.type == "cpu" else log_freq
-        self.progress, self.guard = Progress(self.last, start, images), Guard()
+        self.progress, self.guard = Progress(self.last, start, images), Guard(unlogged)
         self.stopped = False
         self.loss = loss  # mean over ranks and over the steps since the last row, nats; None before there is one
 
@@ -102,6 +103,11 @@ class Loop:
         """`loss` at the end of a step that logs, saves or ends an epoch, where there is one."""
         assert self.loss is not None
         return self.loss
+
+    @property
+    def unlogged(self) -> list[float]:
+        """The losses of the steps since the last row, for a checkpoint."""
+        return self.guard.unlogged
 
     def speed(self) -> dict[str, float]:
         """Speed since the last call, for a row and the progress bar."""

@@ -4,6 +4,7 @@ A file is a dictionary: "metadata", and the state dict of each part of the run b
 schema had the same facts side by side with the states; they are read as well.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -21,6 +22,8 @@ class Metadata:
     became pixels (fit, channels, value_range). identity: what its images' order and its targets follow from
     (engine/run.py). ancestry: what it began from, the oldest first. calibration: of each network of the file ("model",
     "average") the temperature that its validation images ask for; empty where none was fitted on these weights.
+    unlogged: losses in nats of the steps since the last row of metrics, with which the next row's mean begins (None:
+    of an older version, which did not keep them).
     """
 
     kind: str
@@ -32,10 +35,18 @@ class Metadata:
     identity: dict[str, Any] = field(default_factory=dict)
     ancestry: list[dict[str, Any]] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
+    unlogged: list[float] | None = None
 
-    def at(self, step: int, epoch: float, calibration: dict[str, Any] | None = None) -> "Metadata":
+    def at(
+        self,
+        step: int,
+        epoch: float,
+        calibration: dict[str, Any] | None = None,
+        unlogged: Sequence[float] = (),
+    ) -> "Metadata":
         """The same at another time of the run, with the calibration of the weights of that time."""
-        return replace(self, step=step, epoch=epoch, calibration=calibration or {})
+        now = {"step": step, "epoch": epoch, "calibration": calibration or {}}
+        return replace(self, **now, unlogged=list(unlogged))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

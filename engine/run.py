@@ -17,11 +17,13 @@ import yaml
 from . import checkpoint, lock, ranks, trackers
 from .board import WHAT, Board
 from .files import append_line, atomic_write, write_errors
+from .guard import check_finite
 from .metadata import Checkpoint, Metadata
 from .outlet import Outlet
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+DAMAGED_METRICS = "metrics_damaged.txt"
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
     "global_batch": "a global batch of",
@@ -63,7 +65,9 @@ class Run:
         self.newest = self.folder / checkpoint.NEWEST
         self.outlets: list[Outlet] | None = None  # None until it is open
         self._read_ahead: tuple[Checkpoint, Path] | None = None  # by `stored`, for `resume`
-        self.calibration: dict[str, Any] = {}  # what a checkpoint that is resumed says of its own
+        # What a checkpoint that is resumed says of itself
+        self.calibration: dict[str, Any] = {}
+        self.unlogged: list[float] | None = None
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
@@ -102,7 +106,7 @@ class Run:
                 f"{'; '.join(changed[:3])}{more}"
             )
         train_state.load_state(stored.state)
-        self.calibration = stored.metadata.calibration
+        self.calibration, self.unlogged = stored.metadata.calibration, stored.metadata.unlogged
         ranks.log(f"resuming {path} after step {stored.metadata.step}")
         return stored.metadata.step
 
@@ -150,8 +154,7 @@ class Run:
         stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
         summary = ", ".join(stated) or "every flag has its default"
         ranks.log(f"recipe: {summary}; all of it in {self.folder / RECIPE}")
-        # From step 0 nothing is resumed: what a run measured before its first step is dropped too
-        kept = [row for row in self.rows() if row["step"] <= step] if step else []
+        kept = self._kept_rows(step)
         rows = [json.dumps(row) + "\n" for row in kept]
         self._write_recipe()
         with atomic_write(self.folder / METRICS) as file:
@@ -162,6 +165,30 @@ class Run:
             Outlet(WHAT, partial(Board, self.folder, first_step)),
             *trackers.outlets(wanted, self.folder, self.recipe, self.rows, resumed=step > 0),
         ]
+
+    def _kept_rows(self, step: int) -> list[dict]:
+        """The rows up to a step; damaged lines are set aside, and rows that are missing are said.
+
+        From step 0 nothing is resumed: what a run measured before its first step is dropped too.
+        """
+        if step == 0:
+            return []
+        rows, damaged = _parse_metrics(self.folder / METRICS)
+        if damaged and _ends_within_a_line(self.folder / METRICS):
+            damaged.pop()  # what a killed run left of its last line
+        if damaged:
+            for line in damaged:
+                append_line(self.folder / DAMAGED_METRICS, line)
+            ranks.log(
+                f"{self.folder / METRICS}: {len(damaged)} damaged lines, set aside in {DAMAGED_METRICS}"
+            )
+        kept = [row for row in rows if row["step"] <= step]
+        latest = max((row["step"] for row in kept if "loss" in row), default=0)
+        if self.unlogged is not None and latest < (due := step - len(self.unlogged)):
+            ranks.log(
+                f"{self.folder / METRICS}: rows between steps {latest} and {due} are lost"
+            )
+        return kept
 
     def _write_recipe(self) -> None:
         with atomic_write(self.folder / RECIPE) as file:
@@ -180,6 +207,10 @@ class Run:
         """The metrics so far, one dictionary a row."""
         return read_metrics(self.folder)
 
+    def has_row(self, step: int, name: str) -> bool:
+        """Whether a metric was logged at a step."""
+        return any(row["step"] == step and name in row for row in self.rows())
+
     def latest(self, name: str) -> float | None:
         """The last logged value of a metric, None before there is one."""
         for row in reversed(self.rows()):
@@ -188,12 +219,14 @@ class Run:
         return None
 
     def save(self, metadata: Metadata, state: dict[str, Any]) -> None:
-        """Replace the newest checkpoint, keeping the one before in reserve."""
+        """Replace the newest checkpoint, keeping the one before in reserve. FloatingPointError as check_finite's."""
+        check_finite(state, metadata.step)
         if self.writes:
             checkpoint.save_newest(self._checkpoint(metadata, state), self.folder)
 
     def keep(self, metadata: Metadata, state: dict[str, Any], name: str) -> None:
         """Save under a name of its own, for probes and for good: without what only resuming needs."""
+        check_finite(state, metadata.step)
         if self.writes:
             kept = {part: value for part, value in state.items() if part not in ONLY_FOR_RESUMING}
             checkpoint.save(self._checkpoint(metadata, kept), self.folder / name)
@@ -209,19 +242,36 @@ class Run:
 
 
 def read_metrics(folder: Path) -> list[dict]:
-    """The rows of a run folder's metrics, without what a run that was killed left of its last line."""
-    path = folder / METRICS
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(row, dict) and "step" in row:
-            rows.append(row)
+    """The rows of a run folder's metrics, without damaged ones and what a killed run left of its last line."""
+    rows, _ = _parse_metrics(folder / METRICS)
     return rows
+
+
+def _parse_metrics(path: Path) -> tuple[list[dict], list[str]]:
+    """The rows, and the lines that are none; bytes that are not UTF-8 are written out there."""
+    rows, damaged = [], []
+    if path.exists():
+        for line in path.read_text(errors="backslashreplace").splitlines():
+            row = _row(line)
+            if row is None:
+                damaged.append(line)
+            else:
+                rows.append(row)
+    return rows, damaged
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+def _row(line: str) -> dict | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -229,6 +230,64 @@ def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp
     assert run(colours, tmp_path / "parts")["status"] == "finished"
     run(colours, tmp_path / "whole")
     same(networks(tmp_path / "whole"), networks(tmp_path / "parts"))
+
+
+def test_rows_of_a_resumed_run_are_those_of_an_undisturbed_one(colours, tmp_path, monkeypatch):
+    """Stopped between two rows; and a finished run that is started again adds none."""
+    run(colours, tmp_path / "whole", log_freq=5)
+    update, calls = finetune.update, []
+
+    def interrupted(*arguments):
+        calls.append(None)
+        if len(calls) == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return update(*arguments)
+
+    monkeypatch.setattr(finetune, "update", interrupted)
+    for status in ("interrupted", "finished", "finished"):
+        assert run(colours, tmp_path / "parts", log_freq=5)["status"] == status
+
+    def without_times(folder: Path) -> list[dict]:
+        measured = ("time", "images_per_second", "data_share")
+        return [
+            {name: value for name, value in row.items() if name not in measured}
+            for row in rows_of(folder)
+        ]
+
+    assert without_times(tmp_path / "parts") == without_times(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"PK")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_without_the_selected_weights_a_run_says_so_and_goes_on(
+    colours, tmp_path, capsys, damage, finished
+):
+    run(colours, tmp_path, **({} if finished else {"max_steps": 8}))
+    damage(tmp_path / "best.pt")
+    result = run(colours, tmp_path)
+    assert result["status"] == "finished" and "best.pt" in capsys.readouterr().err
+    if finished:
+        assert "selected_epoch" not in result
+    else:
+        assert result["selected_epoch"] == 3 and (tmp_path / "best.pt").exists()
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_a_failure(
+    colours, tmp_path, monkeypatch
+):
+    run(colours, tmp_path, max_steps=11)
+    before = networks(tmp_path)
+    update = finetune.update
+
+    def poisoned(nets, *rest):
+        seen = update(nets, *rest)
+        nets.model.head.bias.data.fill_(math.nan)
+        return seen
+
+    monkeypatch.setattr(finetune, "update", poisoned)
+    with pytest.raises(FloatingPointError, match="weights are not finite after step 12"):
+        run(colours, tmp_path)
+    same(before, networks(tmp_path))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(

@@ -1,5 +1,7 @@
 """engine/guard.py: what stops a run, and over which steps a logged loss is the mean."""
 
+import json
+
 import pytest
 import torch
 
@@ -16,6 +18,25 @@ def test_the_loss_of_a_row_is_the_mean_since_the_row_before():
     for step in (5, 6):  # checked once, as on a GPU
         guard.add(step, torch.tensor(float(step)))
     assert guard.check(True) == (True, 5.5)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_resumed_run_logs_the_mean_that_an_undisturbed_one_logs(at_once):
+    """Losses whose sum depends on the order, checked one by one or, as on a GPU, several at once."""
+    losses = [0.1, 1e7, 0.3, 0.7, 5.1]
+
+    def run(guard: Guard, steps: range, row: bool) -> float:
+        for step in steps:
+            guard.add(step, torch.tensor(losses[step]))
+            if not at_once:
+                mean = guard.check(False, row=row and step == steps[-1])[1]
+        return guard.check(False, row=row)[1] if at_once else mean
+
+    stopped = Guard()
+    run(stopped, range(3), row=False)
+    resumed = Guard(json.loads(json.dumps(stopped.unlogged)))
+    assert run(resumed, range(3, 5), row=True) == run(Guard(), range(5), row=True)
+    assert resumed.unlogged == []
 
 
 @pytest.mark.parametrize("norm", [float("nan"), float("inf")])

@@ -39,7 +39,7 @@ def begun(folder, step: int = 3) -> Run:
     run.open(0, {})
     for row in range(1, step + 3):
         run.log(row, loss=float(row))
-    run.save(replace(METADATA, step=step), {"weight": torch.ones(2)})
+    run.save(METADATA.at(step, 1.0), {"weight": torch.ones(2)})
     run.close()
     return run
 
@@ -68,6 +68,44 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     run.close()
 
 
+@pytest.mark.parametrize("bad", [b"{\"step\": 2, \"lo\n", b"\xff\xfe\n", b"[1]\n", b"{\"step\": NaN}\n"])
+def test_damaged_lines_are_set_aside_and_lost_rows_said(tmp_path, capsys, bad):
+    begun(tmp_path)
+    first, _, third, *_ = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_bytes(first + bad + third)
+    run = run_in(tmp_path)
+    assert run.resume(Networks(), {"global_batch": 4}) == 3
+    run.open(3, {})
+    run.close()
+    assert steps(tmp_path) == [1, 3]
+    said = capsys.readouterr().err
+    assert "1 damaged lines, set aside in metrics_damaged.txt" in said and "are lost" not in said
+    assert len((tmp_path / "metrics_damaged.txt").read_text().splitlines()) == 1
+
+
+def test_rows_that_are_missing_at_the_end_are_said(tmp_path, capsys):
+    begun(tmp_path)
+    first, *_ = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.jsonl").write_text(first)
+    run = run_in(tmp_path)
+    run.resume(Networks(), {"global_batch": 4})
+    run.open(3, {})
+    run.close()
+    assert "rows between steps 1 and 3 are lost" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    begun(tmp_path)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    run = run_in(tmp_path)
+    state = {"student": {"weight": torch.tensor([1.0, float("nan")])}, "optimizer": {"step": 3}}
+    for save in (run.save, lambda *given: run.keep(*given, "kept.pt")):
+        with pytest.raises(FloatingPointError, match=r"not finite after step 4: not saved.*--lr"):
+            save(replace(METADATA, step=4), state)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not (tmp_path / "kept.pt").exists()
+
+
 def test_a_run_from_step_0_keeps_no_row(tmp_path):
     """Of a run that ended before its first checkpoint: it may have had another recipe."""
     for loss in (1.0, 2.0):
@@ -76,6 +114,7 @@ def test_a_run_from_step_0_keeps_no_row(tmp_path):
         run.log(0, loss=loss)
         run.close()
     assert [row["loss"] for row in run.rows()] == [2.0]
+    assert len(list(tmp_path.glob("events.*"))) == 1
 
 
 def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGUSR1 ask for a stop: the step is finished, the state saved, and the exit code says so."""
+"""SIGTERM, SIGINT, SIGUSR1 and SIGHUP ask for a stop: the step is finished, the state saved, the exit code says so."""
 
 import os
 import signal
@@ -6,13 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
 RESUME_ME = (
     75  # EX_TEMPFAIL of sysexits.h: not an error, try again; launch/slurm.sbatch requeues on it
 )
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 STOPPED = b"stopped by a signal; the same command goes on from what was saved, or begins again\n"
 
 
@@ -20,9 +21,11 @@ STOPPED = b"stopped by a signal; the same command goes on from what was saved, o
 def ending_at_once() -> Iterator[Callable[[], None]]:
     """A signal ends the process with RESUME_ME wherever no Interrupt is open: as it imports, or has nothing to save.
 
-    Call what it gives once all is imported: from then on SIGINT closes what is open.
+    Call what it gives once all is imported: from then on SIGINT closes what is open. Once an exit code is chosen,
+    signals change it no more: closing down takes seconds.
     """
     before: dict[int, Any] = {}
+    code: Any = None
     if threading.current_thread() is threading.main_thread():
         before = {number: signal.signal(number, _end) for number in _numbers()}
 
@@ -33,15 +36,29 @@ def ending_at_once() -> Iterator[Callable[[], None]]:
     try:
         yield imported
     except KeyboardInterrupt:
+        code = RESUME_ME
         _say_stopped()
-        sys.exit(RESUME_ME)
+        sys.exit(code)
+    except SystemExit as ending:
+        code = ending.code
+        raise
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, partial(_end_with, code) if isinstance(code, int) else handler)
 
 
 def _numbers() -> list[int]:
-    return [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    """Those of the signals that this system has. nohup ignores SIGHUP, and it stays ignored."""
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) == signal.SIG_IGN:
+        numbers.remove(hang_up)
+    return numbers
+
+
+def _end_with(code: int, _number: int, _frame: FrameType | None) -> None:
+    """All is written and closed by now but for what the system closes itself."""
+    os._exit(code)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

@@ -8,10 +8,11 @@
 # NPROC        processes on this machine (default: its GPUs, or 1)
 # NNODES       machines (default: 1); with more, each runs this command with its own NODE_RANK, 0 to NNODES-1
 # MASTER_ADDR  the machine with NODE_RANK 0, as the others reach it; MASTER_PORT a free port there (default: 29500)
+# RESTARTS     how often all processes start again, from the last checkpoint, after one has failed (default: 0)
 # PYTHON       the interpreter (default: .venv of this folder, else python)
 #
-# SIGTERM, SIGINT or SIGUSR1: the script finishes its step and saves. Exit code: 0 done; 75 stopped by a signal, the same
-# command goes on from there; 2 something to mend, said in one line by the first rank that met it; 1 failed.
+# SIGTERM, SIGINT, SIGUSR1 or SIGHUP: the script finishes its step and saves. Exit code: 0 done; 75 stopped by a signal,
+# the same command goes on from there; 2 something to mend, said in one line by the first rank that met it; 1 failed.
 set -euo pipefail
 
 usage() { echo "error: $1 (see the head of launch/torchrun.sh)" >&2; exit 2; }
@@ -44,15 +45,18 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( share > 0 ? share : 1 ))}
 NOTES=$(mktemp -d)
 trap 'rm -rf "$NOTES"' EXIT
 PROCESS='echo $$ > "$NOTES/process.$LOCAL_RANK"
-         trap : TERM INT USR1
+         trap : TERM INT USR1 HUP
          code=0; "$@" || code=$?
          [ $code != 75 ] || { touch "$NOTES/resume_me"; exit 0; }
          [ $code != 2 ] || touch "$NOTES/mend_me"
          exit $code'
 export NOTES PROCESS
 
+# Ranks of a restart would join the store of those before them and wait for each other for ever (torch's own stale keys)
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}
+
 set -m  # torchrun in a group of its own: Ctrl-C reaches this shell alone
-"$python" -m torch.distributed.run --nproc-per-node "$NPROC" "${where[@]}" --no-python \
+"$python" -m torch.distributed.run --nproc-per-node "$NPROC" --max-restarts "${RESTARTS:-0}" "${where[@]}" --no-python \
     bash -c 'eval "$PROCESS"' process "$python" "$script" "$@" &
 torchrun=$!
 
@@ -63,7 +67,7 @@ pass_on() {
     done
     [ $started = 1 ] || kill -TERM $torchrun
 }
-trap pass_on TERM INT USR1
+trap pass_on TERM INT USR1 HUP
 
 while :; do
     code=0

@@ -6,10 +6,13 @@ A file of commands/ is a command, its name the command's. Nothing heavy is impor
 import ast
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from importlib import import_module
+from typing import TextIO, cast
 
 from . import registry
 from .engine.interrupt import ending_at_once
+from .engine.outputs import Lasting
 
 GROUPS = {
     "train": ("advise", "pretrain", "finetune"),
@@ -38,7 +41,7 @@ def main(argv: list[str] | None = None, program: str | None = None) -> None:
         sys.exit(2)
     # The list above needs no parser. A recipe is parsed before its command is imported, so that --help and a wrong
     # flag need no torch.
-    with ending_at_once() as imported:
+    with redirect_stderr(cast(TextIO, Lasting(sys.stderr))), ending_at_once() as imported:
         from . import cli
 
         recipe_type = import_module(f"multicrop.config.{name}").Recipe

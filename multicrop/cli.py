@@ -23,13 +23,19 @@ import yaml
 from ._spelling import REGISTRY, WORDS, join_sizes
 from .config.flags import Given, flag_types
 from .engine.allocator import keep_memory
+from .engine.files import first_line
 from .engine.interrupt import RESUME_ME
+from .engine.outputs import print_result
 from .registry import dataset_help, nearest
 
 R = TypeVar("R")
 HELP = (
     "--recipe FILE.yaml gives values to these flags, and the command line wins. Exit codes: 0 done, 75 stopped and "
     "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
+)
+OUT_OF_MEMORY = (
+    "out of memory: try a smaller batch with --accumulate, fewer --workers, or --stream true; "
+    "what was saved is intact"
 )
 NAMED_RECIPES = ("auto", "published")
 NAMED_HELP = (
@@ -72,7 +78,10 @@ def main(
     except FloatingPointError as error:
         _report(error)
         sys.exit(1)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
+        if _is_out_of_memory(error):
+            _say(f"{OUT_OF_MEMORY}: {first_line(error)}")
+            sys.exit(1)
         if ranks.world_size() == 1 or "closed by peer" not in str(error):
             raise
         print(
@@ -84,9 +93,10 @@ def main(
     finally:
         ranks.stop(failed)
     if ranks.rank() == 0:
-        rows_on_stdout = result.get("output") == "-"
-        out = sys.stderr if rows_on_stdout else sys.stdout
-        print(json.dumps(result), file=out, flush=True)
+        if result.get("output") == "-":  # rows are on standard output
+            print(json.dumps(result), file=sys.stderr, flush=True)
+        else:
+            print_result(json.dumps(result))
     sys.exit(RESUME_ME if result.get("status") == "interrupted" else 0)
 
 
@@ -290,5 +300,16 @@ def _report(error: Exception) -> None:
     )
     if not raised_by_us or os.environ.get("MULTICROP_TRACEBACK"):
         traceback.print_exception(error)
+    _say(error)
+
+
+def _say(problem: object) -> None:
     rank = f" (rank {os.environ['RANK']})" if "RANK" in os.environ else ""
-    print(f"error{rank}: {error}", file=sys.stderr, flush=True)
+    print(f"error{rank}: {problem}", file=sys.stderr, flush=True)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the processor's memory or a GPU's: torch has an error of its own for the latter alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return "can't allocate memory" in str(error)

@@ -2,6 +2,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
+import torch
 import tyro
 
 from multicrop import cli
@@ -163,6 +164,23 @@ def test_a_recipe_may_stand_on_another(tmp_path):
 def test_the_result_is_one_json_line(capsys):
     code, out, _ = leave(lambda r: {"rate": r.rate}, capsys)
     assert (code, out) == (0, '{"rate": 0.1}\n')
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"),
+    ],
+)
+def test_out_of_memory_is_one_line(capsys, error):
+    def work(recipe):
+        raise error
+
+    code, out, err = leave(work, capsys)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("error: out of memory: try a smaller batch")
 
 
 def test_an_interrupted_run_says_resume_me(capsys):

@@ -249,7 +249,7 @@ def test_the_teacher_follows_and_the_last_layer_thaws(photos, tmp_path, monkeypa
         assert torch.equal(student[layer], seen[0][0][layer]) is (step < 6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 @pytest.mark.parametrize("state", ["new", "begun"])
 def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatch, number, state):
     if state == "begun":

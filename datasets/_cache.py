@@ -25,6 +25,7 @@ from torch.nn.modules.utils import _pair
 
 from . import _notes, _tiff
 from ._bytes import is_allowed_now
+from ._checksums import checksums
 from ._console import say_once
 from ._convert import AS_PUBLISHED, Conversion
 from ._decode_all import decode_all
@@ -146,6 +147,8 @@ def _open(entry: Path, job: Job) -> Cached | None:
     file, count = entry / "pixels.bin", len(job.names)
     try:
         meta = json.loads((entry / "meta.json").read_text())
+        stated_hash = meta.pop("hash", None)  # entries of older versions have none
+        damage = stated_hash is not None and _hash(meta) != stated_hash
         asked, conversion = _conversion(meta["asked"]), _conversion(meta["conversion"])
         if not _is_wanted(job.conversion, asked, conversion):
             return None
@@ -158,6 +161,11 @@ def _open(entry: Path, job: Job) -> Cached | None:
             return None
         if any(is_allowed_now(reason) for _, reason in skipped):
             return None
+        if damage or meta.get("checksums", sums := checksums(file)) != sums:
+            say_once(
+                f"{job.title}: its entry of the image cache is damaged and made anew ({entry})"
+            )
+            return None
         mean, std = tuple(meta["mean"]), tuple(meta["std"])
         kinds = _notes.kinds_in(notes)
         measured, beyond = meta["measured"], meta["beyond_centre"]
@@ -169,6 +177,10 @@ def _open(entry: Path, job: Job) -> Cached | None:
     readable[[index for index, _ in skipped]] = False
     kept = readable.nonzero()[:, 0]
     return Cached(_map(file, shape), kept, mean, std, skipped, conversion, lines)
+
+
+def _hash(meta: dict) -> str:
+    return _digest(json.dumps(meta).encode())
 
 
 def _conversion(values: list) -> Conversion:
@@ -234,7 +246,7 @@ def _say_other_sides(folder: Path, job: Job) -> None:
     """Say why files that were decoded before are decoded again. Pixels resized twice differ, so none are reused."""
     sides = set()
     for path in folder.glob("*/meta.json"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             meta = json.loads(path.read_text())
             if meta.get("of") == job.identity:
                 sides.add(_pair(meta["source_size"]))
@@ -276,7 +288,8 @@ def _build(entry: Path, stem: str, job: Job) -> None:
                 f"none of the {len(skipped)} images in {job.title} is readable; {example}"
             )
         asked = {"of": job.identity, "source_size": job.source_size, "asked": job.conversion}
-        (work / "meta.json").write_text(json.dumps({**asked, **stored}))
+        meta = {**asked, **stored, "checksums": checksums(work / "pixels.bin")}
+        (work / "meta.json").write_text(json.dumps({**meta, "hash": _hash(meta)}))
         os.replace(work, entry)
     finally:
         shutil.rmtree(work, ignore_errors=True)

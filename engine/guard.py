@@ -8,7 +8,6 @@ from torch import Tensor
 
 from . import ranks
 
-
 ADVICE = (
     "the last saved checkpoint is intact; try a lower --lr, a longer warm-up, or --precision fp32, "
     "in another --output_dir"

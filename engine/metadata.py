@@ -45,8 +45,10 @@ class Metadata:
         unlogged: Sequence[float] = (),
     ) -> "Metadata":
         """The same at another time of the run, with the calibration of the weights of that time."""
-        now = {"step": step, "epoch": epoch, "calibration": calibration or {}}
-        return replace(self, **now, unlogged=list(unlogged))
+        calibration = calibration or {}
+        return replace(
+            self, step=step, epoch=epoch, calibration=calibration, unlogged=list(unlogged)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -185,9 +185,7 @@ class Run:
         kept = [row for row in rows if row["step"] <= step]
         latest = max((row["step"] for row in kept if "loss" in row), default=0)
         if self.unlogged is not None and latest < (due := step - len(self.unlogged)):
-            ranks.log(
-                f"{self.folder / METRICS}: rows between steps {latest} and {due} are lost"
-            )
+            ranks.log(f"{self.folder / METRICS}: rows between steps {latest} and {due} are lost")
         return kept
 
     def _write_recipe(self) -> None:

@@ -199,6 +199,8 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict:
         values = yaml.safe_load(path.read_text()) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UsageError("not a recipe: it is nested far too deep") from None
     if not isinstance(values, dict):
         raise UsageError("must be a list of `key: value` lines")
     base = values.pop("base", None)

@@ -282,3 +282,21 @@ def test_the_worker_imports_neither_torch_nor_this_package():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd="/"
     ).stdout.split()
     assert "PIL" in modules and not {"torch", "torchvision", "multicrop"} & set(modules)
+
+
+def test_a_flipped_bit_is_noticed_and_mended(tmp_path, cache, capsys):
+    """In the pixels, and in every tenth byte of what the entry says of them."""
+    names = write(tmp_path / "a", 20)
+    whole = load_cached(tmp_path / "a", names, 8)
+    pixels = whole.pixels.clone()  # they lie over the file that is damaged
+    (entry,) = [path for path in cache.iterdir() if path.is_dir()]
+    places = [("pixels.bin", 777)]
+    places += [("meta.json", at) for at in range(0, (entry / "meta.json").stat().st_size, 10)]
+    for name, at in places:
+        content = bytearray((entry / name).read_bytes())
+        content[at] ^= 1 << at % 7
+        (entry / name).write_bytes(content)
+        found = load_cached(tmp_path / "a", names, 8)
+        assert found.pixels.equal(pixels), (name, at)
+        assert (found.mean, found.std, found.skipped) == (whole.mean, whole.std, []), (name, at)
+    assert "its entry of the image cache is damaged and made anew" in capsys.readouterr().err

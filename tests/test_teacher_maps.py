@@ -115,6 +115,36 @@ def test_writing_goes_on_where_it_was_interrupted(tmp_path, torn):
         assert torch.equal(StoredMaps.open(tmp_path, PRINT).arrays[name], values)
 
 
+@pytest.mark.parametrize("left", [0, 300, None])
+def test_maps_that_are_lost_are_not_taken_for_zeros(tmp_path, left):
+    """An array's file that is shorter than what is done, or gone, when writing is to go on."""
+    write(tmp_path, stop=6)
+    if left is None:
+        (tmp_path / "s2.npy").unlink()
+    else:
+        os.truncate(tmp_path / "s2.npy", left)
+    with pytest.raises(ValueError, match=r"s2\.npy has lost maps .*make the features anew"):
+        write(tmp_path)
+
+
+def test_a_flipped_bit_of_a_map_is_refused(tmp_path):
+    write(tmp_path)
+    content = bytearray((tmp_path / "s1.npy").read_bytes())
+    content[-2000] ^= 4
+    (tmp_path / "s1.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"s1\.npy is damaged in the maps of images 6 to 8"):
+        StoredMaps.open(tmp_path, PRINT)
+
+
+def test_features_of_versions_without_checksums_are_read_and_gone_on_with(tmp_path):
+    write(tmp_path, stop=6)
+    header = json.loads((tmp_path / HEADER).read_text())
+    del header["batches"]
+    (tmp_path / HEADER).write_text(json.dumps(header))
+    write(tmp_path)
+    assert torch.equal(StoredMaps.open(tmp_path, PRINT).arrays["s2"], VALUES[1])
+
+
 def test_whole_features_are_left_alone(tmp_path):
     write(tmp_path)
     stamp = (tmp_path / HEADER).stat().st_mtime_ns

@@ -1,15 +1,17 @@
 """A teacher's maps of all training images, stored once in place of running it in every epoch.
 
 A folder with one array (N, width, h, w) for each map, NAME.npy, and features.json, its header, which says what they
-are, of which images and network they were made, and how many images are done. It is written after the maps of each
-batch, so that writing can go on where it was interrupted. N images in the order of the data set.
+are, of which images and network they were made, how many images are done, and the checksums of each batch's maps. It is
+written after the maps of each batch, so that writing can go on where it was interrupted. N images in the order of the
+data set.
 """
 
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -83,7 +85,7 @@ class Writer:
         expected = {**fingerprint, "dtype": dtype, "maps": shapes}
         header = _read_header(self.folder)
         if header is None:
-            header = {**expected, "done": 0}
+            header = {**expected, "done": 0, "batches": []}
         else:
             check_header(self.folder, header, expected, "choose another --output")
         self.header = header
@@ -93,6 +95,10 @@ class Writer:
     def done(self) -> int:
         """Images whose maps are stored."""
         return self.header["done"]
+
+    @property
+    def has_checksums(self) -> bool:
+        return "batches" in self.header
 
     @property
     def bytes(self) -> int:
@@ -119,13 +125,18 @@ class Writer:
 
     def __enter__(self) -> "Writer":
         """Make the files, or cut off what was written after the last whole batch."""
-        with self._errors_in_one_line():
+        with ExitStack() as opened, self._errors_in_one_line():
+            opened.callback(self._close)
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, shape in self.maps.items():
                 self._open(self.folder / f"{name}.npy", shape)
+            opened.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for file in self._files:
             file.close()
         self._files = []
@@ -140,14 +151,24 @@ class Writer:
                 file.write(array.data)
                 file.flush()
                 os.fsync(file.fileno())
-            self.header = {**self.header, "done": self.done + len(arrays[0])}
+            sums = {
+                name: zlib.crc32(array.data) for name, array in zip(self.maps, arrays, strict=True)
+            }
+            batch = {"images": len(arrays[0]), "checksums": sums}
+            # Folders of older versions have no checksums
+            batches = {"batches": [*self.header["batches"], batch]} if self.has_checksums else {}
+            self.header = {**self.header, "done": self.done + len(arrays[0]), **batches}
             with atomic_write(self.folder / HEADER) as file:
                 file.write(json.dumps(self.header, indent=1).encode())
 
     def _open(self, path: Path, shape: MapShape) -> None:
         """Make an array's file with its header, or open it, and go to the end of what is done."""
+        if self.done and not path.exists():
+            raise ValueError(_lost(self.folder, path))
         file = open(path, "r+b" if self.done else "w+b")  # noqa: SIM115, __exit__ closes it
         self._files.append(file)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         array_header = {
             "descr": np.lib.format.dtype_to_descr(np.dtype(self.header["dtype"])),
             "fortran_order": False,
@@ -155,7 +176,10 @@ class Writer:
         }
         np.lib.format.write_array_header_1_0(file, array_header)
         done_bytes = self.done * shape.values * self.dtype.itemsize
-        file.truncate(file.seek(done_bytes, os.SEEK_CUR))
+        end = file.seek(done_bytes, os.SEEK_CUR)
+        if self.done and size < end:
+            raise ValueError(_lost(self.folder, path))
+        file.truncate(end)
 
     def _to_array(self, name: str, values: Tensor) -> np.ndarray:
         values = values.to(self.dtype)
@@ -176,6 +200,10 @@ class Writer:
                 f"cannot write {self.folder}: {reason}; {self.done} of {self.images} images are stored, and "
                 "the same command goes on from there"
             ) from None
+
+
+def _lost(folder: Path, path: Path) -> str:
+    return f"{path} has lost maps that {HEADER} says are done: remove {folder} and make the features anew"
 
 
 def format_bytes(count: int) -> str:
@@ -222,6 +250,7 @@ class StoredMaps:
         for name, shape in header["maps"].items():
             maps[name] = MapShape(*shape)
             arrays[name] = _read_array(folder / f"{name}.npy", header, maps[name])
+        _check_sums(folder, header, arrays)
         return cls(folder, header, maps, tuple(maps), arrays)
 
 
@@ -253,3 +282,17 @@ def _read_array(path: Path, header: dict[str, Any], shape: MapShape) -> Tensor:
             f"{path} is not what {HEADER} beside it says: make the features anew by multicrop precompute"
         )
     return torch.from_numpy(array)
+
+
+def _check_sums(folder: Path, header: dict[str, Any], arrays: dict[str, Tensor]) -> None:
+    """ValueError where a batch's maps are not those that were written."""
+    start = 0
+    for batch in header.get("batches", []):
+        end = start + batch["images"]
+        for name, array in arrays.items():
+            if zlib.crc32(array[start:end].numpy().data) != batch["checksums"][name]:
+                raise ValueError(
+                    f"{folder / name}.npy is damaged in the maps of images {start} to {end - 1}: make the features "
+                    "anew by multicrop precompute"
+                )
+        start = end

@@ -1,6 +1,7 @@
 """Where the bytes of an image are, and how to get at them. A part of the decoding worker (_decode.py).
 
-An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file, or
+An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file,
+[file, offset, length, CRC-32] of bytes whose checksum is known, or
 [file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
 """
 
@@ -22,6 +23,7 @@ for library in ("PIL", "tifffile"):
 
 Place = str | list
 MAX_PIXELS = "MULTICROP_MAX_IMAGE_PIXELS"
+MAX_BYTES = "MULTICROP_MAX_IMAGE_BYTES"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
 UNREADABLE = (  # what Pillow raises for damaged bytes
     OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, OverflowError, struct.error,
@@ -72,11 +74,26 @@ def most_pixels() -> int | None:
     return int(most)
 
 
+def most_bytes() -> int:
+    """$MULTICROP_MAX_IMAGE_BYTES, what a compressed image file may unpack to."""
+    most = os.environ.get(MAX_BYTES)
+    if not most:
+        return 1 << 28
+    if not most.isdecimal() or int(most) < 1:
+        raise ValueError(
+            f"{MAX_BYTES}={most} is no number of bytes: give a whole number of at least 1"
+        )
+    return int(most)
+
+
 def is_allowed_now(reason: str) -> bool:
     """Whether an image that was unreadable for this reason was only too large then, and is not any more."""
     most = most_pixels()
-    too_large = re.match(rf"(\d+) pixels are more than .*{MAX_PIXELS}", reason)
-    return bool(most and too_large and int(too_large[1]) <= most)
+    too_many = re.match(rf"(\d+) pixels are more than .*{MAX_PIXELS}", reason)
+    if most and too_many and int(too_many[1]) <= most:
+        return True
+    too_long = re.match(rf"(\d+) bytes are more than .*{MAX_BYTES}", reason)
+    return bool(too_long and int(too_long[1]) <= most_bytes())
 
 
 def content(place: Place) -> bytes:
@@ -87,13 +104,25 @@ def content(place: Place) -> bytes:
     file, offset, length, *member = place
     with open(file, "rb") as stored:
         stored.seek(offset)
-        if member:
+        if len(member) > 1:
             return unzip(stored, length, *member)
-        return read_exactly(stored, length)
+        data = read_exactly(stored, length)
+    if member and zlib.crc32(data) != member[0]:
+        raise OSError("its bytes do not match their checksum")
+    return data
+
+
+def size_of(place: Place) -> int:
+    """The bytes of an image's file, unpacked."""
+    if isinstance(place, str):
+        return os.stat(place).st_size
+    return place[3] if len(place) > 4 else place[2]
 
 
 def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
     """A member of a zip file whose local header comes next, stored in `packed` bytes."""
+    if length > (most := most_bytes()):
+        raise OSError(f"{length} bytes are more than {most}; set {MAX_BYTES}={length} to unpack it")
     header = read_exactly(stored, 30)
     name, extra = struct.unpack("<HH", header[26:])  # lengths of the fields that follow the header
     stored.seek(name + extra, io.SEEK_CUR)

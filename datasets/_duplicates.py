@@ -1,6 +1,5 @@
 """Files of a data set that are the same to the last byte, links to one file among them: copies."""
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from ._bytes import Place, content
+from ._bytes import Place, content, size_of
 from ._console import progress
 from ._decode import size
 from ._folders import Listing
@@ -81,10 +80,8 @@ def _class_of(listing: Listing, index: int) -> str | None:
 
 def _length(place: Place) -> int:
     """Bytes of an image's file; -1 of one that is not there any more."""
-    if not isinstance(place, str):
-        return place[3] if len(place) > 3 else place[2]
     try:
-        return os.stat(place).st_size
+        return size_of(place)
     except OSError:
         return -1
 

@@ -8,7 +8,7 @@ of LMDB 0.9, data version 1, 64-bit little-endian: pages of a B+ tree, two of th
 import mmap
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,9 +50,9 @@ class Database:
 
 
 class Records:
-    """The images of a database by the decimal numbers of `spans`, as a listing's root."""
+    """The images of a database by the decimal numbers of `spans`, each with its CRC-32 where that is known."""
 
-    def __init__(self, file: Path, spans: dict[str, Span]):
+    def __init__(self, file: Path, spans: Mapping[str, tuple[int, ...]]):
         self.file, self.spans, self.name = file, spans, file.name
 
     def __str__(self) -> str:

@@ -1,14 +1,20 @@
 """Write image files as LMDB files: the format of our own that the data set lmdb reads.
 
 Keys 00000000, 00000001, ... hold the files' bytes, "labels" int32 little-endian numbers where there are labels, "about"
-JSON with the format, the number of images and the classes.
+JSON with the format, the number of images and the classes, "checksums" each image's CRC-32, "hash" that of the other
+three: a disk may flip bits, and LMDB does not notice. Files of older versions lack the last two.
 """
 
+import glob
+import hashlib
 import io
 import json
 import os
 import shutil
+import socket
 import sys
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +24,13 @@ from tqdm import tqdm
 
 from . import _bytes
 from ._bytes import Place
-from ._console import progress
+from ._console import progress, say_once
 from ._folders import Listing, check_no_empty_class
-from ._places import places
+from ._lmdb import Database
+from ._places import places, stamp
 
 FORMAT = "multicrop images 1"
-CLASSES, LABELS = b"about", b"labels"  # keys
+CLASSES, LABELS, CHECKSUMS, HASH = b"about", b"labels", b"checksums", b"hash"  # keys
 COMMIT = 1000  # images per transaction
 PAGE = 4096
 
@@ -38,14 +45,19 @@ def pack(listings: dict[str, Listing], folder: Path) -> dict[str, int]:
 def pack_file(listing: Listing, file: Path) -> int:
     """Copy the images' files, as they are, into `file`; the number of bytes. It appears when it is complete.
 
-    Images without a readable header are named and left out. FileExistsError where there is one, OSError without room,
-    ValueError without the package lmdb or without an image.
+    Images without a readable header are named and left out. One that an interrupted command has completed of the same
+    images stays. FileExistsError where there is one of others, OSError without room, ValueError without the package
+    lmdb or without an image.
     """
     check_no_empty_class(listing)
     if file.exists():
-        raise FileExistsError(f"{file} is there already: remove it, or give another --out")
+        if _source_of(file) != _stamp(listing):
+            raise FileExistsError(f"{file} is there already: remove it, or give another --out")
+        say_once(f"{file} holds these images already: kept")
+        return file.stat().st_size
     file.parent.mkdir(parents=True, exist_ok=True)
-    work = file.with_name(f".{file.name}.{os.getpid()}")
+    _remove_leftovers(file)
+    work = file.with_name(f"{_prefix(file)}{os.getpid()}")
     try:
         with places(listing.root.resolve(), listing.names, file.parent) as image_places:
             size = _room_for(image_places)
@@ -61,19 +73,59 @@ def pack_file(listing: Listing, file: Path) -> int:
     return file.stat().st_size
 
 
+def _stamp(listing: Listing) -> str:
+    """Changes when the files, their labels or the classes do."""
+    digest = hashlib.sha256(stamp(listing.root.resolve(), listing.names))
+    digest.update(json.dumps([listing.labels, listing.classes]).encode())
+    return digest.hexdigest()
+
+
+def _source_of(file: Path) -> str | None:
+    """The stamp of the images that a file was packed from, None where it says nothing of it."""
+    try:
+        return json.loads(Database(file)[CLASSES]).get("source")
+    except (ValueError, KeyError, AttributeError):
+        return None
+
+
+def _prefix(file: Path) -> str:
+    """How the names of unfinished files begin: with the machine, since a number of a process is one of its own."""
+    return f".{file.name}.{socket.gethostname()}."
+
+
+def _remove_leftovers(file: Path) -> None:
+    """Unfinished files of processes of this machine that have ended without removing them."""
+    for left in file.parent.glob(f"{glob.escape(_prefix(file))}*"):
+        process = left.name.removeprefix(_prefix(file))
+        if process.isdecimal() and not _is_alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
+
+
 def _room_for(image_places: list[Place]) -> int:
     """More bytes than the database takes: values are rounded up to pages, and the tree has some."""
     size = 1 << 22
     for place in image_places:
-        content = os.stat(place).st_size if isinstance(place, str) else max(place[2:4])
-        size += content + PAGE + 512
+        size += _bytes.size_of(place) + PAGE + 512
     return size
 
 
 def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -> None:
     """The images, then what is needed to read them."""
-    database = _lmdb().open(str(file), subdir=False, map_size=2 * size, lock=False, meminit=False)
+    lmdb = _lmdb()
+    # Without meminit the file would hold what lay in this process's memory
+    database = lmdb.open(str(file), subdir=False, map_size=2 * size, lock=False, meminit=True)
     kept: list[int] = []
+    checksums: list[int] = []
     try:
         starts = range(0, len(image_places), COMMIT)
         title = f"packing {listing.root}"
@@ -87,6 +139,7 @@ def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -
                         else:
                             transaction.put(b"%08d" % len(kept), content, append=True)
                             kept.append(index)
+                            checksums.append(zlib.crc32(content))
                         bar.update()
         if not kept:
             raise ValueError(
@@ -94,11 +147,27 @@ def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -
             )
         with database.begin(write=True) as transaction:
             metadata = {"format": FORMAT, "images": len(kept), "classes": listing.classes}
-            transaction.put(CLASSES, json.dumps(metadata).encode())
+            metadata["source"] = _stamp(listing)
+            values = {CLASSES: json.dumps(metadata).encode()}
             if listing.labels is not None:
-                transaction.put(LABELS, np.array(listing.labels, "<i4")[kept].tobytes())
+                values[LABELS] = np.array(listing.labels, "<i4")[kept].tobytes()
+            values[CHECKSUMS] = np.array(checksums, "<u4").tobytes()
+            for key, value in (values | {HASH: hash_of(values)}).items():
+                transaction.put(key, value)
+    except lmdb.Error as error:
+        raise OSError(
+            f"cannot write {file.parent}: {error}: make room, or give another --out"
+        ) from None
     finally:
         database.close()
+
+
+def hash_of(values: Mapping[bytes, bytes | None]) -> bytes:
+    """SHA-256 of what a file says of its images; b"" of a value that it does not have."""
+    digest = hashlib.sha256()
+    for key in (CLASSES, LABELS, CHECKSUMS):
+        digest.update(hashlib.sha256(values.get(key) or b"").digest())
+    return digest.digest()
 
 
 def _print_left_out(name: str) -> None:

@@ -16,7 +16,7 @@ from ._data_set import DataSet
 from ._folders import EVALUATION, Folder, Listing, image_set
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split, like
 from ._lmdb import Database, Records, Span
-from ._pack import CLASSES, FORMAT, LABELS
+from ._pack import CHECKSUMS, CLASSES, FORMAT, HASH, LABELS, hash_of
 
 WITH_VALIDATION = (*SPLITS, "val")
 MOST_CLASSES = 1 << 20  # a damaged label may be any number
@@ -118,7 +118,18 @@ def _read_packed(database: Database) -> Listing:
     if metadata["format"] != FORMAT:
         raise ValueError
     count, classes = metadata["images"], tuple(metadata["classes"])
-    spans = {f"{index:08d}": database.spans[b"%08d" % index] for index in range(count)}
+    spans: dict[str, tuple[int, ...]] = {
+        f"{index:08d}": database.spans[b"%08d" % index] for index in range(count)
+    }
+    if HASH in database.spans:
+        values = {key: database.read(key) for key in (CLASSES, LABELS, CHECKSUMS)}
+        if database[HASH] != hash_of(values):
+            raise ValueError
+        checksums = np.frombuffer(database[CHECKSUMS], "<u4").tolist()
+        spans = {
+            name: (*span, checksum)
+            for (name, span), checksum in zip(spans.items(), checksums, strict=True)
+        }
     labels = None
     if LABELS in database.spans:
         labels = np.frombuffer(database[LABELS], "<i4").tolist()

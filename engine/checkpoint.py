@@ -24,6 +24,7 @@ COMMENT_BYTES = len(HASH) + hashlib.sha256().digest_size * 2
 END_RECORD, END_BYTES, LENGTH_BYTES = b"PK\5\6", 22, 2
 LONGEST_END = END_BYTES + 0xFFFF
 PIECE = 1 << 20  # bytes
+MOST_UNPACKED = 10  # times a file's bytes; torch packs nothing, and weights packed by others shrink by a tenth or so
 
 
 def save(checkpoint: Checkpoint, path: Path, reserve: Path | None = None) -> None:
@@ -172,8 +173,12 @@ def _damage_by_hash(file: BinaryIO) -> str | None:
 
 
 def _damage_by_members(file: BinaryIO) -> str | None:
+    size = file.seek(0, os.SEEK_END)
     try:
         with zipfile.ZipFile(file) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > MOST_UNPACKED * size:
+                return f"no checkpoint: its {size} bytes would unpack to {unpacked}"
             damaged = archive.testzip()
             cut = _ends_early(file)
     except Exception as error:  # a damaged directory can make zipfile stumble over anything

@@ -147,6 +147,22 @@ def test_a_damaged_member_is_an_unreadable_image(photos, tmp_path, capsys, kind,
     assert "cat/1.png (" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_member_that_unpacks_to_too_much_is_left_out_until_it_is_allowed(
+    photos, tmp_path, capsys, monkeypatch, stream
+):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(photos / "train" / "cat" / "large.png")
+    file = packed(photos, tmp_path / "deflated.zip")
+    monkeypatch.setenv("MULTICROP_MAX_IMAGE_BYTES", "2000")
+    found = load(file, stream=stream)
+    if stream:  # it is met when it is read
+        found.pixels[torch.arange(len(found))]
+    assert "MULTICROP_MAX_IMAGE_BYTES=" in capsys.readouterr().err
+    monkeypatch.setenv("MULTICROP_MAX_IMAGE_BYTES", "100000")
+    assert len(load(file)) == 9
+
+
 def test_a_file_that_is_no_archive(tmp_path):
     (tmp_path / "a.zip").write_text("hello")
     (tmp_path / "a.rar").write_text("hello")

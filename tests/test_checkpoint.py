@@ -1,6 +1,7 @@
 import argparse
 import errno
 import os
+import zipfile
 
 import pytest
 import torch
@@ -116,6 +117,19 @@ def test_other_programs_read_a_file_with_its_hash(tmp_path):
     checkpoint.save(state(1), tmp_path / "x.pt")
     content = torch.load(tmp_path / "x.pt", weights_only=True)
     assert content["weights"]["a"].equal(state(1).state["weights"]["a"])
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "bomb.pt"
+    torch.save({"a": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    with pytest.raises(ValueError, match=r"bomb\.pt is no checkpoint: its \d+ bytes would unpack"):
+        checkpoint.read(path)
 
 
 def test_when_none_can_be_read_the_run_does_not_start_over(tmp_path):

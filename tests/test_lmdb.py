@@ -1,8 +1,11 @@
 """LMDB files: those of the DHVT code (recorded with pyarrow 5 and lmdb 1.2), ours, damage, and no pickles."""
 
+import os
 import pickle
 import random
 import shutil
+import socket
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import torch
 from conftest import GOLDEN
 from PIL import Image
 
-from multicrop.datasets import _pack
+from multicrop.datasets import _bytes, _pack
 from multicrop.datasets._arrow import image_and_label
 from multicrop.datasets._images import LoadOptions
 from multicrop.datasets._lmdb import Database
@@ -244,10 +247,60 @@ def test_unlabelled_images_are_packed_too(photos, tmp_path):
     assert len(found) == 12 and found.labels is None and found.classes == ()
 
 
-def test_nothing_is_overwritten(photos, tmp_path):
-    pack(photos, tmp_path)
-    with pytest.raises(FileExistsError, match="is there already"):
+def test_an_interrupted_command_goes_on_and_other_images_are_never_overwritten(
+    photos, tmp_path, capsys
+):
+    sizes = pack(photos, tmp_path)
+    (tmp_path / "test.lmdb").unlink()  # as if it had been killed between the splits
+    assert pack(photos, tmp_path) == sizes
+    assert "train.lmdb holds these images already: kept" in capsys.readouterr().err
+    Image.new("RGB", (9, 9)).save(photos / "train" / "cat" / "0.png")
+    with pytest.raises(FileExistsError, match=r"train\.lmdb is there already"):
         pack(photos, tmp_path)
+
+
+def test_what_a_killed_process_left_is_removed(photos, tmp_path):
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    host = socket.gethostname()
+    for process in (dead.stdout.strip(), str(os.getppid())):
+        (tmp_path / f".train.lmdb.{host}.{process}").touch()
+    pack(photos, tmp_path)
+    assert [path.name for path in tmp_path.glob(".train*")] == [
+        f".train.lmdb.{host}.{os.getppid()}"
+    ]
+
+
+def test_no_flipped_bit_of_a_packed_file_is_silent(photos, tmp_path, monkeypatch):
+    """Each 97th byte: the file is refused, the image left out, or every pixel and label as packed."""
+    pack(photos, tmp_path)
+    file = tmp_path / "train.lmdb"
+    content, whole = file.read_bytes(), packed_content(tmp_path)
+    silent = []
+    for place in range(0, len(content), 97):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        try:
+            found = packed_content(tmp_path)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            continue
+        if found != whole:
+            silent.append(place)
+    assert silent == []
+
+
+def packed_content(folder) -> tuple:
+    """All that the training file holds; ValueError where a byte is not as it was written."""
+    listing = source("lmdb").listing(folder, "train")
+    with listing.root.places(listing.names, None) as places:
+        try:
+            images = [_bytes.content(place) for place in places]
+        except OSError as error:
+            raise ValueError(str(error)) from None
+    return images, listing.labels, listing.classes
 
 
 def test_packing_needs_room_and_leaves_nothing_without_it(photos, tmp_path, monkeypatch):

@@ -27,6 +27,7 @@ from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._linear_head import fit_heads
 from multicrop.commands._loop import start_loop
+from multicrop.commands._stopping import stoppable
 from multicrop.config.finetune import Recipe
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.engine import optim, ranks
@@ -57,7 +58,7 @@ def run(recipe: Recipe) -> dict:
         return evaluate_file(recipe, file, device, dtype)
     if recipe.optimisation.head_init == "linear":
         linear.check_installed()
-    with Interrupt() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt:  # also while images are decoded
         return train(recipe, file, device, dtype, interrupt)
 
 

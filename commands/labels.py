@@ -18,13 +18,13 @@ from multicrop.commands._data import labelled_images, load_options
 from multicrop.commands._labels_finetune import Finetunings, Interrupted
 from multicrop.commands._labels_frozen import Frozen
 from multicrop.commands._labels_rows import ROWS, Job, Row, Rows, curves
+from multicrop.commands._stopping import stoppable
 from multicrop.commands._targets import image_origin, read_model, targets
 from multicrop.config.labels import Draws, Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write, write_errors
 from multicrop.engine.fingerprint import dataset_fingerprint
-from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.optional import optional
 from multicrop.engine.progress import Progress
 from multicrop.pictures.labels import draw_label_efficiency
@@ -51,7 +51,7 @@ def run(recipe: Recipe) -> dict:
     runs = Finetunings(recipe, file, origin, folder) if recipe.methods.trains else None
     rows = Rows(folder / ROWS)
 
-    with Interrupt() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt:  # also while images are decoded
         # Images, and what is to be measured on them.
         train, test = labelled_images(origin, load_options(recipe.data, source_size))
         assert train.labels is not None

@@ -21,6 +21,7 @@ from multicrop.commands._data import (
     resolve_source_size,
 )
 from multicrop.commands._networks import build_teacher_backbone
+from multicrop.commands._stopping import stoppable
 from multicrop.config.precompute import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
@@ -42,7 +43,7 @@ def run(recipe: Recipe) -> dict:
     if ranks.world_size() > 1:
         raise ValueError("precompute runs in one process: start it without torchrun")
     dtype = autocast_dtype(recipe.machine.precision, device)
-    with Interrupt() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt:  # also while images are decoded
         file = read_teacher(recipe)
         dataset, images = load(recipe, file)
         teacher = build(recipe, file, images.pixels.shape[1]).to(device)

@@ -22,6 +22,7 @@ from multicrop.commands._monitor import (
     stored_accuracies,
 )
 from multicrop.commands._ssl_step import Rates, StepOutput, rates_at, update
+from multicrop.commands._stopping import stoppable
 from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
@@ -39,7 +40,7 @@ def run(recipe: Recipe) -> dict:
     dtype = autocast_dtype(recipe.run.precision, device)
     if recipe.run.deterministic:
         make_deterministic(device)
-    with Interrupt() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt:  # also while images are decoded
         recipe, origin = _beginning.resolve(recipe)
         recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))
         return train(recipe, origin, device, dtype, interrupt)

@@ -26,6 +26,7 @@ from multicrop.commands._export_network import say_which
 from multicrop.commands._measurements import Measured, Measurements
 from multicrop.commands._networks import backbone_of
 from multicrop.commands._result_parts import say_replaced
+from multicrop.commands._stopping import stoppable
 from multicrop.config.robustness import Recipe
 from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
@@ -57,7 +58,7 @@ def run(recipe: Recipe) -> dict:
     source = corrupted_images(recipe.corruption, options, device)
     severities = sorted(set(recipe.corruption.severities))
 
-    with Interrupt() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt:  # also while images are decoded
         # Clean images, as finetune --eval reads them.
         (clean,) = labelled_images(origin, options, ("test",))
         file.check_classes(clean.classes, origin.dataset)

@@ -3,7 +3,7 @@
 It lies in $MULTICROP_CACHE or ~/.cache/multicrop. The key of an entry is a hash of the files' names, byte sizes and
 modification times and of the stored side, so a folder that changes gives a new entry, and the old ones of the same
 folder are removed. One of the same files, converted in another way, has a name of its own. An entry is built under a
-lock, in a temporary folder that is renamed when complete.
+lock, in a temporary folder that is renamed when complete, and stays where a signal or a kill ends the work.
 """
 
 import contextlib
@@ -29,9 +29,12 @@ from ._checksums import checksums
 from ._console import say_once
 from ._convert import AS_PUBLISHED, Conversion
 from ._decode_all import decode_all
+from ._journal import JOURNAL
 from ._places import Root, places, stamp
 
 FORMAT = 2  # raise it when the stored pixels change for the same files
+PIXELS = "pixels.bin"
+BUILDING = "-building"  # how the name of an unfinished entry ends
 NAMED = 10  # unreadable images that a message names
 
 
@@ -144,7 +147,7 @@ def _find(folder: Path, stem: str, job: Job) -> Cached | None:
 
 def _open(entry: Path, job: Job) -> Cached | None:
     """An entry of the job's files; None when it is absent, damaged, or converted in another way."""
-    file, count = entry / "pixels.bin", len(job.names)
+    file, count = entry / PIXELS, len(job.names)
     try:
         meta = json.loads((entry / "meta.json").read_text())
         stated_hash = meta.pop("hash", None)  # entries of older versions have none
@@ -267,19 +270,24 @@ def _flags(size: tuple[int, int]) -> str:
 
 
 def _build(entry: Path, stem: str, job: Job) -> None:
-    """Decode into a temporary folder and rename it to `entry`. The lock of the job's stem is held."""
+    """Decode into a temporary folder and rename it to `entry`. The lock of the job's stem is held.
+
+    The temporary folder stays where a signal ends the work or this process: decoding goes on there.
+    """
     # What is there of other files is outdated, or left by a killed process; `entry` itself is damaged.
+    work = entry.with_name(f"{entry.name}{BUILDING}")
     for old in entry.parent.glob(f"{glob.escape(job.stem())}-*"):
-        if old == entry or not old.name.startswith(stem):
+        unfinished = old.name.endswith(BUILDING)
+        if old == entry or not old.name.startswith(stem) or (unfinished and old != work):
             shutil.rmtree(old, ignore_errors=True)
-    work = entry.parent / f"{job.stem()}-building"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
+    for left in work.iterdir():
+        if left.name not in (PIXELS, JOURNAL):  # an archive that was unpacked meanwhile
+            shutil.rmtree(left, ignore_errors=True)
     try:
         title = f"decoding {job.title}"
         with places(job.root, job.names, work) as image_places:
-            stored = decode_all(
-                image_places, work / "pixels.bin", job.source_size, title, job.conversion
-            )
+            stored = decode_all(image_places, work / PIXELS, job.source_size, title, job.conversion)
         skipped = stored["skipped"]
         if len(skipped) == len(job.names):
             index, reason = skipped[0]
@@ -288,11 +296,13 @@ def _build(entry: Path, stem: str, job: Job) -> None:
                 f"none of the {len(skipped)} images in {job.title} is readable; {example}"
             )
         asked = {"of": job.identity, "source_size": job.source_size, "asked": job.conversion}
-        meta = {**asked, **stored, "checksums": checksums(work / "pixels.bin")}
+        meta = {**asked, **stored, "checksums": checksums(work / PIXELS)}
         (work / "meta.json").write_text(json.dumps({**meta, "hash": _hash(meta)}))
+        (work / JOURNAL).unlink(missing_ok=True)
         os.replace(work, entry)
-    finally:
+    except Exception:
         shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import json
 import re
 import signal
 import sys
+import zlib
 from collections import Counter
 from typing import Any, BinaryIO, NamedTuple
 
@@ -203,7 +204,8 @@ def decode_rows(places: list[Place], form: Form) -> Rows:
 def decode(out: BinaryIO, start: int, places: list[Place], form: Form) -> dict[str, Any]:
     """Write the images as rows start, start + 1, ... of `out`.
 
-    Returns {count, unreadable: [[row, reason]], notes, sums, squares}; the sums are per channel.
+    Returns {count, unreadable: [[row, reason]], notes, sums, squares, checksum}; the sums are per channel, the checksum
+    is the CRC-32 of what was written.
     """
     pixels, unreadable, notes = decode_rows(places, form)
     out.seek(start * pixels[0].nbytes)
@@ -218,6 +220,7 @@ def decode(out: BinaryIO, start: int, places: list[Place], form: Form) -> dict[s
         "notes": +notes,
         "sums": sums.tolist(),
         "squares": squares.tolist(),
+        "checksum": zlib.crc32(pixels.data),
     }
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from torch.nn.modules.utils import _pair
 
-from . import _decode, _look
+from . import _decode, _look, _stopping
 from ._console import progress
 from ._convert import AS_PUBLISHED, Conversion, Form, NoRange, OtherSize
 from ._decode import Header, Place
+from ._journal import Journal
 from ._workers import Worker, processors
 
 CHUNK = 64  # images per request to a worker
@@ -85,16 +86,23 @@ def common_size(sample: list[Header], most: tuple[int, int]) -> tuple[int, int] 
 def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any]:
     """Write the readable images to the file. The side, the other images and the statistics."""
     count = len(places)
-    _make_room(output.file, count * output.row)
+    journal = Journal(output.file, output.form, count)
+    done = journal.done()
+    if not done:
+        _make_room(output.file, count * output.row)
+        journal.begin()
+    replies = list(done.values())
     chunks: deque[Chunk] = deque()
     for start in range(0, count, CHUNK):
-        chunks.append((start, places[start : start + CHUNK]))
+        if start not in done:
+            chunks.append((start, places[start : start + CHUNK]))
     with progress(count, title) as bar:
+        bar.update(sum(reply["count"] for reply in replies))
         if len(chunks) <= 2:  # a worker takes longer to start
-            replies = _decode_here(output, chunks)
-            bar.update(count)
+            replies += _decode_here(output, chunks)
+            bar.update(sum(len(images) for _, images in chunks))
         else:
-            replies = _decode_in_workers(output, chunks, bar.update)
+            replies += _decode_in_workers(output, chunks, journal, bar.update)
     skipped: list[list] = []
     for reply in replies:
         skipped += reply["unreadable"]
@@ -163,13 +171,15 @@ def _decode_here(output: Output, chunks: deque[Chunk]) -> list[dict]:
     return replies
 
 
-def _decode_in_workers(output: Output, chunks: deque[Chunk], report: Report) -> list[dict]:
+def _decode_in_workers(
+    output: Output, chunks: deque[Chunk], journal: Journal, report: Report
+) -> list[dict]:
     """One thread per worker process hands it chunk after chunk; 2 processes decode 3 times what 2 threads do."""
     count = min(processors(), len(chunks))
     replies: list[dict] = []
     with ThreadPoolExecutor(count) as threads:
         try:
-            served = [threads.submit(_serve, output, chunks, report) for _ in range(count)]
+            served = [threads.submit(_serve, output, chunks, journal, report) for _ in range(count)]
             for done in as_completed(served):
                 replies += done.result()
         except BrokenPipeError as error:
@@ -177,17 +187,19 @@ def _decode_in_workers(output: Output, chunks: deque[Chunk], report: Report) -> 
                 "an image-decoding process was ended; was memory short?"
             ) from error
         finally:
-            chunks.clear()  # after an error or Ctrl-C the others stop at their next chunk
+            chunks.clear()  # after an error or a signal the others stop at their next chunk
     return replies
 
 
-def _serve(output: Output, chunks: deque[Chunk], report: Report) -> list[dict]:
+def _serve(output: Output, chunks: deque[Chunk], journal: Journal, report: Report) -> list[dict]:
     """Replies of one worker to the chunks that it took."""
     replies = []
     with contextlib.closing(Worker("file", json.dumps(output.form), output.file)) as worker:
         for start, places in _take_all(chunks):
+            _stopping.check()
             reply = worker.ask([start, places])
             _check(reply)
+            journal.add(start, reply)
             report(reply["count"])
             replies.append(reply)
     return replies

@@ -72,6 +72,10 @@ def _say_stopped() -> None:
         os.write(2, STOPPED)
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal ended what is not done in steps; what was done so far is kept."""
+
+
 class Interrupt:
     """`with Interrupt() as interrupt:` sets interrupt.asked at the first signal; a second SIGINT ends at once.
 
@@ -90,6 +94,11 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def raise_if_asked(self) -> None:
+        """Stopped once somebody has asked for it: between parts of what keeps its parts."""
+        if self.asked:
+            raise Stopped
 
     def _handle(self, number: int, _frame: object) -> None:
         if self.asked and number == signal.SIGINT:

@@ -121,7 +121,12 @@ def first_on_node() -> Iterator[None]:
     leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
     if dist.is_initialized() and not leads:
         _meet()
-    yield
+    try:
+        yield
+    except KeyboardInterrupt:  # the others have heard the signal, too, and end by themselves
+        if dist.is_initialized() and leads:
+            _meet()
+        raise
     if dist.is_initialized() and leads:
         _meet()
 

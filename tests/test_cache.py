@@ -1,6 +1,7 @@
 """The image cache: what is stored, when it is rebuilt, damage, two builders at once, no room."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 from torchvision.transforms import functional as F
 
 import multicrop
-from multicrop.datasets import _cache, _decode, _decoder
+from multicrop.datasets import _cache, _decode, _decode_all, _decoder, _stopping
 from multicrop.datasets._cache import load_cached
+from multicrop.engine.interrupt import Stopped
 
 ROOT = Path(multicrop.__file__).parents[1]
 
@@ -300,3 +302,48 @@ def test_a_flipped_bit_is_noticed_and_mended(tmp_path, cache, capsys):
         assert found.pixels.equal(pixels), (name, at)
         assert (found.mean, found.std, found.skipped) == (whole.mean, whole.std, []), (name, at)
     assert "its entry of the image cache is damaged and made anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_decoding_that_a_signal_ended_goes_on(tmp_path, cache, monkeypatch, torn):
+    """torn: of one chunk that is said to be done the bytes did not reach the disk."""
+    names = write(tmp_path / "a", 64 * 8)
+    expected = load_cached(tmp_path / "a", names, 4).pixels.clone()
+    shutil.rmtree(cache)
+    asked = []
+
+    def stop_after_two_chunks() -> None:
+        asked.append(None)
+        if len(asked) > 4:
+            raise Stopped
+
+    monkeypatch.setattr(_decode_all, "processors", lambda: 2)
+    with _stopping.asking(stop_after_two_chunks), pytest.raises(Stopped):
+        load_cached(tmp_path / "a", names, 4)
+    (work,) = [path for path in cache.iterdir() if path.is_dir()]
+    done = len((work / "chunks.jsonl").read_text().splitlines()) - 1
+    assert done == 4
+    if torn:
+        content = bytearray((work / "pixels.bin").read_bytes())
+        content[5] ^= 1
+        (work / "pixels.bin").write_bytes(content)
+    chunks = []
+    with _stopping.asking(lambda: chunks.append(None)):
+        found = load_cached(tmp_path / "a", names, 4)
+    assert found.pixels.equal(expected) and len(chunks) == 8 - done + torn
+    assert entries(cache) == [work.name.removesuffix("-building")]
+
+
+def test_chunks_of_other_files_are_not_taken(tmp_path, cache):
+    names = write(tmp_path / "a", 300)
+    with _stopping.asking(stop), pytest.raises(Stopped):
+        load_cached(tmp_path / "a", names, 8)
+    Image.fromarray(noise(8, 8, seed=99)).save(tmp_path / "a" / names[0])
+    os.utime(tmp_path / "a" / names[0], (1, 1))
+    found = load_cached(tmp_path / "a", names, 8)
+    assert np.array_equal(found.pixels[0].numpy(), noise(8, 8, seed=99).transpose(2, 0, 1))
+    assert len(entries(cache)) == 1
+
+
+def stop() -> None:
+    raise Stopped

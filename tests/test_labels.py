@@ -197,7 +197,7 @@ class Stop:
 def test_an_interrupted_measurement_goes_on(model, tmp_path, measured, monkeypatch):
     few = {"raw_pixels": False, "random_weights": False}
     with monkeypatch.context() as patch:
-        patch.setattr(labels, "Interrupt", Stop)
+        patch.setattr(labels, "stoppable", Stop)
         stopped = run(model, tmp_path, **few)
     assert (stopped["status"], stopped["done"], stopped["missing"]) == ("interrupted", 2, 6)
     assert not (tmp_path / "labels.json").exists()

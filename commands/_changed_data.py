@@ -8,7 +8,7 @@ from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.engine.run import Run
 
-ABOUT_IMAGES = ("images", "pixels", "labels", "steps_per_epoch")  # of a run's identity
+ABOUT_IMAGES = ("images", "pixels", "all_pixels", "files", "labels", "steps_per_epoch")  # of a run's identity
 
 
 def resume(
@@ -45,7 +45,8 @@ def ancestor_of(name: str, metadata: Metadata) -> dict[str, Any]:
 
 def _differ(stored: Metadata, now: Metadata) -> bool:
     before, after = stored.identity, now.identity
-    return any(before.get(name, after.get(name)) != after.get(name) for name in ABOUT_IMAGES)
+    known = [name for name in ABOUT_IMAGES if name in before and name in after]
+    return any(before[name] != after[name] for name in known)
 
 
 def _restart(train_state: TrainState, run: Run, stored: Metadata, metadata: Metadata) -> Metadata:

@@ -9,7 +9,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
 from multicrop.engine.batches import Batches
-from multicrop.engine.fingerprint import image_hashes
+from multicrop.engine.fingerprint import content_hashes, image_hashes
 from multicrop.engine.metadata import Metadata
 
 
@@ -22,7 +22,7 @@ def describe_pretraining(
     if patch_size:
         options["patch_size"] = patch_size
     data = {"dataset": recipe.data.dataset, **_of_images(images)}
-    identity = batches.identity() | image_hashes(images)
+    identity = batches.identity() | image_hashes(images) | content_hashes(images)
     return Metadata("ssl", backbone=options, data=data, identity=identity)
 
 
@@ -40,7 +40,7 @@ def describe_finetuning(
         "dataset": dataset,
         "crop_pct": recipe.augmentation.crop_pct,
     }
-    identity = batches.identity() | image_hashes(images) | teacher
+    identity = batches.identity() | image_hashes(images) | content_hashes(images) | teacher
     return Metadata("finetune", backbone=options, data=data, identity=identity)
 
 

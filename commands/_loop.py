@@ -30,5 +30,5 @@ def start_loop(
         log_freq=settings.log_freq,
         save_steps=settings.save_steps,
         loss=run_folder.latest("loss"),
-        unlogged=run_folder.unlogged or (),
+        unlogged=(run_folder.unlogged or ()) if start else (),
     )

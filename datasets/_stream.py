@@ -5,6 +5,7 @@ next one of its class in the listing's order that can be takes its place; so lab
 index depend on the files only, not on workers, ranks or what was read before.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import _notes
-from ._bytes import Place, file_of
+from ._bytes import Place, file_of, size_of
 from ._console import say_once_of
 from ._convert import AS_PUBLISHED, Conversion, Form, NoRange
 from ._workers import Decoders, processors
@@ -68,6 +69,17 @@ class Streamed:
         numbers, rows = self._numbers[index].unique(return_inverse=True)
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
+
+    def stamp(self) -> str:
+        """Changes when the names of the files do, or their sizes in bytes; -1 of one that cannot be looked at."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, place in zip(self._names, self._places, strict=True):
+            try:
+                size = size_of(place)
+            except OSError:
+                size = -1
+            digest.update(b"%s\0%d\n" % (os.fsencode(name), size))
+        return digest.hexdigest()
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
         """uint8 (len(numbers), C, H, W). Images that turn out unreadable are replaced by their substitutes."""

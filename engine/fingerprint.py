@@ -1,6 +1,8 @@
 """Hashes that tell images and teachers from others, to refuse what a run or a folder of features was not made with."""
 
 import hashlib
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import torch
@@ -8,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 SAMPLE = 64  # images whose pixels are compared
+PART, THREADS = 1 << 24, 4  # bytes of which each has a checksum of its own; crc32 lets go of the interpreter
 
 
 class Images(Protocol):
@@ -41,6 +44,17 @@ def image_hashes(images: Images) -> dict[str, str]:
     if images.labels is not None:
         hashes["labels"] = label_hash(images.labels)
     return hashes
+
+
+def content_hashes(images: Images) -> dict[str, str]:
+    """A hash of every pixel; of images that are streamed, of the names and sizes of their files."""
+    if not isinstance(images.pixels, Tensor):
+        return {"files": images.pixels.stamp()}
+    content = images.pixels.reshape(-1).numpy().data
+    parts = [content[start : start + PART] for start in range(0, len(content), PART)]
+    with ThreadPoolExecutor(THREADS) as threads:
+        checksums = list(threads.map(zlib.crc32, parts))
+    return {"all_pixels": hashlib.blake2b(repr(checksums).encode(), digest_size=8).hexdigest()}
 
 
 def label_hash(labels: Tensor) -> str:

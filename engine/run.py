@@ -30,6 +30,8 @@ IDENTITY_WORDS = {
     "images": "a number of training images of",
     "steps_per_epoch": "a number of steps per epoch of",
     "pixels": "training images with the hash",
+    "all_pixels": "training images whose pixels have the hash",
+    "files": "training images whose files' names and sizes have the hash",
     "labels": "labels with the hash",
     "teacher": "a teacher whose weights have the hash",
     "size": "a teacher that sees images of",

@@ -165,6 +165,21 @@ def test_other_images_of_the_same_number_do_not_resume(photos, tmp_path):
         run(folder, tmp_path / "r")
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_exchanged_image_among_many_does_not_resume(photos, tmp_path, stream):
+    """Beyond the few whose pixels are compared one by one."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(200):
+        shade = (number, 255 - number, 7)
+        Image.new("RGB", (32, 32), shade).save(folder / f"{number:03d}.png")
+    run(folder, tmp_path / "r", max_steps=2, stream=stream)
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "101.png")
+    with pytest.raises(ValueError, match=r"whose (pixels|files' names and sizes) have the hash"):
+        run(folder, tmp_path / "r", stream=stream)
+
+
 def test_max_steps_changes_no_schedule(photos, tmp_path):
     for name, steps in (("whole", None), ("short", 7)):
         run(photos, tmp_path / name, max_steps=steps)

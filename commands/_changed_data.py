@@ -8,7 +8,14 @@ from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.engine.run import Run
 
-ABOUT_IMAGES = ("images", "pixels", "all_pixels", "files", "labels", "steps_per_epoch")  # of a run's identity
+ABOUT_IMAGES = (
+    "images",
+    "pixels",
+    "all_pixels",
+    "files",
+    "labels",
+    "steps_per_epoch",
+)  # of a run's identity
 
 
 def resume(

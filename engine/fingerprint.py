@@ -10,7 +10,10 @@ import torch.nn as nn
 from torch import Tensor
 
 SAMPLE = 64  # images whose pixels are compared
-PART, THREADS = 1 << 24, 4  # bytes of which each has a checksum of its own; crc32 lets go of the interpreter
+PART, THREADS = (
+    1 << 24,
+    4,
+)  # bytes of which each has a checksum of its own; crc32 lets go of the interpreter
 
 
 class Images(Protocol):

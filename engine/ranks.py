@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
-STEP = timedelta(minutes=60)  # how long ranks wait for each other within a step
-WORK = timedelta(days=7)  # and while one of them decodes images or fits a probe
+STEP_MINUTES = "MULTICROP_STEP_MINUTES"
+WORK = timedelta(days=7)  # how long they wait while one of them decodes images or fits a probe
+LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
     None  # the ranks once more, for what is not on a GPU and for waiting
 )
@@ -34,9 +35,28 @@ def start(device: str = "auto") -> torch.device:
         backend, device_id = "gloo", None
         if chosen.type == "cuda":
             backend, device_id = "nccl", chosen
-        dist.init_process_group(backend, timeout=STEP, device_id=device_id)
+        limit = timedelta(minutes=step_minutes())
+        dist.init_process_group(backend, timeout=limit, device_id=device_id)
         _host = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WORK))
     return chosen
+
+
+def step_minutes() -> float:
+    """$MULTICROP_STEP_MINUTES, how long ranks wait for each other within a step; 60 where it is not set."""
+    stated = os.environ.get(STEP_MINUTES) or "60"
+    try:
+        minutes = float(stated)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < WORK.total_seconds() / 60:
+        raise ValueError(f"{STEP_MINUTES}={stated} is no number of minutes that ranks can wait")
+    return minutes
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone, or has not answered in time."""
+    said = str(error).lower()
+    return any(words in said for words in LOST)
 
 
 def stop(failed: bool = False) -> None:

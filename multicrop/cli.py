@@ -82,12 +82,11 @@ def main(
         if _is_out_of_memory(error):
             _say(f"{OUT_OF_MEMORY}: {first_line(error)}")
             sys.exit(1)
-        if ranks.world_size() == 1 or "closed by peer" not in str(error):
+        if ranks.world_size() == 1 or not ranks.is_lost_peer(error):
             raise
-        print(
-            f"rank {ranks.rank()}: another rank failed, its message says why",
-            file=sys.stderr,
-            flush=True,
+        _say(
+            "another rank has failed, as its message says, or has not answered for "
+            f"{ranks.step_minutes():g} minutes ({first_line(error)})"
         )
         sys.exit(1)
     finally:

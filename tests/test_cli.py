@@ -6,6 +6,7 @@ import torch
 import tyro
 
 from multicrop import cli
+from multicrop.engine import ranks
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,33 @@ def test_out_of_memory_is_one_line(capsys, error):
     code, out, err = leave(work, capsys)
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert err.startswith("error: out of memory: try a smaller batch")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[pair.cc:561] Connection closed by peer [127.0.0.1]:1. This is typically",
+        "Connection reset by peer",
+        "Timed out waiting 1800000ms for recv operation to complete",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_a_rank_that_has_lost_another_says_so_in_one_line(capsys, monkeypatch, said):
+    def work(recipe):
+        monkeypatch.setattr(ranks, "world_size", lambda: 2)
+        raise RuntimeError(said)
+
+    monkeypatch.setenv("MULTICROP_STEP_MINUTES", "7")
+    code, _, err = leave(work, capsys)
+    assert code == 1 and err.count("\n") == 1
+    assert "another rank has failed" in err and "for 7 minutes" in err
+
+
+@pytest.mark.parametrize("stated", ["soon", "0", "-1", "nan", "1e9"])
+def test_a_limit_that_is_no_number_of_minutes(monkeypatch, stated):
+    monkeypatch.setenv("MULTICROP_STEP_MINUTES", stated)
+    with pytest.raises(ValueError, match=f"MULTICROP_STEP_MINUTES={stated} is no number"):
+        ranks.step_minutes()
 
 
 def test_an_interrupted_run_says_resume_me(capsys):

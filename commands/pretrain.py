@@ -57,6 +57,7 @@ def train(
     registry.source(recipe.data.dataset)
     train_state = build(recipe, 3, device)
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
+    recipe = _beginning.with_its_global_batch(recipe, run_folder)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
     images, probe = pretraining_images(recipe)

@@ -20,7 +20,7 @@ from ._console import progress
 from ._convert import AS_PUBLISHED, Conversion, Form, NoRange, OtherSize
 from ._decode import Header, Place
 from ._journal import Journal
-from ._workers import Worker, processors
+from ._workers import Worker, affordable, processors
 
 CHUNK = 64  # images per request to a worker
 Chunk = tuple[int, list[Place]]  # the row of the first image, and the images
@@ -175,7 +175,7 @@ def _decode_in_workers(
     output: Output, chunks: deque[Chunk], journal: Journal, report: Report
 ) -> list[dict]:
     """One thread per worker process hands it chunk after chunk; 2 processes decode 3 times what 2 threads do."""
-    count = min(processors(), len(chunks))
+    count = affordable(min(processors(), len(chunks)))
     replies: list[dict] = []
     with ThreadPoolExecutor(count) as threads:
         try:

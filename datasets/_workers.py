@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import _decoder
+from ._console import say_once
 from ._convert import Form, NoRange, Notes
 from ._decode import Place, Rows
 
@@ -22,11 +23,40 @@ CHUNK = (
 )
 
 
+FILES = 2  # open ones for each process
+SPARE_FILES = (
+    48  # for all else: modules, logs, sockets, and what starting a process takes for a moment
+)
+
+
 def processors() -> int:
     """Those that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def affordable(count: int) -> int:
+    """So many processes, or fewer where the limit of open files is too low for them, which is said; at least one."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard and soft < SPARE_FILES + FILES * count:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # some systems have a limit below the hard one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return count
+    most = max(1, (soft - SPARE_FILES) // FILES)
+    if most < count:
+        say_once(
+            f"{most} decoding processes in place of {count}: at most {soft} files may be open (ulimit -n)"
+        )
+    return min(count, most)
 
 
 class Worker:
@@ -68,8 +98,8 @@ class Decoders:
     """`count` workers that decode images for any thread. They start at the first call."""
 
     def __init__(self, count: int, form: Form):
-        self.count, self.form = count, form
-        self._threads = ThreadPoolExecutor(count, "decode")
+        self.count, self.form = affordable(count), form
+        self._threads = ThreadPoolExecutor(self.count, "decode")
         self._workers: list[Worker] = []
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         weakref.finalize(self, _close, self._threads, self._workers)

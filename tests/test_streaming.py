@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import recipe, rows_of
+from conftest import ROOT, recipe, rows_of
 from PIL import Image
 
 from benchmarks import streaming
@@ -247,3 +249,21 @@ def test_the_benchmark_measures(tmp_path):
         found["files"]["count"] == 16
         and 256 <= found["files"]["width"][0] <= found["files"]["width"][1] <= 500
     )
+
+
+def test_processes_fit_the_limit_of_open_files(photos):
+    """64 files and 40 processes, in a process of its own: the limit cannot be raised again."""
+    words = [sys.executable, "-c", FEW_FILES, str(photos)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "8 decoding processes in place of 40: at most 64 files may be open" in done.stderr
+
+
+FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from multicrop.datasets._images import LoadOptions
+from multicrop.registry import source
+images = source("image_folder").load(sys.argv[1], "train", LoadOptions(stream=True, workers=40))
+images.pixels[:]
+"""

@@ -146,6 +146,15 @@ def test_another_recipe_does_not_resume(photos, tmp_path):
         run(photos, tmp_path, lr=0.5, batch_size_per_gpu=8)
 
 
+def test_with_smaller_parts_a_run_keeps_its_global_batch(photos, tmp_path, capsys):
+    """As with fewer ranks: a lost node, say."""
+    run(photos, tmp_path, max_steps=2)
+    result = run(photos, tmp_path, max_steps=4, batch_size_per_gpu=2)
+    assert result["step"] == 4
+    assert "its global batch is 4 images, so each step is now 2 x 2" in capsys.readouterr().err
+    assert checkpoint.load(tmp_path / "checkpoint.pt").metadata.identity["global_batch"] == 4
+
+
 def test_another_number_of_images_does_not_resume(photos, tmp_path):
     """24 and 25 images make as many steps an epoch of 4, but another order."""
     folder = tmp_path / "photos"

@@ -8,7 +8,7 @@ import torch.nn as nn
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._evaluation import BEST
-from multicrop.commands._networks import backbone_of
+from multicrop.commands._networks import backbone_of, image_facts
 from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
@@ -82,9 +82,10 @@ def load(path: str, key: str, returns: str) -> Exported:
     if returns != "features":
         network = Classifier(backbone, len(file.head["weight"]))
         network.load_heads(file.head, file.second_head)
-    data = metadata.data
-    size = metadata.backbone["image_size"]
-    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
+    mean, std, crop_pct, fit = image_facts(metadata)
+    transform = EvalTransform(
+        metadata.backbone["image_size"], mean, std, crop_pct=crop_pct, fit=fit
+    )
     network.eval().requires_grad_(False)
     return Exported(network, backbone, file, file.path, key, cast(Returns, returns), transform)
 

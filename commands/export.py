@@ -100,6 +100,7 @@ def describe(exported: Exported, graph: Graph) -> dict[str, Any]:
         "mean": exported.transform.mean,
         "std": exported.transform.std,
         "crop_pct": exported.transform.crop_pct,
+        "fit": exported.transform.fit,
     }
 
 

@@ -37,6 +37,13 @@ class Metadata:
         """The same at another time of the run, with the calibration of the weights of that time."""
         return replace(self, step=step, epoch=epoch, calibration=calibration or {})
 
+    @property
+    def fit(self) -> str:
+        """How image files of another shape were brought to its images' shape; empty where these were no files."""
+        return (
+            self.data.get("fit", "crop") or "" if self.data else ""
+        )  # older versions knew no other
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

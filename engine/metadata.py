@@ -37,6 +37,18 @@ class Metadata:
         """The same at another time of the run, with the calibration of the weights of that time."""
         return replace(self, step=step, epoch=epoch, calibration=calibration or {})
 
+    def descending(self, weights: str, origin: "Metadata") -> "Metadata":
+        """The same of a run that began from weights, which is what they were called, with their own ancestry."""
+        ancestor = {
+            "weights": weights,
+            "kind": origin.kind,
+            "dataset": origin.data.get("dataset"),
+            "images": origin.identity.get("images"),
+            "step": origin.step,
+            "epoch": origin.epoch,
+        }
+        return replace(self, ancestry=[*origin.ancestry, ancestor])
+
     @property
     def fit(self) -> str:
         """How image files of another shape were brought to its images' shape; empty where these were no files."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,6 +271,30 @@ def test_wrong_images_are_refused_with_what_is_expected(results, what):
         session(results["onnx"]["out"]).run(None, {"images": x.numpy()})
 
 
+def test_nothing_that_is_no_export_is_replaced(run, tmp_path):
+    """A run's own files least of all; an earlier export is."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README.md").write_text("mine")
+    for to, out, words in (
+        ("onnx", folder / "checkpoint.pt", "is there already and is no export"),
+        ("torch", folder / "best.pt", "is there already and is no export"),
+        ("torch", folder / "recipe.yaml", "is there already and is no export"),
+        ("onnx", folder, "is a folder, and --to onnx writes a file"),
+        ("hf", folder, "is a run folder: give --out another name"),
+        ("timm", folder / "best.pt", "is a file, and --to timm writes a folder"),
+        ("hf", tmp_path / "notes", "holds a README.md that is of no export"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            multicrop.export(folder, to=to, out=out, images=0)
+    for to in ("onnx", "torch", "timm"):
+        for _ in range(2):
+            multicrop.export(folder, to=to, out=folder / f"new_{to}", images=0)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
 # timm and the Hub
 
 
@@ -348,6 +373,34 @@ def test_the_card_of_the_selected_weights_has_their_accuracies(run, tmp_path):
     assert f"| top-1 accuracy | test | {last['selected_test_top1']:.2f} |" in text
     assert f"| top-1 accuracy | validation | {last['selected_val_top1']:.2f} |" in text
     assert "the test images took no part" in text
+
+
+def test_a_finetuned_run_keeps_its_line_of_ancestry_and_the_card_shows_it(
+    pretrained, colours, tmp_path
+):
+    settings = {"datapath": colours, "ra": 1, "batch_size": 12, "device": "cpu", "val_fraction": 0}
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    multicrop.finetune(pretrained_weights=pretrained, epochs=1, output_dir=first, **settings)
+    again = {"pretrained_weights": first, "epochs": 2, "output_dir": second, **settings}
+    multicrop.finetune(max_steps=1, **again)
+    multicrop.finetune(**again)  # resumed
+    ancestry = checkpoint.load(second / "checkpoint.pt").metadata.ancestry
+    assert [(line["weights"], line["kind"]) for line in ancestry] == [
+        (str(pretrained), "ssl"),
+        (str(first), "finetune"),
+    ]
+    assert ancestry[1]["dataset"] == "image_folder" and ancestry[1]["epoch"] == 1
+    multicrop.pretrain(
+        dataset="image_folder", datapath=colours, pretrained_weights=second, max_steps=1, epochs=1, device="cpu",
+        batch_size_per_gpu=4, local_crops_number=1, recipe="published", output_dir=third, knn_freq=0,
+    )  # fmt: skip
+    onward = checkpoint.load(third / "checkpoint.pt").metadata.ancestry
+    assert [line["weights"] for line in onward] == [str(pretrained), str(first), str(second)]
+    out = exported(second, "hf", tmp_path / "card", images=0)["out"]
+    assert (
+        f"It started from the weights `first` (trained with labels, data set `image_folder`, epoch 1), these from the "
+        f"weights `{pretrained.name}` (pretrained without labels, data set `image_folder`, epoch 1)."
+    ) in (Path(out) / "README.md").read_text()
 
 
 def test_the_command_of_a_card_makes_the_run_again(

@@ -13,20 +13,20 @@ DESCRIPTION = "multicrop.json"  # in a torch program
 
 def check_out(path: Path, to: str) -> None:
     """ValueError where something would be replaced that no export has written; an earlier export's end is said."""
-    remedy = "give --out another name"
+    remedy = "give --output another name"
     if to in ("onnx", "torch"):
         if path.is_dir():
-            raise ValueError(f"--out {path} is a folder, and --to {to} writes a file: {remedy}")
+            raise ValueError(f"--output {path} is a folder, and --to {to} writes a file: {remedy}")
         if path.exists() and not _is_graph(path):
-            raise ValueError(f"--out {path} is there already and is no export: {remedy}")
+            raise ValueError(f"--output {path} is there already and is no export: {remedy}")
     elif path.is_dir():
         if (path / NEWEST).exists() or (path / "recipe.yaml").exists():
-            raise ValueError(f"--out {path} is a run folder: {remedy}, say {path / to}")
+            raise ValueError(f"--output {path} is a run folder: {remedy}, say {path / to}")
         there = [name for name in FILES if (path / name).exists()]
         if there and not _is_config(path / "config.json"):
-            raise ValueError(f"--out {path} holds a {there[0]} that is of no export: {remedy}")
+            raise ValueError(f"--output {path} holds a {there[0]} that is of no export: {remedy}")
     elif path.exists():
-        raise ValueError(f"--out {path} is a file, and --to {to} writes a folder: {remedy}")
+        raise ValueError(f"--output {path} is a file, and --to {to} writes a folder: {remedy}")
     say_replaced(path)
 
 

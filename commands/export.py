@@ -36,7 +36,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         _export_onnx.check_installed()
     exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns)
     graph = Graph(exported, recipe.graph)
-    path = Path(recipe.out or exported.path.parent / NAMES[recipe.to]).expanduser()
+    path = Path(recipe.output or exported.path.parent / NAMES[recipe.to]).expanduser()
     check_out(path, recipe.to)
     inputs = batches(exported, graph, recipe.check)
 
@@ -52,7 +52,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "status": "finished",
         "checkpoint": str(exported.path),
         "to": recipe.to,
-        "out": str(path),
+        "output": str(path),
         "returns": exported.returns,
         "classes": len(exported.classes),
         **written,

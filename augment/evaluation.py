@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
-from . import resample
-from .device import channels, exact_products, send
+from .device import channels, exact_products
+from .resample import Fit, fit_images
 
 
 class EvalTransform:
@@ -14,7 +14,8 @@ class EvalTransform:
 
     size: the side in px, or height and width.
     mean, std: per channel, of levels in 0..1.
-    crop_pct: the share of the image's side that is seen, in its middle; None: all of it, resized bilinearly.
+    crop_pct: the share of the image's side that is seen, in its middle; None: all of it.
+    fit: how images of another shape are brought to this one, see resample.fit_images.
     """
 
     def __init__(
@@ -24,8 +25,9 @@ class EvalTransform:
         std: tuple[float, ...],
         *,
         crop_pct: float | None = None,
+        fit: Fit = "squeeze",
     ):
-        self.size, self.crop_pct = size, crop_pct
+        self.size, self.crop_pct, self.fit = size, crop_pct, fit
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -34,9 +36,14 @@ class EvalTransform:
     @exact_products()
     def resize(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, height, width)."""
-        if self.crop_pct is None:
-            return resize_bilinear(images, self.size)
-        return crop_centre(images, self.size, self.crop_pct)
+        return middle(resize(images, self.whole, self.fit), self.size)
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Height and width in px of the image of which the middle is seen."""
+        share = self.crop_pct or 1.0
+        rows, columns = _pair(self.size)
+        return int(rows / share), int(columns / share)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> float32, normalised by mean and std per channel."""
@@ -45,26 +52,21 @@ class EvalTransform:
         return (images / 255 - mean) / std
 
 
-def resize_bilinear(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """uint8 images (B, C, H, W) to `size`, a side or height and width in px: bilinear, antialiased, rounded."""
+def resize(images: Tensor, size: int | tuple[int, int], fit: Fit = "squeeze") -> Tensor:
+    """uint8 images (B, C, H, W) to `size`, a side or height and width in px: as files are, bicubic and antialiased."""
     sides = _pair(size)
     if images.shape[2:] == sides:
         return images
-    resized = F.interpolate(images.float(), sides, mode="bilinear", antialias=True)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    if (
+        fit == "squeeze" and images.device.type == "cpu"
+    ):  # PyTorch's own, Pillow's integers, is quicker there
+        return F.interpolate(images, sides, mode="bicubic", antialias=True)
+    return fit_images(images, sides, fit).round_().to(torch.uint8)
 
 
-def crop_centre(images: Tensor, size: int | tuple[int, int], share: float) -> Tensor:
-    """uint8 images (B, C, H, W) to size / share px, bicubic, antialiased, rounded; of that the middle, of `size` px."""
+def middle(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """The middle (B, C, height, width) of images, as torchvision's centre crop takes it."""
     rows, columns = _pair(size)
-    sides = (int(rows / share), int(columns / share))
-    height, width = images.shape[2:]
-    if (height, width) != sides:
-        whole = send(torch.tensor([0, 0, height, width]), images.device)
-        boxes = whole.expand(1, len(images), 4)
-        unflipped = torch.zeros_like(boxes[..., 0], dtype=torch.bool)
-        levels = resample.resize_crops(images, boxes, unflipped, sides)
-        images = levels[:, 0].round_().to(torch.uint8).transpose(0, 1)
-    top = round((sides[0] - rows) / 2)  # as torchvision's centre crop
-    left = round((sides[1] - columns) / 2)
+    top = round((images.shape[2] - rows) / 2)
+    left = round((images.shape[3] - columns) / 2)
     return images[:, :, top : top + rows, left : left + columns]

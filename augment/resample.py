@@ -12,9 +12,12 @@ Float images are in levels, 0..255, everywhere in augment/.
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Fit = Literal["crop", "squeeze", "pad"]
 
 
 def resize_crops(images: Tensor, boxes: Tensor, flip: Tensor, size: tuple[int, int]) -> Tensor:
@@ -100,3 +103,59 @@ def cubic(t: Tensor) -> Tensor:
     outer = u * u * (u - 1) / 2
     inner = v * v * (1 - 2 * v)
     return outer + inner
+
+
+def fit_images(images: Tensor, size: tuple[int, int], fit: Fit = "squeeze") -> Tensor:
+    """Images (B, C, H, W), uint8 or levels, of any H and W -> levels (B, C, *size) float32, as files are brought there.
+
+    fit: crop takes the largest centred box of the shape; squeeze both sides; pad the whole image, and its mean colour
+    around it. No number of it depends on H or W in Python, so that a traced graph takes any.
+    """
+    height, width = images.shape[2:]
+    is_traced = not isinstance(height, int) or not isinstance(width, int)
+    maps_of = axis_maps if is_traced else stored_axis_maps
+    rows, columns = maps_of(height, width, size, fit, images.device)
+    narrow = torch.matmul(images.float(), columns.T).clamp(0, 255)
+    levels = torch.matmul(rows, narrow).clamp(0, 255)
+    if fit == "pad":
+        inside = rows.sum(1, keepdim=True) * columns.sum(1)  # 1 where the image is, else 0
+        mean = levels.sum((2, 3), keepdim=True) / inside.sum()
+        levels = levels + (1 - inside) * mean.round()
+    return levels
+
+
+def axis_maps(
+    height: int, width: int, size: tuple[int, int], fit: Fit, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Of images of height x width px that are brought to `size`: of rows (h, height), of columns (w, width)."""
+    sides = [torch.full((), side, dtype=torch.float32, device=device) for side in (height, width)]
+    lengths, counts = sides, [torch.full_like(sides[0], out) for out in size]
+    shares = [side / out for side, out in zip(sides, size, strict=True)]
+    if fit == "crop":
+        least = torch.minimum(*shares)
+        lengths = [least * out for out in size]
+    elif fit == "pad":
+        most = torch.maximum(*shares)
+        counts = [(side / most).round().clamp(min=1) for side in sides]
+    rows = axis_map(height, size[0], sides[0], lengths[0], counts[0])
+    return rows, axis_map(width, size[1], sides[1], lengths[1], counts[1])
+
+
+stored_axis_maps = lru_cache(maxsize=16)(axis_maps)
+
+
+def axis_map(size: int, out: int, side: Tensor, length: Tensor, count: Tensor) -> Tensor:
+    """One axis of the map: (out, size), rows sum to 1, but for those where no image is: these are 0.
+
+    size: px of the image, and side the same as a tensor. length: px of a box in its middle. count: px that the box
+    becomes, in the middle of `out`.
+    """
+    scale = length / count
+    first = ((out - count) / 2).floor()
+    place = torch.arange(out, device=side.device) - first
+    centre = (side - length) / 2 + (place + 0.5) * scale
+    pixel = torch.arange(size, device=side.device) + 0.5
+    weight = cubic((pixel - centre[:, None]) / scale.clamp(min=1))
+    inside = (place >= 0) & (place < count)
+    weight = weight * inside[:, None]
+    return weight / torch.where(inside, weight.sum(1), 1.0)[:, None]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from multicrop.commands._auto import share_of_batch
-from multicrop.commands._changed_data import ancestor_of, resume
+from multicrop.commands._changed_data import resume
 from multicrop.commands._networks import fill_backbone
 from multicrop.commands._student import TrainState
 from multicrop.config.backbone import BackboneSettings
@@ -32,6 +32,11 @@ ONLY_THIS_RUN = (
     "epochs",
 )
 """Settings that an extended run does not take over."""
+OF_THE_STATE = (
+    "objective", "out_dim", "mlp_head_in", "head_hidden_dim", "head_bottleneck_dim", "use_bn_in_head",
+    "norm_last_layer", "optimizer",
+)  # fmt: skip
+"""Settings beside the backbone's that say what is in a run's state."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def begin(
         metadata = replace(metadata, ancestry=before.ancestry)
         return resume(train_state, run, before, metadata, recipe.begin.resume_changed_data)
     if origin.run:
-        _load_run(train_state, origin.run, recipe.begin.pretrained_weights)
+        _load_run(train_state, origin.run, recipe)
     elif origin.file:
         options = recipe.backbone.options()
         student = train_state.student.backbone
@@ -90,8 +95,7 @@ def begin(
         train_state.teacher.backbone.load_state_dict(learned)
     else:
         return 0, metadata
-    ancestor = ancestor_of(str(recipe.begin.pretrained_weights), origin.metadata)
-    return 0, replace(metadata, ancestry=[*origin.metadata.ancestry, ancestor])
+    return 0, metadata.descending(str(recipe.begin.pretrained_weights), origin.metadata)
 
 
 # Settings
@@ -233,12 +237,18 @@ def read_run(recipe: Recipe) -> Checkpoint:
     return stored
 
 
-def _load_run(train_state: TrainState, run: Checkpoint, path: str | None) -> None:
+def _load_run(train_state: TrainState, run: Checkpoint, recipe: Recipe) -> None:
+    """ValueError where the flags ask for another network or head than the run has; it names them."""
     try:
         train_state.load_state(run.state)
-    except (RuntimeError, ValueError) as error:  # torch names each tensor on a line of its own
-        line = " ".join(str(error).split())[:200]
+    except (RuntimeError, ValueError):
+        before, now = run.metadata.recipe, to_flags(recipe)
+        shapes = (*flag_types(BackboneSettings), *OF_THE_STATE)
+        others = [name for name in shapes if name in before and before[name] != now[name]]
+        flags = ", ".join(
+            f"--{name} {typed(now[name])} (there {typed(before[name])})" for name in others
+        )
         raise ValueError(
-            f"--extend_epochs: the network and head of {path} are others than the flags say ({line}): leave their "
-            "flags out, or --extend_epochs to begin from the backbone alone"
+            f"--extend_epochs goes on with the whole state of {recipe.begin.pretrained_weights}, which does not fit "
+            f"{flags or 'these images'}: leave their flags out, or --extend_epochs to begin from the backbone alone"
         ) from None

@@ -1,8 +1,5 @@
 """Resume a run of stage one, also when images were added to its set or taken away."""
 
-from dataclasses import replace
-from typing import Any
-
 from multicrop.commands._student import TrainState
 from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
@@ -38,18 +35,6 @@ def resume(
         ) from None
 
 
-def ancestor_of(name: str, metadata: Metadata) -> dict[str, Any]:
-    """A line of ancestry: what a run began from."""
-    return {
-        "weights": name,
-        "kind": metadata.kind,
-        "dataset": metadata.data.get("dataset"),
-        "images": metadata.identity.get("images"),
-        "step": metadata.step,
-        "epoch": metadata.epoch,
-    }
-
-
 def _differ(stored: Metadata, now: Metadata) -> bool:
     before, after = stored.identity, now.identity
     known = [name for name in ABOUT_IMAGES if name in before and name in after]
@@ -61,8 +46,7 @@ def _restart(train_state: TrainState, run: Run, stored: Metadata, metadata: Meta
     identity = metadata.identity
     run.resume(train_state, {name: identity[name] for name in identity if name not in ABOUT_IMAGES})
     kept = run.set_aside()
-    ancestor = ancestor_of(str(kept), stored)
-    metadata = replace(metadata.at(0, 0.0), ancestry=[*stored.ancestry, ancestor])
+    metadata = metadata.at(0, 0.0).descending(str(kept), stored)
     before, after = stored.identity.get("images"), metadata.identity.get("images")
     ranks.log(
         f"the images changed ({before} before, {after} now): the order and all schedules begin again at step 0, with "

@@ -38,7 +38,7 @@ def trained_conversion(metadata: Metadata) -> Conversion:
         return Conversion("")
     ranges: dict[str, Any] = metadata.data.get("value_range", OLD_RANGES)
     return Conversion(
-        metadata.data.get("fit", "crop") or "",  # older versions knew no other
+        metadata.fit,
         metadata.backbone.get("in_channels", 3),
         metadata.data.get("channels") == "all",
         **{kind: (limits[0], limits[1]) for kind, limits in ranges.items()},

@@ -1,7 +1,7 @@
 """What is measured under corruptions, its means, and its ratio to another network's (Hendrycks and Dietterich 2019)."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,7 +9,8 @@ from typing import Any
 from multicrop.commands._measurements import Numbers
 from multicrop.registry import source
 
-MEASURES = ("error", "ece", "nll", "brier")
+CALIBRATION = ("ece", "nll", "brier")
+MEASURES = ("error", *CALIBRATION, *(f"calibrated_{name}" for name in CALIBRATION))
 COMPARED = ("dataset", "images", "source", "seed", "severities")  # with a reference
 FILES = {"made": "robustness.json", "published": "robustness_published.json"}
 
@@ -22,7 +23,7 @@ def rows_of(
     rows: dict[str, dict[str, Any]] = {}
     for name, numbers in cells.items():
         row: dict[str, Any] = {}
-        for measure in MEASURES:
+        for measure in measures_of(numbers[severities[0]]):
             row[measure] = [numbers[severity][measure] for severity in severities]
             row[f"mean_{measure}"] = round(fmean(row[measure]), 4)
         rows[name] = row
@@ -32,9 +33,14 @@ def rows_of(
 def means_of(rows: dict[str, dict[str, Any]]) -> Numbers:
     """The means over corruptions of their means over severities."""
     means = {}
-    for measure in MEASURES:
+    for measure in measures_of(next(iter(rows.values()))):
         means[measure] = round(fmean(row[f"mean_{measure}"] for row in rows.values()), 4)
     return means
+
+
+def measures_of(numbers: Mapping[str, Any]) -> list[str]:
+    """Those that were measured: calibrated ones where the checkpoint has a temperature."""
+    return [measure for measure in MEASURES if measure in numbers]
 
 
 class Reference:

@@ -1,5 +1,6 @@
 """What the checkpoints of both stages say about themselves."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch.nn as nn
@@ -10,7 +11,8 @@ from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
 from multicrop.engine.batches import Batches
 from multicrop.engine.fingerprint import content_hashes, image_hashes
-from multicrop.engine.metadata import Metadata
+from multicrop.engine.metadata import Checkpoint, Metadata
+from multicrop.weights.pretrained import Pretrained
 
 
 def describe_pretraining(
@@ -42,6 +44,17 @@ def describe_finetuning(
     }
     identity = batches.identity() | image_hashes(images) | content_hashes(images) | teacher
     return Metadata("finetune", backbone=options, data=data, identity=identity)
+
+
+def with_ancestry(
+    metadata: Metadata, recipe: Finetuning, file: Pretrained, stored: Checkpoint | None
+) -> Metadata:
+    """With what the run began from: the weights of a file and their own ancestry, or what its folder says already."""
+    if stored is not None:
+        return replace(metadata, ancestry=stored.metadata.ancestry)
+    if file.path is None:
+        return metadata
+    return metadata.descending(str(recipe.start.pretrained_weights), file.metadata)
 
 
 def _of_images(images: ImageSet) -> dict[str, Any]:

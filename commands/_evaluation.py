@@ -14,6 +14,7 @@ from multicrop.commands._classifier import TrainState, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
 from multicrop.commands._finetune_data import backbone_options, size_of
+from multicrop.commands._kept import BEST, say_which
 from multicrop.commands._networks import fill_backbone
 from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
@@ -31,8 +32,6 @@ from multicrop.supervised.classifier import Classifier
 from multicrop.supervised.selection import BestEpoch
 from multicrop.weights.pretrained import Pretrained
 
-BEST, AVERAGED = "best.pt", "averaged.pt"
-KEPT = {BEST: "which the validation images selected", AVERAGED: "the averaged weights"}
 # The network of a checkpoint whose validation accuracies have this name
 VALIDATION = {"val": "model", "ema_val": "average"}
 METRICS_IN_WORDS = {"val_top1": "top-1", "val_balanced_accuracy": "balanced accuracy"}
@@ -163,7 +162,8 @@ def evaluate_file(
             f"{path} has no classifier, it was not finetuned: without --eval it is finetuned"
         )
     images, words = load_scored(recipe, file)
-    say_which(recipe, file)
+    asked = recipe.start.pretrained_weights or recipe.run.output_dir
+    say_which(asked, file, "--pretrained_weights ")
     folder = make_folder(results_folder(recipe, path), states_output(recipe))
     channels = images.pixels.shape[1]
     options = backbone_options(recipe, file.metadata.backbone, size_of(images), channels)
@@ -185,19 +185,6 @@ def evaluate_file(
         with optional(str(folder / "result.json")):
             (folder / "result.json").write_text(json.dumps(result) + "\n")
     return result
-
-
-def say_which(recipe: Recipe, file: Pretrained) -> None:
-    """Of a run folder its newest checkpoint is scored: a line on that, and on what else its run has kept."""
-    folder = Path(recipe.start.pretrained_weights or recipe.run.output_dir)
-    others = [f"{name}, {what}" for name, what in KEPT.items() if (folder / name).is_file()]
-    if not others or file.path is None:
-        return
-    first = next(name for name in KEPT if (folder / name).is_file())
-    ranks.log(
-        f"these are the weights of {file.path.name}, after epoch {file.metadata.epoch:g}; the run has also kept "
-        f"{' and '.join(others)}: --pretrained_weights {folder / first} scores it"
-    )
 
 
 def write_confusion(confusion: Confusion, folder: Path) -> None:

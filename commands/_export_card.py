@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
-from multicrop.commands._evaluation import AVERAGED, BEST
 from multicrop.commands._export_command import command_of
 from multicrop.commands._export_network import Exported
 from multicrop.commands._export_timm import OF_TIMM, load_lines
+from multicrop.commands._kept import AVERAGED, BEST
 from multicrop.config.sizes import height_width
 from multicrop.engine.run import read_metrics
 from multicrop.registry import source
@@ -23,6 +23,7 @@ PERCENT = {
     "knn_start_weights": "the same of the weights that it started from",
     "knn_raw_pixels": "the same of raw pixels",
 }
+STAGES = {"ssl": "pretrained without labels", "finetune": "trained with labels"}
 UNSTATED = "other"  # the Hub's word for a licence that is none of its list
 
 
@@ -176,13 +177,22 @@ def _accuracy_section(exported: Exported) -> str:
 
 def _recipe_section(exported: Exported) -> str:
     metadata = exported.metadata
-    weights, start = metadata.recipe.get("pretrained_weights"), ""
-    if weights:
-        start = f" It started from the weights `{Path(weights).name}`."
+    start = f" It started from {_ancestry(exported)}." if metadata.ancestry else ""
     return (
         f"## Recipe\n\nAfter epoch {metadata.epoch:g} (step {metadata.step}) of the run below; what is not named has "
         f"multicrop's default, and of paths the last part is left.{start}\n\n```bash\n{command_of(metadata)}\n```"
     )
+
+
+def _ancestry(exported: Exported) -> str:
+    """What the weights began from, and what these began from, the latest first."""
+    names = []
+    for ancestor in reversed(exported.metadata.ancestry):
+        words = [STAGES.get(ancestor["kind"], "another program's file")]
+        if ancestor["dataset"]:
+            words += [f"data set `{ancestor['dataset']}`", f"epoch {ancestor['epoch']:g}"]
+        names.append(f"the weights `{Path(ancestor['weights']).name}` ({', '.join(words)})")
+    return ", these from ".join(names)
 
 
 def _license_section(license: str | None) -> str:

@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from multicrop.augment.device import channels
+from multicrop.augment.evaluation import middle
+from multicrop.augment.resample import fit_images
 from multicrop.commands._export_network import Exported
 from multicrop.config.export import GraphSettings
 from multicrop.config.sizes import height_width
@@ -53,17 +54,8 @@ class Graph(nn.Module):
 
     def resized(self, levels: Tensor) -> Tensor:
         """Levels 0..255 of images of any height and width -> (B, C, S, S)."""
-        share = self.transform.crop_pct
-        height, width = height_width(self.transform.size)
-        if share is None:
-            return F.interpolate(levels, (height, width), mode="bilinear", antialias=True)
-        rows, columns = int(height / share), int(width / share)
-        larger = levels
-        # Overshoots are cut after each axis
-        for sides in ((levels.shape[2], columns), (rows, columns)):
-            larger = F.interpolate(larger, sides, mode="bicubic", antialias=True).clamp(0, 255)
-        top, left = round((rows - height) / 2), round((columns - width) / 2)
-        return larger[:, :, top : top + height, left : left + width]
+        transform = self.transform
+        return middle(fit_images(levels, transform.whole, transform.fit), transform.size)
 
 
 def input_shape(exported: Exported, settings: GraphSettings) -> list[str | int]:

@@ -7,10 +7,9 @@ from typing import Literal, cast
 import torch.nn as nn
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._evaluation import BEST
-from multicrop.commands._networks import backbone_of
+from multicrop.commands._kept import say_which
+from multicrop.commands._networks import backbone_of, image_facts
 from multicrop.config.sizes import ImageSize
-from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
@@ -76,24 +75,15 @@ def load(path: str, key: str, returns: str) -> Exported:
         )
     if returns == "auto":
         returns = "logits" if file.head else "features"
-    say_which(Path(path), file)
+    say_which(path, file)
     backbone = backbone_of(file, quiet=True)
     network = backbone
     if returns != "features":
         network = Classifier(backbone, len(file.head["weight"]))
         network.load_heads(file.head, file.second_head)
-    data = metadata.data
-    size = metadata.backbone["image_size"]
-    transform = EvalTransform(size, data["mean"], data["std"], crop_pct=data.get("crop_pct"))
+    mean, std, crop_pct, fit = image_facts(metadata)
+    transform = EvalTransform(
+        metadata.backbone["image_size"], mean, std, crop_pct=crop_pct, fit=fit
+    )
     network.eval().requires_grad_(False)
     return Exported(network, backbone, file, file.path, key, cast(Returns, returns), transform)
-
-
-def say_which(asked: Path, file: Pretrained) -> None:
-    """Which of a run folder's files is taken, where it has several."""
-    if asked.is_dir() and (asked / BEST).exists():
-        assert file.path is not None
-        ranks.log(
-            f"{file.path.name} of {asked}, after epoch {file.metadata.epoch:g}; the weights that the validation images "
-            f"selected are {asked / BEST}"
-        )

@@ -19,8 +19,8 @@ from multicrop.engine.files import write_errors
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OF_TIMM = "timm:"  # how --arch names a network that is one of timm's classes
 OF_THESE_WEIGHTS = (
-    "architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes",
-    "label_names", "first_conv", "classifier",
+    "architecture", "input_size", "fixed_input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std",
+    "num_classes", "label_names", "first_conv", "classifier",
 )  # fmt: skip
 """What timm's description of a network keeps: the rest is about the weights that timm publishes under its name."""
 

@@ -4,7 +4,6 @@ N images; memory holds a few batches, and the images' names.
 """
 
 import os
-import re
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -186,9 +185,7 @@ class _Files:
         new = {note: count for note, count in notes.items() if note not in self._said}
         self._said.update(new)
         _notes.say("of the images read by now", _notes.note_lines(new))
-        errors: dict[int, str] = {}
-        for row, reason in unreadable:
-            errors[row] = re.sub(r"^\[Errno \d+\] ", "", reason).rstrip(": ")
+        errors = dict(unreadable)
         return Decoded(start, torch.from_numpy(pixels), errors)
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch.nn as nn
@@ -13,7 +12,6 @@ from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._conversion import conversion_of
 from multicrop.commands._data import data_origin, load_options, resolve_source_size
-from multicrop.commands._export_network import say_which
 from multicrop.commands._image_stream import (
     Decoded,
     ImageStream,
@@ -21,19 +19,18 @@ from multicrop.commands._image_stream import (
     stored_images,
     with_labels,
 )
+from multicrop.commands._kept import say_which
 from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.inference import ImageSource, Network, Weights
-from multicrop.datasets._archive import ArchiveFolder
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
 from multicrop.datasets._endings import needed
-from multicrop.datasets._folders import Listing
+from multicrop.datasets._folders import Listing, any_class
 from multicrop.datasets._given import Given, given
 from multicrop.datasets._inventory import listed
 from multicrop.datasets._places import Several
 from multicrop.datasets._rows import NoLabels
 from multicrop.datasets._table import Columns
-from multicrop.datasets._tree import Node
 from multicrop.engine import ranks
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.progress import Progress
@@ -64,7 +61,7 @@ def read_network(model: str, weights: Weights, stated: Network) -> Trained:
     file = ranks.broadcast_object(
         lambda: pretrained.read(model, weights.checkpoint_key, weights.trust_checkpoint)
     )
-    say_which(Path(model), file)
+    say_which(model, file)
     described = file.metadata.backbone
     options = backbone_options(stated, file)
     backbone = registry.backbone(**options)
@@ -130,18 +127,16 @@ def open_images(
 def say_no_images(parts: list[Given]) -> None:
     """One line on the files of each folder or archive that are no images; on images left out `given` has its own."""
     for part in parts:
-        if not part.prefix:  # files by their names, or a table
+        if part.tree is None:  # files by their names, or a table
             continue
-        assert isinstance(part.root, (Path, ArchiveFolder))
-        top, others = Node(part.root), Counter[str]()
-        top.scopes.append(top)
-        for _, node in top.nodes():
+        others = Counter[str]()
+        for _, node in part.tree.nodes():
             for ending, count in node.content.others.items():
                 if not needed(ending):
                     others[ending or "without an ending"] += count
             others["broken link"] += node.content.broken
         if +others:
-            say_once(f"left out of {top.folder}, no images: {listed(+others)}")
+            say_once(f"left out of {part.root}, no images: {listed(+others)}")
 
 
 @contextmanager
@@ -155,7 +150,9 @@ def _of_data_set(settings: ImageSource, network: Trained, crops: bool) -> Iterat
     listing = source.unsplit(origin.datapath) if settings.split is None else None
     split = settings.split or ("test" if source.labelled else "train")
     if listing is None and not settings.download:
-        listing, split = _listing(source, origin.datapath, split, stated=settings.split is not None)
+        with any_class():  # labels are not needed
+            stated = settings.split is not None
+            listing, split = _listing(source, origin.datapath, split, stated=stated)
     if listing is None:
         options = replace(load_options(data, side), conversion=conversion)
         with ranks.first_on_node():

@@ -16,7 +16,8 @@ from multicrop.engine.files import atomic_write
 from multicrop.probes.accuracy import accuracies
 from multicrop.probes.calibration import calibration
 
-# error, top1 and top5 in percent, and what calibration has.
+# error, top1 and top5 in percent, and what calibration has; with a temperature the same of logits / temperature as
+# calibrated_...
 Numbers = dict[str, float]
 
 
@@ -30,16 +31,22 @@ class Measured:
         device: torch.device,
         dtype: torch.dtype | None,
         batch_size: int,
+        temperature: float | None = None,
     ):
         self.model, self.settings = model, (transform, device, dtype, batch_size)
+        self.temperature = temperature
 
     def numbers(self, images: ImageSet) -> Numbers:
         assert images.labels is not None
         logits = shared_features(self.model, images, torch.arange(len(images)), *self.settings)
         labels = images.labels.to(logits.device)
         top1, top5 = accuracies(logits, labels)
-        error = round(100 - top1, 3)
-        return {"error": error, "top1": top1, "top5": top5, **calibration(logits, labels).to_dict()}
+        numbers = {"error": round(100 - top1, 3), "top1": top1, "top5": top5}
+        numbers |= calibration(logits, labels).to_dict()
+        if self.temperature is not None:
+            calibrated = calibration(logits / self.temperature, labels).to_dict()
+            numbers |= {f"calibrated_{name}": value for name, value in calibrated.items()}
+        return numbers
 
 
 class Measurements:

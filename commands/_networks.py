@@ -12,6 +12,7 @@ from multicrop.config.backbone import BackboneSettings
 from multicrop.config.flags import typed
 from multicrop.config.sizes import ImageSize
 from multicrop.engine import ranks
+from multicrop.engine.metadata import Metadata
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
 from multicrop.weights.candidates import ADAPT_ERRORS, StateDict
@@ -202,16 +203,22 @@ def _described_backbone(file: Pretrained) -> nn.Module:
 
 
 def _with_image_facts(network: Any, file: Pretrained) -> Any:
-    """The network, which now has image_size, mean, std and crop_pct of the images that it was trained on."""
-    data = file.metadata.data
+    """The network, which now has image_size, mean, std, crop_pct and fit of the images that it was trained on."""
     network.image_size = file.metadata.backbone["image_size"]
-    network.mean, network.std = tuple(data["mean"]), tuple(data["std"])
-    network.crop_pct = data.get("crop_pct")
+    network.mean, network.std, network.crop_pct, network.fit = image_facts(file.metadata)
     return network
 
 
-def transform_of(backbone: Any) -> EvalTransform:
+def image_facts(
+    metadata: Metadata,
+) -> tuple[tuple[float, ...], tuple[float, ...], float | None, Any]:
+    """Mean, std, crop_pct and fit of the images that a network was trained on, as it sees all others."""
+    data = metadata.data
+    return tuple(data["mean"]), tuple(data["std"]), data.get("crop_pct"), metadata.fit or "squeeze"
+
+
+def transform_of(network: Any) -> EvalTransform:
     """What a loaded backbone or classifier sees of uint8 images (B, C, H, W)."""
     return EvalTransform(
-        backbone.image_size, backbone.mean, backbone.std, crop_pct=backbone.crop_pct
+        network.image_size, network.mean, network.std, crop_pct=network.crop_pct, fit=network.fit
     )

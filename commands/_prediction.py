@@ -15,7 +15,6 @@ from multicrop.config.predict import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.fingerprint import weights_hash
 from multicrop.supervised.classifier import Classifier
-from multicrop.weights.candidates import NETWORKS
 
 
 def build(network: Trained) -> Classifier:
@@ -39,8 +38,7 @@ def class_names(network: Trained) -> tuple[str, ...]:
 
 def read_temperature(recipe: Recipe, network: Trained) -> float | None:
     """The temperature that the logits are divided by, if any; which it is is said."""
-    key = recipe.weights.checkpoint_key
-    fit = network.file.metadata.calibration.get("model" if key in NETWORKS else key)
+    fit = network.file.temperature(recipe.weights.checkpoint_key)
     if not recipe.predictions.calibrated:
         ranks.log("no temperature: --calibrated false")
         return None

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from multicrop import registry
 from multicrop.commands._data import DataOrigin, data_origin, resolve_source_size
-from multicrop.commands._export_network import say_which
+from multicrop.commands._kept import say_which
 from multicrop.commands._networks import fill_backbone, network_options
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
@@ -67,7 +66,7 @@ def read_model(model: str, weights: Weights) -> Pretrained:
     """One file, or the newest checkpoint of a run folder. Rank 0 reads it for all: the run may still go on."""
     key, trust = weights.checkpoint_key, weights.trust_checkpoint
     file = ranks.broadcast_object(lambda: pretrained.read(model, key, trust))
-    say_which(Path(model), file)
+    say_which(model, file)
     return file
 
 

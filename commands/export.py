@@ -21,14 +21,13 @@ from multicrop.commands._export_card import model_card
 from multicrop.commands._export_check import batches, differences
 from multicrop.commands._export_graph import Graph, dynamic_axes, input_shape, trace
 from multicrop.commands._export_network import Exported, load
+from multicrop.commands._export_out import DESCRIPTION, check_out
 from multicrop.commands._export_timm import load_lines, timm_network, write_folder
-from multicrop.commands._result_parts import say_replaced
 from multicrop.config.export import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
 
 NAMES = {"onnx": "model.onnx", "torch": "model.pt2", "timm": "timm", "hf": "hf"}
-DESCRIPTION = "multicrop.json"  # in a torch program; in a file of ONNX its metadata
 CARD = "README.md"
 
 
@@ -37,9 +36,9 @@ def run(recipe: Recipe) -> dict[str, Any]:
         _export_onnx.check_installed()
     exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns)
     graph = Graph(exported, recipe.graph)
+    path = Path(recipe.output or exported.path.parent / NAMES[recipe.to]).expanduser()
+    check_out(path, recipe.to)
     inputs = batches(exported, graph, recipe.check)
-    path = Path(recipe.out or exported.path.parent / NAMES[recipe.to])
-    say_replaced(path)
 
     def check(written: Callable[[Tensor], Tensor]) -> dict[str, float]:
         return differences(written, graph, inputs)
@@ -53,7 +52,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "status": "finished",
         "checkpoint": str(exported.path),
         "to": recipe.to,
-        "out": str(path),
+        "output": str(path),
         "returns": exported.returns,
         "classes": len(exported.classes),
         **written,
@@ -100,6 +99,7 @@ def describe(exported: Exported, graph: Graph) -> dict[str, Any]:
         "mean": exported.transform.mean,
         "std": exported.transform.std,
         "crop_pct": exported.transform.crop_pct,
+        "fit": exported.transform.fit,
     }
 
 

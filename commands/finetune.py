@@ -15,16 +15,11 @@ from multicrop import cli
 from multicrop.commands import _auto_finetune, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
-from multicrop.commands._description import describe_finetuning
-from multicrop.commands._evaluation import (
-    AVERAGED,
-    BEST,
-    Evaluation,
-    evaluate_file,
-    forget_lost_best,
-)
+from multicrop.commands._description import describe_finetuning, with_ancestry
+from multicrop.commands._evaluation import Evaluation, evaluate_file, forget_lost_best
 from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
+from multicrop.commands._kept import AVERAGED, BEST
 from multicrop.commands._linear_head import fit_heads
 from multicrop.commands._loop import start_loop
 from multicrop.commands._stopping import stoppable
@@ -92,6 +87,7 @@ def train(
     metadata = describe_finetuning(
         recipe, data.backbone, data.dataset, data.train, batches, teacher
     )
+    metadata = with_ancestry(metadata, recipe, file, run_folder.stored())
     start = run_folder.resume(train_state, metadata.identity)
     forget_lost_best(train_state, run_folder)
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):

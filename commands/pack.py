@@ -1,6 +1,6 @@
 """Copy a data set's image files into LMDB files, which are read in place and can be streamed.
 
-multicrop pack photos --out packed        # packed/train.lmdb and packed/test.lmdb
+multicrop pack photos --output_dir packed        # packed/train.lmdb and packed/test.lmdb
 """
 
 from pathlib import Path
@@ -23,12 +23,12 @@ def run(r: Recipe) -> dict[str, Any]:
                 f"{r.path} holds {name} in files that are read at once: there is nothing to pack"
             )
         listings[split] = listing
-    sizes = pack(listings, Path(r.out).expanduser())
-    packed = check.run(Check(r.out, dataset="lmdb", decode=False))
+    sizes = pack(listings, Path(r.output_dir).expanduser())
+    packed = check.run(Check(r.output_dir, dataset="lmdb", decode=False))
     return {
         "status": "finished",
         "dataset": "lmdb",
-        "out": r.out,
+        "output_dir": r.output_dir,
         "images": {split: packed[split]["images"] for split in listings},
         "bytes": sizes,
         "commands": packed["commands"],

@@ -1,6 +1,6 @@
 """Before stage two: store a teacher's maps of all training images, which then guide without running it.
 
-    multicrop precompute --teacher runs/resnet56 --dataset CIFAR10 --datapath data --output features
+    multicrop precompute --teacher runs/resnet56 --dataset CIFAR10 --datapath data --output_dir features
     multicrop finetune --scratch --guidance linear --guidance_features features --aa false --mix_prob 0 ...
 
 Teacher -> images -> maps -> one array per map and features.json, which says of what. Its size is said before it begins,
@@ -53,7 +53,7 @@ def run(recipe: Recipe) -> dict:
         progress = store(writer, maps_of, images.pixels, recipe.features.batch_size, interrupt)
     return {
         "status": "finished" if writer.done == writer.images else "interrupted",
-        "output": recipe.features.output,
+        "output_dir": recipe.features.output_dir,
         "images": writer.images,
         "done": writer.done,
         "bytes": writer.bytes,
@@ -127,13 +127,13 @@ def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps
     for name, maps in zip(teacher.names, example, strict=True):
         _, width, rows, columns = maps.shape
         shapes[name] = MapShape(width, teacher.backbone.maps[name].stride, rows, columns)
-    writer = Writer(options.output, fingerprint, shapes, options.dtype)
+    writer = Writer(options.output_dir, fingerprint, shapes, options.dtype)
     listed = [
         f"{name} {shape.width} x {shape.rows} x {shape.columns}" for name, shape in shapes.items()
     ]
     ranks.log(
         f"{writer.images} images of {dataset}; maps {', '.join(listed)}, {options.dtype}: "
-        f"{format_bytes(writer.bytes)} at {options.output}"
+        f"{format_bytes(writer.bytes)} at {options.output_dir}"
     )
     if writer.done:
         ranks.log(f"{writer.done} images are stored already")

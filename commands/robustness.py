@@ -22,7 +22,7 @@ from multicrop.commands._data import (
     load_options,
     resolve_source_size,
 )
-from multicrop.commands._export_network import say_which
+from multicrop.commands._kept import say_which
 from multicrop.commands._measurements import Measured, Measurements
 from multicrop.commands._networks import backbone_of
 from multicrop.commands._result_parts import say_replaced
@@ -71,12 +71,16 @@ def run(recipe: Recipe) -> dict:
         model = build(file, clean).to(device)
         transform = eval_transform(file.metadata, size, clean)
         dtype = autocast_dtype(recipe.machine.precision, device)
-        classifier = Measured(model, transform, device, dtype, recipe.machine.batch_size)
+        fit = file.temperature()
+        temperature = fit["temperature"] if fit else None
+        batch_size = recipe.machine.batch_size
+        classifier = Measured(model, transform, device, dtype, batch_size, temperature)
         identity = {
             **settings,
             **dataset_fingerprint(origin.dataset, clean),
             "weights": weights_hash(model),
             "precision": recipe.machine.precision,
+            "temperature": temperature,
         }
         measured = Measurements(output.with_suffix(".partial.json"), identity)
         progress = measure(classifier, source, clean, severities, measured, interrupt)
@@ -91,7 +95,7 @@ def run(recipe: Recipe) -> dict:
     means = means_of(rows)
     result |= {"severities": severities, "clean": measured.clean, "corruptions": rows}
     result |= {"mean_corruption_error": means["error"], "mean": means}
-    result |= {"left_out": list(source.left_out)}
+    result |= {"temperature": temperature, "left_out": list(source.left_out)}
     if reference:
         result |= reference.ratios(rows, measured.clean["error"])
     result |= {**progress.total(), "file": str(output), "picture": str(output.with_suffix(".png"))}
@@ -116,7 +120,7 @@ def read_classifier(recipe: Recipe) -> Pretrained:
         raise ValueError(
             f"{file.path} is no classifier of ours: give a run or checkpoint of finetune"
         )
-    say_which(Path(recipe.model), file)
+    say_which(recipe.model, file)
     return file
 
 
@@ -180,19 +184,30 @@ def measure(
 def show(result: dict[str, Any], words: str) -> None:
     """The table."""
     severities, clean, means = result["severities"], result["clean"], result["mean"]
+    calibrated = result["temperature"] is not None
     ranks.log(
         f"error in percent of {result['images']} test images of {result['dataset']}; corruptions {words}"
     )
+    if calibrated:
+        ranks.log(
+            f"ECE and NLL are of the network's own probabilities, ECE/T of those that predict gives: temperature "
+            f"{result['temperature']:.4g}, fitted on validation images"
+        )
     heads = "".join(f"{severity:>8}" for severity in severities)
-    ranks.log(f"{'severity':<18}{heads}{'mean':>8}{'ECE':>8}{'NLL':>8}")
+    last = f"{'ECE/T':>8}" if calibrated else ""
+    ranks.log(f"{'severity':<18}{heads}{'mean':>8}{'ECE':>8}{'NLL':>8}{last}")
+
+    def means_in(numbers: dict[str, Any], prefix: str = "") -> str:
+        error, ece, nll = (numbers[f"{prefix}{name}"] for name in ("error", "ece", "nll"))
+        last = f"{numbers[f'{prefix}calibrated_ece']:>8.2f}" if calibrated else ""
+        return f"{error:>8.2f}{ece:>8.2f}{nll:>8.3f}{last}"
+
     space = " " * 8 * len(severities)
-    ranks.log(f"{'clean':<18}{space}{clean['error']:>8.2f}{clean['ece']:>8.2f}{clean['nll']:>8.3f}")
+    ranks.log(f"{'clean':<18}{space}{means_in(clean)}")
     for name, row in result["corruptions"].items():
         errors = "".join(f"{error:>8.2f}" for error in row["error"])
-        mean = f"{row['mean_error']:>8.2f}{row['mean_ece']:>8.2f}{row['mean_nll']:>8.3f}"
-        ranks.log(f"{name:<18}{errors}{mean}")
-    mean = f"{means['error']:>8.2f}{means['ece']:>8.2f}{means['nll']:>8.3f}"
-    ranks.log(f"{'mean':<18}{space}{mean}")
+        ranks.log(f"{name:<18}{errors}{means_in(row, 'mean_')}")
+    ranks.log(f"{'mean':<18}{space}{means_in(means)}")
     if "mce" in result:
         relative = result["relative_mce"]
         shown = "none" if relative is None else f"{relative:.1f}"

@@ -60,7 +60,7 @@ class Augmentation:
     normalise: Literal["own", "imagenet"] = "own"
     """Mean and standard deviation of the colours: the data set's own, or ImageNet's."""
     crop_pct: float | None = None
-    """Share of a test image's side that is seen, in the middle, after bicubic resizing (None: all, bilinear)."""
+    """Share of a test image's side that is seen, in the middle, after bicubic resizing (None: all of it)."""
 
     def __post_init__(self):
         check_values(self, NOT_NEGATIVE, "padding", "mixup_off_epoch")

@@ -1,7 +1,7 @@
 """Every setting of `multicrop embed`, with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -55,6 +55,8 @@ class Recipe:
     A row for every image, in their order; that of an image that cannot be read is not a number, and the reason stands
     beside it.
     """
+
+    ALIASES: ClassVar = {"batch_size_per_gpu": "batch_size"}
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder or checkpoint of either stage, published:NAME, or another program's file."""

@@ -1,7 +1,7 @@
 """Every setting of `multicrop export`."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -61,12 +61,14 @@ class CardSettings:
 class Recipe:
     """Write a trained network as other programs read it, and check what was written."""
 
+    ALIASES: ClassVar = {"out": "output"}
+
     model: Annotated[str, tyro.conf.Positional]
     """Run folder or checkpoint file, of either stage."""
     to: Format
     """onnx: a graph for ONNX Runtime and others. torch: a torch.export program. timm: weights that timm loads.
     hf: the same with a model card, a folder that can be pushed to the Hugging Face Hub."""
-    out: str | None = None
+    output: str | None = None
     """The file (onnx, torch) or folder (timm, hf) (None: model.onnx, model.pt2, timm or hf in the run folder)."""
     checkpoint_key: str = "teacher"
     """Which network of a checkpoint: teacher or student of stage one; average takes the averaged weights of stage

@@ -12,6 +12,11 @@ NOT_A_FLAG = {"flag": False}
 """Metadata of a recipe's field that the command line does not have."""
 
 
+def aliases(recipe_type: type) -> dict[str, str]:
+    """Other spellings of a recipe's flags, which the command line and recipe files take: {"out": "output"}."""
+    return getattr(recipe_type, "ALIASES", {})
+
+
 @dataclass(frozen=True)
 class Given:
     """How a recipe came about: what --recipe named, and the flags whose values were stated on the command line."""

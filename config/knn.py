@@ -1,7 +1,7 @@
 """Every setting of the k-NN probe, with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -100,6 +100,8 @@ class ProbeMachine(Machine):
 @dataclass(frozen=True)
 class Recipe:
     """The k-NN probe: how well the nearest training images tell the class of a test image, by frozen features."""
+
+    ALIASES: ClassVar = {"batch_size_per_gpu": "batch_size"}
 
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """Checkpoint files, run folders or published:NAME; a folder stands for its kept checkpoints, oldest first, and the

@@ -1,7 +1,7 @@
 """Every setting of `multicrop pack`."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -12,9 +12,11 @@ from .data import Columns
 class Recipe(Columns):
     """Copy the image files of both splits into LMDB files, which are read in place and can be streamed."""
 
+    ALIASES: ClassVar = {"out": "output_dir"}
+
     path: Annotated[str, tyro.conf.Positional]
     """Folder, archive or table."""
-    out: str
+    output_dir: str
     """Folder of the files."""
     dataset: str | None = None
     """The data set that it is (None: what it looks like)."""

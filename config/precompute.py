@@ -1,7 +1,7 @@
 """Every setting of the storing of a teacher's maps, with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from .checks import AT_LEAST_1, check_values
 from .data import DataSettings
@@ -47,7 +47,7 @@ class StoredTeacher:
 class Features:
     """The features."""
 
-    output: str = "features"
+    output_dir: str = "features"
     """Folder of the features; an interrupted storing that is there goes on."""
     dtype: Literal["float16", "float32"] = "float16"
     """Numbers in the files; float32, as published, takes twice the room."""
@@ -72,6 +72,8 @@ class Recipe:
 
     These must be the images of the later training.
     """
+
+    ALIASES: ClassVar = {"output": "output_dir", "batch_size_per_gpu": "batch_size"}
 
     teacher: StoredTeacher = StoredTeacher()
     data: DataSettings = DataSettings()

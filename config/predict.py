@@ -1,7 +1,7 @@
 """Every setting of `multicrop predict`, with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -46,6 +46,8 @@ class Recipe:
     A row for every image, in their order: file, class, probability. An image that cannot be read has its row, too, with
     the reason.
     """
+
+    ALIASES: ClassVar = {"batch_size_per_gpu": "batch_size"}
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder or checkpoint of finetune, published:NAME, or another program's file with a classifier."""

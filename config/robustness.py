@@ -1,7 +1,7 @@
 """Every setting of `multicrop robustness`, with its unit and default."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -55,6 +55,8 @@ class Recipe:
 
     Every corruption at every severity, the clean images first; the mean over all is the mean corruption error.
     """
+
+    ALIASES: ClassVar = {"batch_size_per_gpu": "batch_size"}
 
     model: Annotated[str, tyro.conf.Positional]
     """Run folder or checkpoint of finetune."""

@@ -232,8 +232,8 @@ def one_line(error: BaseException, place: Place) -> str:
         return f"{pixels} pixels are more than {limit}: set {MAX_PIXELS}={pixels} if you trust the file"
     if "cannot identify image file" in reason:
         return "not an image, or damaged"
-    reason = reason.replace(repr(file_of(place)), "")
-    return " ".join(reason.split()) or type(error).__name__
+    reason = re.sub(r"^\[Errno \d+\] ", "", reason.replace(repr(file_of(place)), ""))
+    return " ".join(reason.split()).rstrip(": ") or type(error).__name__
 
 
 def serve_file(form: Form, path: str) -> None:

@@ -1,7 +1,8 @@
 """Image files in folders or in archives: which there are, which class each has, and the ImageSet that they make."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -27,6 +28,20 @@ RESIDENT = (
 )
 # Mean and std per channel, in units of 0..1
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+_any_class = False
+
+
+@contextmanager
+def any_class() -> Iterator[None]:
+    """A split may have classes that the training split has not: for whoever needs no labels. They follow the others."""
+    global _any_class
+    before, _any_class = _any_class, True
+    try:
+        yield
+    finally:
+        _any_class = before
 
 
 class NoTrainingImages(FileNotFoundError):
@@ -133,15 +148,25 @@ def of_classes(
     unknown = [name for name, paths in files.items() if paths and name not in number]
     if unknown:
         noun = "is a class" if len(unknown) == 1 else "are classes"
-        raise ValueError(
-            f"{some(unknown)} of {folder} {noun} that the training split does not have: call the folders as there, or "
-            "leave them out"
-        )
+        line = f"{some(unknown)} of {folder} {noun} that the training split does not have"
+        remedy = "call the folders as there, or leave them out"
+        classes = with_unknown(classes, unknown, line, remedy)
+        number = {name: label for label, name in enumerate(classes)}
     for name, paths in files.items():
         if name in number:
             names += paths
             labels += [number[name]] * len(paths)
     return Listing(folder, names, labels, classes, empty=empty)
+
+
+def with_unknown(
+    classes: tuple[str, ...], unknown: Sequence[str], line: str, remedy: str = ""
+) -> tuple[str, ...]:
+    """The classes with those that the training split has not. ValueError where these are not wanted."""
+    if not _any_class:
+        raise ValueError(f"{line}: {remedy}" if remedy else line)
+    say_once(f"{line}: read all the same, for no label is needed")
+    return (*classes, *unknown)
 
 
 def _why_no_images(folder: Folder, folders: list[str]) -> str:

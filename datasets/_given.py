@@ -30,6 +30,8 @@ class Given:
     shown: list[str] | None = None
     """What people call them; None: by `prefix` and name."""
     prefix: str = ""
+    tree: Node | None = None
+    """Of a folder or archive: all that is in it."""
 
     def label(self, index: int) -> str:
         """What people call an image."""
@@ -93,7 +95,7 @@ def _of_folder(path: str) -> Given:
         more = f" that can be read; left out: {listed(unopened)}" if unopened else ""
         raise ValueError(f"{path} holds no images{more}")
     say_left_out(tree, names, _why_unused)
-    return Given(folder, names, prefix=f"{str(folder).rstrip('/')}/")
+    return Given(folder, names, prefix=f"{str(folder).rstrip('/')}/", tree=tree)
 
 
 def _why_unused(name: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ._console import say_once
-from ._folders import Listing, NoTrainingImages, image_set
+from ._folders import Listing, NoTrainingImages, image_set, with_unknown
 from ._images import ImageSet, LoadOptions, check_split, like
 from ._places import Root
 from ._split_names import TEST, TRAIN, VALIDATION
@@ -130,7 +130,7 @@ def listings_of(parts: Parts) -> dict[str, Listing]:
     train = labelled(train)
     assert train.labels is not None
     classes = classes or class_order(train)
-    whole = Listing(root, train.names, numbered(train, classes), classes)
+    whole = listing_of(root, train, classes, "")
     usable = _usable(splits)
     if not usable:
         return hold_out(whole)
@@ -138,7 +138,7 @@ def listings_of(parts: Parts) -> dict[str, Listing]:
     for split, name in zip(TEST_NAMES, usable, strict=False):
         rows = labelled(without_repeats(splits[name]))
         _say_overlap(train, rows)
-        listings[split] = Listing(root, rows.names, numbered(rows, classes), classes, split)
+        listings[split] = listing_of(root, rows, classes, split)
     return listings
 
 
@@ -153,7 +153,7 @@ def unsplit_of(parts: Parts) -> Listing | None:
         return None
     whole = labelled(without_repeats(rows[there[0]]))
     classes = classes or class_order(whole)
-    return Listing(root, whole.names, numbered(whole, classes), classes, "all")
+    return listing_of(root, whole, classes, "all")
 
 
 def _has_labels(rows: Rows) -> bool:
@@ -268,17 +268,16 @@ def _number(name: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def numbered(rows: Rows, classes: tuple[str, ...]) -> list[int]:
-    """The label of each row. ValueError for a class that is not one of these."""
-    number = {name: label for label, name in enumerate(classes)}
+def listing_of(root: Root, rows: Rows, classes: tuple[str, ...], part: str) -> Listing:
+    """The images of all rows. ValueError for a class that is not one of these (see any_class)."""
     assert rows.labels is not None
-    unknown = Counter(label for label in rows.labels if label not in number)
+    unknown = Counter(label for label in rows.labels if label not in set(classes))
     if unknown:
         label, count = min(unknown.items())
-        raise ValueError(
-            f"{rows.source}: {label!r}, of {count} test images, is a class that the training split does not have"
-        )
-    return [number[label] for label in rows.labels]
+        line = f"{rows.source}: {label!r}, of {count} test images, is a class that the training split does not have"
+        classes = with_unknown(classes, sorted(unknown), line)
+    number = {name: label for label, name in enumerate(classes)}
+    return Listing(root, rows.names, [number[label] for label in rows.labels], classes, part)
 
 
 def _say_overlap(train: Rows, test: Rows) -> None:

@@ -50,6 +50,25 @@ class Metadata:
             self, step=step, epoch=epoch, calibration=calibration, unlogged=list(unlogged)
         )
 
+    def descending(self, weights: str, origin: "Metadata") -> "Metadata":
+        """The same of a run that began from weights, which is what they were called, with their own ancestry."""
+        ancestor = {
+            "weights": weights,
+            "kind": origin.kind,
+            "dataset": origin.data.get("dataset"),
+            "images": origin.identity.get("images"),
+            "step": origin.step,
+            "epoch": origin.epoch,
+        }
+        return replace(self, ancestry=[*origin.ancestry, ancestor])
+
+    @property
+    def fit(self) -> str:
+        """How image files of another shape were brought to its images' shape; empty where these were no files."""
+        return (
+            self.data.get("fit", "crop") or "" if self.data else ""
+        )  # older versions knew no other
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

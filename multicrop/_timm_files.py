@@ -22,6 +22,8 @@ NOT_BACKBONE_OPTIONS = (
     "drop_path_rate",
     "patch_drop_rate",
 )
+CROP_MODES = {"crop": "center", "pad": "border", "squeeze": "squash", "": "squash"}
+"""timm's words for how images of another shape are brought to the network's; "" is of images that were no files."""
 
 
 def named_file(name: str, options: dict[str, Any]) -> str | None:
@@ -68,10 +70,9 @@ def described(file: Pretrained) -> dict[str, Any]:
     data, options = file.metadata.data, file.metadata.backbone
     facts: dict[str, Any] = {}
     if data:
-        share = data.get("crop_pct")
         facts["mean"], facts["std"] = tuple(data["mean"]), tuple(data["std"])
-        facts["crop_pct"] = share or 1.0
-        facts["interpolation"] = "bicubic" if share else "bilinear"
+        facts["crop_pct"] = data.get("crop_pct") or 1.0
+        facts["interpolation"], facts["crop_mode"] = "bicubic", CROP_MODES[file.metadata.fit]
     if options.get("image_size"):
         size = height_width(options["image_size"])
         facts["input_size"] = (options.get("in_channels", 3), *size)

@@ -21,7 +21,7 @@ import tyro
 import yaml
 
 from ._spelling import REGISTRY, WORDS, join_sizes
-from .config.flags import Given, flag_types
+from .config.flags import Given, aliases, flag_types
 from .engine.allocator import keep_memory
 from .engine.files import first_line
 from .engine.interrupt import RESUME_ME
@@ -108,14 +108,14 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
     # What old launchers add
     argv = [word for word in argv if not re.match(r"--local[-_]rank(=|$)", word)]
     file, argv = _take_recipe(argv)
-    argv = _complete_switches(recipe_type, argv)
+    argv = _complete_switches(recipe_type, _without_aliases(recipe_type, argv))
     stored = []
     try:
         if file and file.lower() in NAMED_RECIPES:
             file = file.lower()
             _check_named(recipe_type, file)
         elif file:
-            stored = _from_yaml(file, names)
+            stored = _from_yaml(file, names, aliases(recipe_type))
         recipe, unknown = _tyro(recipe_type, stored + argv, program)
     except UsageError as error:
         if file and _parses(recipe_type, argv):
@@ -175,9 +175,9 @@ def _take_recipe(argv: list[str]) -> tuple[str | None, list[str]]:
     return file, rest
 
 
-def _from_yaml(file: str, names: list[str]) -> list[str]:
+def _from_yaml(file: str, names: list[str], other_names: dict[str, str]) -> list[str]:
     """A recipe file as the flags that it stands for."""
-    values = _read(Path(file))
+    values = {other_names.get(key, key): value for key, value in _read(Path(file)).items()}
     for key in values:
         if key not in names:
             hint = nearest(str(key), names, show=False)
@@ -225,6 +225,19 @@ def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
             continue
         if has_positional or following.startswith("--"):
             words.append("true")
+    return words
+
+
+def _without_aliases(recipe_type: type, argv: list[str]) -> list[str]:
+    """Other spellings of flags in the recipe's own."""
+    other_names = aliases(recipe_type)
+    words = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        name = flag[2:].replace("-", "_")
+        if flag.startswith("--") and name in other_names:
+            word = f"--{other_names[name]}{equals}{value}"
+        words.append(word)
     return words
 
 

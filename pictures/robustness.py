@@ -7,7 +7,11 @@ from typing import Any
 
 from ._figure import new_figure, save_figure
 
-LABELS = {"error": "error in percent", "ece": "calibration error (ECE) in percent"}
+LABELS = {
+    "error": "error in percent",
+    "ece": "calibration error (ECE) in percent",
+    "calibrated_ece": "ECE with the fitted temperature",
+}
 
 
 def draw_robustness(
@@ -16,10 +20,11 @@ def draw_robustness(
     severities: Sequence[int],
     path: str | Path,
 ) -> None:
-    """rows: for each corruption a list over the severities of each of LABELS. clean: the same of clean images."""
-    figure, axes = new_figure(1, len(LABELS), width=5.0, height=4.2)
+    """rows: for each corruption a list over the severities of each of LABELS that `clean`, of clean images, has."""
+    labels = {measure: label for measure, label in LABELS.items() if measure in clean}
+    figure, axes = new_figure(1, len(labels), width=5.0, height=4.2)
     places = [0, *severities]
-    for axis, (measure, label) in zip(axes[0], LABELS.items(), strict=True):
+    for axis, (measure, label) in zip(axes[0], labels.items(), strict=True):
         for number, (name, row) in enumerate(rows.items()):
             style = "-" if number < 10 else "--"  # there are ten colours
             shown = name.replace("_", " ")

@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _pair
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.device import exact_products
 from ..augment.draws import Draws
-from ..augment.evaluation import EvalTransform, resize_bilinear
+from ..augment.evaluation import EvalTransform, resize
 from ..augment.operations import Operations
 from ..config.augmentation import Augmentation
 
@@ -149,7 +149,7 @@ class TrainTransform:
             return crop.apply(images, draws.crops, (self.height, self.width))
         assert draws.shifts is not None
         return shift.apply(
-            resize_bilinear(images, (self.height, self.width)),
+            resize(images, (self.height, self.width)),
             draws.shifts,
             self.padding,
             self.edge,

@@ -116,7 +116,8 @@ def adam_steps(folder):
     [
         (["--extend_epochs", 2], "name it by --pretrained_weights"),
         (["--extend_epochs", 2, "--pretrained_weights", "first", "--epochs", 3], "leave --epochs out"),
-        (["--extend_epochs", 2, "--pretrained_weights", "first", "--out_dim", 8], "leave their flags out"),
+        (["--extend_epochs", 2, "--pretrained_weights", "first", "--out_dim", 8], "--out_dim 8 (there 16): leave"),
+        (["--extend_epochs", 2, "--pretrained_weights", "first", "--embed_dim", 48], "not fit --embed_dim 48 (there"),
         (["--extend_epochs", 2, "--pretrained_weights", "first/checkpoint0002.pt"], "was kept without"),
         (["--pretrained_weights", "nowhere.pt"], "no checkpoint at"),
     ],

@@ -12,7 +12,7 @@ from multicrop.commands import check as checking
 from multicrop.config.check import Recipe as Check
 from multicrop.datasets import _console, _decode
 from multicrop.datasets._cache import load_cached
-from multicrop.datasets._convert import Conversion
+from multicrop.datasets._convert import Conversion, Form
 from multicrop.datasets._images import LoadOptions
 from multicrop.registry import source
 
@@ -560,3 +560,11 @@ def test_lines_about_splits_of_one_folder_say_which(tmp_path, capsys, stream):
             assert (
                 sum(line.startswith(f"{root} ({split}): {count} files have") for line in lines) == 1
             )
+
+
+def test_why_a_file_cannot_be_read_has_no_number_of_an_error(tmp_path):
+    """Wherever it is said: one line of the decoder's."""
+    form = Form((8, 8), False, Conversion())
+    missing = str(tmp_path / "gone.png")
+    (unreadable,) = _decode.decode_rows([missing], form).unreadable
+    assert unreadable == [0, "No such file or directory"]

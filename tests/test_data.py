@@ -195,7 +195,7 @@ def test_binary_files_are_read_at_once(tmp_path, monkeypatch):
     )
     assert "--image_size 32" in found["commands"][0]
     with pytest.raises(ValueError, match="nothing to pack"):
-        packing.run(Pack(str(tmp_path), out=str(tmp_path / "out")))
+        packing.run(Pack(str(tmp_path), output_dir=str(tmp_path / "out")))
 
 
 def test_an_archive_is_checked_and_packed(photos, tmp_path):
@@ -207,7 +207,7 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
         and found["train"]["images"] == 9
         and f"'{file}'" in found["commands"][0]
     )
-    packed = packing.run(Pack(file, out=str(tmp_path / "packed")))
+    packed = packing.run(Pack(file, output_dir=str(tmp_path / "packed")))
     assert packed["commands"][0].startswith(
         f"python train_ssl.py --dataset lmdb --datapath {tmp_path}/packed"
     )
@@ -219,7 +219,7 @@ def test_an_archive_is_checked_and_packed(photos, tmp_path):
 def test_a_validation_split_is_packed_too(photos, tmp_path):
     pytest.importorskip("lmdb")
     write(photos / "test" / "cat" / "0.png", seed=90)
-    packed = packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
+    packed = packing.run(Pack(str(photos), output_dir=str(tmp_path / "packed")))
     assert packed["images"] == {"train": 9, "test": 1, "val": 5}
     lmdb = source("lmdb")
     assert lmdb.has_validation(tmp_path / "packed")
@@ -232,7 +232,7 @@ def test_a_validation_split_is_packed_too(photos, tmp_path):
 def test_a_damaged_image_is_left_out_of_a_pack_and_named(photos, tmp_path, capsys):
     pytest.importorskip("lmdb")
     (photos / "train" / "cat" / "1.png").write_bytes(b"no image")
-    packed = packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
+    packed = packing.run(Pack(str(photos), output_dir=str(tmp_path / "packed")))
     assert packed["images"] == {"train": 8, "test": 5}
     assert "left out, not an image or damaged: cat/1.png" in capsys.readouterr().err
     again = check(tmp_path / "packed", workers=1)["train"]
@@ -244,7 +244,7 @@ def test_a_pack_of_nothing_but_damaged_images_is_refused(photos, tmp_path):
     for file in photos.rglob("*.png"):
         file.write_bytes(b"no image")
     with pytest.raises(ValueError, match="none of the 9 images"):
-        packing.run(Pack(str(photos), out=str(tmp_path / "packed")))
+        packing.run(Pack(str(photos), output_dir=str(tmp_path / "packed")))
     assert not [*(tmp_path / "packed").iterdir()]
 
 

@@ -51,8 +51,8 @@ def test_of_a_run_folder_it_is_said_what_is_scored_and_what_else_is_there(
 ):
     folder = trained[0]
     wanted = (
-        f"these are the weights of checkpoint.pt, after epoch 4; the run has also kept best.pt, which the validation "
-        f"images selected: --pretrained_weights {folder / 'best.pt'} scores it"
+        f"these are the weights of {folder / 'checkpoint.pt'}, after epoch 4; the run has also kept best.pt, which "
+        f"the validation images selected: --pretrained_weights {folder / 'best.pt'} takes it"
     )
     run(colours, tmp_path / "out", eval=True, pretrained_weights=str(folder))
     assert capsys.readouterr().err.count(wanted) == 1

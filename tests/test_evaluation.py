@@ -1,12 +1,16 @@
 """What a trained network sees: normalised images, resized where they have another side."""
 
+from collections import Counter
+
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
 from PIL import Image
 from timm.data.transforms_factory import transforms_imagenet_eval
 
-from multicrop.augment.evaluation import EvalTransform, crop_centre, resize_bilinear
+from multicrop.augment.evaluation import EvalTransform, resize
+from multicrop.datasets._convert import Conversion, Form, fitted
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(
@@ -22,13 +26,23 @@ def test_images_are_normalised():
     )
 
 
-def test_images_of_another_side_are_resized_as_pillow_does():
-    image = IMAGES[0].permute(1, 2, 0).numpy()
-    for side in (20, 64):
-        theirs = TF.pil_to_tensor(
-            Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR)
-        )
-        assert (resize_bilinear(IMAGES[:1], side)[0].int() - theirs.int()).abs().max() <= 1
+def pillow(image: torch.Tensor, side: int, fit: str) -> torch.Tensor:
+    """As image files of another shape become those of a data set."""
+    form = Form((side, side), False, Conversion(fit))
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.ascontiguousarray(fitted(picture, form, Counter())))
+
+
+@pytest.mark.parametrize("fit", ["crop", "squeeze", "pad"])
+@pytest.mark.parametrize("shape", [(200, 200), (150, 97), (40, 133), (20, 20), (9, 14)])
+def test_images_of_another_side_are_resized_as_files_are(shape, fit):
+    """Larger and smaller ones, in every way of bringing other shapes to a square."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    images = torch.randint(256, (2, 3, *shape), dtype=torch.uint8, generator=generator)
+    seen = resize(images, 32, fit)
+    for image, own in zip(images, seen, strict=True):
+        difference = (own.int() - pillow(image, 32, fit).int()).abs()
+        assert difference.max() <= 1 and difference.float().mean() < 0.3
 
 
 @pytest.mark.parametrize(("side", "share"), [(48, 0.875), (224 // 4, 0.9), (24, 1.0)])
@@ -37,11 +51,10 @@ def test_the_middle_is_what_pillow_makes_of_resize_and_centre_crop(side, share):
         side, crop_pct=share, interpolation="bicubic", normalize=False
     )
     theirs = torch.stack([transform(TF.to_pil_image(image)) for image in IMAGES])
-    assert (crop_centre(IMAGES, side, share).int() - theirs.int()).abs().max() <= 1
-    seen = EvalTransform(side, MEAN, STD, crop_pct=share)(IMAGES)
-    assert torch.allclose(
-        seen, TF.normalize(crop_centre(IMAGES, side, share) / 255, MEAN, STD), atol=1e-6
-    )
+    transform = EvalTransform(side, MEAN, STD, crop_pct=share)
+    seen = transform.resize(IMAGES)
+    assert (seen.int() - theirs.int()).abs().max() <= 1
+    assert torch.allclose(transform(IMAGES), TF.normalize(seen / 255, MEAN, STD), atol=1e-6)
 
 
 def test_images_of_the_size_are_seen_whole():

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def saved(folder: Path, options: dict, colours: Path, kind: str = "finetune", **
 
 def exported(model: Path, to: str, tmp_path: Path, **flags) -> dict:
     """What the command returns; the file or folder is its `out`."""
-    return export.run(recipe(Recipe, model=str(model), to=to, out=str(tmp_path / to), **flags))
+    return export.run(recipe(Recipe, model=str(model), to=to, output=str(tmp_path / to), **flags))
 
 
 def session(path: str) -> onnxruntime.InferenceSession:
@@ -121,26 +122,28 @@ def close(first: torch.Tensor, second: torch.Tensor) -> None:
 @torch.no_grad()
 def test_a_classifier_as_onnx(run, results):
     result = results["onnx"]
-    assert result["out"] == str(run / "model.onnx") and result["status"] == "finished"
+    assert result["output"] == str(run / "model.onnx") and result["status"] == "finished"
     assert result["max_difference"].keys() == {"random", "real"}
     assert max(result["max_difference"].values()) <= 1e-4
     assert (result["returns"], result["classes"]) == ("logits", 3)
     network = multicrop.load_classifier(run)
     for count in COUNTS:
         x = pixels(count, 3, SIZE, SIZE)
-        close(outputs(result["out"], x), network(multicrop.transform(network)(x)))
-    (given,) = session(result["out"]).get_inputs()
+        close(outputs(result["output"], x), network(multicrop.transform(network)(x)))
+    (given,) = session(result["output"]).get_inputs()
     assert given.shape == ["batch", 3, SIZE, SIZE] and given.type == "tensor(uint8)"
-    facts = {item.key: json.loads(item.value) for item in onnx.load(result["out"]).metadata_props}
+    facts = {
+        item.key: json.loads(item.value) for item in onnx.load(result["output"]).metadata_props
+    }
     assert facts["classes"] == CLASSES and facts["image_size"] == SIZE
     assert facts["mean"] == list(network.mean) and facts["std"] == list(network.std)
-    onnx.checker.check_model(result["out"])
+    onnx.checker.check_model(result["output"])
 
 
 @torch.no_grad()
 def test_a_classifier_as_a_program(run, results):
     said = {"multicrop.json": ""}
-    program = torch.export.load(results["torch"]["out"], extra_files=said).module()
+    program = torch.export.load(results["torch"]["output"], extra_files=said).module()
     facts = json.loads(said["multicrop.json"])
     assert facts["returns"] == "logits" and facts["input"]["type"] == "float32"
     assert facts["classes"] == CLASSES
@@ -172,8 +175,8 @@ def test_pixels_of_any_size_go_into_one_graph(run, tmp_path):
         seen = multicrop.transform(network)(x.permute(0, 3, 1, 2))
         expected = network(seen).softmax(1)
         # The graph does not round resized levels: half a level of 255 is what it may differ by.
-        torch.testing.assert_close(outputs(result["out"], x), expected, rtol=0, atol=2e-2)
-    close(outputs(result["out"], x).sum(1), torch.ones(5))
+        torch.testing.assert_close(outputs(result["output"], x), expected, rtol=0, atol=2e-2)
+    close(outputs(result["output"], x).sum(1), torch.ones(5))
 
 
 @torch.no_grad()
@@ -181,7 +184,7 @@ def test_a_program_takes_pixels_and_no_levels_that_are_floats(run, tmp_path):
     """Those would be divided by 255 a second time."""
     result = exported(run, "torch", tmp_path, input="uint8")
     network = multicrop.load_classifier(run)
-    program = torch.export.load(result["out"]).module()
+    program = torch.export.load(result["output"]).module()
     x = pixels(5, 3, SIZE, SIZE)
     assert torch.equal(program(x), network(multicrop.transform(network)(x)))
     with pytest.raises(RuntimeError, match=r"Expected: (Byte|unsigned char), Got: [fF]loat"):
@@ -197,16 +200,54 @@ def test_resizing_in_the_graph_is_that_of_the_evaluation(share):
     for height, width in ((48, 70), (24, 24), (11, 30)):
         x = pixels(2, 3, height, width)
         difference = (graph.resized(x.float()) - transform.resize(x)).abs()
-        assert difference.max() <= 1.001 and difference.mean() < 0.3
+        assert difference.max() <= 1.5 and difference.mean() < 0.4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fit", ["crop", "squeeze", "pad"])
+@pytest.mark.parametrize("size", [(200, 200), (170, 90), (20, 20)])
+def test_an_image_file_gives_the_same_logits_by_every_way_out(size, fit, colours, tmp_path):
+    """Larger than the network's, of another shape, and smaller: by predict, a graph, timm and multicrop.transform."""
+    path = saved(
+        tmp_path, {"arch": "vit", "num_layers": 1}, colours, fit=fit, channels=3, value_range={}
+    )
+    width, height = size
+    rough = np.random.default_rng(0).integers(0, 256, (height // 5, width // 5, 3), np.uint8)
+    picture = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
+    picture.save(tmp_path / "image.png")
+    x = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+    rows = tmp_path / "rows.jsonl"
+    flags = {"topk": 3, "calibrated": False, "precision": "fp32"}
+    multicrop.predict(path, tmp_path / "image.png", output=rows, **flags)
+    top = dict(json.loads(rows.read_text())["top"])
+    expected = torch.tensor([[top[name] for name in CLASSES]]).log()
+
+    network = multicrop.load_classifier(path)
+    found = {"transform": network(multicrop.transform(network)(x))}
+    graph = exported(path, "onnx", tmp_path, input="uint8", resize=True, images=0)["output"]
+    found["onnx"] = outputs(graph, x)
+    program = exported(path, "torch", tmp_path, input="uint8", resize=True, images=0)["output"]
+    found["torch"] = torch.export.load(program).module()(x)
+    folder = exported(path, "timm", tmp_path, images=0)["output"]
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    config = timm.data.resolve_model_data_config(model)
+    found["timm"] = model(timm.data.create_transform(**config)(picture)[None])
+    # timm rounds the longer side of a crop, and fills with the mean of the training images
+    timms = 0.4 if fit == "pad" else 0.02
+    tolerances = {"transform": 1e-3, "onnx": 3e-3, "torch": 3e-3, "timm": timms}
+    for name, logits in found.items():
+        difference = (logits.log_softmax(1) - expected).abs().max().item()
+        assert difference < tolerances[name], name
 
 
 @torch.no_grad()
 def test_a_pretrained_backbone_gives_features(pretrained, tmp_path):
     backbone, x = multicrop.load(pretrained), images(SIZE, batch=3)
-    result = multicrop.export(pretrained, to="torch", out=tmp_path / "features.pt2")
+    result = multicrop.export(pretrained, to="torch", output=tmp_path / "features.pt2")
     assert (result["returns"], result["classes"]) == ("features", 0)
-    assert torch.equal(torch.export.load(result["out"]).module()(x), backbone(x))
-    folder = exported(pretrained, "timm", tmp_path)["out"]
+    assert torch.equal(torch.export.load(result["output"]).module()(x), backbone(x))
+    folder = exported(pretrained, "timm", tmp_path)["output"]
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert model.num_classes == 0 and torch.equal(model(x), backbone(x))
 
@@ -225,11 +266,35 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_wrong_images_are_refused_with_what_is_expected(results, what):
     x, of_torch, of_onnx = WRONG[what]
-    program = torch.export.load(results["torch"]["out"]).module()
+    program = torch.export.load(results["torch"]["output"]).module()
     with pytest.raises((AssertionError, RuntimeError), match=of_torch):
         program(x.float() if x.dtype == torch.uint8 else x)
     with pytest.raises(InvalidArgument, match=of_onnx):
-        session(results["onnx"]["out"]).run(None, {"images": x.numpy()})
+        session(results["onnx"]["output"]).run(None, {"images": x.numpy()})
+
+
+def test_nothing_that_is_no_export_is_replaced(run, tmp_path):
+    """A run's own files least of all; an earlier export is."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/README.md").write_text("mine")
+    for to, out, words in (
+        ("onnx", folder / "checkpoint.pt", "is there already and is no export"),
+        ("torch", folder / "best.pt", "is there already and is no export"),
+        ("torch", folder / "recipe.yaml", "is there already and is no export"),
+        ("onnx", folder, "is a folder, and --to onnx writes a file"),
+        ("hf", folder, "is a run folder: give --output another name"),
+        ("timm", folder / "best.pt", "is a file, and --to timm writes a folder"),
+        ("hf", tmp_path / "notes", "holds a README.md that is of no export"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            multicrop.export(folder, to=to, output=out, images=0)
+    for to in ("onnx", "torch", "timm"):
+        for _ in range(2):
+            multicrop.export(folder, to=to, output=folder / f"new_{to}", images=0)
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 # timm and the Hub
@@ -239,7 +304,7 @@ def test_wrong_images_are_refused_with_what_is_expected(results, what):
 def test_a_folder_for_timm_has_classes_colours_and_size(run, results):
     result = results["timm"]
     network, x = multicrop.load_classifier(run), images(SIZE, batch=3)
-    folder = Path(result["out"])
+    folder = Path(result["output"])
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     names: dict = {}
     exec("\n".join(result["load"]), names)
@@ -264,7 +329,7 @@ def test_a_network_of_timm_is_timms_own_class_and_says_nothing_of_its_published_
 ):
     options = {"arch": "timm:resnet18", "image_size": 32}
     path = saved(tmp_path, options, colours, crop_pct=0.875)
-    folder = exported(path, "timm", tmp_path, images=0)["out"]
+    folder = exported(path, "timm", tmp_path, images=0)["output"]
     config = json.loads((Path(folder) / "config.json").read_text())
     assert config["architecture"] == "resnet18" and config["label_names"] == CLASSES
     cfg = config["pretrained_cfg"]
@@ -277,7 +342,7 @@ def test_a_network_of_timm_is_timms_own_class_and_says_nothing_of_its_published_
 
 
 def test_the_model_card_is_written_from_the_run(run, results, colours, tmp_path):
-    folder = results["hf"]["out"]
+    folder = results["hf"]["output"]
     assert {path.name for path in Path(folder).iterdir()} == {
         "README.md",
         "config.json",
@@ -304,12 +369,40 @@ def test_the_model_card_is_written_from_the_run(run, results, colours, tmp_path)
 @torch.no_grad()
 def test_the_card_of_the_selected_weights_has_their_accuracies(run, tmp_path):
     text = (
-        Path(exported(run / "best.pt", "hf", tmp_path, images=0)["out"]) / "README.md"
+        Path(exported(run / "best.pt", "hf", tmp_path, images=0)["output"]) / "README.md"
     ).read_text()
     last = rows_of(run)[-1]
     assert f"| top-1 accuracy | test | {last['selected_test_top1']:.2f} |" in text
     assert f"| top-1 accuracy | validation | {last['selected_val_top1']:.2f} |" in text
     assert "the test images took no part" in text
+
+
+def test_a_finetuned_run_keeps_its_line_of_ancestry_and_the_card_shows_it(
+    pretrained, colours, tmp_path
+):
+    settings = {"datapath": colours, "ra": 1, "batch_size": 12, "device": "cpu", "val_fraction": 0}
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    multicrop.finetune(pretrained_weights=pretrained, epochs=1, output_dir=first, **settings)
+    again = {"pretrained_weights": first, "epochs": 2, "output_dir": second, **settings}
+    multicrop.finetune(max_steps=1, **again)
+    multicrop.finetune(**again)  # resumed
+    ancestry = checkpoint.load(second / "checkpoint.pt").metadata.ancestry
+    assert [(line["weights"], line["kind"]) for line in ancestry] == [
+        (str(pretrained), "ssl"),
+        (str(first), "finetune"),
+    ]
+    assert ancestry[1]["dataset"] == "image_folder" and ancestry[1]["epoch"] == 1
+    multicrop.pretrain(
+        dataset="image_folder", datapath=colours, pretrained_weights=second, max_steps=1, epochs=1, device="cpu",
+        batch_size_per_gpu=4, local_crops_number=1, recipe="published", output_dir=third, knn_freq=0,
+    )  # fmt: skip
+    onward = checkpoint.load(third / "checkpoint.pt").metadata.ancestry
+    assert [line["weights"] for line in onward] == [str(pretrained), str(first), str(second)]
+    out = exported(second, "hf", tmp_path / "card", images=0)["output"]
+    assert (
+        f"It started from the weights `first` (trained with labels, data set `image_folder`, epoch 1), these from the "
+        f"weights `{pretrained.name}` (pretrained without labels, data set `image_folder`, epoch 1)."
+    ) in (Path(out) / "README.md").read_text()
 
 
 def test_the_command_of_a_card_makes_the_run_again(
@@ -320,7 +413,7 @@ def test_the_command_of_a_card_makes_the_run_again(
         pretrained_weights=pretrained, datapath=colours, epochs=1, ra=1, batch_size=12, device="cpu",
         output_dir=tmp_path / "first run",
     )  # fmt: skip
-    out = exported(tmp_path / "first run", "hf", tmp_path / "card", images=0)["out"]
+    out = exported(tmp_path / "first run", "hf", tmp_path / "card", images=0)["output"]
     (command,) = re.findall(r"```bash\n(.*?)\n```", (Path(out) / "README.md").read_text())
     assert str(colours) not in command and str(pretrained.parent) not in command
     program, name, *words = shlex.split(command)
@@ -355,7 +448,7 @@ def test_the_command_of_a_pretraining_takes_no_automatic_values(colours, tmp_pat
 
 
 def test_a_card_without_a_licence_says_so(pretrained, tmp_path):
-    folder = exported(pretrained, "hf", tmp_path, images=0)["out"]
+    folder = exported(pretrained, "hf", tmp_path, images=0)["output"]
     text = (Path(folder) / "README.md").read_text()
     assert ModelCard(text).data.license == "other" and "None is stated" in text
     assert "None of these weights is written down" in text  # it has no metrics.jsonl

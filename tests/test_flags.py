@@ -9,8 +9,9 @@ import torch
 import yaml
 from conftest import ROOT, recipe
 
+from multicrop import cli
 from multicrop.config import finetune, knn, pretrain
-from multicrop.config.flags import changed_flags, flag_types, from_flags, to_flags
+from multicrop.config.flags import aliases, changed_flags, flag_types, from_flags, to_flags
 
 COMMANDS = sorted(path.stem for path in (ROOT / "commands").glob("[!_]*.py"))
 NEEDED = {  # what has no default, or must be said
@@ -21,7 +22,7 @@ NEEDED = {  # what has no default, or must be said
     "knn": {"arch": "vit"},
     "labels": {"model": "runs/ssl"},
     "linear": {"model": "runs/ssl"},
-    "pack": {"path": "photos", "out": "packed"},
+    "pack": {"path": "photos", "output_dir": "packed"},
     "predict": {"model": "runs/ft", "images": ["photos"]},
     "robustness": {"model": "runs/finetune"},
     "visualise": {"run": "runs/ssl"},
@@ -179,3 +180,41 @@ def test_a_wrong_value_names_its_flag(command, values, message):
     with pytest.raises(ValueError) as error:
         recipe(recipe_of(command), **NEEDED.get(command, {}) | values)
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_one_spelling_of_a_flag_for_one_meaning(command):
+    """As CONTRIBUTING.md has it; what else people type is an alias."""
+    recipe_type = import_module(f"multicrop.config.{command}").Recipe
+    names = set(flag_types(recipe_type))
+    written = {name for name in names if name.startswith(("out", "dest", "to_"))}
+    assert written <= {"output", "output_dir", "out_dim"}
+    batches = {name for name in names if "batch" in name}
+    assert batches <= {"batch_size", "batch_size_per_gpu", "lr_batch"}
+    learns_with_all = "lr_batch" in names or command == "labels"
+    if "batch_size" in batches and not learns_with_all:
+        assert "batch_size_per_gpu" in {*batches, *aliases(recipe_type)}
+    assert not names & aliases(recipe_type).keys()
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "own"),
+    [
+        ("export", ["runs/ft", "--to", "onnx", "--out", "a.onnx"], "--output"),
+        ("pack", ["photos", "--out=packed"], "--output_dir"),
+        ("precompute", ["--output", "features"], "--output_dir"),
+        ("predict", ["runs/ft", "photos", "--batch-size-per-gpu", "8"], "--batch_size"),
+        ("knn", ["runs/ssl", "--batch_size_per_gpu", "8"], "--batch_size"),
+    ],
+)
+def test_another_spelling_is_the_same_flag(command, words, own, tmp_path):
+    recipe_type = import_module(f"multicrop.config.{command}").Recipe
+    flag = next(word for word in words if word.startswith("--") and word != "--to")
+    plain = [word.replace(flag.partition("=")[0], own) for word in words]
+    assert cli.parse(recipe_type, words) == cli.parse(recipe_type, plain)
+    name, value = flag.partition("=")[0].lstrip("-").replace("-", "_"), plain[-1].rpartition("=")[2]
+    (tmp_path / "recipe.yaml").write_text(f"{name}: {value}\n")
+    kept = words[: words.index(flag)]
+    assert cli.parse(recipe_type, [*kept, "--recipe", str(tmp_path / "recipe.yaml")]) == cli.parse(
+        recipe_type, plain
+    )

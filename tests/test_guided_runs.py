@@ -157,7 +157,9 @@ def features(colours, teacher, tmp_path_factory):
     """The teacher's maps of all training images."""
     folder = tmp_path_factory.mktemp("features")
     stored = precompute.run(
-        recipe(Stored, teacher=teacher, datapath=str(colours), output=str(folder), dtype="float32")
+        recipe(
+            Stored, teacher=teacher, datapath=str(colours), output_dir=str(folder), dtype="float32"
+        )
     )
     assert stored["status"] == "finished" and stored["images"] == 60
     return str(folder)

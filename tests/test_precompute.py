@@ -60,7 +60,7 @@ def teacher(tmp_path):
 
 def run(teacher, output, **values) -> dict:
     values = {"dtype": "float32", "device": "cpu", "batch_size": 16, **values}
-    return precompute.run(recipe(Recipe, teacher=str(teacher), output=str(output), **values))
+    return precompute.run(recipe(Recipe, teacher=str(teacher), output_dir=str(output), **values))
 
 
 def data() -> tuple[dict, torch.Tensor]:
@@ -113,7 +113,7 @@ def test_batch_statistics_are_those_of_each_batch(teacher, tmp_path):
         torch.testing.assert_close(
             features.arrays["s2"][rows], batch(images[rows]).maps[0], rtol=0, atol=1e-5
         )
-    with pytest.raises(ValueError, match=r"batches of 16 \(here 10\): choose another --output"):
+    with pytest.raises(ValueError, match=r"batches of 16 \(here 10\): choose another --output_dir"):
         run(
             teacher, tmp_path / "features", teacher_bn="batch", guide_teacher=("s2",), batch_size=10
         )
@@ -198,7 +198,7 @@ def test_no_teacher(tmp_path):
 
 def test_a_recipe_and_exit_codes(teacher, tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text(
-        f"teacher: {teacher}\noutput: {tmp_path / 'features'}\nguide_teacher: [s2, s3]\n"
+        f"teacher: {teacher}\noutput_dir: {tmp_path / 'features'}\nguide_teacher: [s2, s3]\n"
     )
     flags = ["--recipe", str(tmp_path / "recipe.yaml"), "--device", "cpu"]
     with pytest.raises(SystemExit) as stop:
@@ -214,7 +214,7 @@ def test_a_recipe_and_exit_codes(teacher, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_as_a_command(tmp_path):
-    stopped = launch("precompute", "--output", tmp_path / "features")
+    stopped = launch("precompute", "--output_dir", tmp_path / "features")
     assert stopped.returncode == 2 and stopped.stderr.startswith(
         "error: no teacher whose maps to store"
     )

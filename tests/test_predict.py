@@ -20,6 +20,7 @@ from multicrop.commands import _image_stream, predict
 from multicrop.config.predict import Recipe
 from multicrop.datasets import image_folder
 from multicrop.datasets._images import LoadOptions
+from multicrop.datasets._tree import Node
 from multicrop.registry import backbone
 from multicrop.supervised.classifier import Classifier
 
@@ -287,6 +288,40 @@ def test_a_table_has_a_row_for_each_of_its_rows_by_their_names(model, photos, tm
     assert [row["file"] for row in rows] == ["4", "nowhere", "0", "4"]
     assert rows[0]["probability"] == rows[3]["probability"] != ""
     assert rows[1]["error"] == "No such file or directory"
+
+
+@pytest.mark.parametrize("dataset", ["image_folder", "table"])
+def test_a_class_that_the_training_set_lacks_is_predicted(model, photos, tmp_path, capsys, dataset):
+    """No label is needed; what the labels are is kept for embed."""
+    names = {"train": ["a/0.png", "b/3.png"], "test": ["a/1.png", "b/4.png", "odd/2.png"]}
+    rows = ["file,label,split"]
+    for split, files in names.items():
+        for name in files:
+            (tmp_path / "set" / split / name).parent.mkdir(parents=True, exist_ok=True)
+            source = photos / ("a/2.png" if "odd" in name else name)
+            shutil.copy(source, tmp_path / "set" / split / name)
+            rows.append(f"{split}/{name},{name.split('/')[0]},{split}")
+    if dataset == "table":
+        (tmp_path / "set/labels.csv").write_text("\n".join(rows))
+    data = {"dataset": dataset, "datapath": str(tmp_path / "set")}
+    assert run(model, **data, output=tmp_path / "rows.csv")["images"] == 3
+    read = [row["file"] for row in table(tmp_path / "rows.csv") if not row["error"]]
+    assert [name[-9:] for name in read] == ["t/a/1.png", "t/b/4.png", "odd/2.png"]
+    said = capsys.readouterr().err
+    assert said.count("that the training split does not have: read all the same") == 1
+    multicrop.embed(model, output=tmp_path / "rows.npz", device="cpu", workers=1, **data)
+    stored = np.load(tmp_path / "rows.npz")
+    assert [stored["classes"][label] for label in stored["labels"]] == ["a", "b", "odd"]
+
+
+def test_folders_are_walked_once(model, photos, tmp_path, monkeypatch):
+    walked = []
+    scan = Node._scan
+    monkeypatch.setattr(
+        Node, "_scan", lambda node, folder: walked.append(folder) or scan(node, folder)
+    )
+    run(model, photos, output=tmp_path / "rows.csv")
+    assert sorted(walked) == [photos, photos / "a", photos / "b"]
 
 
 def test_a_data_set_is_named_and_its_images_need_be_no_files(model, colours, tmp_path):

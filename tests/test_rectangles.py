@@ -281,7 +281,7 @@ def test_weights_go_to_another_shape(pretrained, strips, tmp_path):
 
 
 def test_a_teachers_maps_of_rectangles(finetuned, strips, tmp_path):
-    teacher = {"teacher": str(finetuned[0]), "output": str(tmp_path / "maps"), "device": "cpu"}
+    teacher = {"teacher": str(finetuned[0]), "output_dir": str(tmp_path / "maps"), "device": "cpu"}
     result = precompute.run(recipe(Storing, **teacher))
     assert list(result["maps"].values()) == [[16, 4, 8]]
     plain = {

@@ -17,6 +17,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.robustness import Recipe
 from multicrop.datasets import shapes
 from multicrop.pictures.robustness import draw_robustness
+from multicrop.probes.calibration import calibration
 from multicrop.registry import backbone
 from multicrop.supervised.classifier import Classifier
 
@@ -96,6 +97,22 @@ def test_errors_are_those_on_corrupted_test_images(model, tmp_path, capsys):
     assert words[:5] == ["error", "severity", "clean", "fog", "jpeg_compression"]
 
 
+def test_calibration_is_measured_with_the_checkpoints_temperature_too(model, tmp_path, capsys):
+    plain = run(model)
+    assert plain["temperature"] is None and "calibrated_ece" not in plain["clean"]
+    assert "ECE/T" not in capsys.readouterr().err
+    fit = {"temperature": 2.5, "images": 50, "nll": 1.0, "nll_before": 1.1}
+    result = run(save(tmp_path / "fitted.pt", calibration={"model": fit}))
+    assert (result["temperature"], result["clean"]["ece"]) == (2.5, plain["clean"]["ece"])
+    test = shapes.load("", "test")
+    with torch.no_grad():
+        logits = network().eval()(EvalTransform(32, tuple(MEAN), tuple(STD))(test.pixels))
+    for name, value in calibration(logits / 2.5, test.labels).to_dict().items():
+        assert result["clean"][f"calibrated_{name}"] == pytest.approx(value, abs=1e-3)
+    assert result["mean"]["calibrated_ece"] != result["mean"]["ece"]
+    assert "ECE/T" in capsys.readouterr().err
+
+
 def test_clean_accuracy_is_that_of_finetune_eval(model):
     evaluated = finetune.run(
         recipe(Finetuning, pretrained_weights=str(model), eval=True, device="cpu")
@@ -168,7 +185,10 @@ def test_which_file_is_measured_and_that_a_result_is_replaced_are_said(model, tm
     (tmp_path / "best.pt").write_bytes(model.read_bytes())
     run(tmp_path)
     said = capsys.readouterr().err
-    assert f"checkpoint.pt of {tmp_path}, after epoch" in said and "is there already" not in said
+    assert (
+        f"weights of {tmp_path / 'checkpoint.pt'}, after epoch" in said
+        and "is there already" not in said
+    )
     run(tmp_path)
     assert f"{tmp_path / 'robustness.json'} is there already" in capsys.readouterr().err
 

@@ -164,7 +164,9 @@ def test_what_the_file_says_is_taken_where_it_is_not_given(tmp_path):
     assert (cfg["mean"], cfg["std"]) == (tuple(DATA["mean"]), tuple(DATA["std"]))
     seen = resolve_model_data_config(model)
     assert seen["input_size"] == (1, 16, 16) and seen["crop_pct"] == 1.0
-    assert seen["interpolation"] == "bilinear" and seen["mean"] == tuple(DATA["mean"])
+    assert (seen["interpolation"], seen["crop_mode"]) == ("bicubic", "center") and seen[
+        "mean"
+    ] == tuple(DATA["mean"])
     other = timm_model("multicrop_vit", path, img_size=24, overlay={"std": (1.0, 1.0, 1.0)})
     assert other.pretrained_cfg["std"] == (1.0, 1.0, 1.0) and other(images(24, 1)).shape == (2, 3)
 

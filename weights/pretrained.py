@@ -69,6 +69,10 @@ class Pretrained:
                     f"{self.path} was trained on other classes: its {own!r} is {other!r} in {dataset}"
                 )
 
+    def temperature(self, key: str = NETWORKS[0]) -> dict[str, Any] | None:
+        """What was fitted on validation images for the network that this key names, if it was."""
+        return self.metadata.calibration.get("model" if key in NETWORKS else key)
+
     def choose(self, network: nn.Module, adapt: Adapt | None) -> None:
         """Take what of a file of others has most names and shapes in common with a bare backbone."""
         if self.candidates:

@@ -87,7 +87,7 @@ class Writer:
         if header is None:
             header = {**expected, "done": 0, "batches": []}
         else:
-            check_header(self.folder, header, expected, "choose another --output")
+            check_header(self.folder, header, expected, "choose another --output_dir")
         self.header = header
         self._files: list[BinaryIO] = []
 

@@ -139,7 +139,7 @@ def test_without_names_it_is_the_published_mean_but_for_frost(model, capsys):
 def test_an_interrupted_measurement_goes_on(model, tmp_path, monkeypatch):
     whole = run(model)["corruptions"]
     with monkeypatch.context() as patch:
-        patch.setattr(robustness, "Interrupt", Stop)
+        patch.setattr(robustness, "stoppable", Stop)
         stopped = run(model)
     assert (stopped["status"], stopped["done"], stopped["missing"]) == ("interrupted", 2, 2)
     assert json.loads((tmp_path / "robustness.json").read_text())["corruptions"] == whole
@@ -172,7 +172,7 @@ class Stop:
 
 
 def test_of_other_weights_nothing_is_taken_which_is_said(model, monkeypatch, capsys):
-    monkeypatch.setattr(robustness, "Interrupt", Stop)
+    monkeypatch.setattr(robustness, "stoppable", Stop)
     assert run(model)["status"] == "interrupted"
     assert "begun again" not in capsys.readouterr().err
     save(model, model=network(seed=1).state_dict())

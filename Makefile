@@ -7,7 +7,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 ENVIRONMENT := source launch/_environment.sh dev;
 
-.PHONY: help setup test fast lint types demo docs
+.PHONY: help setup test fast faults lint types demo docs
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test:  ## Everything that CI runs: lint, types and all tests
 
 fast:  ## The tests without the slow ones, on all cores
 	@$(ENVIRONMENT) "$$PYTHON" -m pytest -q -n auto --dist loadfile -m "not slow"
+
+faults:  ## Damaged files and random kills, in full: 20 minutes
+	@$(ENVIRONMENT) MULTICROP_FAULTS=100 MULTICROP_KILL_SECONDS=600 "$$PYTHON" -m pytest -q tests/faults
 
 lint:  ## Check style and format, change nothing
 	@$(ENVIRONMENT) "$$PYTHON" -m ruff check . && "$$PYTHON" -m ruff format --check .

@@ -44,7 +44,9 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( share > 0 ? share : 1 ))}
 # processes (each leads a group of its own), and one that ends with 75, "resume me", ends well for torchrun and leaves a mark.
 NOTES=$(mktemp -d)
 trap 'rm -rf "$NOTES"' EXIT
-PROCESS='echo $$ > "$NOTES/process.$LOCAL_RANK"
+# What processes left that were ended for a restart does not count.
+PROCESS='rm -f "$NOTES/resume_me" "$NOTES/mend_me"
+         echo $$ > "$NOTES/process.$LOCAL_RANK"
          trap : TERM INT USR1 HUP
          code=0; "$@" || code=$?
          [ $code != 75 ] || { touch "$NOTES/resume_me"; exit 0; }

@@ -1,0 +1,85 @@
+"""Ranks that are killed at random: under launch/torchrun.sh the run goes on by itself and ends bit-equal."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, same
+from PIL import Image
+
+from multicrop.engine import checkpoint
+
+SECONDS = float(
+    os.environ.get("MULTICROP_KILL_SECONDS", 15)
+)  # of kills; `make faults` has ten minutes
+STEPS = 40
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("bash") is None or not Path("/proc").is_dir(), reason="needs bash and /proc"
+)
+
+
+def command(images: Path, folder: Path, steps: int) -> list[str]:
+    words = f"""train_ssl.py --device cpu --dataset images --arch vit --image_size 16 --embed_dim 16 --num_layers 2
+        --num_heads 2 --out_dim 32 --local_crops_number 2 --batch_size_per_gpu 4 --epochs {steps} --warmup_epochs 1
+        --warmup_teacher_temp_epochs 1 --knn_freq 0 --save_steps 1 --log_freq 3"""
+    paths = ["--datapath", str(images), "--output_dir", str(folder)]
+    return [str(ROOT / "launch" / "torchrun.sh"), *words.split(), *paths]
+
+
+def ranks_of(folder: Path) -> list[int]:
+    """The processes that train in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it has ended meanwhile
+        is_rank = words[0].endswith(sys.executable.encode()) and str(folder).encode() in words
+        if (
+            is_rank
+            and b"train_ssl.py" in b" ".join(words)
+            and b"torch.distributed.run" not in words
+        ):
+            found.append(int(process.name))
+    return found
+
+
+@pytest.mark.slow
+def test_random_kills_end_bit_equal(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    numbers = np.random.default_rng(0)
+    for index in range(16):
+        pixels = numbers.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(images / f"{index}.png")
+    environment = {**os.environ, "PYTHON": sys.executable, "NPROC": "2", "OMP_NUM_THREADS": "1"}
+    environment |= {"RESTARTS": "1000", "CUDA_VISIBLE_DEVICES": ""}
+    steps = round(STEPS * max(1, SECONDS / 15))
+
+    def start(folder: Path) -> subprocess.Popen:
+        with open(tmp_path / f"{folder.name}.log", "wb") as log:
+            return subprocess.Popen(
+                command(images, folder, steps), env=environment, stdout=log, stderr=log
+            )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait(timeout=600) == 0
+    process, chance, kills = start(killed), random.Random(0), 0
+    end = time.monotonic() + SECONDS
+    while process.poll() is None and time.monotonic() < end:
+        time.sleep(chance.uniform(0.5, 8))
+        ranks = ranks_of(killed)
+        if ranks:
+            os.kill(chance.choice(ranks), signal.SIGKILL)
+            kills += 1
+    assert process.wait(timeout=900) == 0, (tmp_path / "killed.log").read_text()[-3000:]
+    assert kills > 0
+    same(*(checkpoint.load(folder / "checkpoint.pt").state for folder in (whole, killed)))

@@ -25,13 +25,18 @@ _host: dist.ProcessGroup | None = (
 )
 
 
-def start(device: str = "auto") -> torch.device:
-    """Join the process group that torchrun describes (NCCL on CUDA, else gloo), if any; this rank's device."""
+def start(device: str = "auto", group_of_one: bool = False) -> torch.device:
+    """Join the process group that torchrun describes (NCCL on CUDA, else gloo), if any; this rank's device.
+
+    group_of_one: also where torchrun has started one process alone, which needs no group.
+    """
     global _host
     chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    wants_group = group_of_one and "WORLD_SIZE" in os.environ
+    if (not alone or wants_group) and not dist.is_initialized():
         backend, device_id = "gloo", None
         if chosen.type == "cuda":
             backend, device_id = "nccl", chosen

@@ -1,0 +1,248 @@
+"""The loop of gpu_report: the rows that are not there yet, the processes that measure them, the file that keeps them."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import torch
+
+from benchmarks import _gpu_needs
+from benchmarks._gpu_parts import PARTS, Work, limited, missing_data, works
+from benchmarks._gpu_table import markdown
+from benchmarks._limited import Ended, follow
+from benchmarks._machine import machine
+from multicrop.config.checks import POSITIVE, check_values
+from multicrop.config.machine import Precision
+from multicrop.engine import ranks
+from multicrop.engine.files import atomic_write
+
+Part = Literal["tests", "step", "sdpa", "parity", "nccl", "resume", "crops", "recipe"]
+GRACE = 25.0  # seconds in which a run that is stopped saves its checkpoint
+LEAST = 20.0  # seconds left below which no process is started
+SAME = ("device", "torch", "cuda", "cards")  # of a machine: rows of two are not put into one file
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Measure all that one wants to know of a GPU; call it again until it is done."""
+
+    only: tuple[Part, ...] = ()
+    """Parts to measure (none: all, in the order above)."""
+    minutes: float = 9.5
+    """Longest for this call; the next one goes on."""
+    datapath: str = "data"
+    """Folder of CIFAR-10, for the part `recipe`."""
+    device: str = "cuda"
+    """cuda, or cpu for a rehearsal."""
+    tiny: bool = False
+    """Small sizes and few rows: a rehearsal, whose numbers mean nothing."""
+    precision: Precision = "auto"
+    """Of the part `recipe`, whose files say fp32."""
+    compile: bool = True
+    """torch.compile the networks of the part `recipe`."""
+    again: Literal["none", "failed", "all"] = "none"
+    """Measure anew what is there of these parts: what failed or took too long, or all. What the part `recipe` has
+    trained stays in --runs."""
+    runs: str = "runs/gpu_report"
+    """Run folders of the part `recipe`."""
+    out: str = "benchmarks/results/gpu"
+    """OUT.json holds the rows, OUT.md the tables."""
+
+    def __post_init__(self):
+        check_values(self, POSITIVE, "minutes")
+
+
+def report(r: Recipe, began: float) -> dict:
+    """Measure what is not there yet until the time is over. began: on the clock of time.monotonic()."""
+    device = ranks.start(r.device)
+    deadline = began + 60 * r.minutes
+    file = ReportFile(r, device)
+    lacking = _lacking(r)
+    for part, why in lacking.items():
+        ranks.log(f"left out: {part}: {why}")
+    parts = [part for part in PARTS if part in (r.only or PARTS)]
+    file.forget(parts, r.again)
+    planned = {part: works(r, part, device) for part in parts if part not in lacking}
+    with _sigterm_interrupts():
+        try:
+            for part, found in planned.items():
+                for work in found:
+                    measure(part, limited(work, 60 * r.minutes), file, deadline)
+        except KeyboardInterrupt:
+            ranks.log("stopped; the same command goes on")
+    rows = [(part, row) for part, found in planned.items() for work in found for row in work.rows]
+    left = [f"{part}: {row}" for part, row in rows if not file.has(part, row)]
+    failed = [f"{part}: {row}" for part, row in rows if "failed" in file.row(part, row)]
+    if left:
+        ranks.log(f"{len(left)} of {len(rows)} rows are left; the same command goes on")
+    return {
+        "status": "interrupted" if left else "finished",
+        "rows": len(rows),
+        "left": len(left),
+        "failed": failed,
+        "left_out": lacking,
+        "results": str(file.path),
+    }
+
+
+def _lacking(r: Recipe) -> dict[str, str]:
+    """Parts that cannot run here, and why."""
+    packages = _gpu_needs.missing_packages()
+    found = {}
+    if "pytest" in packages:
+        found["tests"] = "pytest is not installed"
+    data = missing_data(r)
+    if data:
+        found["recipe"] = data
+    return {part: why for part, why in found.items() if not r.only or part in r.only}
+
+
+def measure(part: str, work: Work, file: "ReportFile", deadline: float) -> None:
+    """The rows of one process that are not there yet; again without the first that stops it."""
+    while True:
+        rows = tuple(row for row in work.rows if not file.has(part, row))
+        grace = GRACE if work.goes_on else 3.0
+        left = deadline - time.monotonic() - grace
+        if not rows or left < LEAST:
+            return
+        if work.after and not file.has(part, work.after):
+            ranks.log(f"{part}: {rows[0]} waits for {work.after}")
+            return
+        ranks.log(f"{part}: {', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}")
+        ended = follow(
+            work.words(rows),
+            lambda line: file.take(part, rows[0], line, work.goes_on),  # noqa: B023
+            line_seconds=work.seconds,
+            seconds=left,
+            grace=grace,
+        )
+        missing = [row for row in rows if not file.has(part, row)]
+        if ended.why == "time" or not missing:
+            return
+        if work.goes_on and ended.code == 75:
+            return
+        file.add(part, missing[0], _why_not(ended, work))
+
+
+def _why_not(ended: Ended, work: Work) -> dict[str, str]:
+    if ended.why == "line":
+        return {"unmeasured": f"more than {work.seconds:.0f} s"}
+    said = ended.messages.splitlines() or ["it said nothing"]
+    return {"failed": f"exit code {ended.code}: {said[-1]}"}
+
+
+class ReportFile:
+    """OUT.json and OUT.md, written anew with each row. ValueError where OUT.json is of another machine or size."""
+
+    def __init__(self, r: Recipe, device: torch.device):
+        self.path = Path(f"{r.out}.json")
+        about = {"rehearsal": r.tiny, "machine": machine_of(device)}
+        self.content: dict[str, Any] = {"what": "GPU report", **about, "parts": {}}
+        if self.path.exists():
+            self.content = json.loads(self.path.read_text())
+            _check_same(self.path, self.content, about)
+
+    def row(self, part: str, row: str) -> dict:
+        return self.content["parts"].get(part, {}).get(row, {})
+
+    def has(self, part: str, row: str) -> bool:
+        """Whether nothing is left to do for it."""
+        found = self.row(part, row)
+        return bool(found) and found.get("status") not in ("interrupted", "stopped")
+
+    def take(self, part: str, first: str, line: str, adds_up: bool) -> None:
+        """A line that a process printed: where it is a JSON object a row, `first` unless it says which."""
+        try:
+            found = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(found, dict) and "measured" not in found:
+            name = found.pop("row", first)
+            if adds_up:  # its seconds are those of this call
+                before = self.row(part, name)
+                for total, value in (
+                    ("calls", 1),
+                    ("seconds_of_all_calls", found.get("seconds", 0)),
+                ):
+                    found[total] = round(before.get(total, 0) + value, 1)
+            self.add(part, name, found)
+
+    def add(self, part: str, row: str, found: dict) -> None:
+        """Store a row."""
+        about = {"when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "revision": revision()}
+        self.content["parts"].setdefault(part, {})[row] = {**found, **about}
+        problem = found.get("failed") or found.get("unmeasured")
+        ranks.log(f"  {row}: {problem or 'measured'}")
+        self.write()
+
+    def forget(self, parts: list[str], which: str) -> None:
+        """Take rows out, so that they are measured again."""
+        for part in parts:
+            rows = self.content["parts"].get(part, {})
+            bad = {row for row, found in rows.items() if {"failed", "unmeasured"} & found.keys()}
+            gone = {"none": set(), "failed": bad, "all": set(rows)}[which]
+            self.content["parts"][part] = {
+                row: found for row, found in rows.items() if row not in gone
+            }
+
+    def write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path) as file:
+            file.write((json.dumps(self.content, indent=1) + "\n").encode())
+        self.path.with_suffix(".md").write_text(markdown(self.content))
+
+
+def _check_same(path: Path, found: dict, about: dict) -> None:
+    machines = [{name: each["machine"].get(name) for name in SAME} for each in (found, about)]
+    if found.get("what") != "GPU report" or found["rehearsal"] != about["rehearsal"]:
+        raise ValueError(f"{path} holds something else, or a rehearsal: give another --out")
+    if machines[0] != machines[1]:
+        raise ValueError(
+            f"{path} was measured on {machines[0]}, not on {machines[1]}: give another --out"
+        )
+
+
+def machine_of(device: torch.device) -> dict:
+    """What a reader needs to judge the numbers, of the cards, too."""
+    found = machine(device)
+    if device.type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        found |= {
+            "cards": torch.cuda.device_count(),
+            "memory_gb": round(card.total_memory / 1e9, 1),
+            "multiprocessors": card.multi_processor_count,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return found
+
+
+def revision() -> str | None:
+    """The commit that was measured, where this is a checkout; with a + where files differ from it."""
+    words = ["git", "describe", "--always", "--dirty=+"]
+    try:
+        ended = subprocess.run(words, cwd=_gpu_needs.ROOT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return ended.stdout.strip() or None
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM ends the process that measures, too."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

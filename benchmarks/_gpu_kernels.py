@@ -64,7 +64,8 @@ def attention(row: str, device: torch.device, tiny: bool) -> dict:
         def once() -> None:
             attend(*inputs).sum().backward()
 
-        once(), once()
+        for _ in range(2):
+            once()
         taken = []
         for _ in range(repeats):
             start = now(device)

@@ -15,10 +15,11 @@ from benchmarks.backbones import Recipe as Backbones
 from multicrop import cli, registry
 from multicrop.engine.precision import set_tf32
 
-LIMITS = {
-    "fp32": 1e-3,
-    "bf16": 0.1,
-}  # above these a row says so: 20 times what rounding gives a deep network
+WHAT = ("features", "gradients")
+FP32_LIMIT = 1e-3
+# bf16 itself is far from fp32 in some networks (descriptors, more than 1), so it is held against the CPU's own bf16:
+# a device may be so many times as far, and anything below the second number is rounding
+BF16_TIMES, BF16_LIMIT = 3.0, 0.05
 IMAGE_SIZE = 32
 
 
@@ -30,23 +31,27 @@ def names() -> tuple[str, ...]:
 
 
 def measure(row: str, device: torch.device, tiny: bool) -> dict:
-    """Relative differences in fp32 and under bf16's autocast; drop rates are 0 in evaluation mode, gradients flow."""
+    """Differences from the CPU's fp32: of the device's fp32, of its bf16 by autocast, and of the CPU's bf16."""
     torch.manual_seed(0)
-    model = registry.backbone(row, IMAGE_SIZE).eval()
+    model = registry.backbone(row, IMAGE_SIZE).eval()  # nothing is dropped, and gradients flow
     images = torch.randn(2 if tiny else 8, 3, IMAGE_SIZE, IMAGE_SIZE)
     if device.type == "cuda":
         set_tf32(False)
     expected = features_and_gradients(model, images)
+
+    def differences(where: torch.device, dtype: torch.dtype | None) -> list[float]:
+        theirs = features_and_gradients(copy.deepcopy(model).to(where), images.to(where), dtype)
+        return [difference(a, b) for a, b in zip(theirs, expected, strict=True)]
+
+    fp32 = differences(device, None)
+    bf16, bf16_cpu = (differences(where, torch.bfloat16) for where in (device, torch.device("cpu")))
     found: dict = {}
-    for precision, limit in LIMITS.items():
-        dtype = torch.bfloat16 if precision == "bf16" else None
-        theirs = copy.deepcopy(model).to(device)
-        values = features_and_gradients(theirs, images.to(device), dtype)
-        for what, a, b in zip(("features", "gradients"), values, expected, strict=True):
-            found[f"{precision}_{what}"] = difference(a, b)
-        found[f"{precision}_ok"] = all(
-            found[f"{precision}_{what}"] <= limit for what in ("features", "gradients")
-        )
+    for name, values in (("fp32", fp32), ("bf16", bf16), ("bf16_cpu", bf16_cpu)):
+        found |= {f"{name}_{what}": value for what, value in zip(WHAT, values, strict=True)}
+    found["fp32_ok"] = max(fp32) <= FP32_LIMIT
+    found["bf16_ok"] = all(
+        a <= max(BF16_LIMIT, BF16_TIMES * b) for a, b in zip(bf16, bf16_cpu, strict=True)
+    )
     return found
 
 

@@ -94,7 +94,7 @@ def _parity(r: "Recipe", device: torch.device) -> list[Work]:
 
 
 def _nccl(r: "Recipe", device: torch.device) -> list[Work]:
-    cards = torch.cuda.device_count() if device.type == "cuda" else 2
+    cards = max(1, torch.cuda.device_count()) if device.type == "cuda" else 2
 
     def ranks(count: int) -> Work:
         start = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
@@ -126,7 +126,7 @@ def _recipe(r: "Recipe", device: torch.device) -> list[Work]:
     """The published commands; what they have done is in their run folders."""
     ssl, finetune = f"{r.runs}/stage_one", f"{r.runs}/stage_two"
     if r.tiny:
-        small = ("--arch", "resnet8", "--dataset", "shapes", "--batch_size", "100")
+        small = ("--arch", "resnet8", "--dataset", "shapes", "--batch_size", "500")
         first: Words = (
             "train_ssl.py",
             "--recipe",

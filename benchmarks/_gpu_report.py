@@ -1,4 +1,4 @@
-"""The loop of gpu_report: the rows that are not there yet, the processes that measure them, the file that keeps them."""
+"""The loop of gpu_report: which rows are left, the processes that measure them, and the file that keeps them."""
 
 import json
 import signal
@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -16,14 +17,15 @@ import torch
 from benchmarks import _gpu_needs
 from benchmarks._gpu_parts import PARTS, Work, limited, missing_data, works
 from benchmarks._gpu_table import markdown
-from benchmarks._limited import Ended, follow
+from benchmarks._limited import ROOT, Ended, follow
 from benchmarks._machine import machine
-from multicrop.config.checks import POSITIVE, check_values
+from multicrop.config.checks import AT_LEAST_1, check_values
 from multicrop.config.machine import Precision
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
 
 Part = Literal["tests", "step", "sdpa", "parity", "nccl", "resume", "crops", "recipe"]
+WHAT = "GPU report"
 GRACE = 25.0  # seconds in which a run that is stopped saves its checkpoint
 LEAST = 20.0  # seconds left below which no process is started
 SAME = ("device", "torch", "cuda", "cards")  # of a machine: rows of two are not put into one file
@@ -56,7 +58,7 @@ class Recipe:
     """OUT.json holds the rows, OUT.md the tables."""
 
     def __post_init__(self):
-        check_values(self, POSITIVE, "minutes")
+        check_values(self, AT_LEAST_1, "minutes")
 
 
 def report(r: Recipe, began: float) -> dict:
@@ -64,10 +66,10 @@ def report(r: Recipe, began: float) -> dict:
     device = ranks.start(r.device)
     deadline = began + 60 * r.minutes
     file = ReportFile(r, device)
-    lacking = _lacking(r)
+    parts = [part for part in PARTS if part in (r.only or PARTS)]
+    lacking = {part: why for part in parts if (why := _lacks(r, part))}
     for part, why in lacking.items():
         ranks.log(f"left out: {part}: {why}")
-    parts = [part for part in PARTS if part in (r.only or PARTS)]
     file.forget(parts, r.again)
     planned = {part: works(r, part, device) for part in parts if part not in lacking}
     with _sigterm_interrupts():
@@ -92,16 +94,11 @@ def report(r: Recipe, began: float) -> dict:
     }
 
 
-def _lacking(r: Recipe) -> dict[str, str]:
-    """Parts that cannot run here, and why."""
-    packages = _gpu_needs.missing_packages()
-    found = {}
-    if "pytest" in packages:
-        found["tests"] = "pytest is not installed"
-    data = missing_data(r)
-    if data:
-        found["recipe"] = data
-    return {part: why for part, why in found.items() if not r.only or part in r.only}
+def _lacks(r: Recipe, part: str) -> str | None:
+    """Why a part cannot run here, if so."""
+    if part == "tests" and _gpu_needs.TESTS & _gpu_needs.missing_packages().keys():
+        return "pytest is not installed"
+    return missing_data(r) if part == "recipe" else None
 
 
 def measure(part: str, work: Work, file: "ReportFile", deadline: float) -> None:
@@ -142,11 +139,11 @@ class ReportFile:
     """OUT.json and OUT.md, written anew with each row. ValueError where OUT.json is of another machine or size."""
 
     def __init__(self, r: Recipe, device: torch.device):
-        self.path = Path(f"{r.out}.json")
+        self.path = Path(f"{r.out.removesuffix('.json')}.json")
         about = {"rehearsal": r.tiny, "machine": machine_of(device)}
-        self.content: dict[str, Any] = {"what": "GPU report", **about, "parts": {}}
+        self.content: dict[str, Any] = {"what": WHAT, **about, "parts": {}}
         if self.path.exists():
-            self.content = json.loads(self.path.read_text())
+            self.content = _read(self.path)
             _check_same(self.path, self.content, about)
 
     def row(self, part: str, row: str) -> dict:
@@ -163,7 +160,7 @@ class ReportFile:
             found = json.loads(line)
         except ValueError:
             return
-        if isinstance(found, dict) and "measured" not in found:
+        if isinstance(found, dict) and "rows_printed" not in found:  # how a stream of rows ends
             name = found.pop("row", first)
             if adds_up:  # its seconds are those of this call
                 before = self.row(part, name)
@@ -199,10 +196,23 @@ class ReportFile:
         self.path.with_suffix(".md").write_text(markdown(self.content))
 
 
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no JSON ({error}): move it away or give another --out"
+        ) from None
+    if not isinstance(content, dict) or content.get("what") != WHAT:
+        raise ValueError(f"{path} is no GPU report: give another --out")
+    return content
+
+
 def _check_same(path: Path, found: dict, about: dict) -> None:
     machines = [{name: each["machine"].get(name) for name in SAME} for each in (found, about)]
-    if found.get("what") != "GPU report" or found["rehearsal"] != about["rehearsal"]:
-        raise ValueError(f"{path} holds something else, or a rehearsal: give another --out")
+    if found["rehearsal"] != about["rehearsal"]:
+        held = "a rehearsal" if found["rehearsal"] else "no rehearsal"
+        raise ValueError(f"{path} holds {held}: give another --out")
     if machines[0] != machines[1]:
         raise ValueError(
             f"{path} was measured on {machines[0]}, not on {machines[1]}: give another --out"
@@ -224,14 +234,19 @@ def machine_of(device: torch.device) -> dict:
     return found
 
 
+@cache
 def revision() -> str | None:
-    """The commit that was measured, where this is a checkout; with a + where files differ from it."""
-    words = ["git", "describe", "--always", "--dirty=+"]
+    """The commit that is measured, where this is a checkout; with a + where files other than results differ from it."""
+
+    def git(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+
     try:
-        ended = subprocess.run(words, cwd=_gpu_needs.ROOT, capture_output=True, text=True)
+        commit = git("rev-parse", "--short", "HEAD").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD", "--", ".", ":!benchmarks/results").returncode
     except OSError:
         return None
-    return ended.stdout.strip() or None
+    return f"{commit}{'+' if changed else ''}" if commit else None
 
 
 @contextmanager

@@ -31,4 +31,4 @@ def stream(r: Recipe, measure: Callable[[str, torch.device, bool], dict]) -> dic
         except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
             found = {"failed": f"{type(error).__name__}: {first_line(error)}"}
         print(json.dumps({"row": row, **found}), flush=True)
-    return {"measured": len(r.rows)}
+    return {"rows_printed": len(r.rows)}

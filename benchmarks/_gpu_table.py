@@ -28,7 +28,8 @@ def _backend(name: str) -> Callable[[Row], Any]:
 
 
 def _word(name: str, good: str, bad: str) -> Callable[[Row], str]:
-    return lambda row: {True: good, False: f"**{bad}**"}.get(row.get(name), "")
+    words = {True: good, False: f"**{bad}**"}
+    return lambda row: words.get(row[name], "") if name in row else ""
 
 
 COLUMNS: dict[str, list[Column]] = {
@@ -49,8 +50,8 @@ COLUMNS: dict[str, list[Column]] = {
         *((name, _backend(name)) for name in ("plain", "torch's choice", *BACKENDS)),
     ],
     "parity": [
-        (f"{precision} {what}", _value(f"{precision}_{what}"))
-        for precision in ("fp32", "bf16")
+        (f"{precision.replace('_cpu', ' on the CPU')} {what}", _value(f"{precision}_{what}"))
+        for precision in ("fp32", "bf16", "bf16_cpu")
         for what in ("features", "gradients")
     ]
     + [("within the limits", lambda row: _within(row))],

@@ -14,6 +14,7 @@ from threading import Thread
 from typing import IO, Literal, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
+CLOSING = 15.0  # seconds for a process that has closed its standard output to end
 
 
 class Ended(NamedTuple):
@@ -47,11 +48,14 @@ def follow(
         lines: queue.Queue[str | None] = queue.Queue()
         reader = Thread(target=_read, args=(process.stdout, lines), daemon=True)
         reader.start()
+        why: Literal["itself", "line", "time"] = "time"
         try:
             why = _take_lines(lines, take, line_seconds, time.monotonic() + seconds)
         finally:
-            _end(process, grace)
+            _end(process, why == "itself", grace)
             reader.join(timeout=10)
+            if not reader.is_alive():  # else a process out of our reach holds the other end
+                process.stdout.close()
             while not lines.empty():  # what it printed at the end
                 line = lines.get()
                 if line is not None:
@@ -84,15 +88,14 @@ def _take_lines(
         take(line)
 
 
-def _end(process: "subprocess.Popen[str]", grace: float) -> None:
-    """Its standard output is closed, or it is late."""
-    if process.poll() is None:
+def _end(process: "subprocess.Popen[str]", closes: bool, grace: float) -> None:
+    """Its standard output is closed and it closes down, or it is late; what it has started ends in any case."""
+    try:
+        if not closes:
+            process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=1)  # it has said all and closes down
-    if process.poll() is None:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=grace)
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+            process.wait(timeout=CLOSING if closes else grace)
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

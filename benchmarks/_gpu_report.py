@@ -41,7 +41,7 @@ class Recipe:
     """Longest for this call; the next one goes on."""
     datapath: str = "data"
     """Folder of CIFAR-10, for the part `recipe`."""
-    device: str = "cuda"
+    device: Literal["cuda", "cpu"] = "cuda"
     """cuda, or cpu for a rehearsal."""
     tiny: bool = False
     """Small sizes and few rows: a rehearsal, whose numbers mean nothing."""
@@ -63,7 +63,9 @@ class Recipe:
 
 def report(r: Recipe, began: float) -> dict:
     """Measure what is not there yet until the time is over. began: on the clock of time.monotonic()."""
-    device = ranks.start(r.device)
+    device = torch.device(r.device)  # the cards are left to the processes that measure
+    if r.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("this torch sees no CUDA device; --device cpu --tiny is a rehearsal")
     deadline = began + 60 * r.minutes
     file = ReportFile(r, device)
     parts = [part for part in PARTS if part in (r.only or PARTS)]

@@ -206,6 +206,7 @@ def result(
 ) -> dict:
     medians = {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
     step = statistics.median(sum(row.values()) for row in rows)
+    memory = peak(device)  # before there are large matrices
     top = ceiling(device, cast)
     found = {
         "what": "pretraining step",
@@ -218,7 +219,7 @@ def result(
         "gflop_per_second": round(flops / step / 1e6, 1),
         "ceiling_gflop_per_second": round(top / 1e9, 1),
         "share_of_ceiling": round(flops / (step / 1000) / top, 3),
-        "peak_memory_mb": peak(device),
+        "peak_memory_mb": memory,
     }
     if ratios:
         found["straightforward"] = {

@@ -184,6 +184,12 @@ def test_a_part_without_its_package_or_its_images_is_left_out_with_the_reason(
     assert "there is no CIFAR-10 in" in left_out["recipe"]
 
 
+def test_without_a_gpu_one_line_says_so(settings, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="sees no CUDA device; --device cpu --tiny is a rehearsal"):
+        report(Recipe(), now())
+
+
 PROGRAMS = {
     "benchmarks._gpu_kernels": _gpu_rows.Recipe,
     "benchmarks._gpu_nccl": _gpu_nccl.Recipe,
@@ -307,21 +313,27 @@ def test_parts_without_rows_are_unmeasured_in_the_table():
 
 
 @pytest.mark.slow
-def test_a_rehearsal_measures_every_part_and_a_second_call_nothing(tmp_path):
-    words = ["--device", "cpu", "--tiny", "--compile", "false"]
-    words += ["--out", str(tmp_path / "gpu"), "--runs", str(tmp_path / "runs")]
-    code = f"import sys; sys.argv[1:] = {words!r}\nfrom benchmarks.gpu_report import main\nmain()"
-    results = []
-    for _ in range(2):
-        printed: list[str] = []
-        ended = follow(("-c", code), printed.append, line_seconds=None, seconds=590, grace=5)
-        assert ended.code == 0, ended.messages
-        results.append((json.loads(printed[-1]), (tmp_path / "gpu.json").read_text()))
-    assert results[0] == results[1]
-    assert results[0][0]["failed"] == [] and results[0][0]["left"] == 0
-    parts = json.loads(results[0][1])["parts"]
-    assert list(parts) == list(_gpu_parts.PARTS)
-    assert parts["resume"]["train_ssl resnet8"]["equal"]
-    assert all(row["mean_is_right"] for row in parts["nccl"].values())
-    assert parts["recipe"]["stage two"]["status"] == "finished"
-    assert "Unmeasured" not in (tmp_path / "gpu.md").read_text()
+@pytest.mark.parametrize("part", _gpu_parts.PARTS)
+def test_a_rehearsal_on_a_cpu_measures_every_row(part, tmp_path):
+    out = tmp_path / "gpu"
+    words = ["--device", "cpu", "--tiny", "--compile", "false", "--only", part]
+    words += ["--out", str(out), "--runs", str(tmp_path / "runs")]
+    printed: list[str] = []
+    words = ["-m", "benchmarks.gpu_report", *words]
+    ended = follow(words, printed.append, line_seconds=None, seconds=590, grace=5)
+    assert ended.code == 0, ended.messages
+    result = json.loads(printed[-1])
+    assert (result["failed"], result["left"], result["left_out"]) == ([], 0, {})
+    found = json.loads(out.with_suffix(".json").read_text())
+    rows = found["parts"][part]
+    assert len(rows) == result["rows"] and found["rehearsal"]
+    assert not any({"failed", "unmeasured"} & row.keys() for row in rows.values())
+    table = out.with_suffix(".md").read_text()
+    assert all(f"| {name} |" in table for name in rows) and "A rehearsal" in table
+    if part == "resume":
+        assert all(row["equal"] for row in rows.values())
+    if part == "nccl":
+        assert [row["processes"] for row in rows.values()] == [1, 2]
+        assert all(row["mean_is_right"] for row in rows.values())
+    if part == "recipe":
+        assert all(row["status"] == "finished" for row in rows.values())

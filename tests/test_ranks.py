@@ -48,6 +48,21 @@ def kinds(model: nn.Module) -> dict[str, int]:
     }
 
 
+def test_a_process_that_torchrun_starts_alone_has_a_group_only_where_one_is_asked_for(monkeypatch):
+    """By which NCCL can be tried on one card (benchmarks/_gpu_nccl.py)."""
+    begun = []
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: begun.append(backend))
+    monkeypatch.setattr(dist, "new_group", lambda **_: None)
+    monkeypatch.setattr(ranks, "_host", None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    ranks.start("cpu", group_of_one=True)  # not under torchrun
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    ranks.start("cpu")
+    assert begun == []
+    ranks.start("cpu", group_of_one=True)
+    assert begun == ["gloo"]
+
+
 def test_an_unknown_device_is_one_line():
     with pytest.raises(ValueError, match="'gpu' is not a device; try auto"):
         ranks.start("gpu")

@@ -189,10 +189,10 @@ def probe_images(
 
 
 def pretraining_batches(recipe: Pretraining, images: ImageSet, device: torch.device) -> Batches:
-    """The batches of stage one: their order is a function of (seed, epoch)."""
+    """The batches of stage one: their order is a function of (seed, epoch). With labels in joint training alone."""
     return Batches(
         images.pixels,
-        None,
+        images.labels if recipe.method.label_weight else None,
         recipe.optimisation.batch_size_per_gpu,
         seed=recipe.optimisation.seed,
         device=device,

@@ -32,6 +32,7 @@ class Crops(NamedTuple):
 
     globals: Tensor  # (G, B, C, H, W)
     locals: Tensor  # (L, B, C, h, w); L may be 0
+    labels: Tensor | None = None  # int64 (B,), where they are learned, too
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,9 @@ def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tu
 def eval_transform(metadata: Metadata, image_size: ImageSize, images: ImageSet) -> EvalTransform:
     """What a network sees of images."""
     mean, std = colours(metadata, images)
-    return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
+    data = metadata.data
+    resample = data.get("resample", "bicubic")
+    return EvalTransform(image_size, mean, std, crop_pct=data.get("crop_pct"), resample=resample)
 
 
 def load_options(data: DataSettings, source_size: ImageSize) -> LoadOptions:

@@ -53,6 +53,8 @@ class Evaluation:
             device,
             dtype,
         )
+        self.measured = 0
+        """Images of the latest accuracy: those that could be read."""
         self._temperatures: dict[str, Temperature | None] = {}
 
     @torch.no_grad()
@@ -71,8 +73,10 @@ class Evaluation:
         assert images.labels is not None
         if indices is None:
             indices = torch.arange(len(images))
-        logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
-        labels = images.labels[indices].to(logits.device)
+        settings = self.transform, self.device, self.dtype
+        logits, kept = shared_features(model, images, indices, *settings)
+        self.measured = len(kept)
+        labels = images.labels[kept].to(logits.device)
         if name in VALIDATION:
             self._temperatures[VALIDATION[name]] = fit_temperature(logits, labels)
         top1, top5 = accuracies(logits, labels)
@@ -178,7 +182,7 @@ def evaluate_file(
     numbers = evaluation.accuracy(model.to(device), "test", images, folder=folder)
     progress.step()
     ranks.log(f"{_shown(numbers, 'test')} of {path}")
-    result = {"status": "finished", "scored": words, "images": len(images), **numbers}
+    result = {"status": "finished", "scored": words, "images": evaluation.measured, **numbers}
     result |= {**progress.total(), "checkpoint": str(path)}
     result["output_dir"] = str(folder) if folder else None
     if folder:

@@ -52,7 +52,7 @@ def load_scored(recipe: Recipe, file: Pretrained) -> Scored:
     else:
         check_classes(file, listing.classes, torch.tensor(listing.labels), origin)
         with ranks.first_on_node():
-            images = image_set(listing, options, constants(file))
+            images = image_set(listing, options, constants(file), trains=False)
     images = with_classes_of(file, images, origin)
     counts = class_counts(images)
     classes = sum(count > 0 for count in counts.values())

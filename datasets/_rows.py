@@ -100,7 +100,8 @@ def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) ->
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(wanted, like(options, train), (train.mean, train.std))
+    constants = train.mean, train.std
+    return image_set(wanted, like(options, train), constants, trains=False)
 
 
 class Parts(NamedTuple):

@@ -15,7 +15,7 @@ from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
 from multicrop.commands._finetune_data import backbone_options, size_of
 from multicrop.commands._kept import BEST, say_which
-from multicrop.commands._networks import fill_backbone
+from multicrop.commands._networks import check_channels, fill_backbone
 from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
@@ -170,6 +170,7 @@ def evaluate_file(
     say_which(asked, file, "--pretrained_weights ")
     folder = make_folder(results_folder(recipe, path), states_output(recipe))
     channels = images.pixels.shape[1]
+    check_channels(file, channels)
     options = backbone_options(recipe, file.metadata.backbone, size_of(images), channels)
     backbone = registry.backbone(**options)
     model = Classifier(backbone, len(images.classes))

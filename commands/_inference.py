@@ -20,7 +20,7 @@ from multicrop.commands._image_stream import (
     with_labels,
 )
 from multicrop.commands._kept import say_which
-from multicrop.commands._networks import fill_backbone, network_options
+from multicrop.commands._networks import check_channels, fill_backbone, network_options
 from multicrop.config.inference import ImageSource, Network, Weights
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
@@ -83,10 +83,7 @@ def backbone_options(stated: Network, file: Pretrained) -> dict[str, Any]:
 
 def transform_for(network: Trained, stream: ImageStream) -> EvalTransform:
     """What the network sees of the images, as --eval and the k-NN probe show it. ValueError for other channels."""
-    if stream.shape[0] != network.channels:
-        raise ValueError(
-            f"{network.file.path} is for images of {network.channels} channels, and these have {stream.shape[0]}"
-        )
+    check_channels(network.file, stream.shape[0], own=network.channels)
     data = network.file.metadata.data
     if "mean" in data and "std" in data:
         mean, std = data["mean"], data["std"]

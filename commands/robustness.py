@@ -24,7 +24,7 @@ from multicrop.commands._data import (
 )
 from multicrop.commands._kept import say_which
 from multicrop.commands._measurements import Measured, Measurements
-from multicrop.commands._networks import backbone_of
+from multicrop.commands._networks import backbone_of, check_channels
 from multicrop.commands._result_parts import say_replaced
 from multicrop.commands._stopping import stoppable
 from multicrop.config.robustness import Recipe
@@ -140,10 +140,7 @@ def output_file(recipe: Recipe, file: Pretrained, name: str) -> Path:
 
 
 def build(file: Pretrained, images: ImageSet) -> nn.Module:
-    channels = images.pixels.shape[1]
-    own = file.metadata.backbone.get("in_channels", 3)
-    if own != channels:
-        raise ValueError(f"{file.path} is for images of {own} channels, and these have {channels}")
+    check_channels(file, images.pixels.shape[1])
     model = Classifier(backbone_of(file, quiet=True), len(images.classes))
     model.load_heads(file.head, file.second_head)
     return model

@@ -292,10 +292,11 @@ def _streamed(
     with places(listing.root.resolve(), listing.names, None) as image_places:
         sample = _look.headers(image_places)
         most = _pair(options.source_size)
+        title = _notes.title(listing.root, listing.part)
+        _look.check_channels(sample, options.conversion, title)
         look = _look.settle(image_places, sample, options.conversion, most)
         beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
         lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
-        title = _notes.title(listing.root, listing.part)
         _notes.say(title, lines)
         size = common_size(sample, most) or most
         return Streamed(

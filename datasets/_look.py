@@ -95,6 +95,29 @@ def settle(
     return look
 
 
+def check_channels(sample: list[Header], conversion: Conversion, title: str) -> None:
+    """ValueError where every channel is kept and no file of a sample has as many as are wanted: none could be read."""
+    wanted = conversion.channels
+    if not (conversion.whole and wanted and sample):
+        return
+    there = sorted({header.channels for header in sample})
+    if wanted in there or (wanted == 3 and 1 in there):  # grey is made colour
+        return
+    have = " or ".join(map(str, there))
+    remedy = f"give files of {wanted} channels, or weights for {have}"
+    if wanted in (1, 3):
+        remedy = f"--channels {wanted} makes such of them"
+    raise ValueError(
+        f"{title}: its files have {channels(have)}, and the network takes {wanted} "
+        f"(it was trained with --channels all): {remedy}"
+    )
+
+
+def channels(count: object) -> str:
+    """How many, in words."""
+    return f"{count} channel" + ("" if str(count) == "1" else "s")
+
+
 def beyond_centre(sample: list[Header], shape: tuple[int, int] = SQUARE) -> float:
     """The share of the pixels that centred boxes of a shape would leave out, 0..1, in the mean over images."""
     shares = [_convert.beyond_centre(header[:2], shape) for header in sample]

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._data import data_origin, labelled_images, load_options, resolve_source_size
+from multicrop.commands._data import labelled_images, load_options, resolve_source_size
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._origin import data_origin
 from multicrop.config.finetune import Recipe
 from multicrop.config.sizes import ImageSize, shortest
 from multicrop.datasets._images import ImageSet

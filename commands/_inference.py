@@ -11,7 +11,7 @@ import torch.nn as nn
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._conversion import conversion_of
-from multicrop.commands._data import data_origin, load_options, resolve_source_size
+from multicrop.commands._data import load_options, resolve_source_size
 from multicrop.commands._image_stream import (
     Decoded,
     ImageStream,
@@ -21,6 +21,7 @@ from multicrop.commands._image_stream import (
 )
 from multicrop.commands._kept import say_which
 from multicrop.commands._networks import check_channels, fill_backbone, network_options
+from multicrop.commands._origin import data_origin
 from multicrop.config.inference import ImageSource, Network, Weights
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._data import DataOrigin, labelled_images, load_options
+from multicrop.commands._data import labelled_images, load_options
 from multicrop.commands._features import shared_features
 from multicrop.commands._inherited import has_validation
+from multicrop.commands._origin import DataOrigin
 from multicrop.commands._targets import spread
 from multicrop.config.linear import Recipe
 from multicrop.config.sizes import ImageSize

@@ -9,9 +9,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._data import DataOrigin, data_origin, resolve_source_size
+from multicrop.commands._data import resolve_source_size
 from multicrop.commands._kept import say_which
 from multicrop.commands._networks import check_channels, fill_backbone, network_options
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
 from multicrop.config.sizes import ImageSize

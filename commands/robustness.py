@@ -16,7 +16,6 @@ import torch.nn as nn
 from multicrop.commands._corrupted import Made, Published, corrupted_images
 from multicrop.commands._corruption_errors import FILES, Reference, means_of, rows_of
 from multicrop.commands._data import (
-    data_origin,
     eval_transform,
     labelled_images,
     load_options,
@@ -25,6 +24,7 @@ from multicrop.commands._data import (
 from multicrop.commands._kept import say_which
 from multicrop.commands._measurements import Measured, Measurements
 from multicrop.commands._networks import backbone_of, check_channels
+from multicrop.commands._origin import data_origin
 from multicrop.commands._result_parts import say_replaced
 from multicrop.commands._stopping import stoppable
 from multicrop.config.robustness import Recipe

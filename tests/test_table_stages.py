@@ -105,8 +105,8 @@ def as_parquet(table, names, file=None):
     """A table of file names as a parquet file that holds the images, its columns called otherwise."""
     pa = pytest.importorskip("pyarrow")
     pytest.importorskip("pyarrow.parquet")
-    with open(table, newline="") as file:
-        rows = list(csv.DictReader(file))
+    with open(table, newline="") as opened:
+        rows = list(csv.DictReader(opened))
     cells = {name: [row[old] for row in rows] for old, name in names.items()}
     cells[names["photo"]] = [Path(path).read_bytes() for path in cells[names["photo"]]]
     file = file or table.with_name("images.parquet")

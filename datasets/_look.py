@@ -7,7 +7,7 @@ quarters; without one the 0.1 and 99.9 percentiles.
 
 import statistics
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ._bytes import UNREADABLE, Place
 from ._convert import Conversion, NoRange, Range, kind_of
 from ._decode import Header
 
+P = TypeVar("P")
 HEADERS = 64  # files whose headers are read
 MEASURED = 500  # images whose values are measured
 VALUES = 4096  # of each of them, drawn at random
@@ -60,7 +61,7 @@ class Look(NamedTuple):
         return self.measure(rare, kind)
 
 
-def spread(places: list[Place], count: int) -> list[Place]:
+def spread(places: list[P], count: int) -> list[P]:
     """At most so many, evenly spread."""
     count = min(count, len(places))
     return [places[index * len(places) // count] for index in range(count)]

@@ -64,6 +64,8 @@ class Listing:
     """Tells apart listings that share a root."""
     empty: tuple[str, ...] = ()
     """Classes of a training split that have no image: `image_set` refuses them, all at once."""
+    unlabelled: str = ""
+    """Why there are no labels, where that can be said."""
 
 
 def existing_folder(root: str | Folder) -> Folder:

@@ -102,13 +102,31 @@ class Table:
         if chosen.split is not None:
             splits = [text(cell) for cell in self.columns[chosen.split]]
         chosen.say(self.source, names)
-        return Rows(self.source, images, labels, splits)
+        unlabelled = self._why_unlabelled(chosen) if labels is None else ""
+        return Rows(self.source, images, labels, splits, unlabelled)
+
+    def _why_unlabelled(self, chosen: Columns) -> str:
+        """What to do about labels that are spread over columns; empty where they are not."""
+        others = [name for name in self.columns if name not in (chosen.image, chosen.split)]
+        switches = [name for name in others if _is_switch(self.columns[name])]
+        if len(switches) < 2:
+            return ""
+        return (
+            f": {len(switches)} of its columns hold 0 and 1 ({_listed(switches)}), a column for each class (one-hot): "
+            "write the name of each image's class into one column called label"
+        )
 
     def _label(self, cell: Any, column: str) -> str:
         try:
             return text(cell)
         except ValueError as error:
             raise ValueError(f"{self.source}, column {column!r}: {error}") from None
+
+
+def _is_switch(cells: Sequence[Any]) -> bool:
+    """Whether a column says of each row yes or no."""
+    words = {str(cell).strip().lower() for cell in cells}
+    return len(words) == 2 and words <= {"0", "1", "0.0", "1.0", "false", "true"}
 
 
 def first_of(known: Sequence[str], names: Sequence[str]) -> str | None:

@@ -566,7 +566,7 @@ def test_wrong_flags_get_one_line(flags, says, capsys, tmp_path, monkeypatch):
     ("flags", "says"),
     [
         ("--batch_size 12 --arch vitt", "did you mean 'vit'"),
-        ("--batch_size 12 --patch_size 5", "patch size 5 does not divide image size 16"),
+        ("--batch_size 12 --patch_size 5", "patch size 5 does not divide image size 32"),
         ("--batch_size 100 --ra 1", "more than an epoch has, of 54 training images"),
         ("--batch_size 10 --accumulate 4", "is not divisible by 1 ranks x 4 parts"),
     ],

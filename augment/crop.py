@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import boxes, resample
-from .device import send
+from .device import send_together
 from .draws import Draws
 
 
@@ -49,8 +49,7 @@ def apply(images: Tensor, draws: CropBoxes, size: int | tuple[int, int]) -> Tens
     edge = draws.box[:, :2] + draws.box[:, 2:]
     if (edge > torch.tensor([height, width])).any():
         raise ValueError(f"crops drawn for larger images than {height} x {width} px")
-    box = send(draws.box[None], images.device)
-    flipped = send(draws.flipped[None], images.device)
+    box, flipped = send_together((draws.box[None], draws.flipped[None]), images.device)
     levels = resample.resize_crops(images, box, flipped, _pair(size))  # (C, 1, B, h, w)
     cropped = levels[:, 0].round_().to(torch.uint8)
     return cropped.transpose(0, 1).contiguous()

@@ -1,11 +1,14 @@
 """Numbers made on the CPU, brought to the images' device without waiting for it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
+
+ALIGNMENT = 16  # bytes; a number of any type may begin there
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
@@ -17,6 +20,22 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+def send_together(tensors: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Copies of several tensors of the CPU on the device; to CUDA in one transfer, since each costs the host time."""
+    if torch.device(device).type != "cuda":
+        return [send(tensor, device) for tensor in tensors]
+    ends = list(accumulate(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors))
+    starts = [0, *ends[:-1]]
+    packed = torch.empty(ends[-1], dtype=torch.uint8)
+    for tensor, start in zip(tensors, starts, strict=True):
+        packed[start : start + tensor.nbytes] = tensor.contiguous().reshape(-1).view(torch.uint8)
+    there = send(packed, device)
+    return [
+        there[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        for tensor, start in zip(tensors, starts, strict=True)
+    ]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import noise
-from .device import channels, send
+from .device import channels, send, send_together
 
 TRIES = 100
 
@@ -81,8 +81,7 @@ def apply_noise(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
     chosen = (boxes[:, 2] > 0).nonzero()[:, 0]
     if not len(chosen):
         return images
-    rows = send(chosen, images.device)
-    seeds = send(seeds[chosen], images.device)
+    rows, seeds = send_together((chosen, seeds[chosen]), images.device)
     values = noise.normal(seeds, tuple(images.shape[1:]))
     inside = _inside(boxes[chosen], images)
     erased = torch.where(inside, values.to(images.dtype), images[rows])

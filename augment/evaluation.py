@@ -1,5 +1,7 @@
 """What a trained network sees of an image: resized if need be, and normalised."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,6 +9,8 @@ from torch.nn.modules.utils import _pair
 
 from .device import channels, exact_products
 from .resample import Fit, fit_images
+
+Resample = Literal["bicubic", "bilinear"]
 
 
 class EvalTransform:
@@ -16,6 +20,7 @@ class EvalTransform:
     mean, std: per channel, of levels in 0..1.
     crop_pct: the share of the image's side that is seen, in its middle; None: all of it.
     fit: how images of another shape are brought to this one, see resample.fit_images.
+    resample: "bilinear" where images are squeezed and that was published.
     """
 
     def __init__(
@@ -26,8 +31,9 @@ class EvalTransform:
         *,
         crop_pct: float | None = None,
         fit: Fit = "squeeze",
+        resample: Resample = "bicubic",
     ):
-        self.size, self.crop_pct, self.fit = size, crop_pct, fit
+        self.size, self.crop_pct, self.fit, self.resample = size, crop_pct, fit, resample
         self.mean, self.std = tuple(mean), tuple(std)
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -36,7 +42,7 @@ class EvalTransform:
     @exact_products()
     def resize(self, images: Tensor) -> Tensor:
         """uint8 images (B, C, H, W) -> the pixels that are seen of them, uint8 (B, C, height, width)."""
-        return middle(resize(images, self.whole, self.fit), self.size)
+        return middle(resize(images, self.whole, self.fit, self.resample), self.size)
 
     @property
     def whole(self) -> tuple[int, int]:
@@ -52,11 +58,19 @@ class EvalTransform:
         return (images / 255 - mean) / std
 
 
-def resize(images: Tensor, size: int | tuple[int, int], fit: Fit = "squeeze") -> Tensor:
-    """uint8 images (B, C, H, W) to `size`, a side or height and width in px: as files are, bicubic and antialiased."""
+def resize(
+    images: Tensor,
+    size: int | tuple[int, int],
+    fit: Fit = "squeeze",
+    resample: Resample = "bicubic",
+) -> Tensor:
+    """uint8 images (B, C, H, W) to `size`, a side or height and width in px, antialiased; as files are, if bicubic."""
     sides = _pair(size)
     if images.shape[2:] == sides:
         return images
+    if resample == "bilinear":
+        resized = F.interpolate(images.float(), sides, mode="bilinear", antialias=True)
+        return resized.round_().clamp_(0, 255).to(torch.uint8)
     if (
         fit == "squeeze" and images.device.type == "cpu"
     ):  # PyTorch's own, Pillow's integers, is quicker there

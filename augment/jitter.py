@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import colour
-from .device import send
+from .device import send_together
 from .draws import Draws
 
 ORDERS = tuple(permutations(range(4)))
@@ -34,8 +34,7 @@ def draw(batch: int, strength: float, generator: torch.Generator) -> Jitter:
 def apply(images: Tensor, draws: Jitter) -> Tensor:
     """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
     planes = images.transpose(0, 1).float().contiguous()
-    order = send(draws.order, images.device)
-    factors = send(draws.factors, images.device)
+    order, factors = send_together((draws.order, draws.factors), images.device)
     colour.jitter_(planes, order, factors)
     levels = planes.round_().to(torch.uint8)
     return levels.transpose(0, 1).contiguous()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .device import send
+from .device import send_together
 from .draws import Draws
 
 Operation = Callable[[Tensor, Tensor], Tensor]
@@ -27,15 +27,21 @@ def apply(images: Tensor, draws: Operations, table: Sequence[Operation]) -> Tens
     Images of equal operation are brought together, so that each operation runs once per slot and nothing waits for
     the device: which images those are is known on the CPU.
     """
-    position = torch.arange(len(images))  # which image stands where
+    # Which image stands where in each slot, and how they get there from the slot before.
+    position = torch.arange(len(images))
+    positions, orders = [], []
     for slot in range(draws.operation.shape[1]):
         order = draws.operation[position, slot].argsort(stable=True)
-        images = images[send(order, images.device)]
         position = position[order]
-        operation = draws.operation[position, slot]
-        amount = draws.amount[position, slot]
+        positions.append(position)
+        orders.append(order)
+    *orders, back = send_together((*orders, position.argsort()), images.device)
+
+    for slot, (position, order) in enumerate(zip(positions, orders, strict=True)):
+        operation, amount = draws.operation[position, slot], draws.amount[position, slot]
+        images = images[order]
         _apply_sorted(images, operation, amount, table)
-    return images[send(position.argsort(), images.device)]
+    return images[back]
 
 
 def _apply_sorted(

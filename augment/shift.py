@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .device import send
+from .device import send_together
 from .draws import Draws
 
 
@@ -31,9 +31,9 @@ def apply(images: Tensor, draws: Shifts, padding: int, edge: bool = False) -> Te
     Padded with zeros, or with edge=True by the pixels of the border, which keep an image's brightness and contrast.
     """
     height, width = images.shape[2:]
-    top, left = send(draws.start, images.device).unbind(1)
-    flipped = send(draws.flipped, images.device)[:, None, None, None]
-    images = torch.where(flipped, images.flip(3), images)
+    start, flipped = send_together((draws.start, draws.flipped), images.device)
+    top, left = start.unbind(1)
+    images = torch.where(flipped[:, None, None, None], images.flip(3), images)
     margins = (padding, padding, padding, padding)
     padded = _repeat_edges(images, margins) if edge else F.pad(images, margins)
     # A view (B, C, rows, columns, H, W) of every window that the padding allows.

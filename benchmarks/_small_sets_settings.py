@@ -19,8 +19,8 @@ class Setting:
     flags: str
     warmups: Mapping[str, float] = field(default_factory=dict)
     """Flags that count epochs, as shares of the run."""
-    network: bool = False
-    """Whether it chooses parts of the network: then scratch and random weights are of that network, too."""
+    network: str | None = None
+    """The setting that chooses parts of the network: then scratch and random weights are of that network, too."""
 
 
 SETTINGS = {  # one's own images get --recipe auto where no recipe is named
@@ -36,7 +36,9 @@ SETTINGS = {  # one's own images get --recipe auto where no recipe is named
         "--momentum_teacher 0.996",
         {"warmup_epochs": 1 / 8},
     ),
-    "auto": Setting("--recipe auto", network=True),
+    "auto": Setting("--recipe auto", network="auto"),
+    # Labels in stage one, too
+    "joint": Setting("--recipe auto --label_weight 1", network="auto"),
 }
 
 

@@ -4,11 +4,13 @@ It reads lines of results.jsonl and nothing else. Accuracies are top-1 on the te
 """
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from benchmarks._jobs import Line, spread
 
+BASELINES = ("random", "scratch", "scratch_compute")
 COLLAPSED_KNN = 2.0  # points of k-NN accuracy below that of random weights
 COLLAPSED_GAP = 0.05  # target_gap, nats: the targets are all alike (probes/collapse.py)
 HEADS = (
@@ -85,17 +87,17 @@ def rows(
     sets: Sequence[str],
     backbones: Sequence[str],
     settings: Sequence[str],
-    own: Sequence[str] = (),
+    owners: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Row]:
     """The rows that have a result, in this order. A later line of the same run takes the earlier one's place.
 
-    own: settings that have baselines of their own, so that those of the plain network are not theirs.
+    owners: of settings whose baselines are not those of the plain network, the setting whose they are.
     """
     key = ("set", "backbone", "setting", "seed", "what")
     latest = {tuple(line[name] for name in key): line for line in lines}.values()
     found = []
     for names in ((a, b, c) for a in sets for b in backbones for c in settings):
-        of_row = [line for line in latest if _belongs(line, names, names[2] in own)]
+        of_row = [line for line in latest if _belongs(line, names, owners.get(names[2]))]
         if any(line["backbone"] for line in of_row):
             found.append(Row(names, of_row))
     return found
@@ -109,13 +111,16 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(text + [""] + [f"- {sentence}" for sentence in sentences])
 
 
-def _belongs(line: Line, names: tuple[str, str, str], own: bool) -> bool:
+def _belongs(line: Line, names: tuple[str, str, str], owner: str | None) -> bool:
     """Whether a line is of this set, backbone and setting, or holds for all backbones or settings.
 
-    own: of the lines that hold for all settings, this one has those alone that hold for all backbones as well.
+    owner: the setting whose baselines this one has. Of the lines that hold for all settings it then has those alone
+    that hold for all backbones as well.
     """
-    if own and line["backbone"] and line["setting"] is None:
+    if owner and line["backbone"] and line["setting"] is None:
         return False
+    if owner and line["what"] in BASELINES:
+        names = (*names[:2], owner)
     labels = (line["set"], line["backbone"], line["setting"])
     return all(value in (None, name) for value, name in zip(labels, names, strict=True))
 

@@ -55,7 +55,7 @@ class Recipe:
     backbones: tuple[str, ...] = tuple(BACKBONES)
     """Of vit, cct and resnet."""
     settings: tuple[str, ...] = ("published", "auto")
-    """Of published, shapes and auto."""
+    """Of published, shapes, auto, and joint, which has the baselines of auto beside it."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of each run."""
     cap: int = 4000
@@ -84,6 +84,12 @@ class Recipe:
             for value in getattr(self, name):
                 if value not in known:
                     raise ValueError(f"--{name} {value}: there are {', '.join(known)}")
+        for setting in self.settings:
+            owner = SETTINGS[setting].network
+            if owner and owner not in self.settings:
+                raise ValueError(
+                    f"--settings {setting}: its baselines are those of {owner}, give both"
+                )
         for name in ("sets", "backbones", "settings", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -133,7 +139,7 @@ class Plan:
 
     def owner(self, setting: str) -> str | None:
         """The setting whose network the baselines of a setting have; None: the plain one, for all settings."""
-        return setting if SETTINGS[setting].network else None
+        return SETTINGS[setting].network
 
     def network(self, owner: str | None, pretrained: list[Line]) -> str:
         """Flags of the baselines' network, given the line of the owner's pretraining."""
@@ -279,8 +285,9 @@ def judge(r: Recipe) -> dict:
         line = partial(line_of, where)
         limits = {"streams": r.streams, "threads": r.threads}
         lines, failed = run_all(planned, results, **limits, line_of=line)
-    own = [setting for setting in r.settings if SETTINGS[setting].network]
-    print(table(rows(lines, r.sets, r.backbones, r.settings, own)))
+    networks = {setting: SETTINGS[setting].network for setting in r.settings}
+    owners = {setting: owner for setting, owner in networks.items() if owner}
+    print(table(rows(lines, r.sets, r.backbones, r.settings, owners)))
     raise_failed(failed, len(planned))
     return {**where, "streams": r.streams, "runs": len(lines), "results": str(results.path)}
 

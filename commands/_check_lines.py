@@ -39,7 +39,8 @@ def print_report(split: str, counts: dict[str, Any]) -> None:
             f"  without images: {names}: put some there or remove the class, training refuses it"
         )
     for name in counts.get("unreadable_classes", ()):
-        ranks.log(f"  class {name}: none of its images is readable, mend them or remove the class")
+        fate = "mend them or remove the class" if split == "train" else f"it has no {split} images"
+        ranks.log(f"  class {name}: none of its images is readable, {fate}")
 
 
 def print_balance(reports: dict[str, dict]) -> None:
@@ -54,7 +55,9 @@ def print_balance(reports: dict[str, dict]) -> None:
         words = unequal({name: count for name, count in per_class.items() if count})
         lines = [f"warning: {words}"] if words else []
         if "test" in labelled:
-            lines += classes_without(labelled["test"]["per_class"], "test images")
+            counts = labelled["test"]["per_class"]
+            lost = dict.fromkeys(labelled["test"].get("unreadable_classes", ()), 0)
+            lines += classes_without({**counts, **lost}, "test images")
         for line in lines:
             ranks.log(line)
 

@@ -27,6 +27,11 @@ class CorruptedPixels:
     seed: int
     device: torch.device
 
+    @property
+    def unreadable(self) -> set[int]:
+        """The numbers of images whose files cannot be read, of streamed ones those that were asked for."""
+        return getattr(self.pixels, "unreadable", set())
+
     def __len__(self) -> int:
         return len(self.pixels)
 

@@ -3,18 +3,17 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._conversion import check_stated, conversion_of, stated_flags
-from multicrop.config.data import NEW_COLUMNS, DataSettings
+from multicrop.commands._origin import DataOrigin
+from multicrop.config.data import DataSettings
 from multicrop.config.pretrain import PretrainData
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import ImageSize, height_width, scaled
 from multicrop.datasets._console import only_trying, say_once
-from multicrop.datasets._convert import Conversion
 from multicrop.datasets._images import SPLITS, ImageSet, LoadOptions, like
 from multicrop.engine import ranks
 from multicrop.engine.batches import Batches
@@ -22,47 +21,6 @@ from multicrop.engine.metadata import Metadata
 from multicrop.registry import Source, source
 
 RGB = ("red", "green", "blue")
-
-
-@dataclass(frozen=True)
-class DataOrigin:
-    """A data set, its folder, and how its image files become pixels."""
-
-    dataset: str
-    datapath: str
-    source_size: int | None
-    """The side in pixels at which its image files were stored, the shorter one (None: not said)."""
-    columns: tuple[tuple[str, str], ...] = ()
-    """Flags that name columns, and their values."""
-    conversion: Conversion = Conversion()
-    stated: tuple[str, ...] = ()
-    """Flags that say how files become pixels."""
-
-    @property
-    def source(self) -> Source:
-        return source(self.dataset).with_columns(dict(self.columns))
-
-
-def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
-    """What the flags say, else what the weights were made with. Without either: shapes, ./data, None.
-
-    Folder and side of the weights' own data set hold for no other.
-    """
-    trained_on = metadata.data.get("dataset", "shapes")
-    dataset = data.dataset or trained_on
-    recipe: dict[str, Any] = {}
-    if source(dataset) == source(trained_on):
-        recipe = metadata.recipe
-    datapath = data.datapath or recipe.get("datapath") or "./data"
-    inherited = {name: recipe[name] for name in NEW_COLUMNS if recipe.get(name)}
-    return DataOrigin(
-        dataset,
-        datapath,
-        data.source_size or recipe.get("source_size"),
-        tuple({**inherited, **data.columns}.items()),
-        conversion_of(data, dataset, metadata),
-        stated_flags(data),
-    )
 
 
 def resolve_source_size(
@@ -92,7 +50,9 @@ def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tu
 def eval_transform(metadata: Metadata, image_size: ImageSize, images: ImageSet) -> EvalTransform:
     """What a network sees of images."""
     mean, std = colours(metadata, images)
-    return EvalTransform(image_size, mean, std, crop_pct=metadata.data.get("crop_pct"))
+    data = metadata.data
+    resample = data.get("resample", "bicubic")
+    return EvalTransform(image_size, mean, std, crop_pct=data.get("crop_pct"), resample=resample)
 
 
 def load_options(data: DataSettings, source_size: ImageSize) -> LoadOptions:
@@ -189,10 +149,10 @@ def probe_images(
 
 
 def pretraining_batches(recipe: Pretraining, images: ImageSet, device: torch.device) -> Batches:
-    """The batches of stage one: their order is a function of (seed, epoch)."""
+    """The batches of stage one: their order is a function of (seed, epoch). With labels in joint training alone."""
     return Batches(
         images.pixels,
-        None,
+        images.labels if recipe.method.label_weight else None,
         recipe.optimisation.batch_size_per_gpu,
         seed=recipe.optimisation.seed,
         device=device,

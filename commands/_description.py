@@ -41,6 +41,7 @@ def describe_finetuning(
         **_of_images(images),
         "dataset": dataset,
         "crop_pct": recipe.augmentation.crop_pct,
+        "resample": recipe.augmentation.resample,
     }
     identity = batches.identity() | image_hashes(images) | content_hashes(images) | teacher
     return Metadata("finetune", backbone=options, data=data, identity=identity)

@@ -15,7 +15,7 @@ from multicrop.commands._data import eval_transform
 from multicrop.commands._features import shared_features
 from multicrop.commands._finetune_data import backbone_options, size_of
 from multicrop.commands._kept import BEST, say_which
-from multicrop.commands._networks import fill_backbone
+from multicrop.commands._networks import check_channels, fill_backbone
 from multicrop.commands._scored import load_scored, make_folder, results_folder, states_output
 from multicrop.config.finetune import Recipe
 from multicrop.datasets._images import ImageSet
@@ -53,6 +53,8 @@ class Evaluation:
             device,
             dtype,
         )
+        self.measured = 0
+        """Images of the latest accuracy: those that could be read."""
         self._temperatures: dict[str, Temperature | None] = {}
 
     @torch.no_grad()
@@ -71,8 +73,10 @@ class Evaluation:
         assert images.labels is not None
         if indices is None:
             indices = torch.arange(len(images))
-        logits = shared_features(model, images, indices, self.transform, self.device, self.dtype)
-        labels = images.labels[indices].to(logits.device)
+        settings = self.transform, self.device, self.dtype
+        logits, kept = shared_features(model, images, indices, *settings)
+        self.measured = len(kept)
+        labels = images.labels[kept].to(logits.device)
         if name in VALIDATION:
             self._temperatures[VALIDATION[name]] = fit_temperature(logits, labels)
         top1, top5 = accuracies(logits, labels)
@@ -166,6 +170,7 @@ def evaluate_file(
     say_which(asked, file, "--pretrained_weights ")
     folder = make_folder(results_folder(recipe, path), states_output(recipe))
     channels = images.pixels.shape[1]
+    check_channels(file, channels)
     options = backbone_options(recipe, file.metadata.backbone, size_of(images), channels)
     backbone = registry.backbone(**options)
     model = Classifier(backbone, len(images.classes))
@@ -178,7 +183,7 @@ def evaluate_file(
     numbers = evaluation.accuracy(model.to(device), "test", images, folder=folder)
     progress.step()
     ranks.log(f"{_shown(numbers, 'test')} of {path}")
-    result = {"status": "finished", "scored": words, "images": len(images), **numbers}
+    result = {"status": "finished", "scored": words, "images": evaluation.measured, **numbers}
     result |= {**progress.total(), "checkpoint": str(path)}
     result["output_dir"] = str(folder) if folder else None
     if folder:

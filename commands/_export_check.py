@@ -6,9 +6,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from multicrop.commands._data import data_origin, resolve_source_size
+from multicrop.commands._data import resolve_source_size
 from multicrop.commands._export_graph import Graph, example
 from multicrop.commands._export_network import Exported
+from multicrop.commands._origin import data_origin
 from multicrop.config.data import DataSettings
 from multicrop.config.export import CheckSettings
 from multicrop.config.sizes import ImageSize

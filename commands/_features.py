@@ -1,13 +1,26 @@
 """The features of images under a frozen network, the work shared by the ranks."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
+from multicrop.datasets._console import say_once
 from multicrop.datasets._images import ImageSet
+from multicrop.datasets._stream import readable, say_lost_classes
 from multicrop.engine import ranks
 from multicrop.probes.features import extract_features
+
+
+class Features(NamedTuple):
+    """Of those images whose files can be read: of streamed ones that is known once they are asked for."""
+
+    values: Tensor
+    """float32 (n, D), on the device."""
+    indices: Tensor
+    """int64 (n,), on the CPU: which images these are."""
 
 
 def shared_features(
@@ -18,11 +31,30 @@ def shared_features(
     device: torch.device,
     dtype: torch.dtype | None,
     batch_size: int = 256,
-) -> Tensor:
-    """What the network gives of these images (N,) -> (N, D) on every rank, in their order; each computes a stretch."""
+) -> Features:
+    """What the network gives of these images (N,), on every rank, in their order; each computes a stretch.
+
+    What cannot be read is left out, and its number said. ValueError where that is all.
+    """
     start = len(indices) * ranks.rank() // ranks.world_size()
     stop = len(indices) * (ranks.rank() + 1) // ranks.world_size()
-    own = extract_features(
-        network, images.pixels, transform, batch_size, device, dtype, indices=indices[start:stop]
+    own = indices[start:stop]
+    values = extract_features(
+        network, images.pixels, transform, batch_size, device, dtype, indices=own
     )
-    return ranks.gather(own)
+    mask = readable(images.pixels, own)
+    values = ranks.gather(values[mask.to(values.device)])
+    kept = ranks.gather(own[mask].to(values.device)).cpu()
+    if len(kept) < len(indices):
+        _say_left_out(images, indices, kept)
+    return Features(values, kept)
+
+
+def _say_left_out(images: ImageSet, indices: Tensor, kept: Tensor) -> None:
+    """ValueError where nothing is kept."""
+    count = len(indices) - len(kept)
+    if not len(kept):
+        raise ValueError(f"none of {count} images can be read: mend or fetch them again")
+    say_once(f"left out of the scores: {count} unreadable of {len(indices)} images")
+    if images.labels is not None:
+        say_lost_classes(images.labels[indices], images.labels[kept], images.classes)

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._data import data_origin, labelled_images, load_options, resolve_source_size
+from multicrop.commands._data import labelled_images, load_options, resolve_source_size
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.config.finetune import Recipe
-from multicrop.config.sizes import ImageSize, shortest
+from multicrop.config.sizes import ImageSize, height_width, shortest
+from multicrop.datasets._console import only_trying
 from multicrop.datasets._images import ImageSet
+from multicrop.datasets._survey import shared_size
 from multicrop.engine import ranks, sampling, seeds
 from multicrop.engine.batches import Batches
 from multicrop.supervised import mixing, validation
@@ -48,9 +51,11 @@ class FinetuneData:
         assert self.train.labels is not None
         return self.train.labels
 
-    def with_drop_path(self, rate: float) -> "FinetuneData":
-        """For a network with this stochastic depth."""
-        return replace(self, backbone={**self.backbone, "drop_path_rate": rate})
+    def with_network(self, recipe: Recipe, file: Pretrained) -> "FinetuneData":
+        """For the network of a recipe in which by now everything is chosen."""
+        described, channels = file.metadata.backbone, self.train.pixels.shape[1]
+        options = backbone_options(recipe, described, size_of(self.train), channels)
+        return replace(self, backbone=options)
 
     def watched(self) -> tuple[str, ImageSet, Tensor | None] | None:
         """What to look at after an epoch: the validation images, or where none are wanted the test images."""
@@ -79,6 +84,8 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
     origin = data_origin(recipe.data, file.metadata)
     image_size = recipe.backbone.image_size or described.get("image_size")
     source_size = resolve_source_size(origin.source_size, image_size, crops=False)
+    if image_size is None and not recipe.data.download:
+        ranks.broadcast_object(lambda: check_network(early, origin, source_size))
     own_validation = recipe.run.validation == "own"
     splits = ("train", "test", "val") if own_validation else ("train", "test")
     loaded = labelled_images(origin, load_options(recipe.data, source_size), splits)
@@ -104,6 +111,27 @@ def load(recipe: Recipe, file: Pretrained) -> FinetuneData:
         shows_test=not own_validation and fraction == 0,
         validation=others[0] if others else None,
     )
+
+
+def check_network(options: dict[str, Any], origin: DataOrigin, source_size: ImageSize) -> None:
+    """ValueError before a long decoding where the network takes images of no size that these may have by then.
+
+    They are stored in the size that they share, which a sample of their headers says, or in that of source_size.
+    """
+    with only_trying():
+        listing = origin.source.listing(origin.datapath, "train")
+    if listing is None:  # read at once
+        return
+    problem = None
+    for size in (shared_size(listing, height_width(source_size)), source_size):
+        try:
+            registry.check(**{**options, "image_size": size})
+        except ValueError as error:
+            problem = problem or error
+        else:
+            return
+    if problem is not None:
+        raise problem
 
 
 def labels_in_use(recipe: Recipe, labels: Tensor) -> Tensor:

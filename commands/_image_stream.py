@@ -155,11 +155,13 @@ def decoded_files(
         image_places = Places(parts, names, stack)
         sample = _look.headers(image_places)  # type: ignore[arg-type]  # it indexes like a list
         most = height_width(source_size)
+        title = str(parts[0].root) if len(parts) == 1 else "images"
+        title = "images" if title == "." else title
+        _look.check_channels(sample, conversion, title)
         look = _look.settle(image_places, sample, conversion, most)  # type: ignore[arg-type]
         beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
         lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
-        title = str(parts[0].root) if len(parts) == 1 else "images"
-        _notes.say("images" if title == "." else title, lines)
+        _notes.say(title, lines)
         form = Form(common_size(sample, most) or most, False, look.conversion)
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         decoders = Decoders(workers or max(1, share), form)

@@ -11,7 +11,7 @@ import torch.nn as nn
 from multicrop import registry
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._conversion import conversion_of
-from multicrop.commands._data import data_origin, load_options, resolve_source_size
+from multicrop.commands._data import load_options, resolve_source_size
 from multicrop.commands._image_stream import (
     Decoded,
     ImageStream,
@@ -20,7 +20,8 @@ from multicrop.commands._image_stream import (
     with_labels,
 )
 from multicrop.commands._kept import say_which
-from multicrop.commands._networks import fill_backbone, network_options
+from multicrop.commands._networks import check_channels, fill_backbone, network_options
+from multicrop.commands._origin import data_origin
 from multicrop.config.inference import ImageSource, Network, Weights
 from multicrop.datasets._console import say_once
 from multicrop.datasets._convert import Conversion
@@ -83,10 +84,7 @@ def backbone_options(stated: Network, file: Pretrained) -> dict[str, Any]:
 
 def transform_for(network: Trained, stream: ImageStream) -> EvalTransform:
     """What the network sees of the images, as --eval and the k-NN probe show it. ValueError for other channels."""
-    if stream.shape[0] != network.channels:
-        raise ValueError(
-            f"{network.file.path} is for images of {network.channels} channels, and these have {stream.shape[0]}"
-        )
+    check_channels(network.file, stream.shape[0], own=network.channels)
     data = network.file.metadata.data
     if "mean" in data and "std" in data:
         mean, std = data["mean"], data["std"]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from multicrop.commands._data import DataOrigin, data_origin
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.config.augmentation import Augmentation
 from multicrop.config.finetune import FinetuneRun, Recipe
 from multicrop.engine import ranks

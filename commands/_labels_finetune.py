@@ -10,9 +10,9 @@ from torch import Tensor
 
 from multicrop import cli
 from multicrop.commands import _auto, finetune
-from multicrop.commands._data import DataOrigin
 from multicrop.commands._inherited import never_mirrored
 from multicrop.commands._labels_rows import FINETUNE, PRETRAINED, Cell, Job, cells, identity_of
+from multicrop.commands._origin import DataOrigin
 from multicrop.config.auto_finetune import finetune_choices
 from multicrop.config.backbone import BackboneSettings
 from multicrop.config.data import PIXEL_FLAGS

@@ -33,6 +33,7 @@ class Frozen:
     def __init__(self, recipe: Recipe, train: ImageSet, test: ImageSet, device: torch.device):
         self.recipe, self.train, self.test, self.device = recipe, train, test, device
         self.weights: list[str] = []
+        self._train_indices = torch.empty(0, dtype=torch.int64)  # of the bank's training images
         self._bank: tuple[ProbeTarget, Bank] | None = None  # of the last network that was measured
 
     def jobs(self, target: ProbeTarget, images: dict[str, Any]) -> Iterator[Job]:
@@ -68,14 +69,15 @@ class Frozen:
     ) -> dict[str, Any]:
         """Accuracies in percent with the labels of these images. ValueError names the network."""
         bank = self._features(target, network)
+        rows = torch.isin(self._train_indices, used).nonzero()[:, 0]
         labelled = {
             **bank,
-            "train_features": bank["train_features"][used.to(bank["train_features"].device)],
-            "train_labels": bank["train_labels"][used],
+            "train_features": bank["train_features"][rows.to(bank["train_features"].device)],
+            "train_labels": bank["train_labels"][rows],
         }
         work = self._knn if method == KNN else self._linear
         try:
-            return {"images": len(used), **ranks.broadcast_object(lambda: work(labelled))}
+            return {"images": len(rows), **ranks.broadcast_object(lambda: work(labelled))}
         except ValueError as error:
             raise ValueError(f"{target.name}: {error}") from None
 
@@ -94,8 +96,11 @@ class Frozen:
         for name, images in (("train", self.train), ("test", self.test)):
             assert images.labels is not None
             every = torch.arange(len(images))
-            bank[f"{name}_features"] = shared_features(network, images, every, *settings)
-            bank[f"{name}_labels"] = images.labels
+            features = shared_features(network, images, every, *settings)
+            bank[f"{name}_features"] = features.values
+            bank[f"{name}_labels"] = images.labels[features.indices]
+            if name == "train":
+                self._train_indices = features.indices
         return bank
 
     def _knn(self, bank: Bank) -> dict[str, float]:

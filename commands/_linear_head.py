@@ -34,9 +34,9 @@ def fit_heads(
     features = shared_features(
         _Tokens(model), data.train, data.chosen, transform, train_state.device, dtype
     )
-    classes, labels = len(data.train.classes), data.labels[data.chosen]
+    classes, labels = len(data.train.classes), data.labels[features.indices]
     heads = ranks.broadcast_object(
-        lambda: [_fitted(token, labels, classes) for token in features.unbind(1)]
+        lambda: [_fitted(token, labels, classes) for token in features.values.unbind(1)]
     )
     model.load_heads(heads[0], heads[-1])
     if train_state.average:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._data import DataOrigin, labelled_images, load_options
+from multicrop.commands._data import labelled_images, load_options
 from multicrop.commands._features import shared_features
 from multicrop.commands._inherited import has_validation
+from multicrop.commands._origin import DataOrigin
 from multicrop.commands._targets import spread
 from multicrop.config.linear import Recipe
 from multicrop.config.sizes import ImageSize
@@ -85,6 +86,17 @@ def hold_out(recipe: Recipe, train: ImageSet, chosen: Tensor) -> Tensor:
     return chosen[held_out]
 
 
+class Known(NamedTuple):
+    """Images that could be read."""
+
+    features: Tensor
+    """float32 (n, D), on the device."""
+    labels: Tensor
+    """int64 (n,)."""
+    indices: Tensor
+    """int64 (n,): which of the images these are."""
+
+
 class Probe(NamedTuple):
     """Frozen features, and the images that they are probed on."""
 
@@ -95,10 +107,11 @@ class Probe(NamedTuple):
     device: torch.device
     dtype: torch.dtype | None
 
-    def of(self, images: ImageSet, indices: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and labels (N,) of whole images, the work shared by the ranks."""
+    def of(self, images: ImageSet, indices: Tensor | None = None) -> Known:
+        """Features and labels of whole images, the work shared by the ranks."""
         if indices is None:
             indices = torch.arange(len(images))
         assert images.labels is not None
         settings = self.seen_as, self.device, self.dtype, self.recipe.machine.batch_size
-        return shared_features(self.features, images, indices, *settings), images.labels[indices]
+        values, kept = shared_features(self.features, images, indices, *settings)
+        return Known(values, images.labels[kept], kept)

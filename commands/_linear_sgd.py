@@ -44,7 +44,7 @@ def sgd_probe(probe: Probe, file: Pretrained, dataset: str) -> dict[str, Any]:
     chosen = 0
     if len(recipe.sgd.lr) > 1:
         images, indices = (parts.train, parts.held_out) if parts.own is None else (parts.own, None)
-        seen, labels = probe.of(images, indices)
+        seen, labels, _ = probe.of(images, indices)
         hits = predictions_of(heads, seen) == labels
         top1 = [round(100 * row.double().mean().item(), 4) for row in hits]
         chosen = top1.index(max(top1))
@@ -54,9 +54,10 @@ def sgd_probe(probe: Probe, file: Pretrained, dataset: str) -> dict[str, Any]:
             ranks.log(
                 f"--lr {recipe.sgd.lr[chosen]:g} is at the edge of what was tried, and takes values beyond"
             )
-    test, labels = probe.of(parts.test)
+    test, labels, _ = probe.of(parts.test)
     predictions = predictions_of(heads, test)[chosen]
     speed = progress.total()["images_per_second"]
+    numbers["test_images"] = len(labels)
     lr = {"lr": recipe.sgd.lr[chosen], "peak_lr": recipe.sgd.rates(batches.total)[chosen]}
     return {**lr, **numbers, "images_per_second": speed, **scores(predictions, labels)}
 

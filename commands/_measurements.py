@@ -38,8 +38,9 @@ class Measured:
 
     def numbers(self, images: ImageSet) -> Numbers:
         assert images.labels is not None
-        logits = shared_features(self.model, images, torch.arange(len(images)), *self.settings)
-        labels = images.labels.to(logits.device)
+        every = torch.arange(len(images))
+        logits, kept = shared_features(self.model, images, every, *self.settings)
+        labels = images.labels[kept].to(logits.device)
         top1, top5 = accuracies(logits, labels)
         numbers = {"error": round(100 - top1, 3), "top1": top1, "top5": top5}
         numbers |= calibration(logits, labels).to_dict()

@@ -96,11 +96,13 @@ def online_knn(
     transform = EvalTransform(recipe.backbone.image_size, train.mean, train.std)
     every = -(-len(train) // recipe.run.knn_images)
     chosen = torch.arange(0, len(train), every)
+    bank = shared_features(backbone, train, chosen, transform, device, dtype)
+    asked = shared_features(backbone, test, torch.arange(len(test)), transform, device, dtype)
     accuracy = knn(
-        shared_features(backbone, train, chosen, transform, device, dtype),
-        train.labels[chosen],
-        shared_features(backbone, test, torch.arange(len(test)), transform, device, dtype),
-        test.labels,
+        bank.values,
+        train.labels[bank.indices],
+        asked.values,
+        test.labels[asked.indices],
         k=(20,),
         classes=len(train.classes),
     )

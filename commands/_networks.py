@@ -31,6 +31,20 @@ def network_options(stated: BackboneSettings, file: Pretrained) -> dict[str, Any
     return {**flags, **described}
 
 
+def check_channels(file: Pretrained, channels: int, own: int | None = None) -> None:
+    """ValueError unless a file's network takes images of so many channels. own: how many if it does not say."""
+    own = file.metadata.backbone.get("in_channels", own or channels)
+    if own == channels:
+        return
+    remedy = f"give images of {own} channels, or weights for {channels}"
+    if own in (1, 3):
+        remedy = f"of image files --channels {own} makes such"
+    noun = "channel" if own == 1 else "channels"
+    raise ValueError(
+        f"{file.path} is for images of {own} {noun}, and these have {channels}: {remedy}"
+    )
+
+
 def fill_backbone(
     backbone: nn.Module,
     file: Pretrained,
@@ -147,10 +161,7 @@ def build_teacher_backbone(
         and registry.architecture(arch) != registry.architecture(described["arch"])
     ):
         raise ValueError(f"{file.path} was made with {described['arch']}, not with {arch}")
-    if described.get("in_channels", channels) != channels:
-        raise ValueError(
-            f"{file.path} is for images of {described['in_channels']} channels, and these have {channels}"
-        )
+    check_channels(file, channels)
     options = {
         "arch": arch,
         **described,

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from multicrop.commands._data import (
-    DataOrigin,
     check_labelled,
-    data_origin,
     labelled_images,
     load_options,
     resolve_source_size,
 )
 from multicrop.commands._imbalance import class_counts, classes_without
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.config.finetune import FinetuneRun, Recipe
 from multicrop.datasets._console import only_trying
 from multicrop.datasets._folders import Listing, image_set
@@ -52,7 +51,7 @@ def load_scored(recipe: Recipe, file: Pretrained) -> Scored:
     else:
         check_classes(file, listing.classes, torch.tensor(listing.labels), origin)
         with ranks.first_on_node():
-            images = image_set(listing, options, constants(file))
+            images = image_set(listing, options, constants(file), trains=False)
     images = with_classes_of(file, images, origin)
     counts = class_counts(images)
     classes = sum(count > 0 for count in counts.values())

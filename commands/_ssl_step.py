@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from multicrop.commands._student import TrainState
@@ -18,6 +19,8 @@ from multicrop.ssl.crops import Crops
 from multicrop.ssl.koleo import koleo
 from multicrop.ssl.objectives._base import Schedule
 from multicrop.ssl.teacher import update_ema
+
+PARTS: tuple[str, ...] = ("koleo", "label_loss")  # of what is minimised, beside the objective
 
 
 class Rates(NamedTuple):
@@ -47,7 +50,7 @@ class LastBatch(NamedTuple):
 
 class StepOutput(NamedTuple):
     loss: Tensor  # of the objective, nats, this rank's mean
-    koleo: Tensor | None  # this rank's mean, where it is a part of what is minimised
+    parts: dict[str, Tensor]  # what else is minimised, this rank's means: koleo, label_loss
     grad_norm: Tensor
     checked_norm: Tensor | None  # where it must be finite: fp16's scaler copes with overflows
     last_batch: LastBatch
@@ -64,21 +67,25 @@ def update(
 ) -> StepOutput:
     """One optimizer step over all accumulation steps, then the teacher and the objective's state follow."""
     student, teacher, objective = train_state.student, train_state.teacher, train_state.objective
-    koleo_weight = recipe.method.koleo_weight
+    method = recipe.method
 
     def forward(crops: Crops) -> tuple[Tensor, dict[str, Tensor], LastBatch]:
         targets, numbers = None, {}
         if objective.uses_teacher:
             with torch.no_grad():
-                outputs, _ = teacher(crops.globals)
+                outputs = teacher(crops.globals).outputs
                 targets = objective.targets(outputs, schedule, ranks.all_reduce_mean)
                 numbers = objective.observe(outputs)
-        outputs, features = train_state.train_module(crops.globals, crops.locals)
-        loss = numbers["objective"] = objective.loss(outputs, targets)
-        if koleo_weight:
-            numbers["koleo"] = koleo(features)
-            loss = loss + koleo_weight * numbers["koleo"]
-        return loss, numbers, LastBatch(outputs.detach(), targets, crops.globals)
+        views = train_state.train_module(crops.globals, crops.locals)
+        loss = numbers["objective"] = objective.loss(views.outputs, targets)
+        if method.koleo_weight:
+            numbers["koleo"] = koleo(views.features)
+            loss = loss + method.koleo_weight * numbers["koleo"]
+        if method.label_weight:
+            assert views.logits is not None and crops.labels is not None
+            numbers["label_loss"] = label_loss(views.logits, crops.labels)
+            loss = loss + method.label_weight * numbers["label_loss"]
+        return loss, numbers, LastBatch(views.outputs.detach(), targets, crops.globals)
 
     optim.set_rates(train_state.optimizer, rates.lr, rates.weight_decay)
     means, last_batch = accumulate_step(
@@ -95,8 +102,14 @@ def update(
     train_state.scaler.update()
 
     update_ema(teacher, student, rates.momentum)
-    loss, spread = means.pop("objective"), means.pop("koleo", None)
-    del means["loss"]  # with KoLeo's part; what is reported compares with runs that have none
+    loss = means.pop("objective")
+    parts = {name: means.pop(name) for name in PARTS if name in means}
+    del means["loss"]  # with the other parts; what is reported compares with runs that have none
     objective.update({name: ranks.all_reduce_mean(value) for name, value in means.items()})
     checked_norm = None if train_state.scaler.is_enabled() else grad_norm
-    return StepOutput(loss, spread, grad_norm, checked_norm, last_batch)
+    return StepOutput(loss, parts, grad_norm, checked_norm, last_batch)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits (G, B, classes) of the global crops and the images' labels (B,) -> mean cross-entropy, nats."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(len(logits)))

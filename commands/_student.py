@@ -1,7 +1,7 @@
 """The networks of stage one: student and teacher, the objective, and all that a step changes."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn as nn
@@ -51,7 +51,8 @@ def check_backbone(recipe: Recipe, channels: int) -> nn.Module:
     return backbone
 
 
-def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
+def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0) -> TrainState:
+    """classes: that a classifier learns beside the objective; 0: none does."""
     seeds.reseed(recipe.optimisation.seed, "weights")
     backbone = check_backbone(recipe, channels)
     stated_width = recipe.method.mlp_head_in
@@ -65,7 +66,9 @@ def build(recipe: Recipe, channels: int, device: torch.device) -> TrainState:
         )
     objective_type = registry.find("ssl.objectives", recipe.method.objective).Objective
     objective = objective_type.from_recipe(recipe, backbone.dim)
-    encoder = Encoder(backbone, objective.build_head()).to(device)
+    head = objective.build_head()
+    classifier = nn.Linear(cast(int, backbone.dim), classes) if classes else None
+    encoder = Encoder(backbone, head, classifier).to(device)
     student = ranks.synchronise_norms(encoder, device)
     teacher = teacher_of(student, recipe.method.teacher_drop_path)
     if recipe.run.compile:

@@ -9,9 +9,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._data import DataOrigin, data_origin, resolve_source_size
+from multicrop.commands._data import resolve_source_size
 from multicrop.commands._kept import say_which
-from multicrop.commands._networks import fill_backbone, network_options
+from multicrop.commands._networks import check_channels, fill_backbone, network_options
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.config.data import DataSettings
 from multicrop.config.knn import Network, Weights
 from multicrop.config.sizes import ImageSize
@@ -78,6 +79,7 @@ def backbone_options(network: Network, file: Pretrained) -> dict[str, Any]:
 
 
 def build(target: ProbeTarget, channels: int) -> nn.Module:
+    check_channels(target.file, channels)  # the baselines, too, are seen by its mean and deviation
     if target.raw_pixels:
         return RawPixels(channels, target.backbone["image_size"])
     seeds.reseed(target.seed or 0, "weights")

@@ -68,12 +68,15 @@ def train(
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their augmentation and mixing of (seed, step).
+    stored = run_folder.stored()
+    recipe = _auto_finetune.network_of_files(recipe, stored)
     data = load(recipe, file)
-    recipe = _auto_finetune.fill_in(recipe, len(data.chosen), run_folder.stored())
+    recipe = _auto_finetune.network_of_pixels(recipe, data.train, stored)
+    recipe = _auto_finetune.fill_in(recipe, len(data.chosen), stored)
     recipe, lines = recipe.shortened()
     for line in lines:
         ranks.log(line)
-    data = data.with_drop_path(recipe.optimisation.sd)
+    data = data.with_network(recipe, file)
     run_folder.recipe = to_flags(recipe)
     batches = build_batches(recipe, data, device)
     size, train_images = data.backbone["image_size"], data.train
@@ -87,7 +90,7 @@ def train(
     metadata = describe_finetuning(
         recipe, data.backbone, data.dataset, data.train, batches, teacher
     )
-    metadata = with_ancestry(metadata, recipe, file, run_folder.stored())
+    metadata = with_ancestry(metadata, recipe, file, stored)
     start = run_folder.resume(train_state, metadata.identity)
     forget_lost_best(train_state, run_folder)
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):

@@ -60,28 +60,31 @@ def run(recipe: Recipe) -> dict:
         transform = eval_transform(target.file.metadata, size, train)
         start = time.perf_counter()
         settings = transform, device, dtype, recipe.machine.batch_size
+        known = shared_features(network, train, chosen, *settings)
+        asked = shared_features(network, test, torch.arange(len(test)), *settings)
         bank = {
-            "train_features": shared_features(network, train, chosen, *settings),
-            "train_labels": train.labels[chosen],
-            "test_features": shared_features(network, test, torch.arange(len(test)), *settings),
-            "test_labels": test.labels,
+            "train_features": known.values,
+            "train_labels": train.labels[known.indices],
+            "test_features": asked.values,
+            "test_labels": test.labels[asked.indices],
         }
         votes = vote(recipe, target, bank, len(train.classes))
         busy += time.perf_counter() - start
-        images += len(chosen) + len(test)
+        train_images, test_images = len(known.indices), len(asked.indices)
+        images += train_images + test_images
         linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
         results.append(result_of(target, votes, linear_top1))
 
     unequal = len(set(bank["test_labels"].bincount().tolist()) - {0}) > 1
-    title = f"{origin.dataset}: {len(test)} test images among {len(chosen)} training images"
+    title = f"{origin.dataset}: {test_images} test images among {train_images} training images"
     show(recipe, results, title, balanced=unequal)
     if recipe.probe.save_features:
         save(bank, Path(recipe.probe.save_features))
     return {
         "status": "finished",
         "results": results,
-        "train_images": len(chosen),
-        "test_images": len(test),
+        "train_images": train_images,
+        "test_images": test_images,
         "temperature": recipe.probe.temperature,
         "linear_c": recipe.probe.linear_c if recipe.probe.linear else None,
         "features": recipe.probe.save_features,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from multicrop import registry
 from multicrop.commands._data import eval_transform
-from multicrop.commands._linear_parts import Probe, load_parts
+from multicrop.commands._linear_parts import Known, Probe, load_parts
 from multicrop.commands._linear_sgd import sgd_probe
 from multicrop.commands._targets import ProbeTarget, build, image_origin, read_model, targets, when
 from multicrop.config.linear import Recipe
@@ -61,8 +61,9 @@ def run(recipe: Recipe) -> dict:
         probe = Probe(recipe, parts, features, seen_as, device, dtype)
         fit = logistic_probe if logistic else partial(sgd_probe, file=file, dataset=origin.dataset)
         numbers = named(target, partial(fit, probe))
+        test_images = numbers.pop("test_images")
         results.append(result_of(target, features, numbers))
-    show(results, f"{origin.dataset}: {len(parts.test)} test images")
+    show(results, f"{origin.dataset}: {test_images} test images")
     return {
         "status": "finished",
         "probe": recipe.linear.probe,
@@ -70,7 +71,7 @@ def run(recipe: Recipe) -> dict:
         "train_images": len(parts.chosen),
         "validation_images": parts.validation_images,
         "validation": "own" if parts.own else "held_out" if len(parts.held_out) else None,
-        "test_images": len(parts.test),
+        "test_images": test_images,
         "seconds": round(time.perf_counter() - begun, 1),
     }
 
@@ -98,23 +99,24 @@ def logistic_probe(probe: Probe) -> dict[str, Any]:
     train, test = probe.of(parts.train, parts.chosen), probe.of(parts.test)
     numbers: dict[str, Any] = {}
     if stated and len(stated) == 1:
-        c, fitted = stated[0], train
+        c, fitted = stated[0], train[:2]
     else:
-        held_out = torch.isin(parts.chosen, parts.held_out)
+        held_out = torch.isin(train.indices, parts.held_out)
         fits = part_of(train, ~held_out)
-        chooses = part_of(train, held_out) if parts.own is None else probe.of(parts.own)
+        chooses = part_of(train, held_out) if parts.own is None else probe.of(parts.own)[:2]
         progress = Progress(len(stated) if stated else linear.fits_of_search(), 0, len(fits[1]))
         sweep = on_rank_0(lambda: linear.sweep(fits, chooses, stated or (), progress.step))
         progress.close()
         c = sweep.best
-        fitted = train if parts.own is None else joined(train, chooses)
+        fitted = train[:2] if parts.own is None else joined(train[:2], chooses)
         say_sweep(sweep)
         top1 = {value: round(accuracy, 4) for value, accuracy in sweep.top1.items()}
         numbers = {"validation_top1": top1[c], "sweep": top1}
-    predictions, converged = on_rank_0(lambda: fitted_predictions(fitted, test[0], c))
+    predictions, converged = on_rank_0(lambda: fitted_predictions(fitted, test.features, c))
     if not converged:
         ranks.log(f"{linear.unconverged(c)}: its last state is measured")
-    return {"linear_c": c, **numbers, **scores(predictions, test[1])}
+    images = {"test_images": len(test.labels)}
+    return {"linear_c": c, **numbers, **images, **scores(predictions, test.labels)}
 
 
 def fitted_predictions(
@@ -139,9 +141,9 @@ def say_sweep(sweep: linear.Sweep) -> None:
         )
 
 
-def part_of(bank: tuple[Tensor, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-    features, labels = bank
-    return features[mask.to(features.device)], labels[mask]
+def part_of(known: Known, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and labels of some."""
+    return known.features[mask.to(known.features.device)], known.labels[mask]
 
 
 def joined(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

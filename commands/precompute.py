@@ -13,14 +13,9 @@ import torch
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._data import (
-    colours,
-    data_origin,
-    labelled_images,
-    load_options,
-    resolve_source_size,
-)
+from multicrop.commands._data import colours, labelled_images, load_options, resolve_source_size
 from multicrop.commands._networks import build_teacher_backbone
+from multicrop.commands._origin import data_origin
 from multicrop.commands._stopping import stoppable
 from multicrop.config.precompute import Recipe
 from multicrop.datasets._images import ImageSet

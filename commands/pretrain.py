@@ -61,9 +61,9 @@ def train(
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
     images, probe = pretraining_images(recipe)
-    channels = images.pixels.shape[1]
-    if channels != 3:
-        train_state = build(recipe, channels, device)
+    channels, classes = images.pixels.shape[1], learned_classes(recipe, images)
+    if channels != 3 or classes:
+        train_state = build(recipe, channels, device, classes)
     seed = recipe.optimisation.seed
     batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
@@ -129,11 +129,24 @@ def train(
     return {**loop.result(), **accuracy, **paths}
 
 
+def learned_classes(recipe: Recipe, images: ImageSet) -> int:
+    """How many classes joint training learns; 0 where labels are not used. ValueError where there are none to use."""
+    if not recipe.method.label_weight:
+        return 0
+    if images.labels is None:
+        weight = f"--label_weight {recipe.method.label_weight:g}"
+        raise ValueError(
+            f"{weight} learns labels, and {recipe.data.dataset} has none: leave it out"
+        )
+    return len(images.classes)
+
+
 def time_step(
     recipe: Recipe, images: ImageSet, device: torch.device, dtype: torch.dtype | None
 ) -> float:
     """Seconds of one step of this recipe here, measured on networks that are thrown away."""
-    train_state = build(recipe, images.pixels.shape[1], device)
+    channels, classes = images.pixels.shape[1], learned_classes(recipe, images)
+    train_state = build(recipe, channels, device, classes)
     batches = pretraining_batches(recipe, images, device)
     multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
     schedule, rates = train_state.objective.schedule(0), Rates(0.0, 0.0, 1.0)
@@ -158,7 +171,8 @@ def cut_crops(batches: Batches, multi_crop: MultiCrop, seed: int, step: int) -> 
             parameters = multi_crop.draw(
                 batches.total, height, width, seeds.generator(seed, "crops", step)
             )
-        yield multi_crop(batch.images, parameters[batch.rank_slice])
+        crops = multi_crop(batch.images, parameters[batch.rank_slice])
+        yield crops._replace(labels=batch.labels)
 
 
 def step_metrics(
@@ -172,9 +186,8 @@ def step_metrics(
     student, targets, crops = output.last_batch
     statistics = train_state.objective.statistics(student, targets)
     metrics = monitor.metrics(train_state.teacher.backbone, crops[0], statistics, loss, dtype)
-    if output.koleo is not None:
-        metrics["koleo"] = output.koleo.item()
-    return {**metrics, "grad_norm": output.grad_norm.item()}
+    parts = {name: value.item() for name, value in output.parts.items()}
+    return {**metrics, **parts, "grad_norm": output.grad_norm.item()}
 
 
 def main(argv: list[str] | None = None) -> None:

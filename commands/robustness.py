@@ -16,7 +16,6 @@ import torch.nn as nn
 from multicrop.commands._corrupted import Made, Published, corrupted_images
 from multicrop.commands._corruption_errors import FILES, Reference, means_of, rows_of
 from multicrop.commands._data import (
-    data_origin,
     eval_transform,
     labelled_images,
     load_options,
@@ -24,7 +23,8 @@ from multicrop.commands._data import (
 )
 from multicrop.commands._kept import say_which
 from multicrop.commands._measurements import Measured, Measurements
-from multicrop.commands._networks import backbone_of
+from multicrop.commands._networks import backbone_of, check_channels
+from multicrop.commands._origin import data_origin
 from multicrop.commands._result_parts import say_replaced
 from multicrop.commands._stopping import stoppable
 from multicrop.config.robustness import Recipe
@@ -140,10 +140,7 @@ def output_file(recipe: Recipe, file: Pretrained, name: str) -> Path:
 
 
 def build(file: Pretrained, images: ImageSet) -> nn.Module:
-    channels = images.pixels.shape[1]
-    own = file.metadata.backbone.get("in_channels", 3)
-    if own != channels:
-        raise ValueError(f"{file.path} is for images of {own} channels, and these have {channels}")
+    check_channels(file, images.pixels.shape[1])
     model = Classifier(backbone_of(file, quiet=True), len(images.classes))
     model.load_heads(file.head, file.second_head)
     return model

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
-from multicrop.commands._data import data_origin, load_options, resolve_source_size
+from multicrop.commands._data import load_options, resolve_source_size
 from multicrop.commands._networks import backbone_of
+from multicrop.commands._origin import data_origin
 from multicrop.config.data import DataSettings
 from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining

@@ -59,6 +59,9 @@ class Augmentation:
     """Epochs after which no batch is mixed any more (0: always)."""
     normalise: Literal["own", "imagenet"] = "own"
     """Mean and standard deviation of the colours: the data set's own, or ImageNet's."""
+    resample: Literal["bicubic", "bilinear"] = "bicubic"
+    """How stored images of another size than the network's are brought to it, antialiased: by stage two and its
+    accuracies (locality guidance: bilinear)."""
     crop_pct: float | None = None
     """Share of a test image's side that is seen, in the middle, after bicubic resizing (None: all of it)."""
 

@@ -114,7 +114,8 @@ class Recipe:
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
-        "padding_fill": "black", "select": "top1", "balanced_sampler": False, "class_weights": "none",
+        "resample": "bilinear", "padding_fill": "black", "select": "top1", "balanced_sampler": False,
+        "class_weights": "none",
         "validation": "held_out", "label_percent": 100.0, "label_draw": 0, "teacher_key": "teacher",
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""

@@ -100,7 +100,9 @@ class FinetuneOptimisation:
         check_values(self, SHARE, "smoothing")
         check_values(self, SHARE_BELOW_1, "ema_decay", "sd", "drop_rate")
         check_values(self, SHARE_ABOVE_0, "layer_decay")
-        require(self.repeats == 1 or self.ra == 1, "repeats", self.repeats, "goes with --ra 1 only")
+        once = self.repeats == 1 or self.ra == 1
+        words = f"shows a part of the images in an epoch: give --ra 1, too (--ra is {self.ra}, 3 unless stated)"
+        require(once, "repeats", self.repeats, words)
         repeats = self.balanced_sampler and self.repeats > 1
         require(not repeats, "balanced_sampler", "true", "goes with --repeats 1 only")
         twice = self.balanced_sampler and self.class_weights != "none"

@@ -285,9 +285,10 @@ def _build(entry: Path, stem: str, job: Job) -> None:
         if left.name not in (PIXELS, JOURNAL):  # an archive that was unpacked meanwhile
             shutil.rmtree(left, ignore_errors=True)
     try:
-        title = f"decoding {job.title}"
         with places(job.root, job.names, work) as image_places:
-            stored = decode_all(image_places, work / PIXELS, job.source_size, title, job.conversion)
+            stored = decode_all(
+                image_places, work / PIXELS, job.source_size, job.title, job.conversion
+            )
         skipped = stored["skipped"]
         if len(skipped) == len(job.names):
             index, reason = skipped[0]

@@ -75,7 +75,8 @@ class CorruptedFolders:
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder}")
         listing = by_class(folder, clean.classes)
-        return image_set(listing, replace(options, stream=True), (clean.mean, clean.std))
+        streamed = replace(options, stream=True)
+        return image_set(listing, streamed, (clean.mean, clean.std), trains=False)
 
 
 def open_corrupted(folder: str | Path) -> CorruptedArrays | CorruptedFolders:

@@ -86,6 +86,9 @@ def whole_planes(
         pages = image.n_frames  # type: ignore[attr-defined]  # it is a TiffImageFile
         if pages > 1 and conversion.whole:
             return _tiff.page_stack(image)[:, None]
+        if _tiff.is_alpha_a_guess(image) and not conversion.whole:
+            _convert.note_dropped(notes, pages, 1)
+            return np.asarray(image).transpose(2, 0, 1)[None]
         _convert.note_dropped(notes, pages, _tiff.samples(image) if _tiff.is_cut(image) else 1)
         notes["upper bits, TIFF"] += loses
         notes["needs tifffile"] += loses and not _tiff.installed()

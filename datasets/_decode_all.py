@@ -47,15 +47,17 @@ def decode_all(
     title: str,
     asked: Conversion = AS_PUBLISHED,
 ) -> dict[str, Any]:
-    """Write the readable images to `file`, uint8 (N, C, height, width).
+    """Write the readable images to `file`, uint8 (N, C, height, width). title: what people call them.
 
     Returns {side, skipped: [[index, reason]], mean, std, conversion, measured, notes, beyond_centre}: how they were
     converted where that was left open, and what was dropped; side is [height, width] where these differ. Images that
     are all of the shape of source_size (square where it is one number), of one size and not larger are stored as they
-    are, otherwise all are brought to source_size. OSError without room for them.
+    are, otherwise all are brought to source_size. OSError without room for them, ValueError where their channels
+    are not those that are asked for.
     """
     sample = _look.headers(places)
     most = _pair(source_size)
+    _look.check_channels(sample, asked, title)
     look = _look.settle(places, sample, asked, most)
     size = common_size(sample, most)
     while True:
@@ -96,7 +98,7 @@ def _decode_to(output: Output, places: list[Place], title: str) -> dict[str, Any
     for start in range(0, count, CHUNK):
         if start not in done:
             chunks.append((start, places[start : start + CHUNK]))
-    with progress(count, title) as bar:
+    with progress(count, f"decoding {title}") as bar:
         bar.update(sum(reply["count"] for reply in replies))
         if len(chunks) <= 2:  # a worker takes longer to start
             replies += _decode_here(output, chunks)

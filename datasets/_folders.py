@@ -18,7 +18,7 @@ from ._console import say_once
 from ._decode_all import common_size
 from ._images import ImageSet, LoadOptions
 from ._places import Root, places
-from ._stream import Streamed, statistics, unreadable_class
+from ._stream import Streamed, say_lost_classes, statistics, unreadable_class
 from ._tree import Node, is_system_name
 
 # Folders that may be the public evaluation split
@@ -64,6 +64,8 @@ class Listing:
     """Tells apart listings that share a root."""
     empty: tuple[str, ...] = ()
     """Classes of a training split that have no image: `image_set` refuses them, all at once."""
+    unlabelled: str = ""
+    """Why there are no labels, where that can be said."""
 
 
 def existing_folder(root: str | Folder) -> Folder:
@@ -236,12 +238,17 @@ def above_train(root: Folder) -> Folder:
 
 
 def image_set(
-    listing: Listing, options: LoadOptions, constants: Constants | None = None
+    listing: Listing,
+    options: LoadOptions,
+    constants: Constants | None = None,
+    *,
+    trains: bool = True,
 ) -> ImageSet:
     """Decode a listing through the cache, or stream it: then worker processes decode what is asked for, each time.
 
-    `constants` are mean and std; without them the pixels' own are used. ValueError when the listing, or a class of the
-    training split, is empty.
+    `constants` are mean and std; without them the pixels' own are used. trains: whether networks learn these images; of
+    others, which are measured on, unreadable ones have no substitute. ValueError when the listing is empty, and of a
+    split that trains when a class has no image, or none that can be read.
     """
     check_no_empty_class(listing)
     if not listing.names:
@@ -254,7 +261,7 @@ def image_set(
     if stream is None:
         stream = _is_too_large(listing, options)
     if stream:
-        streamed = _streamed(listing, labels, options)
+        streamed = _streamed(listing, labels, options, trains)
         mean, std = constants or statistics(streamed)
         # Nothing of a tensor but its shape, type and indexing is used of a set's pixels.
         pixels = cast(torch.Tensor, streamed)
@@ -263,7 +270,10 @@ def image_set(
         listing.root, listing.names, options.source_size, listing.part, options.conversion
     )
     if labels is not None:
-        _check_readable(listing, labels, cached.kept)
+        if trains:
+            _check_readable(listing, labels, cached.kept)
+        else:
+            say_lost_classes(labels, labels[cached.kept], listing.classes)
         labels = labels[cached.kept]
     mean, std = constants or (cached.mean, cached.std)
     return ImageSet(cached.pixels, labels, listing.classes, mean, std, cached.conversion)
@@ -277,19 +287,29 @@ def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) 
         raise ValueError(f"{listing.root}: {unreadable_class(listing.names[index])}")
 
 
-def _streamed(listing: Listing, labels: torch.Tensor | None, options: LoadOptions) -> Streamed:
+def _streamed(
+    listing: Listing, labels: torch.Tensor | None, options: LoadOptions, trains: bool
+) -> Streamed:
     """The images, decoded when they are asked for."""
     with places(listing.root.resolve(), listing.names, None) as image_places:
         sample = _look.headers(image_places)
         most = _pair(options.source_size)
+        title = _notes.title(listing.root, listing.part)
+        _look.check_channels(sample, options.conversion, title)
         look = _look.settle(image_places, sample, options.conversion, most)
         beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
         lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
-        title = _notes.title(listing.root, listing.part)
         _notes.say(title, lines)
         size = common_size(sample, most) or most
         return Streamed(
-            image_places, listing.names, labels, size, options.workers, look.conversion, title
+            image_places,
+            listing.names,
+            labels,
+            size,
+            options.workers,
+            look.conversion,
+            title,
+            substitutes=trains,
         )
 
 

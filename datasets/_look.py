@@ -7,7 +7,7 @@ quarters; without one the 0.1 and 99.9 percentiles.
 
 import statistics
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from ._bytes import UNREADABLE, Place
 from ._convert import Conversion, NoRange, Range, kind_of
 from ._decode import Header
 
+P = TypeVar("P")
 HEADERS = 64  # files whose headers are read
 MEASURED = 500  # images whose values are measured
 VALUES = 4096  # of each of them, drawn at random
@@ -60,7 +61,7 @@ class Look(NamedTuple):
         return self.measure(rare, kind)
 
 
-def spread(places: list[Place], count: int) -> list[Place]:
+def spread(places: list[P], count: int) -> list[P]:
     """At most so many, evenly spread."""
     count = min(count, len(places))
     return [places[index * len(places) // count] for index in range(count)]
@@ -93,6 +94,29 @@ def settle(
             if measured.measured[kind].images:  # none where Pillow gives 8 bits of them
                 look = measured
     return look
+
+
+def check_channels(sample: list[Header], conversion: Conversion, title: str) -> None:
+    """ValueError where every channel is kept and no file of a sample has as many as are wanted: none could be read."""
+    wanted = conversion.channels
+    if not (conversion.whole and wanted and sample):
+        return
+    there = sorted({header.channels for header in sample})
+    if wanted in there or (wanted == 3 and 1 in there):  # grey is made colour
+        return
+    have = " or ".join(map(str, there))
+    remedy = f"give files of {wanted} channels, or weights for {have}"
+    if wanted in (1, 3):
+        remedy = f"--channels {wanted} makes such of them"
+    raise ValueError(
+        f"{title}: its files have {channels(have)}, and the network takes {wanted} "
+        f"(it was trained with --channels all): {remedy}"
+    )
+
+
+def channels(count: object) -> str:
+    """How many, in words."""
+    return f"{count} channel" + ("" if str(count) == "1" else "s")
 
 
 def beyond_centre(sample: list[Header], shape: tuple[int, int] = SQUARE) -> float:

@@ -1,6 +1,7 @@
 """Where the files are that a table names: by their paths, or by parts of them, or by names without endings."""
 
 import os
+from dataclasses import replace
 
 from ._folders import Folder, image_names
 from ._rows import Rows, keep
@@ -21,7 +22,7 @@ def located(folder: Folder, rows: Rows, prefer: str) -> Rows:
         )
     rows = keep(rows, lambda index: bool(found[index]), f"whose files are not below {folder}")
     files = [file for file in found if file]
-    return Rows(rows.source, files, rows.labels, rows.splits)
+    return replace(rows, names=files)
 
 
 def files_of(folder: Folder, names: list[str], prefer: str, source: str) -> list[str | None]:

@@ -55,7 +55,7 @@ def load_published(data: Published, root: str | Path, split: str, options: LoadO
             raise FileNotFoundError(f"{error}; --download fetches it") from None
         return _download(data, root, split)
     if listing is not None:
-        return image_set(listing, options, (data.mean, data.std))
+        return image_set(listing, options, (data.mean, data.std), trains=split == "train")
     place = _binary_place(data, existing_folder(root), split)
     assert isinstance(place, Path)  # else listing_of had raised an error
     return _read(data, place, split)

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from ._places import Root
 from ._split_names import TEST, TRAIN, VALIDATION
 from .image_folder import WITH_VALIDATION, hold_out
 
+SEPARATORS = "|;,"  # between several labels in a cell
 TEST_NAMES = ("test", "val")  # of which the first that is there is the test split
 SPLIT_NAMES = {"train": (*TRAIN, "trn"), "test": (*TEST, "tst"), "val": VALIDATION}
 
@@ -32,6 +33,8 @@ class Rows:
     """One for each name, empty where the row has none; None when there are no labels at all."""
     splits: list[str] | None = None
     """One for each name, in anybody's words; None when the rows are of one split."""
+    unlabelled: str = ""
+    """Why there are no labels, where that can be said."""
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -43,7 +46,7 @@ class Rows:
         labels = None
         if self.labels is not None:
             labels = [self.labels[index] for index in indices]
-        return Rows(self.source, names, labels)
+        return Rows(self.source, names, labels, unlabelled=self.unlabelled)
 
 
 def split_name(word: str) -> str | None:
@@ -90,7 +93,8 @@ def split_of(listings: dict[str, Listing], split: str) -> Listing:
     if split == "val" and split not in listings:
         raise ValueError(f"{root} has no validation images beside test images")
     if split not in listings:
-        raise NoLabels(f"{root}: its images have no labels, and so there is no test split")
+        why = listings["train"].unlabelled
+        raise NoLabels(f"{root}: its images have no labels, and so there is no test split{why}")
     return listings[split]
 
 
@@ -100,7 +104,8 @@ def images_of(listings: dict[str, Listing], split: str, options: LoadOptions) ->
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(wanted, like(options, train), (train.mean, train.std))
+    constants = train.mean, train.std
+    return image_set(wanted, like(options, train), constants, trains=False)
 
 
 class Parts(NamedTuple):
@@ -126,8 +131,10 @@ def listings_of(parts: Parts) -> dict[str, Listing]:
         raise NoTrainingImages(f"{root} has {have} images and no training images")
     train = without_repeats(splits["train"])
     if train.labels is None or not any(train.labels):
-        return {"train": Listing(root, train.names, None, (), "train")}
+        why = train.unlabelled
+        return {"train": Listing(root, train.names, None, (), "train", unlabelled=why)}
     train = labelled(train)
+    say_several_labels(train)
     assert train.labels is not None
     classes = classes or class_order(train)
     whole = listing_of(root, train, classes, "")
@@ -152,6 +159,7 @@ def unsplit_of(parts: Parts) -> Listing | None:
     if not there or (there[0] == "train" and len(there) > 1):
         return None
     whole = labelled(without_repeats(rows[there[0]]))
+    say_several_labels(whole)
     classes = classes or class_order(whole)
     return listing_of(root, whole, classes, "all")
 
@@ -241,6 +249,28 @@ def labelled(rows: Rows) -> Rows:
     labels = rows.labels
     assert labels is not None
     return keep(rows, lambda index: bool(labels[index]), "without a label")
+
+
+def say_several_labels(rows: Rows) -> None:
+    """A warning where cells seem to hold several labels: each such cell is a class of its own."""
+    assert rows.labels is not None
+    counts = Counter(rows.labels)
+    several = [label for label in counts if is_several(label, counts)]
+    if several:
+        images = sum(counts[label] for label in several)
+        say_once(
+            f"warning: {rows.source}: {images} of {len(rows.labels)} rows have labels like {several[0]!r}, several at "
+            "once: an image has one class here, so each combination is a class of its own; keep one label a row"
+        )
+
+
+def is_several(label: str, labels: Collection[str]) -> bool:
+    """Whether a label is a list of several, by | or ; or by a comma between words that are labels, too."""
+    for separator in SEPARATORS:
+        parts = [part.strip() for part in label.strip("[](){}").split(separator)]
+        if len(parts) > 1 and all(parts):
+            return separator != "," or any(part in labels for part in parts)
+    return False
 
 
 def class_order(rows: Rows) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Streamed: images that are decoded when they are asked for, and index like a uint8 tensor (N, C, H, W).
 
-Pixels are those of the cache: the same decoder, the same side. An image that cannot be read is named once, and the
-next one of its class in the listing's order that can be takes its place; so labels stay right, and the pixels of an
-index depend on the files only, not on workers, ranks or what was read before.
+Pixels are those of the cache: the same decoder, the same side. An image that cannot be read is named once, and where
+networks learn the next one of its class in the listing's order that can be takes its place; so labels stay right, and
+the pixels of an index depend on the files only, not on workers, ranks or what was read before. Whoever measures leaves
+out those that are `unreadable`, as the cache does.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from torch.nn.modules.utils import _pair
 
 from . import _notes
 from ._bytes import Place, file_of, size_of
-from ._console import say_once_of
+from ._console import say_once, say_once_of
 from ._convert import AS_PUBLISHED, Conversion, Form, NoRange
 from ._workers import Decoders, processors
 
@@ -45,8 +46,10 @@ class Streamed:
         workers: int | None,
         conversion: Conversion = AS_PUBLISHED,
         title: str = "images",
+        *,
+        substitutes: bool = True,
     ):
-        """title: what people call them."""
+        """title: what people call them. substitutes: whether an unreadable image is replaced; else it is black."""
         self._places = places
         self._names = names
         self._labels = labels
@@ -56,6 +59,9 @@ class Streamed:
         self.nbytes = self.shape.numel()
         self._numbers = torch.arange(len(places))
         self._said: set[str] = set()
+        self.unreadable: set[int] = set()
+        """The numbers of those images that were asked for by now and cannot be read."""
+        self._replaces = substitutes
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
@@ -70,6 +76,10 @@ class Streamed:
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
 
+    def name_of(self, number: int) -> str:
+        """What the file of an image is called."""
+        return self._names[number]
+
     def stamp(self) -> str:
         """Changes when the names of the files do, or their sizes in bytes; -1 of one that cannot be looked at."""
         digest = hashlib.blake2b(digest_size=8)
@@ -82,7 +92,7 @@ class Streamed:
         return digest.hexdigest()
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
-        """uint8 (len(numbers), C, H, W). Images that turn out unreadable are replaced by their substitutes."""
+        """uint8 (len(numbers), C, H, W). Images that turn out unreadable are replaced by their substitutes, if any."""
         numbers = [self._readable(number) for number in numbers]
         places = [self._places[number] for number in numbers]
         try:
@@ -94,8 +104,8 @@ class Streamed:
             ) from None
         self._say(notes)
         for row, reason in unreadable:
-            self._substitute(numbers[row], reason)
-        if unreadable:
+            self._say_unreadable(numbers[row], reason)
+        if unreadable and self._replaces:
             rows = [row for row, _ in unreadable]
             pixels[rows] = self._decode([numbers[row] for row in rows])
         return pixels
@@ -116,17 +126,20 @@ class Streamed:
                 raise ValueError(unreadable_class(self._names[first]))
         return number
 
-    def _substitute(self, number: int, reason: str) -> None:
-        """Let the next image of its class stand in for an unreadable one, and say so."""
-        if number in self._substitutes:
+    def _say_unreadable(self, number: int, reason: str) -> None:
+        """Say once of an image that it cannot be read, and let the next of its class stand in for it if one is to."""
+        if number in self.unreadable:
             return
-        substitute = self._next(number)
-        self._substitutes[number] = substitute
-        count = len(self._substitutes)
+        self.unreadable.add(number)
+        fate = "left out"
+        if self._replaces:
+            substitute = self._next(number)
+            self._substitutes[number] = substitute
+            fate = f"{self._names[substitute]} is taken"
+        count = len(self.unreadable)
         if count > NAMED:
             return
-        name, other = self._names[number], self._names[substitute]
-        line = f"unreadable image {name} ({reason}): {other} is taken"
+        line = f"unreadable image {self._names[number]} ({reason}): {fate}"
         if count == NAMED:
             line += "; no more are named"
         say_once_of(file_of(self._places[number]), line)
@@ -140,22 +153,47 @@ class Streamed:
         return int(same[place % len(same)])
 
 
+def readable(pixels: Any, indices: Tensor) -> Tensor:
+    """Of indices (n,) that were asked of a set's pixels a mask (n,) of those whose files can be read."""
+    unreadable = torch.tensor(sorted(getattr(pixels, "unreadable", ())), dtype=torch.int64)
+    return ~torch.isin(indices, unreadable)
+
+
+def say_lost_classes(there: Tensor, kept: Tensor, classes: tuple[str, ...]) -> None:
+    """A line about classes of which images are `there`, and none that can be read; both are labels, (N,) and (n,)."""
+    lost = sorted(set(there.tolist()) - set(kept.tolist()))
+    if lost:
+        names = ", ".join(classes[label] for label in lost[:NAMED]) + (
+            ", ..." if lost[NAMED:] else ""
+        )
+        noun = "class" if len(lost) == 1 else "classes"
+        say_once(
+            f"warning: no image of {noun} {names} can be read where accuracy is measured: left out of it"
+        )
+
+
 def unreadable_class(name: str) -> str:
     """What to do about a class of which an image has this name: a network cannot learn it, streamed or not."""
     return f"none of the images of the class of {name} is readable: mend them or remove the class"
 
 
 def statistics(pixels: Streamed) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel, in units of 0..1, of at most SAMPLE images spread over the set."""
+    """Mean and deviation per channel, in units of 0..1, of at most SAMPLE images spread over the set.
+
+    ValueError where none of these can be read.
+    """
     count = min(SAMPLE, len(pixels))
     chosen = torch.arange(count) * len(pixels) // count
     channels = pixels.shape[1]
     sums = torch.zeros(channels, dtype=torch.float64)
     squares = torch.zeros(channels, dtype=torch.float64)
     for part in chosen.split(PART):
-        values = pixels[part].long()
+        values = pixels[part].long()[readable(pixels, part)]
         sums += values.sum((0, 2, 3))
         squares += values.square().sum((0, 2, 3))
+    count = int(readable(pixels, chosen).sum())
+    if not count:
+        raise ValueError(f"none of {len(chosen)} images, e.g. {pixels.name_of(0)}, can be read")
     values_per_channel = count * pixels.shape[2] * pixels.shape[3]
     mean = sums / values_per_channel / 255
     variance = squares / values_per_channel / 255**2 - mean**2

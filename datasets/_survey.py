@@ -2,7 +2,8 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +12,7 @@ from . import _look, _notes
 from ._console import progress
 from ._convert import AS_PUBLISHED, Conversion, Form
 from ._decode import Header, Place, header, size
+from ._decode_all import common_size
 from ._folders import Listing
 from ._places import places
 from ._workers import Decoders, processors
@@ -74,15 +76,28 @@ def _lost_classes(listing: Listing, unreadable: list[int]) -> list[str]:
     return [listing.classes[label] for label, count in lost.items() if count == there[label]]
 
 
-def typical_side(listing: Listing) -> int:
-    """The median of the shorter sides in pixels, of some images spread evenly. ValueError where none can be read."""
-    count = min(len(listing.names), SAMPLED)
-    names = [listing.names[index * len(listing.names) // count] for index in range(count)]
+def shared_size(listing: Listing, shape: Size) -> Size:
+    """The height and width in which images are stored that would be brought to `shape`, as a sample of headers says."""
+    with _sample(listing, _look.HEADERS) as image_places:
+        return common_size(_look.headers(image_places), shape) or shape
+
+
+@contextmanager
+def _sample(listing: Listing, most: int) -> Iterator[list[Place]]:
+    """At most so many of the images, spread evenly."""
+    names = _look.spread(listing.names, most)
     with (
         TemporaryDirectory() as work,
         places(listing.root.resolve(), names, Path(work)) as image_places,
     ):
+        yield image_places
+
+
+def typical_side(listing: Listing) -> int:
+    """The median of the shorter sides in pixels, of some images spread evenly. ValueError where none can be read."""
+    with _sample(listing, SAMPLED) as image_places:
         sizes = [size(place) for place in image_places]
+    count = len(sizes)
     sides = [min(width_and_height) for width_and_height in sizes if width_and_height]
     if not sides:
         raise ValueError(f"none of {count} images in {listing.root} has a header that can be read")

@@ -27,6 +27,14 @@ LABELS = (
 SPLITS = ("split", "set", "subset", "partition")
 
 
+class NoColumn(ValueError):
+    """A stated column is not there. name: what states it, as label_column."""
+
+    def __init__(self, name: str, line: str):
+        super().__init__(f"--{name} {line}")
+        self.name = name
+
+
 @dataclass(frozen=True)
 class Columns:
     """Which columns to read; None: those that have one of the usual names."""
@@ -46,17 +54,20 @@ class Columns:
         return cls(image_column, label_column, split_column)
 
     def chosen(self, source: str, names: Sequence[str]) -> "Columns":
-        """The same with names that are there. ValueError where a stated one is not, or no column can be the images'."""
-        image = _stated("--image_column", self.image, source, names) or first_of(IMAGES, names)
+        """The same with names that are there.
+
+        NoColumn where a stated one is not, ValueError where none can be the images'.
+        """
+        image = _stated("image_column", self.image, source, names) or first_of(IMAGES, names)
         if image is None:
             raise ValueError(
                 f"{source}: none of its columns is known to name images ({_listed(names)}): --image_column NAME, "
                 "or is its first line no header?"
             )
-        label = _stated("--label_column", self.label, source, names) or first_of(LABELS, names)
+        label = _stated("label_column", self.label, source, names) or first_of(LABELS, names)
         if label is None and len(names) == 2:
             label = next(name for name in names if name != image)
-        split = _stated("--split_column", self.split, source, names) or first_of(SPLITS, names)
+        split = _stated("split_column", self.split, source, names) or first_of(SPLITS, names)
         return Columns(image, label, split if split not in (image, label) else None)
 
     def say(self, source: str, names: Sequence[str]) -> None:
@@ -91,13 +102,31 @@ class Table:
         if chosen.split is not None:
             splits = [text(cell) for cell in self.columns[chosen.split]]
         chosen.say(self.source, names)
-        return Rows(self.source, images, labels, splits)
+        unlabelled = self._why_unlabelled(chosen) if labels is None else ""
+        return Rows(self.source, images, labels, splits, unlabelled)
+
+    def _why_unlabelled(self, chosen: Columns) -> str:
+        """What to do about labels that are spread over columns; empty where they are not."""
+        others = [name for name in self.columns if name not in (chosen.image, chosen.split)]
+        switches = [name for name in others if _is_switch(self.columns[name])]
+        if len(switches) < 2:
+            return ""
+        return (
+            f": {len(switches)} of its columns hold 0 and 1 ({_listed(switches)}), a column for each class (one-hot): "
+            "write the name of each image's class into one column called label"
+        )
 
     def _label(self, cell: Any, column: str) -> str:
         try:
             return text(cell)
         except ValueError as error:
             raise ValueError(f"{self.source}, column {column!r}: {error}") from None
+
+
+def _is_switch(cells: Sequence[Any]) -> bool:
+    """Whether a column says of each row yes or no."""
+    words = {str(cell).strip().lower() for cell in cells}
+    return len(words) == 2 and words <= {"0", "1", "0.0", "1.0", "false", "true"}
 
 
 def first_of(known: Sequence[str], names: Sequence[str]) -> str | None:
@@ -114,9 +143,10 @@ def _plain(name: str) -> str:
 
 
 def _stated(flag: str, column: str | None, source: str, names: Sequence[str]) -> str | None:
-    """The stated column. ValueError where there is no such."""
+    """The stated column. NoColumn where there is no such."""
     if column is not None and column not in names:
-        raise ValueError(f"{flag} {column}: {source} has no such column, it has {_listed(names)}")
+        line = f"{column}: {source} has no such column, it has {_listed(names)}"
+        raise NoColumn(flag, line)
     return column
 
 

@@ -12,11 +12,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-BITS, SAMPLES, PLANAR = (
-    258,
-    277,
-    284,
-)  # tags: bits of each channel of a page, their number, how they lie
+# Tags: bits of each channel of a page, their number, how they lie, what those beyond the colours are
+BITS, SAMPLES, PLANAR, EXTRA = 258, 277, 284, 338
 HINT = "pip install tifffile"
 
 
@@ -37,6 +34,11 @@ def is_cut(image: Image.Image) -> bool:
     """Whether Pillow gives fewer channels of an opened TIFF file than it has."""
     palette_or_colours = len(image.getbands())
     return samples(image) > palette_or_colours
+
+
+def is_alpha_a_guess(image: Image.Image) -> bool:
+    """Whether Pillow takes a channel of an opened TIFF file for alpha that the file does not say to be one."""
+    return "A" in image.getbands() and EXTRA not in image.tag_v2  # type: ignore[attr-defined]
 
 
 def bits(image: Image.Image) -> int:

@@ -22,7 +22,7 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
 
     FileNotFoundError when a list or an image is missing, ValueError when a list is none.
     """
-    return image_set(listing(root, split), options, (MEAN, STD))
+    return image_set(listing(root, split), options, (MEAN, STD), trains=split == "train")
 
 
 def listing(root: str | Path, split: str) -> Listing:

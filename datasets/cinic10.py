@@ -25,7 +25,7 @@ ARCHIVE = "https://datashare.ed.ac.uk/handle/10283/3192"
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """root/{train,test}/<class>/*.png; root may also be the `train` folder itself. It cannot be downloaded here."""
-    return image_set(listing(root, split), options, (MEAN, STD))
+    return image_set(listing(root, split), options, (MEAN, STD), trains=split == "train")
 
 
 def listing(root: str | Path, split: str) -> Listing:

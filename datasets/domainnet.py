@@ -34,7 +34,8 @@ def load(
 
     FileNotFoundError when images of a list are missing; ValueError when there are several domains.
     """
-    return image_set(listing(root, split, domain), options, (MEAN, STD))
+    found = listing(root, split, domain)
+    return image_set(found, options, (MEAN, STD), trains=split == "train")
 
 
 def listing(root: str | Path, split: str, domain: str | None = None) -> Listing:

@@ -60,7 +60,8 @@ def load(
     check_split(split)
     if options.download and layout != "kaggle" and not _find(root, layout):
         _download(Path(root).expanduser())
-    return image_set(listing(root, split, layout, lists), options, (MEAN, STD))
+    found = listing(root, split, layout, lists)
+    return image_set(found, options, (MEAN, STD), trains=split == "train")
 
 
 def listing(

@@ -43,7 +43,8 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
     train = image_set(listings["train"], options)
     if split == "train":
         return train
-    return image_set(wanted, like(options, train), (train.mean, train.std))
+    constants = train.mean, train.std
+    return image_set(wanted, like(options, train), constants, trains=False)
 
 
 def listing(root: str | Path, split: str) -> Listing:

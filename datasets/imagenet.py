@@ -26,7 +26,7 @@ INNER = "ILSVRC/Data/CLS-LOC"  # as the archive of Kaggle unpacks
 
 def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> ImageSet:
     """root/train/<id>/ and root/{val,validation}/<id>/. FileNotFoundError when they are not there."""
-    return image_set(listing(root, split), options, (MEAN, STD))
+    return image_set(listing(root, split), options, (MEAN, STD), trains=split == "train")
 
 
 def listing(root: str | Path, split: str) -> Listing:

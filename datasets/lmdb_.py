@@ -32,7 +32,8 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
     if split == "train":
         return train
     images = listing(root, split, train.classes)
-    return image_set(images, like(options, train), (train.mean, train.std))
+    constants = train.mean, train.std
+    return image_set(images, like(options, train), constants, trains=False)
 
 
 def listing(root: str | Path, split: str, classes: tuple[str, ...] | None = None) -> Listing:

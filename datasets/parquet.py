@@ -22,7 +22,7 @@ from ._rows import (
     split_of_file,
     text,
 )
-from ._table import IMAGES, Columns, first_of, holds_bytes, one_line, pyarrow
+from ._table import IMAGES, Columns, NoColumn, first_of, holds_bytes, one_line, pyarrow
 
 BATCH = 64  # rows that are read at a time
 
@@ -95,9 +95,8 @@ def _image_columns(source: str, schema: Any, columns: Columns) -> Columns:
     """The columns, of images one of bytes. ValueError where there is none."""
     of_bytes = [field.name for field in schema if holds_bytes(field.type)]
     if columns.image is not None and columns.image not in of_bytes:
-        raise ValueError(
-            f"--image_column {columns.image}: in {source} columns of bytes are {', '.join(of_bytes) or 'none'}"
-        )
+        there = ", ".join(of_bytes) or "none"
+        raise NoColumn("image_column", f"{columns.image}: in {source} columns of bytes are {there}")
     if not of_bytes:
         names = ", ".join(schema.names)
         raise ValueError(

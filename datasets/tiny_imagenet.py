@@ -29,7 +29,7 @@ def load(root: str | Path, split: str, options: LoadOptions = DEFAULTS) -> Image
 
     root may also be its `train` folder, or the folder that holds tiny-imagenet-200. It cannot be downloaded here.
     """
-    return image_set(listing(root, split), options, (MEAN, STD))
+    return image_set(listing(root, split), options, (MEAN, STD), trains=split == "train")
 
 
 def listing(root: str | Path, split: str) -> Listing:

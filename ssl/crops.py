@@ -19,7 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from ..augment import blur, colour, resample
 from ..augment.boxes import RATIO, random_boxes
-from ..augment.device import channels, exact_products, send
+from ..augment.device import channels, exact_products, send_together
 from ..config.pretrain import Recipe
 from ..config.sizes import ImageSize, half
 
@@ -32,6 +32,7 @@ class Crops(NamedTuple):
 
     globals: Tensor  # (G, B, C, H, W)
     locals: Tensor  # (L, B, C, h, w); L may be 0
+    labels: Tensor | None = None  # int64 (B,), where they are learned, too
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,11 @@ class Parameters:
         return self.map(lambda tensor: tensor[:, samples])
 
     def to(self, device: torch.device | str) -> "Parameters":
-        return self.map(lambda tensor: send(tensor, device))
+        views = self.globals, self.locals
+        own = [getattr(each, field.name) for each in views for field in fields(Views)]
+        sent = send_together(own, device)
+        count = len(fields(Views))
+        return Parameters(Views(*sent[:count]), Views(*sent[count:]), self.source)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Parameters":
         return Parameters(self.globals.map(change), self.locals.map(change), self.source)
@@ -234,11 +239,10 @@ class MultiCrop:
             self._crop(images[i : i + chunk], parameters[i : i + chunk])
             for i in range(0, samples, chunk)
         ]
-        return (
-            parts[0]
-            if len(parts) == 1
-            else Crops(*(torch.cat(group, 1) for group in zip(*parts, strict=True)))
-        )
+        if len(parts) == 1:
+            return parts[0]
+        views = [part.globals for part in parts], [part.locals for part in parts]
+        return Crops(*(torch.cat(same_size, 1) for same_size in views))
 
     def _crop(self, images: Tensor, parameters: Parameters) -> Crops:
         parameters = parameters.to(images.device)

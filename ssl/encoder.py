@@ -1,6 +1,6 @@
 """An encoder: backbone and head over crops of several sizes. Student and teacher are two encoders.
 
-B images, V views, C channels, D features, K prototypes.
+B images, V views, G of them global, C channels, D features, K prototypes.
 """
 
 from typing import NamedTuple
@@ -17,12 +17,14 @@ class Views(NamedTuple):
 
     outputs: Tensor  # (V, B, K) of the head, views in the order given
     features: Tensor  # (G, B, D) of the backbone, of the first size's views
+    logits: Tensor | None  # (G, B, classes) of these, where labels are learned, too
 
 
 class Encoder(nn.Module):
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: nn.Module, head: nn.Module, classifier: nn.Module | None = None):
+        """classifier: of joint training with labels, on the features of the first size's views."""
         super().__init__()
-        self.backbone, self.head = backbone, head
+        self.backbone, self.head, self.classifier = backbone, head, classifier
 
     def forward(self, *crops: Tensor) -> Views:
         """Crops (n, B, C, h, w), one tensor a size -> outputs (V, B, K) and features of the first size.
@@ -32,7 +34,8 @@ class Encoder(nn.Module):
         batch = crops[0].shape[1]
         features = [self.backbone(views.flatten(0, 1)) for views in crops if len(views)]
         outputs = self.head(torch.cat(features)).unflatten(0, (-1, batch))
-        return Views(outputs, features[0].unflatten(0, (-1, batch)))
+        first = features[0].unflatten(0, (-1, batch))
+        return Views(outputs, first, self.classifier(first) if self.classifier else None)
 
 
 def check_sizes(backbone: nn.Module, channels: int, *sizes: ImageSize) -> None:

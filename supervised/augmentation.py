@@ -13,7 +13,7 @@ from torch.nn.modules.utils import _pair
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
 from ..augment.device import exact_products
 from ..augment.draws import Draws
-from ..augment.evaluation import EvalTransform, resize
+from ..augment.evaluation import EvalTransform, Resample, resize
 from ..augment.operations import Operations
 from ..config.augmentation import Augmentation
 
@@ -43,6 +43,7 @@ class TrainTransform:
     notation ("rand-m9-mstd0.5-inc1"), or None. color_jitter: the strength of
     random brightness, contrast and saturation. fill: what erased boxes hold after normalisation, a number or one per
     channel; 0 is the mean colour, the published recipe fills with `mean` itself; None is normal noise in each pixel.
+    resample: how images of another size are brought to this one before they are shifted.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class TrainTransform:
         color_jitter: float = 0.0,
         erase: erasing.Erasing | None = erasing.Erasing(),  # noqa: B008, it is frozen
         fill: float | tuple[float, ...] | None = 0.0,
+        resample: Resample = "bicubic",
     ) -> None:
         self.height, self.width = _pair(size)
         self.mean, self.std = mean, std
@@ -67,6 +69,7 @@ class TrainTransform:
         if policy:
             self.policy = read_policy(policy, mean)
         self.color_jitter, self.erase, self.fill = color_jitter, erase, fill
+        self.resample: Resample = resample
         self.normalise = EvalTransform(size, mean, std).normalise
 
     @classmethod
@@ -107,6 +110,7 @@ class TrainTransform:
             color_jitter=0.0 if recipe.aa else recipe.color_jitter,
             erase=erase,
             fill=fill,
+            resample=recipe.resample,
         )
 
     def draw(
@@ -149,7 +153,7 @@ class TrainTransform:
             return crop.apply(images, draws.crops, (self.height, self.width))
         assert draws.shifts is not None
         return shift.apply(
-            resize(images, (self.height, self.width)),
+            resize(images, (self.height, self.width), resample=self.resample),
             draws.shifts,
             self.padding,
             self.edge,

@@ -1,12 +1,19 @@
 """--recipe auto in stage two: the rules, what is stated, what a run that is there keeps."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 from conftest import launch, result_of
 
 from multicrop import cli
+from multicrop.commands import _auto
+from multicrop.commands import finetune as command
 from multicrop.config.auto_finetune import finetune_choices
+from multicrop.config.backbone import BackboneSettings
 from multicrop.config.finetune import Recipe
+from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.datasets import _folders, shapes
 
 SMALL = (
     "--scratch", "--arch", "vit", "--embed_dim", "16", "--num_layers", "1", "--num_heads", "2", "--image_size", "16",
@@ -95,3 +102,81 @@ def test_a_run_that_is_there_keeps_what_was_chosen_for_it(colours, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     assert "goes on with the settings that were chosen for it" in resumed.stderr
     assert recipe_of(tmp_path)["ra"] == 3 and result_of(resumed)["status"] == "finished"
+
+
+# The network of random weights
+
+
+def scratch(images, folder, *words):
+    flags = ("--dataset", "image_folder", "--datapath", str(images), "--output_dir", str(folder))
+    more = ("--device", "cpu", "--epochs", "1", "--batch_size", "12")
+    return command.run(cli.parse(Recipe, [*flags, "--scratch", *more, *words]))
+
+
+def stage_ones(images) -> dict:
+    """The network that --recipe auto takes in stage one."""
+    words = ["--dataset", "image_folder", "--datapath", str(images), "--epochs", "1"]
+    recipe = _auto.fill_in(cli.parse(Pretraining, words), lambda recipe, images: 0.0)
+    names = BackboneSettings.__dataclass_fields__
+    return {name: v for name, v in recipe.backbone.options().items() if name in names}
+
+
+def test_from_random_weights_it_is_stage_ones_network_and_that_is_said(colours, tmp_path, capsys):
+    wanted = stage_ones(colours)
+    capsys.readouterr()
+    scratch(colours, tmp_path / "run", "--max_steps", "1")
+    said = capsys.readouterr().err
+    kept = recipe_of(tmp_path / "run")
+    assert {name: kept[name] for name in wanted} == wanted and kept["embed_dim"] == 64
+    assert "no --arch: the network that it takes in stage one" in said
+    assert "--embed_dim 64: 60 images" in said and "--standardise" in said
+    # a run that is there keeps it
+    scratch(colours, tmp_path / "run", "--max_steps", "2")
+    assert "--embed_dim 64: 60 images" not in capsys.readouterr().err
+    assert recipe_of(tmp_path / "run")["embed_dim"] == 64
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (("--arch", "vit", "--image_size", "16", "--num_layers", "1"), {"embed_dim": None, "stem": None}),
+        (("--recipe", "published", "--ra", "1", "--num_layers", "1"), {"embed_dim": None, "arch": None}),
+        (("--embed_dim", "24", "--num_layers", "1"), {"embed_dim": 24, "num_heads": 4, "stem": "conv"}),
+    ],
+)  # fmt: skip
+def test_what_is_stated_of_the_network_stays(colours, tmp_path, words, expected):
+    scratch(colours, tmp_path, *words, "--max_steps", "1")
+    kept = recipe_of(tmp_path)
+    assert {name: kept[name] for name in expected} == expected
+
+
+def test_binary_sets_are_looked_at_once_they_are_read(tmp_path, monkeypatch):
+    whole = shapes.load
+
+    def few(root, split, *options):
+        return whole(root, split, *options, train_images=40, test_images=10)
+
+    monkeypatch.setattr(shapes, "DATASET", replace(shapes.DATASET, load=few))
+    flags = ("--dataset", "shapes", "--output_dir", str(tmp_path), "--device", "cpu")
+    more = ("--epochs", "1", "--batch_size", "12", "--max_steps", "1")
+    command.run(cli.parse(Recipe, [*flags, "--scratch", "--recipe", "auto", *more]))
+    kept = recipe_of(tmp_path)
+    assert (kept["embed_dim"], kept["stem"]) == (64, "conv")
+    assert kept["padding_fill"] == ("edge" if kept["standardise"] else "black")
+
+
+@pytest.mark.parametrize(
+    "start", [("--patch_size", "5"), ("--embed_dim", "30", "--num_heads", "4")]
+)
+@pytest.mark.parametrize("recipe", ["auto", "published"])
+def test_sizes_that_clash_are_said_before_images_are_decoded(
+    colours, tmp_path, monkeypatch, start, recipe
+):
+    """Also where the images say at which size the network sees them."""
+
+    def decoded(*_):
+        raise AssertionError("images were decoded")
+
+    monkeypatch.setattr(_folders, "load_cached", decoded)
+    with pytest.raises(ValueError, match=r"patch size 5|divisible by|heads"):
+        scratch(colours, tmp_path / "run", *start, "--recipe", recipe)

@@ -2,6 +2,7 @@
 
 import json
 
+import finetuning
 import numpy as np
 import pytest
 import torch
@@ -10,14 +11,16 @@ from PIL import Image
 
 from multicrop import cli
 from multicrop.augment import autoaugment, colour, jitter, randaugment, tone
-from multicrop.commands import finetune, knn, pretrain, visualise
+from multicrop.commands import embed, finetune, knn, predict, pretrain, visualise
 from multicrop.commands._conversion import conversion_of
 from multicrop.config.data import DataSettings
+from multicrop.config.embed import Recipe as Embed
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.knn import Recipe as Knn
+from multicrop.config.predict import Recipe as Predict
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe as Visualise
-from multicrop.datasets import _console
+from multicrop.datasets import _console, _look
 from multicrop.datasets._convert import Conversion
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Metadata
@@ -176,6 +179,76 @@ def test_four_channels_through_both_stages(tmp_path, type_, capsys):
     )
     assert "test_top1" in evaluated
     assert len(visualise.run(Visualise(str(first)))["pictures"]) == 3
+
+
+COLOURS = {"L": 1, "RGB": 3, "RGBA": 4}
+
+
+@pytest.fixture(scope="module")
+def of_all_channels(tmp_path_factory):
+    """Class folders of each of these modes, and a classifier that was trained on each with --channels all."""
+    root, found = tmp_path_factory.mktemp("modes"), {}
+    rng = np.random.default_rng(0)
+    for mode, channels in COLOURS.items():
+        for split in ("train", "test"):
+            for name in ("dry", "wet"):
+                folder = root / mode / split / name
+                folder.mkdir(parents=True)
+                for i in range(5):
+                    pixels = rng.integers(0, 256, (16, 16, channels), np.uint8).squeeze()
+                    Image.fromarray(pixels).save(folder / f"{i}.png")
+        flags = {"channels": "all", "epochs": 1, "batch_size": 4, "image_size": 16}
+        finetuning.run(root / mode, root / f"ft-{mode}", **finetuning.PLAIN, **flags)
+        found[mode] = root / mode, root / f"ft-{mode}"
+    return found
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "trained, given, remedy",
+    [
+        ("RGBA", "RGB", "give files of 4 channels, or weights for 3"),
+        ("RGBA", "L", "give files of 4 channels, or weights for 1"),
+        ("RGB", "RGBA", "--channels 3 makes such of them"),
+        ("L", "RGB", "--channels 1 makes such of them"),
+    ],
+)
+def test_files_of_other_channels_than_the_weights_are_one_line(
+    of_all_channels, tmp_path, capsys, trained, given, remedy, stream
+):
+    weights, images = str(of_all_channels[trained][1]), of_all_channels[given][0]
+    wanted = f"have {_look.channels(COLOURS[given])}, and the network takes {COLOURS[trained]} .*: {remedy}"
+    data = {"datapath": str(images), "dataset": "image_folder", "stream": stream, "device": "cpu"}
+    words = {"images": (str(images / "test"),), "device": "cpu"}
+    read = {
+        "finetune": lambda **more: finetuning.run(images, tmp_path / "ft", pretrained_weights=weights, **more),
+        "eval": lambda **more: finetuning.run(images, tmp_path, pretrained_weights=weights, eval=True, **more),
+        "knn": lambda **more: knn.run(recipe(Knn, checkpoints=(weights,), **data, **more)),
+        "predict": lambda **more: predict.run(
+            recipe(Predict, model=weights, output=str(tmp_path / "p.csv"), **words, **more)
+        ),
+        "embed": lambda **more: embed.run(
+            recipe(Embed, model=weights, output=str(tmp_path / "e.npz"), **words, **more)
+        ),
+    }  # fmt: skip
+    for name, command in read.items():
+        knn.load.cache_clear()
+        flags = {}
+        if name in ("finetune", "eval"):
+            flags = {"stream": stream, "workers": 1, "batch_size": 4, "epochs": 1}
+        with pytest.raises(ValueError, match=wanted):
+            command(**flags)
+        if remedy.startswith("--channels"):
+            capsys.readouterr()
+            command(**flags, channels=str(COLOURS[trained]))
+    assert "unreadable image" not in capsys.readouterr().err
+
+
+def test_images_that_are_no_files_are_refused_by_weights_for_other_channels(of_all_channels):
+    _, weights = of_all_channels["RGBA"]
+    flags = {"dataset": "shapes", "device": "cpu", "checkpoints": (str(weights),)}
+    with pytest.raises(ValueError, match="is for images of 4 channels, and these have 3: give"):
+        knn.run(recipe(Knn, **flags))
 
 
 def test_without_the_flag_colours_are_used_and_it_is_said_once(tmp_path, capsys):

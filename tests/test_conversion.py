@@ -1,6 +1,7 @@
 """How image files become pixels: brightness of more than 8 bits, shape, channels and pages; nothing in silence."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 
 from multicrop.commands import check as checking
 from multicrop.config.check import Recipe as Check
-from multicrop.datasets import _console, _decode
+from multicrop.datasets import _console, _decode, _tiff
 from multicrop.datasets._cache import load_cached
 from multicrop.datasets._convert import Conversion, Form
 from multicrop.datasets._images import LoadOptions
@@ -330,6 +331,26 @@ def test_an_opaque_alpha_channel_is_not_talked_about(tmp_path, capsys):
         pixels(tmp_path, save(tmp_path, [array], "png"))[0].transpose(1, 2, 0), array[..., :3]
     )
     assert "transparency" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_a_fourth_band_that_no_tag_calls_alpha_is_a_band(tmp_path, capsys, monkeypatch, packaged):
+    """Pillow takes it for alpha, and where it is 0 colours would become white."""
+    array = random().integers(0, 256, (8, 8, 4), np.uint8)
+    Image.fromarray(array).save(tmp_path / "0.tif")
+    content = (tmp_path / "0.tif").read_bytes()
+    tag = struct.pack("<HHI", 338, 3, 1)  # ExtraSamples
+    assert content.count(tag) == 1
+    unknown = struct.pack("<HHI", 339, 3, 1)  # SampleFormat 2 would be signed integers
+    content = content.replace(tag + b"\2\0", unknown + b"\1\0")
+    (tmp_path / "0.tif").write_bytes(content)
+    monkeypatch.setattr(_tiff, "installed", lambda: packaged)
+    assert np.array_equal(pixels(tmp_path, ["0.tif"])[0].transpose(1, 2, 0), array[..., :3])
+    said = capsys.readouterr().err
+    assert "1 file has 4 channels, red, green and blue are used; --channels all keeps" in said
+    assert "transparency" not in said
+    kept = pixels(tmp_path, ["0.tif"], channels=0, whole=True)
+    assert np.array_equal(kept[0].transpose(1, 2, 0), array)
 
 
 def test_grey_as_one_channel(tmp_path):

@@ -15,7 +15,8 @@ from PIL import Image
 from multicrop.__main__ import main
 from multicrop.commands import check as checking
 from multicrop.commands import pack as packing
-from multicrop.commands._data import DataOrigin, labelled_images
+from multicrop.commands._data import labelled_images
+from multicrop.commands._origin import DataOrigin
 from multicrop.config.check import Recipe
 from multicrop.config.pack import Recipe as Pack
 from multicrop.datasets import _cache, _decode

@@ -45,6 +45,16 @@ def test_images_of_another_side_are_resized_as_files_are(shape, fit):
         assert difference.max() <= 1 and difference.float().mean() < 0.3
 
 
+@pytest.mark.parametrize("side", [16, 24, 56, 224])
+def test_locality_guidances_resizing_is_pillows_bilinear(side):
+    seen = EvalTransform(side, MEAN, STD, resample="bilinear").resize(IMAGES)
+    for image, own in zip(IMAGES, seen, strict=True):
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        expected = np.asarray(picture.resize((side, side), Image.Resampling.BILINEAR))
+        difference = (own.permute(1, 2, 0).int() - torch.from_numpy(expected.copy()).int()).abs()
+        assert difference.max() <= 1 and difference.float().mean() < 0.3
+
+
 @pytest.mark.parametrize(("side", "share"), [(48, 0.875), (224 // 4, 0.9), (24, 1.0)])
 def test_the_middle_is_what_pillow_makes_of_resize_and_centre_crop(side, share):
     transform = transforms_imagenet_eval(

@@ -541,7 +541,10 @@ def refused(capsys, *argv) -> str:
         ("--scratch --objective entropy", "cross_entropy"),
         ("--scratch --precision fp16", "needs a CUDA device"),
         ("--scratch --ema_decay 1", "--ema_decay 1.0: must be at least 0 and below 1"),
-        ("--scratch --repeats 3", "--repeats 3: goes with --ra 1 only"),
+        (
+            "--scratch --repeats 3",
+            "--repeats 3: shows a part of the images in an epoch: give --ra 1, too (--ra is 3, 3 unless",
+        ),
         ("--scratch --no_decay cls_token", "--no_decay cls_token: needs --decay matrices"),
         ("--scratch --layer_decay 0", "--layer_decay 0.0: must be above 0 and at most 1"),
         ("--scratch --max_steps 0", "--max_steps 0: must be at least 1"),
@@ -563,7 +566,7 @@ def test_wrong_flags_get_one_line(flags, says, capsys, tmp_path, monkeypatch):
     ("flags", "says"),
     [
         ("--batch_size 12 --arch vitt", "did you mean 'vit'"),
-        ("--batch_size 12 --patch_size 5", "patch size 5 does not divide image size 16"),
+        ("--batch_size 12 --patch_size 5", "patch size 5 does not divide image size 32"),
         ("--batch_size 100 --ra 1", "more than an epoch has, of 54 training images"),
         ("--batch_size 10 --accumulate 4", "is not divisible by 1 ranks x 4 parts"),
     ],

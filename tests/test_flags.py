@@ -163,7 +163,7 @@ def test_a_number_that_cannot_be_names_its_flag(command, name):
         ("pretrain", {"image_size": 33}, "--image_size 33: must be even"),
         ("pretrain", {"blur_sigma": [2.0, 1.0]}, "--blur_sigma 2.0 1.0: must be a lower and an"),
         ("pretrain", {"lr": float("inf")}, "--lr inf: must be finite"),
-        ("finetune", {"ra": 3, "repeats": 2}, "--repeats 2: goes with --ra 1 only"),
+        ("finetune", {"ra": 3, "repeats": 2}, "--repeats 2: shows a part of the images"),
         ("finetune", {"guidance": "linear"}, "--guidance linear: needs --teacher FILE"),
         ("knn", {"save_features": "a.npz"}, "--save_features a.npz: must end in"),
         ("linear", {"epochs": 5}, "--epochs 5: is for --probe sgd"),

@@ -165,6 +165,24 @@ def test_heic_is_read_where_pillow_heif_is_installed(tmp_path, ending):
         assert len(pixels) == 3 and (pixels[0] - wanted).abs().mean() < 12
 
 
+def every_kind(folder):
+    """Eleven images as cameras, scanners and programs write them."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number, ending in enumerate(("jpg", "webp", "tif")):
+        noise(80 + number).save(folder / f"turned.{ending}", exif=turned)
+    noise(84).convert("CMYK").save(folder / "cmyk.jpg")
+    noise(85).quantize(16).save(folder / "palette.png")
+    noise(86).quantize(16).save(folder / "transparent.png", transparency=3)
+    noise(87).convert("LA").save(folder / "grey_alpha.png")
+    noise(88).convert("RGBA").save(folder / "alpha.png")
+    deep = np.random.default_rng(89).integers(0, 65536, (16, 16), np.uint16)
+    Image.fromarray(deep).save(folder / "deep.png")
+    frames = [noise(90 + number) for number in range(3)]
+    frames[0].save(folder / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(folder / "animated.gif", save_all=True, append_images=frames[1:])
+
+
 def mess(root):
     """Class folders as they come from phones, network drives and other people."""
     for split, each in (("Train", 6), ("Test", 3), ("Val", 2)):
@@ -184,6 +202,16 @@ def mess(root):
     write(train / "cat" / ".hidden.png", 62), write(train / "dog" / "@eaDir" / "0.png", 63)
     write(root / "__MACOSX" / "0.png", 64), write(root / ".git" / "0.png", 65)
     write(root / "runs" / "old" / "crops.png", 66)
+    every_kind(train / "cat")
+    (train / "dog" / "page.jpg").write_bytes(b"<!doctype html><html>not found</html>")
+    (train / "dog" / "empty.png").write_bytes(b"")
+    for i in range(4):  # a class that the validation images lack
+        split = "Test" if i == 3 else "Train"
+        write(root / "photos" / split / "owl" / f"{i}.png", 70 + i)
+    (root / "photos" / "Val" / "owl").mkdir()
+    others = ("._0.png", "Thumbs.db", "desktop.ini", "page.html", "sheet.xlsx", "clip.mp4", "a.npy")
+    for name in others:
+        (train / "cat" / name).write_bytes(b"x")
     (root / "runs" / "old" / "recipe.yaml").write_text(
         "output_dir: r\nsave_steps: 1\nlog_freq: 1\n"
     )
@@ -191,19 +219,20 @@ def mess(root):
 
 LEFT_OUT = {
     "without labels in unlabeled/ (pretraining takes them: --dataset images)": 1, "outside class folders": 1,
-    "in system folders": 2, "in hidden folders": 1, "in run folders": 2, "hidden": 1, "broken link": 1,
+    "in system folders": 2, "in hidden folders": 1, "in run folders": 2, "hidden": 2, "broken link": 1,
     "link to what is read anyway": 2, ".cr2 (convert them to PNG or TIFF)": 1, ".txt": 1,
+    ".db": 1, ".ini": 1, ".html": 1, ".xlsx": 1, ".mp4": 1, ".npy (convert them to PNG or TIFF)": 1,
 }  # fmt: skip
 
 
 def test_every_file_of_a_messy_folder_is_accounted_for(tmp_path, capsys):
     mess(tmp_path)
-    assert accounts(tmp_path) == {"files": 39, "used": 24, "unreadable": 2, "left_out": LEFT_OUT}
+    assert accounts(tmp_path) == {"files": 63, "used": 39, "unreadable": 4, "left_out": LEFT_OUT}
     said = capsys.readouterr().err
-    assert "files: 39 = 24 used + 2 unreadable + 13 left out: " in said
+    assert "files: 63 = 39 used + 4 unreadable + 20 left out: " in said
     found = check(tmp_path)
-    assert found["train"]["per_class"] == {"cat": 7, "dog": 9}
-    assert (found["test"]["images"], found["val"]["images"]) == (6, 4)
+    assert found["train"]["per_class"] == {"cat": 18, "dog": 11, "owl": 3}
+    assert (found["test"]["images"], found["val"]["images"]) == (7, 4)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
@@ -213,13 +242,13 @@ def test_every_file_of_a_messy_archive_is_accounted_for(tmp_path, kind):
         (tmp_path / "in" / "photos" / "Train" / "cat" / link).unlink()
     files = check(shutil.make_archive(str(tmp_path / "mess"), kind, tmp_path / "in"))["files"]
     left_out = {key: count for key, count in LEFT_OUT.items() if "link" not in key}
-    assert files == {"files": 36, "used": 24, "unreadable": 2, "left_out": left_out}
+    assert files == {"files": 60, "used": 39, "unreadable": 4, "left_out": left_out}
 
 
 def test_unlabelled_images_are_accounted_for_too(tmp_path):
     mess(tmp_path)
     files = check(tmp_path / "photos" / "Train" / "dog")["files"]
-    assert files["used"] == 7 and files["unreadable"] == 2
+    assert files["used"] == 7 and files["unreadable"] == 4
     assert files["left_out"] == {"in system folders": 1}
 
 
@@ -236,7 +265,7 @@ def flags(**values) -> list[str]:
 def test_a_messy_folder_through_all_commands(tmp_path):
     """check, pretrain, knn, finetune, --eval: all read the same images, and say of each other file why they do not."""
     mess(tmp_path / "in")
-    assert accounts(tmp_path / "in")["used"] == 24
+    assert accounts(tmp_path / "in")["used"] == 39
     env = {"MULTICROP_CACHE": str(tmp_path / "cache")}
     data = flags(dataset="image_folder", datapath=tmp_path / "in")
     first = launch("train_ssl.py", *data, *flags(
@@ -246,23 +275,23 @@ def test_a_messy_folder_through_all_commands(tmp_path):
     said = first.stderr.splitlines()
     assert sum("left out of" in line for line in said) == 1
     assert sum("train from photos/Train/, test from photos/Test/" in line for line in said) == 1
-    assert sum("skipped 2 unreadable images" in line for line in said) == 1
+    assert sum("skipped 4 unreadable images" in line for line in said) == 1
     knn = result_of(launch("eval_knn.py", tmp_path / "ssl", **env))
-    assert (knn["train_images"], knn["test_images"]) == (14, 6)
+    assert (knn["train_images"], knn["test_images"]) == (28, 7)
     second = launch("finetune.py", *data, *flags(
         pretrained_weights=tmp_path / "ssl", output_dir=tmp_path / "ft", epochs=1, batch_size=4
     ), **env)  # fmt: skip
     assert result_of(second)["status"] == "finished"
-    assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog"]
+    assert content_of(tmp_path / "ft" / "checkpoint.pt")["data"]["classes"] == ["cat", "dog", "owl"]
     third = launch("finetune.py", "--eval", *data, *flags(
         pretrained_weights=tmp_path / "ft", output_dir=tmp_path / "scores"
     ), **env)  # fmt: skip
-    assert result_of(third)["images"] == 6
+    assert result_of(third)["images"] == 7
     for run in (second, third):
         assert sum("left out of" in line for line in run.stderr.splitlines()) == 1
-    # check's 24 used + 2 unreadable + 13 left out: 14 + 6 + 4 images of three splits, and what the runs have named
+    # check's 39 used + 4 unreadable + 20 left out: 28 + 7 + 4 images of three splits, and what the runs have named
     validation = source("image_folder").listing(tmp_path / "in", "val").names
-    assert knn["train_images"] + knn["test_images"] + len(validation) == 24
+    assert knn["train_images"] + knn["test_images"] + len(validation) == 39
 
 
 def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsys, monkeypatch):
@@ -274,7 +303,7 @@ def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsy
     finetune.run(recipe(
         Finetuning, scratch=True, datapath=str(tmp_path / "in"), output_dir=str(tmp_path / "ft"), **network, **shared
     ))  # fmt: skip
-    for given, scored in ((tmp_path / "in", 6), (tmp_path / "in" / "photos" / "Train", 14)):
+    for given, scored in ((tmp_path / "in", 7), (tmp_path / "in" / "photos" / "Train", 28)):
         _console.forget()
         capsys.readouterr()
         alone = tmp_path / f"alone{scored}"
@@ -283,8 +312,8 @@ def test_a_messy_folder_is_scored_without_a_file_unaccounted_for(tmp_path, capsy
         result = finetune.run(recipe(Finetuning, eval=True, datapath=str(alone), **weights))
         said = capsys.readouterr().err
         assert result["images"] == scored
-        if scored == 14:
-            assert "2 unreadable images" in said and said.count("left out of") == 1
+        if scored == 28:
+            assert "4 unreadable images" in said and said.count("left out of") == 1
             assert "held out" not in said
 
 

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from multicrop.commands._data import data_origin
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._origin import data_origin
 from multicrop.config.data import DataSettings
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata

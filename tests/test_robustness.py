@@ -335,7 +335,7 @@ def test_what_is_no_classifier_is_refused(model, tmp_path):
     options = OPTIONS | {"in_channels": 1}
     gray = Classifier(backbone(**options), 10).state_dict()
     path = save(tmp_path / "gray.pt", backbone=options, model=gray)
-    with pytest.raises(ValueError, match="is for images of 1 channels, and these have 3"):
+    with pytest.raises(ValueError, match="is for images of 1 channel, and these have 3"):
         run(path)
 
 

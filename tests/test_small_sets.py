@@ -287,13 +287,21 @@ def test_the_table_has_means_spreads_and_a_sentence_where_pretraining_fails():
     assert sum(words.startswith("- ") for words in text) == 3
 
 
+def test_joint_training_is_compared_with_the_baselines_of_auto():
+    with pytest.raises(ValueError, match="--settings joint: its baselines are those of auto"):
+        Recipe(settings=("joint",))
+
+
 def test_baselines_of_another_network_are_not_in_a_row():
     lines = [
         line("raw", seed=None, backbone=None, knn=25.0),
         line("random", knn=30.0),
         line("random", "auto", knn=35.0),
     ]
-    plain, auto = rows(lines, ["one"], ["vit"], ["published", "auto"], own=["auto"])
+    lines.append(line("pretrained", "joint", knn=50.0))
+    owners = {"auto": "auto", "joint": "auto"}
+    plain, auto, joint = rows(lines, ["one"], ["vit"], ["published", "auto", "joint"], owners)
+    assert joint.values("random", "knn") == [35.0] and joint.values("pretrained", "knn") == [50.0]
     assert plain.values("random", "knn") == [30.0] and auto.values("random", "knn") == [35.0]
     assert plain.values("raw", "knn") == auto.values("raw", "knn") == [25.0]
 

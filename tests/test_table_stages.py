@@ -1,6 +1,8 @@
 """A table through every stage: check, pretraining, the probe and finetuning, its columns taken over on the way."""
 
 import csv
+import shutil
+from pathlib import Path
 
 import pytest
 from conftest import content_of, recipe, save_content
@@ -11,6 +13,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.knn import Recipe as Probing
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.visualise import Recipe as Pictures
+from multicrop.datasets import _console
 
 TINY = {
     "image_size": 16, "patch_size": 8, "embed_dim": 12, "num_layers": 1, "num_heads": 2, "out_dim": 8,
@@ -57,6 +60,58 @@ def test_every_stage_reads_the_table_as_the_first_was_told_to(labels, tmp_path, 
 
     pictures = visualise.run(Pictures(folder, images=2))
     assert any(name.endswith("crops.png") for name in pictures["pictures"])
+
+
+@pytest.mark.parametrize("dataset", ["table", "parquet"])
+def test_columns_of_the_weights_images_are_taken_over_where_they_fit_and_that_is_said(
+    colours, labels, tmp_path, capsys, dataset
+):
+    """--eval on other images: with the same columns, and with none of them."""
+    columns = {"image_column": "photo", "label_column": "dx"}
+    data = {"dataset": dataset, "device": "cpu", "batch_size": 12, "epochs": 1}
+    network = {name: TINY[name] for name in ("embed_dim", "num_layers", "num_heads", "patch_size")}
+    if dataset == "parquet":
+        labels = as_parquet(labels, {"photo": "photo", "dx": "dx", "split": "split"})
+    run = {"datapath": str(labels), "output_dir": str(tmp_path / "ft"), "image_size": 16}
+    finetune.run(recipe(Finetuning, scratch=True, **data, **columns, **PLAIN, **network, **run))
+    same, other = tmp_path / "same", tmp_path / "other"
+    same.mkdir(), other.mkdir()
+    ending = labels.suffix
+    shutil.copy(labels, same / f"again{ending}")
+    if dataset == "parquet":
+        names = {"photo": "image", "dx": "label", "split": "split"}
+        as_parquet(tmp_path / "labels.csv", names, other / "other.parquet")
+    else:
+        text = labels.read_text().replace("photo,dx,split", "file,label,split", 1)
+        (other / "other.csv").write_text(text)
+    weights = {"pretrained_weights": str(tmp_path / "ft"), "eval": True, "dataset": dataset}
+
+    def said_of(path) -> str:
+        _console.forget()
+        capsys.readouterr()
+        out = {"datapath": str(path), "output_dir": str(tmp_path / "out"), "device": "cpu"}
+        assert finetune.run(recipe(Finetuning, **weights, **out))["images"] == 24
+        return capsys.readouterr().err
+
+    words = "is read as the weights' own images were, --image_column photo --label_column dx"
+    assert words in said_of(same / f"again{ending}")
+    said = said_of(other / f"other{ending}")
+    assert "--label_column dx of the weights' own images is not taken over" in said
+    assert "--image_column photo of the weights' own images is not taken over" in said
+    assert "is read as the weights' own" not in said_of(labels)
+
+
+def as_parquet(table, names, file=None):
+    """A table of file names as a parquet file that holds the images, its columns called otherwise."""
+    pa = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    with open(table, newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    cells = {name: [row[old] for row in rows] for old, name in names.items()}
+    cells[names["photo"]] = [Path(path).read_bytes() for path in cells[names["photo"]]]
+    file = file or table.with_name("images.parquet")
+    pa.parquet.write_table(pa.table(cells), file)
+    return file
 
 
 def test_an_older_run_without_columns_is_resumed(colours, tmp_path):

@@ -331,6 +331,42 @@ def test_without_labels(photos, capsys):
         load(photos / "a.csv", "test")
 
 
+@pytest.mark.parametrize("yes, no", [("1", "0"), ("1.0", "0.0"), ("True", "False")])
+def test_one_hot_labels_are_named_where_labels_are_missed(photos, yes, no):
+    rows = [
+        (name, *((yes, no) if i % 2 else (no, yes)), i) for i, (name, _) in enumerate(rows_of())
+    ]
+    table(photos / "a.csv", ("file", "cat", "dog", "width"), rows)
+    assert load(photos / "a.csv").labels is None  # pretraining needs none
+    words = (
+        r"2 of its columns hold 0 and 1 \(cat, dog\), a column for each class \(one-hot\): write"
+    )
+    with pytest.raises(ValueError, match=words):
+        load(photos / "a.csv", "test")
+
+
+@pytest.mark.parametrize(
+    "first, second, said",
+    [
+        ("cat|dog", "cat", True),
+        ("cat; dog", "cow", True),
+        ("cat,dog", "cat", True),
+        ("['cat', 'dog']", "'cat'", True),
+        ("Smith, John", "Doe, Jane", False),
+        ("cat", "dog", False),
+        ("a|", "|", False),
+    ],
+)
+def test_several_labels_in_a_cell_are_warned_of_once(photos, capsys, first, second, said):
+    rows = [(name, f'"{first if i % 2 else second}"') for i, (name, _) in enumerate(rows_of())]
+    table(photos / "a.csv", ("file", "label"), rows)
+    load(photos / "a.csv"), load(photos / "a.csv", "test")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "several at once" in line]
+    assert len(lines) == said
+    if said:
+        assert repr(first) in lines[0] and "20 of 40 rows" in lines[0]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

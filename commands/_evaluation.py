@@ -129,9 +129,15 @@ class Evaluation:
             accuracy = METRICS_IN_WORDS[best.metric]
             selected = f"epoch {best.epoch}, selected by its validation {accuracy} {best.value:.2f}"
             ranks.log(f"{selected}: {_shown(numbers, 'selected_test')}")
-        if not run_folder.has_row(loop.done, "test_top1"):  # a finished run that is started again
+        if not has_result(run_folder, loop.done):  # else a finished run was started again
             run_folder.log(loop.done, **numbers)
         return numbers
+
+
+def has_result(run_folder: Run, step: int) -> bool:
+    """Whether there is the row of a final evaluation. Those of epochs' ends, which may be of that step, say the epoch."""
+    at_step = [row for row in run_folder.rows() if row["step"] == step]
+    return any("test_top1" in row and "epoch" not in row for row in at_step)
 
 
 def forget_lost_best(train_state: TrainState, run_folder: Run) -> None:

@@ -207,10 +207,6 @@ class Run:
         """The metrics so far, one dictionary a row."""
         return read_metrics(self.folder)
 
-    def has_row(self, step: int, name: str) -> bool:
-        """Whether a metric was logged at a step."""
-        return any(row["step"] == step and name in row for row in self.rows())
-
     def latest(self, name: str) -> float | None:
         """The last logged value of a metric, None before there is one."""
         for row in reversed(self.rows()):

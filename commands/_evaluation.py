@@ -135,7 +135,7 @@ class Evaluation:
 
 
 def has_result(run_folder: Run, step: int) -> bool:
-    """Whether there is the row of a final evaluation. Those of epochs' ends, which may be of that step, say the epoch."""
+    """Whether there is the row of a final evaluation; those of epochs' ends, maybe of that step, say the epoch."""
     at_step = [row for row in run_folder.rows() if row["step"] == step]
     return any("test_top1" in row and "epoch" not in row for row in at_step)
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -197,8 +197,3 @@ def missing_data(r: "Recipe") -> str | None:
     except (OSError, ValueError) as error:
         return str(error)
     return None
-
-
-def limited(work: Work, whole: float) -> Work:
-    """No row may take more than four fifths of a whole call, or it would end in none."""
-    return work if work.seconds is None else replace(work, seconds=min(work.seconds, 0.8 * whole))

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import torch
 
 from benchmarks import _gpu_needs
-from benchmarks._gpu_parts import PARTS, Work, limited, missing_data, works
+from benchmarks._gpu_parts import PARTS, Work, missing_data, works
+from benchmarks._gpu_rows import NEXT_PROCESS
 from benchmarks._gpu_table import markdown
 from benchmarks._limited import ROOT, Ended, follow
 from benchmarks._machine import machine
@@ -27,6 +28,7 @@ from multicrop.engine.files import atomic_write
 Part = Literal["tests", "step", "sdpa", "parity", "nccl", "resume", "crops", "recipe"]
 WHAT = "GPU report"
 GRACE = 25.0  # seconds in which a run that is stopped saves its checkpoint
+LONGEST = 0.8  # share of a call that a row may take
 LEAST = 20.0  # seconds left below which no process is started
 SAME = ("device", "torch", "cuda", "cards")  # of a machine: rows of two are not put into one file
 
@@ -78,7 +80,7 @@ def report(r: Recipe, began: float) -> dict:
         try:
             for part, found in planned.items():
                 for work in found:
-                    measure(part, limited(work, 60 * r.minutes), file, deadline)
+                    measure(part, work, file, deadline, longest=LONGEST * 60 * r.minutes)
         except KeyboardInterrupt:
             ranks.log("stopped; the same command goes on")
     rows = [(part, row) for part, found in planned.items() for work in found for row in work.rows]
@@ -103,22 +105,29 @@ def _lacks(r: Recipe, part: str) -> str | None:
     return missing_data(r) if part == "recipe" else None
 
 
-def measure(part: str, work: Work, file: "ReportFile", deadline: float) -> None:
-    """The rows of one process that are not there yet; again without the first that stops it."""
+def measure(
+    part: str, work: Work, file: "ReportFile", deadline: float, longest: float = float("inf")
+) -> None:
+    """The rows of one process that are not there yet; again without the first that stops it.
+
+    longest: seconds that a row may take in a call of this length. One that takes more is left for a longer call.
+    """
+    limit = None if work.seconds is None else min(work.seconds, longest)
+    too_long: set[str] = set()
     while True:
-        rows = tuple(row for row in work.rows if not file.has(part, row))
+        rows = tuple(row for row in work.rows if not (file.has(part, row) or row in too_long))
         grace = GRACE if work.goes_on else 3.0
         left = deadline - time.monotonic() - grace
         if not rows or left < LEAST:
             return
-        if work.after and not file.has(part, work.after):
+        if work.after and file.row(part, work.after).get("status") != "finished":
             ranks.log(f"{part}: {rows[0]} waits for {work.after}")
             return
         ranks.log(f"{part}: {', '.join(rows[:3])}{', ...' if len(rows) > 3 else ''}")
         ended = follow(
             work.words(rows),
             lambda line: file.take(part, rows[0], line, work.goes_on),  # noqa: B023
-            line_seconds=work.seconds,
+            line_seconds=limit,
             seconds=left,
             grace=grace,
         )
@@ -127,6 +136,14 @@ def measure(part: str, work: Work, file: "ReportFile", deadline: float) -> None:
             return
         if work.goes_on and ended.code == 75:
             return
+        if ended.code == NEXT_PROCESS and len(missing) < len(rows):
+            continue
+        if ended.why == "line" and limit != work.seconds:
+            ranks.log(
+                f"  {missing[0]}: more than {limit:.0f} s; a call of more --minutes waits for it"
+            )
+            too_long.add(missing[0])
+            continue
         file.add(part, missing[0], _why_not(ended, work))
 
 

@@ -46,7 +46,8 @@ def _train(row: str, device: torch.device, folder: Path, steps: int) -> None:
     words += ["--output_dir", str(folder), "--max_steps", str(steps)]
     ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
     if ended.returncode:
-        raise RuntimeError(ended.stderr.strip().splitlines()[-1])
+        said = ended.stderr.strip().splitlines() or ["it said nothing"]
+        raise RuntimeError(f"exit code {ended.returncode}: {said[-1]}")
 
 
 def compare(one: Any, other: Any) -> tuple[list[str], list[str]]:

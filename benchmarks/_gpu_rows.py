@@ -1,6 +1,7 @@
 """A process of gpu_report that measures several rows: each is a line of JSON on standard output once it is there."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,6 +9,9 @@ import torch
 
 from multicrop.engine import ranks
 from multicrop.engine.files import first_line
+
+NEXT_PROCESS = 97
+"""Exit code: a row is there, and the others need a process of their own."""
 
 
 @dataclass(frozen=True)
@@ -31,4 +35,6 @@ def stream(r: Recipe, measure: Callable[[str, torch.device, bool], dict]) -> dic
         except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
             found = {"failed": f"{type(error).__name__}: {first_line(error)}"}
         print(json.dumps({"row": row, **found}), flush=True)
+        if "CUDA error" in found.get("failed", ""):  # every call after it fails as well
+            sys.exit(NEXT_PROCESS)
     return {"rows_printed": len(r.rows)}

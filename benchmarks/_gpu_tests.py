@@ -23,20 +23,12 @@ def measure(row: str, device: torch.device, tiny: bool) -> dict:
     """How many passed, failed and were skipped; the names of those that failed with the first line of why."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "junit.xml"
-        words = [
-            "-m",
-            "pytest",
-            "-q",
-            "-m",
-            "cuda",
-            f"tests/{row}",
-            f"--junitxml={out}",
-            "-p",
-            "no:cacheprovider",
-        ]
+        words = ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+        words += [f"tests/{row}", f"--junitxml={out}"]
         ended = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
         if not out.exists():
-            raise RuntimeError((ended.stdout + ended.stderr).strip().splitlines()[-1])
+            said = (ended.stdout + ended.stderr).strip().splitlines() or ["it said nothing"]
+            raise RuntimeError(f"exit code {ended.returncode}: {said[-1]}")
         return counts(out)
 
 

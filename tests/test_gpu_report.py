@@ -94,10 +94,25 @@ def test_a_row_that_takes_too_long_is_recorded_and_the_others_are_measured(setti
     assert now() - began < 30
 
 
-def test_no_row_may_take_longer_than_most_of_a_call():
-    work = Work(("a",), python(""), seconds=300)
-    assert _gpu_parts.limited(work, 60).seconds == 48
-    assert _gpu_parts.limited(work, 600).seconds == 300
+def test_a_row_that_is_too_long_for_a_short_call_is_left_for_a_longer_one(settings, monkeypatch):
+    """Two seconds of it, here; the others are measured, and nothing is stored of it."""
+    monkeypatch.setattr(_gpu_report, "LONGEST", 2 / 60)
+    code = each("if name == 'b': time.sleep(60)")
+    r = settings(Work(("b", "a"), python(code), seconds=300), minutes=1)
+    assert (report(r, now())["status"], list(rows(r))) == ("interrupted", ["a"])
+
+
+def test_after_an_error_of_the_card_the_others_have_a_process_of_their_own(settings):
+    code = each("assert name != 'c' or rows == ['c']") + "\n if name == 'a': sys.exit(97)"
+    r = settings(Work(("a", "c"), python(code)))
+    assert report(r, now())["failed"] == [] and list(rows(r)) == ["a", "c"]
+
+
+def test_a_stage_whose_first_one_failed_waits(settings):
+    first = Work(("one",), python("sys.exit('no memory')"), None, goes_on=True)
+    r = settings(first, Work(("two",), python(each("pass")), after="one"))
+    result = report(r, now())
+    assert (result["failed"], result["left"], list(rows(r))) == (["sdpa: one"], 1, ["one"])
 
 
 def test_a_row_that_the_end_of_the_call_cuts_is_left_for_the_next(settings):

@@ -215,7 +215,7 @@ def _read_file(recipe: Recipe) -> Pretrained:
 
 
 def read_run(recipe: Recipe) -> Checkpoint:
-    """The checkpoint that is extended. ValueError unless it is one of stage one, with its whole state."""
+    """The checkpoint that is extended. ValueError unless it is of a finished stage one, with its whole state."""
     path = Path(str(recipe.begin.pretrained_weights)).expanduser()
     if path.is_dir():
         newest = checkpoint.newest(path, ranks.log)
@@ -233,6 +233,13 @@ def read_run(recipe: Recipe) -> Checkpoint:
         raise ValueError(
             f"{path} was kept without {' and '.join(missing)}: --extend_epochs needs the run's folder or its newest "
             "checkpoint; --pretrained_weights alone takes its backbone"
+        )
+    metadata = stored.metadata
+    per_epoch, epochs = metadata.identity.get("steps_per_epoch"), metadata.recipe.get("epochs")
+    if per_epoch and epochs and metadata.step < per_epoch * epochs:
+        raise ValueError(
+            f"--extend_epochs goes on with a finished run, and {path} is at step {metadata.step} of "
+            f"{per_epoch * epochs}: the command that began it finishes it"
         )
     return stored
 

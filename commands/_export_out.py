@@ -25,6 +25,9 @@ def check_out(path: Path, to: str) -> None:
         there = [name for name in FILES if (path / name).exists()]
         if there and not _is_config(path / "config.json"):
             raise ValueError(f"--output {path} holds a {there[0]} that is of no export: {remedy}")
+        visible = [name for name in path.iterdir() if not name.name.startswith(".")]
+        if visible and not there:  # a fresh clone of a repository may have .git
+            raise ValueError(f"--output {path} is a folder with other files in it: {remedy}")
     elif path.exists():
         raise ValueError(f"--output {path} is a file, and --to {to} writes a folder: {remedy}")
     say_replaced(path)

@@ -61,7 +61,9 @@ def write_folder(
 ) -> tuple[dict[str, float], int]:
     """model.safetensors, config.json, and texts by their files' names; what `check` finds of the network that timm
     reads again, and the bytes written. Files of these names are replaced once all are whole and checked."""
-    config = {"label_names": list(exported.classes)} if exported.classes else {}
+    config: dict[str, Any] = {"label_names": list(exported.classes)} if exported.classes else {}
+    if exported.temperature:
+        config["temperature"] = exported.temperature
     with _beside(folder) as whole:
         with write_errors(folder):
             save_for_hf(

@@ -34,7 +34,7 @@ CARD = "README.md"
 def run(recipe: Recipe) -> dict[str, Any]:
     if recipe.to == "onnx":
         _export_onnx.check_installed()
-    exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns)
+    exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns, recipe.calibrated)
     graph = Graph(exported, recipe.graph)
     path = Path(recipe.output or exported.path.parent / NAMES[recipe.to]).expanduser()
     check_out(path, recipe.to)
@@ -54,6 +54,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "to": recipe.to,
         "output": str(path),
         "returns": exported.returns,
+        "temperature": exported.temperature,
         "classes": len(exported.classes),
         **written,
     }
@@ -94,6 +95,7 @@ def describe(exported: Exported, graph: Graph) -> dict[str, Any]:
             "layout": settings.layout,
         },
         "returns": exported.returns,
+        "temperature": exported.temperature,
         "classes": exported.classes,
         "image_size": exported.size,
         "mean": exported.transform.mean,

@@ -36,7 +36,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
     network = read_network(recipe.model, recipe.weights, recipe.backbone)
     classifier = build(network).to(device)
     classes = class_names(network)
-    temperature = read_temperature(recipe, network)
+    key, calibrated = recipe.weights.checkpoint_key, recipe.predictions.calibrated
+    temperature = read_temperature(network.file, key, calibrated)
     rows = RowMaker(classes, recipe.predictions.unknown_below)
     if rows.unknown_below is not None and UNKNOWN in classes:
         ranks.log(f"warning: {UNKNOWN} is also a class of this network")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multicrop import timm_models
 from multicrop.commands._export_network import Exported
+from multicrop.commands._result_parts import say_replaced
 from multicrop.engine.files import write_errors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -80,6 +81,8 @@ def write_folder(
         found = check(timm.create_model(f"local-dir:{whole}", pretrained=True).eval())
         size = sum(path.stat().st_size for path in whole.iterdir())
         with write_errors(folder):
+            if (folder / CONFIG).exists():
+                say_replaced(folder)
             folder.mkdir(parents=True, exist_ok=True)
             for path in whole.iterdir():
                 os.replace(path, folder / path.name)

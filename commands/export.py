@@ -23,6 +23,7 @@ from multicrop.commands._export_graph import Graph, dynamic_axes, input_shape, t
 from multicrop.commands._export_network import Exported, load
 from multicrop.commands._export_out import DESCRIPTION, check_out
 from multicrop.commands._export_timm import load_lines, timm_network, write_folder
+from multicrop.commands._result_parts import say_replaced
 from multicrop.config.export import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
@@ -78,6 +79,7 @@ def write_graph(
         content = program_bytes(program, description)
         found = check(torch.export.load(io.BytesIO(content)).module())
     path.parent.mkdir(parents=True, exist_ok=True)
+    say_replaced(path)
     with atomic_write(path) as file:
         file.write(content)
     return {"input": description["input"], "bytes": len(content), "max_difference": found}

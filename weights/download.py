@@ -31,7 +31,8 @@ def download(url: str, path: Path, sha256: str | None = None, page: str | None =
 
     sha256: of what the url gives, where it is known. That of the file is written beside it in the form that
     `sha256sum -c` reads, and compared from then on. A file that somebody put there is taken. Other processes wait. A
-    zip archive around the file is taken off. page: that which names the url, for messages. OSError or ValueError, one line.
+    zip archive around the file is taken off. page: that which names the url, for messages. OSError or ValueError, one
+    line.
     """
     if not path.is_file():
         lock = filelock.FileLock(f"{path}.lock")
@@ -72,8 +73,8 @@ def _fetch_whole(url: str, path: Path, sha256: str | None, page: str | None) -> 
         status = getattr(getattr(error, "response", None), "status_code", 0)
         if 400 <= status < 500 and status not in TRY_LATER:
             raise OSError(
-                f"cannot download {url}: the server says {status}, so the file is not there (any more); look at {where}, "
-                f"{by_hand}"
+                f"cannot download {url}: the server says {status}, so the file is not there (any more); look at "
+                f"{where}, {by_hand}"
             ) from None
         how = "give the same command again, "
         if partial.exists():

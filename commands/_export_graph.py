@@ -47,11 +47,16 @@ class Graph(nn.Module):
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images -> float32 (B, C, S, S) as the network takes them."""
-        if self.settings.layout == "nhwc":
+        nhwc = self.settings.layout == "nhwc"
+        if self.settings.resize:
+            # Reading a pixel is an error of every runtime where there is none: resized, such images would be black.
+            rows = 1 if nhwc else 2
+            first = images.select(rows, 0).select(rows, 0).float()  # (B, C)
+        if nhwc:
             images = images.permute(0, 3, 1, 2)
         levels = images.float()
         if self.settings.resize:
-            levels = self.resized(levels)
+            levels = self.resized(levels) + 0 * first[:, :, None, None]
         return (levels / 255 - self.mean) / self.std
 
     def resized(self, levels: Tensor) -> Tensor:

@@ -567,3 +567,17 @@ def calibrated_network(colours: Path, folder: Path) -> Path:
     metadata = replace(stored.metadata, calibration={"model": fit})
     checkpoint.save(Checkpoint(metadata, stored.state), path)
     return path
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_images_without_pixels_have_no_answer(layout, run, tmp_path):
+    flags = {"input": "uint8", "layout": layout, "resize": True, "images": 0}
+    graph = session(exported(run, "onnx", tmp_path, **flags)["output"])
+    program = torch.export.load(exported(run, "torch", tmp_path, **flags)["output"]).module()
+    for height, width, what in ((0, 9, "rows"), (9, 0, "columns"), (0, 0, "rows")):
+        shape = (2, 3, height, width) if layout == "nchw" else (2, height, width, 3)
+        x = torch.zeros(shape, dtype=torch.uint8)
+        with pytest.raises(InvalidArgument, match=f"images_have_no_{what}"):
+            graph.run(None, {"images": x.numpy()})
+        with pytest.raises(IndexError, match="index 0 out of range for tensor of size"):
+            program(x)

@@ -225,9 +225,7 @@ def read_run(recipe: Recipe) -> Checkpoint:
     else:
         stored = checkpoint.load(path)
     if stored.metadata.kind != "ssl":
-        raise ValueError(
-            f"--extend_epochs goes on with a run of stage one, and {path} is not of one"
-        )
+        raise ValueError(f"--extend_epochs goes on with a run of stage one: {path} is of none")
     missing = [part for part in TrainState.PARTS if part not in stored.state]
     if missing:
         raise ValueError(
@@ -235,11 +233,11 @@ def read_run(recipe: Recipe) -> Checkpoint:
             "checkpoint; --pretrained_weights alone takes its backbone"
         )
     metadata = stored.metadata
-    per_epoch, epochs = metadata.identity.get("steps_per_epoch"), metadata.recipe.get("epochs")
-    if per_epoch and epochs and metadata.step < per_epoch * epochs:
+    total = metadata.identity.get("steps_per_epoch", 0) * metadata.recipe.get("epochs", 0)
+    if metadata.step < total:
         raise ValueError(
-            f"--extend_epochs goes on with a finished run, and {path} is at step {metadata.step} of "
-            f"{per_epoch * epochs}: the command that began it finishes it"
+            f"--extend_epochs goes on with a finished run, and {path} is at step {metadata.step} of {total}: "
+            "the command that began it finishes it"
         )
     return stored
 

@@ -215,7 +215,7 @@ def _read_file(recipe: Recipe) -> Pretrained:
 
 
 def read_run(recipe: Recipe) -> Checkpoint:
-    """The checkpoint that is extended. ValueError unless it is one of stage one, with its whole state."""
+    """The checkpoint that is extended. ValueError unless it is of a finished stage one, with its whole state."""
     path = Path(str(recipe.begin.pretrained_weights)).expanduser()
     if path.is_dir():
         newest = checkpoint.newest(path, ranks.log)
@@ -225,14 +225,19 @@ def read_run(recipe: Recipe) -> Checkpoint:
     else:
         stored = checkpoint.load(path)
     if stored.metadata.kind != "ssl":
-        raise ValueError(
-            f"--extend_epochs goes on with a run of stage one, and {path} is not of one"
-        )
+        raise ValueError(f"--extend_epochs goes on with a run of stage one: {path} is of none")
     missing = [part for part in TrainState.PARTS if part not in stored.state]
     if missing:
         raise ValueError(
             f"{path} was kept without {' and '.join(missing)}: --extend_epochs needs the run's folder or its newest "
             "checkpoint; --pretrained_weights alone takes its backbone"
+        )
+    metadata = stored.metadata
+    total = metadata.identity.get("steps_per_epoch", 0) * metadata.recipe.get("epochs", 0)
+    if metadata.step < total:
+        raise ValueError(
+            f"--extend_epochs goes on with a finished run, and {path} is at step {metadata.step} of {total}: "
+            "the command that began it finishes it"
         )
     return stored
 

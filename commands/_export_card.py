@@ -113,6 +113,8 @@ def _introduction(exported: Exported) -> str:
         stage = "trained with labels"
     if exported.classes:
         gives = f"logits of {len(exported.classes)} classes"
+    if exported.temperature:
+        gives += f", whose probabilities are softmax(logits / {exported.temperature:.6g})"
     return (
         f"`{exported.arch}`, {stage} with multicrop: images of {height} x {width} px and "
         f"{channels} channels -> {gives}. {weights:,} weights."

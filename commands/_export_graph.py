@@ -11,6 +11,7 @@ from multicrop.augment.resample import fit_images
 from multicrop.commands._export_network import Exported
 from multicrop.config.export import GraphSettings
 from multicrop.config.sizes import height_width
+from multicrop.probes.temperature import probabilities
 
 EXAMPLE = 2  # images; a graph traced with one would be for one
 EXAMPLE_SIDES = (1.5, 2)  # of images of any size, in multiples of the network's
@@ -31,6 +32,7 @@ class Graph(nn.Module):
         super().__init__()
         self.network, self.transform, self.settings = exported.network, exported.transform, settings
         self.softmax = exported.returns == "probabilities"
+        self.temperature = exported.temperature if self.softmax else None
         device = next(exported.network.parameters()).device
         self.register_buffer("mean", channels(self.transform.mean, device))
         self.register_buffer("std", channels(self.transform.std, device))
@@ -41,15 +43,20 @@ class Graph(nn.Module):
         if self.settings.input == "uint8":
             images = self.normalised(images)
         output = self.network(images)
-        return output.softmax(1) if self.softmax else output
+        return probabilities(output, self.temperature) if self.softmax else output
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 images -> float32 (B, C, S, S) as the network takes them."""
-        if self.settings.layout == "nhwc":
+        nhwc = self.settings.layout == "nhwc"
+        if self.settings.resize:
+            # Reading a pixel is an error of every runtime where there is none: resized, such images would be black.
+            rows = 1 if nhwc else 2
+            first = images.select(rows, 0).select(rows, 0).float()  # (B, C)
+        if nhwc:
             images = images.permute(0, 3, 1, 2)
         levels = images.float()
         if self.settings.resize:
-            levels = self.resized(levels)
+            levels = self.resized(levels) + 0 * first[:, :, None, None]
         return (levels / 255 - self.mean) / self.std
 
     def resized(self, levels: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch.nn as nn
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._kept import say_which
 from multicrop.commands._networks import backbone_of, image_facts
+from multicrop.commands._prediction import read_temperature
 from multicrop.config.sizes import ImageSize
+from multicrop.engine import ranks
 from multicrop.engine.metadata import Metadata
 from multicrop.supervised.classifier import Classifier
 from multicrop.weights import pretrained
@@ -23,7 +25,8 @@ class Exported:
     """A network in evaluation mode with the checkpoint that it is from.
 
     network: normalised images (B, C, S, S) float32 -> logits (B, classes), or features (B, D) where `returns` says so.
-    key: which network of the checkpoint it is.
+    key: which network of the checkpoint it is. temperature: what `predict` divides the logits by, and so the
+    probabilities that are exported; None where there is none, or none is asked for.
     """
 
     network: nn.Module
@@ -33,6 +36,7 @@ class Exported:
     key: str
     returns: Returns
     transform: EvalTransform
+    temperature: float | None = None
 
     @property
     def metadata(self) -> Metadata:
@@ -59,8 +63,11 @@ class Exported:
         return tuple(self.metadata.data["classes"])
 
 
-def load(path: str, key: str, returns: str) -> Exported:
-    """The network of a checkpoint file or run folder. ValueError where it cannot return what is asked."""
+def load(path: str, key: str, returns: str, calibrated: bool = True) -> Exported:
+    """The network of a checkpoint file or run folder, with its temperature where `calibrated` asks for that.
+
+    ValueError where it cannot return what is asked.
+    """
     file = pretrained.read(path, key)
     assert file.path is not None
     metadata = file.metadata
@@ -86,4 +93,10 @@ def load(path: str, key: str, returns: str) -> Exported:
         metadata.backbone["image_size"], mean, std, crop_pct=crop_pct, fit=fit
     )
     network.eval().requires_grad_(False)
-    return Exported(network, backbone, file, file.path, key, cast(Returns, returns), transform)
+    temperature = None if returns == "features" else read_temperature(file, key, calibrated)
+    if returns == "logits" and temperature:
+        ranks.log(
+            f"logits as they are: softmax(logits / {temperature:.4g}) are the probabilities of predict"
+        )
+    how = cast(Returns, returns)
+    return Exported(network, backbone, file, file.path, key, how, transform, temperature)

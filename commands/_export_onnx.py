@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +52,19 @@ def to_onnx(
             raise ValueError(_reason(error)) from error
     assert exported is not None
     exported.model.metadata_props.update(metadata)
+    _name_first_pixel(exported.model.graph)
     return exported.model_proto.SerializeToString()
+
+
+def _name_first_pixel(graph: Any) -> None:
+    """What reads the first pixel of images of any size is called by why it fails: runtimes say the name."""
+    reads = graph.inputs[0]
+    for axis in range(2):
+        gathers = [node for node, _ in reads.uses() if node.op_type == "Gather"]
+        if not gathers:
+            return
+        gathers[0].name = f"images_have_no_{('rows', 'columns')[axis]}"
+        reads = gathers[0].outputs[0]
 
 
 def runner(content: bytes) -> Callable[[Tensor], Tensor]:

@@ -4,7 +4,6 @@ import json
 import zipfile
 from pathlib import Path
 
-from multicrop.commands._result_parts import say_replaced
 from multicrop.engine.checkpoint import NEWEST
 
 FILES = ("model.safetensors", "config.json", "README.md")  # of a folder for timm
@@ -12,7 +11,7 @@ DESCRIPTION = "multicrop.json"  # in a torch program
 
 
 def check_out(path: Path, to: str) -> None:
-    """ValueError where something would be replaced that no export has written; an earlier export's end is said."""
+    """ValueError where something would be replaced that no export has written."""
     remedy = "give --output another name"
     if to in ("onnx", "torch"):
         if path.is_dir():
@@ -25,9 +24,11 @@ def check_out(path: Path, to: str) -> None:
         there = [name for name in FILES if (path / name).exists()]
         if there and not _is_config(path / "config.json"):
             raise ValueError(f"--output {path} holds a {there[0]} that is of no export: {remedy}")
+        visible = [name for name in path.iterdir() if not name.name.startswith(".")]
+        if visible and not there:  # a fresh clone of a repository may have .git
+            raise ValueError(f"--output {path} is a folder with other files in it: {remedy}")
     elif path.exists():
         raise ValueError(f"--output {path} is a file, and --to {to} writes a folder: {remedy}")
-    say_replaced(path)
 
 
 def _is_graph(path: Path) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from multicrop import timm_models
 from multicrop.commands._export_network import Exported
+from multicrop.commands._result_parts import say_replaced
 from multicrop.engine.files import write_errors
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -61,7 +62,9 @@ def write_folder(
 ) -> tuple[dict[str, float], int]:
     """model.safetensors, config.json, and texts by their files' names; what `check` finds of the network that timm
     reads again, and the bytes written. Files of these names are replaced once all are whole and checked."""
-    config = {"label_names": list(exported.classes)} if exported.classes else {}
+    config: dict[str, Any] = {"label_names": list(exported.classes)} if exported.classes else {}
+    if exported.temperature:
+        config["temperature"] = exported.temperature
     with _beside(folder) as whole:
         with write_errors(folder):
             save_for_hf(
@@ -78,6 +81,8 @@ def write_folder(
         found = check(timm.create_model(f"local-dir:{whole}", pretrained=True).eval())
         size = sum(path.stat().st_size for path in whole.iterdir())
         with write_errors(folder):
+            if (folder / CONFIG).exists():
+                say_replaced(folder)
             folder.mkdir(parents=True, exist_ok=True)
             for path in whole.iterdir():
                 os.replace(path, folder / path.name)

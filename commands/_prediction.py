@@ -11,10 +11,11 @@ from torch import Tensor
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._image_stream import Decoded
 from multicrop.commands._inference import Trained
-from multicrop.config.predict import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.fingerprint import weights_hash
+from multicrop.probes.temperature import probabilities
 from multicrop.supervised.classifier import Classifier
+from multicrop.weights.pretrained import Pretrained
 
 
 def build(network: Trained) -> Classifier:
@@ -36,10 +37,10 @@ def class_names(network: Trained) -> tuple[str, ...]:
     return tuple(names) if len(names) == count else tuple(map(str, range(count)))
 
 
-def read_temperature(recipe: Recipe, network: Trained) -> float | None:
+def read_temperature(file: Pretrained, key: str, calibrated: bool) -> float | None:
     """The temperature that the logits are divided by, if any; which it is is said."""
-    fit = network.file.temperature(recipe.weights.checkpoint_key)
-    if not recipe.predictions.calibrated:
+    fit = file.temperature(key)
+    if not calibrated:
         ranks.log("no temperature: --calibrated false")
         return None
     if fit is None:
@@ -103,4 +104,4 @@ class Prediction:
     def _of_view(self, images: Tensor) -> Tensor:
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             logits = self.classifier(images)
-        return (logits.float() / self.temperature).softmax(1)
+        return probabilities(logits, self.temperature)

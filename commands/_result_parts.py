@@ -40,7 +40,7 @@ def names_hash(names: Sequence[str]) -> str:
 def check_file(output: str, read: Iterable[str]) -> None:
     """ValueError or OSError where a file of this name cannot be written, before anything is read.
 
-    read: what the command reads, and so may not replace. That a result of an earlier command will be replaced is said.
+    read: what the command reads, and so may not replace.
     """
     path = Path(output)
     if path.exists() and any(os.path.exists(name) and path.samefile(name) for name in read):
@@ -51,13 +51,17 @@ def check_file(output: str, read: Iterable[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    say_replaced(path)
 
 
 def say_replaced(path: Path) -> None:
-    """A line about a result that is there already."""
+    """A line about a result of an earlier command, for those about to write the new one."""
     if path.exists():
         ranks.log(f"{path} is there already: it is replaced when the new one is whole")
+
+
+def done_by_all(images: int) -> int:
+    """How many images all ranks have done, from those of this rank."""
+    return sum(ranks.gather_objects(images))
 
 
 class Part:

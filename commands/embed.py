@@ -18,7 +18,15 @@ from multicrop.commands._embed_files import WRITERS, Content
 from multicrop.commands._embedding import Embedding, taking
 from multicrop.commands._image_stream import ImageStream
 from multicrop.commands._inference import open_images, read_network, transform_for, watched
-from multicrop.commands._result_parts import Part, all_parts, check_file, names_hash, own_part
+from multicrop.commands._result_parts import (
+    Part,
+    all_parts,
+    check_file,
+    done_by_all,
+    names_hash,
+    own_part,
+    say_replaced,
+)
 from multicrop.config.embed import Recipe
 from multicrop.datasets._table import pyarrow
 from multicrop.engine import ranks
@@ -56,7 +64,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
             "output": recipe.embeddings.output,
         }
         if not ranks.all_true(part.complete):
-            return result
+            return {**result, "done": done_by_all(part.done)}
         unreadable = ranks.broadcast_object(lambda: join(recipe, stream, embed, result))
         seconds = time.perf_counter() - begun
     shape = " x ".join(map(str, embed.shape))
@@ -97,6 +105,7 @@ def join(recipe: Recipe, stream: ImageStream, embed: Embedding, result: dict[str
         about={name: result[name] for name in ("checkpoint", "takes", "normalize")},
     )
     vectors = chain.from_iterable(part.vectors() for part in parts)
+    say_replaced(output)
     with atomic_write(output) as file:
         WRITERS[recipe.embeddings.file_format](file, content, vectors)
     for part in parts:

@@ -23,6 +23,7 @@ from multicrop.commands._export_graph import Graph, dynamic_axes, input_shape, t
 from multicrop.commands._export_network import Exported, load
 from multicrop.commands._export_out import DESCRIPTION, check_out
 from multicrop.commands._export_timm import load_lines, timm_network, write_folder
+from multicrop.commands._result_parts import say_replaced
 from multicrop.config.export import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
@@ -34,7 +35,7 @@ CARD = "README.md"
 def run(recipe: Recipe) -> dict[str, Any]:
     if recipe.to == "onnx":
         _export_onnx.check_installed()
-    exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns)
+    exported = load(recipe.model, recipe.checkpoint_key, recipe.graph.returns, recipe.calibrated)
     graph = Graph(exported, recipe.graph)
     path = Path(recipe.output or exported.path.parent / NAMES[recipe.to]).expanduser()
     check_out(path, recipe.to)
@@ -54,6 +55,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "to": recipe.to,
         "output": str(path),
         "returns": exported.returns,
+        "temperature": exported.temperature,
         "classes": len(exported.classes),
         **written,
     }
@@ -77,6 +79,7 @@ def write_graph(
         content = program_bytes(program, description)
         found = check(torch.export.load(io.BytesIO(content)).module())
     path.parent.mkdir(parents=True, exist_ok=True)
+    say_replaced(path)
     with atomic_write(path) as file:
         file.write(content)
     return {"input": description["input"], "bytes": len(content), "max_difference": found}
@@ -94,6 +97,7 @@ def describe(exported: Exported, graph: Graph) -> dict[str, Any]:
             "layout": settings.layout,
         },
         "returns": exported.returns,
+        "temperature": exported.temperature,
         "classes": exported.classes,
         "image_size": exported.size,
         "mean": exported.transform.mean,

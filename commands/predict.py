@@ -17,7 +17,14 @@ from multicrop.commands._image_stream import ImageStream
 from multicrop.commands._inference import open_images, read_network, transform_for, watched
 from multicrop.commands._predict_rows import UNKNOWN, WRITERS, RowMaker
 from multicrop.commands._prediction import Prediction, build, class_names, read_temperature
-from multicrop.commands._result_parts import all_parts, check_file, names_hash, own_part
+from multicrop.commands._result_parts import (
+    all_parts,
+    check_file,
+    done_by_all,
+    names_hash,
+    own_part,
+    say_replaced,
+)
 from multicrop.config.predict import Recipe
 from multicrop.datasets._table import pyarrow
 from multicrop.engine import ranks
@@ -36,7 +43,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
     network = read_network(recipe.model, recipe.weights, recipe.backbone)
     classifier = build(network).to(device)
     classes = class_names(network)
-    temperature = read_temperature(recipe, network)
+    key, calibrated = recipe.weights.checkpoint_key, recipe.predictions.calibrated
+    temperature = read_temperature(network.file, key, calibrated)
+    topk = min(recipe.predictions.topk, len(classes))
+    if topk < recipe.predictions.topk:
+        ranks.log(f"--topk {recipe.predictions.topk}: all {topk} classes that there are")
     rows = RowMaker(classes, recipe.predictions.unknown_below)
     if rows.unknown_below is not None and UNKNOWN in classes:
         ranks.log(f"warning: {UNKNOWN} is also a class of this network")
@@ -49,12 +60,12 @@ def run(recipe: Recipe) -> dict[str, Any]:
             classifier,
             transform_for(network, stream),
             temperature or 1.0,
-            min(recipe.predictions.topk, len(classes)),
+            topk,
             recipe.predictions.tta,
             autocast_dtype(recipe.machine.precision, device),
         )
         write = to_stdout if recipe.predictions.output == STDOUT else to_file
-        complete = write(recipe, stream, predict, rows, interrupt)
+        complete, done = write(recipe, stream, predict, rows, interrupt)
         seconds = time.perf_counter() - begun
 
     result = {
@@ -66,7 +77,7 @@ def run(recipe: Recipe) -> dict[str, Any]:
         "output": recipe.predictions.output,
     }
     if not complete:
-        return result
+        return {**result, "done": done}
     counts = ", ".join(f"{count} {name}" for name, count in rows.counts.items())
     ranks.log(f"{recipe.predictions.output}: {len(stream)} images, {counts}")
     if rows.counts["unreadable"] == len(stream):
@@ -87,8 +98,8 @@ def check_output(recipe: Recipe) -> None:
 
 def to_stdout(
     recipe: Recipe, stream: ImageStream, predict: Prediction, rows: RowMaker, interrupt: Interrupt
-) -> bool:
-    """Rows on standard output; whether they are all."""
+) -> tuple[bool, int]:
+    """Rows on standard output; whether they are all, and of how many images."""
     out = sys.stdout.buffer
     writer = WRITERS[recipe.predictions.file_format](out, predict.topk)
     batches = watched(stream, 0, len(stream), recipe.machine.batch_size, interrupt)
@@ -98,13 +109,13 @@ def to_stdout(
         writer.write(rows.rows(files, predict(batch)))
         out.flush()
     writer.close()
-    return predict.images == len(stream)
+    return predict.images == len(stream), predict.images
 
 
 def to_file(
     recipe: Recipe, stream: ImageStream, predict: Prediction, rows: RowMaker, interrupt: Interrupt
-) -> bool:
-    """Rows into this rank's part; once all are there, rank 0 writes the file. Whether they are."""
+) -> tuple[bool, int]:
+    """Rows into this rank's part; once all are there, rank 0 writes the file. Whether they are, and how many."""
     output = Path(recipe.predictions.output)
     settings = {**predict.identity, "precision": recipe.machine.precision}
     identity = {**settings, "names": names_hash(stream.names)}
@@ -113,11 +124,13 @@ def to_file(
     for batch in watched(stream, part.start + part.done, part.stop, batch_size, interrupt):
         part.append(predict(batch))
     part.close()
-    if not ranks.all_true(part.complete):
-        return False
+    done = done_by_all(part.done)
+    if done < len(stream):
+        return False, done
 
     def join() -> dict[str, int]:
         parts = all_parts(output, len(stream))
+        say_replaced(output)
         with atomic_write(output) as file:
             writer = WRITERS[recipe.predictions.file_format](file, predict.topk)
             stored = chain.from_iterable(part.rows() for part in parts)
@@ -128,4 +141,4 @@ def to_file(
         return rows.counts
 
     rows.counts = ranks.broadcast_object(join)
-    return True
+    return True, done

@@ -99,6 +99,7 @@ def run(recipe: Recipe) -> dict:
     if reference:
         result |= reference.ratios(rows, measured.clean["error"])
     result |= {**progress.total(), "file": str(output), "picture": str(output.with_suffix(".png"))}
+    say_replaced(output)
     with atomic_write(output) as table:
         table.write((json.dumps(result) + "\n").encode())
     measured.remove()
@@ -135,7 +136,6 @@ def output_file(recipe: Recipe, file: Pretrained, name: str) -> Path:
     folder = Path(recipe.machine.output_dir or file.path.parent)
     with write_errors(folder / name):
         folder.mkdir(parents=True, exist_ok=True)
-    say_replaced(folder / name)
     return folder / name
 
 

@@ -73,6 +73,9 @@ class Recipe:
     checkpoint_key: str = "teacher"
     """Which network of a checkpoint: teacher or student of stage one; average takes the averaged weights of stage
     two."""
+    calibrated: bool = True
+    """Divide the logits by the temperature that was fitted on the validation images, where the checkpoint has one:
+    within the graph of --returns probabilities; elsewhere the temperature is written down beside the logits."""
     graph: GraphSettings = GraphSettings()
     check: CheckSettings = CheckSettings()
     card: CardSettings = CardSettings()

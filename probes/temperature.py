@@ -19,6 +19,11 @@ STEPS = 60
 TOLERANCE = 1e-9
 
 
+def probabilities(logits: Tensor, temperature: float | None) -> Tensor:
+    """Logits (N, K) -> softmax(logits / T), float32 (N, K); T is 1 where there is none."""
+    return (logits.float() / (temperature or 1.0)).softmax(1)
+
+
 @dataclass(frozen=True)
 class Temperature:
     """temperature: T. images: validation images that it was fitted on. nll_before, nll: their mean negative log

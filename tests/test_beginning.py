@@ -11,6 +11,8 @@ from conftest import launch, result_of, rows_of
 from PIL import Image
 
 from multicrop.engine import checkpoint
+from multicrop.engine.metadata import Checkpoint
+from multicrop.weights import pretrained
 
 FLAGS = shlex.split(
     "--recipe published --arch vit --embed_dim 24 --num_layers 2 --num_heads 2 --image_size 16 --out_dim 16 "
@@ -128,6 +130,31 @@ def test_what_cannot_begin_says_so_in_a_line(folder, tmp_path, flags, message):
     assert process.returncode == 2 and "Traceback" not in process.stderr
     assert message in process.stderr.splitlines()[-1]
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_the_parts_that_a_key_may_name_are_networks(folder):
+    """The run's objective has weights, too, and sees no images."""
+    assert "objective" in state(folder / "first").state
+    for key in ("bla", "objective"):
+        with pytest.raises(
+            ValueError, match=rf"has no '{key}'; choose --checkpoint_key among"
+        ) as no:
+            pretrained.read(folder / "first", key)
+        offered = str(no.value).partition(" among ")[2]
+        assert sorted(offered.split(", ")) == ["student", "teacher"]
+
+
+def test_an_unfinished_run_is_not_extended(folder, tmp_path):
+    shutil.copytree(folder / "first", tmp_path / "first")
+    stored = state(tmp_path / "first")
+    metadata = stored.metadata.at(4, 4 / 3)
+    checkpoint.save(Checkpoint(metadata, stored.state), tmp_path / "first/checkpoint.pt")
+    start = ("--pretrained_weights", tmp_path / "first", "--extend_epochs", 2)
+    process = run(folder, *start, "--output_dir", tmp_path / "new")
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    words = "checkpoint.pt is at step 4 of 6: the command that began it finishes it"
+    assert words in process.stderr.splitlines()[-1]
+    assert not (tmp_path / "new/checkpoint.pt").exists()
 
 
 def test_a_run_whose_images_changed_begins_again_with_what_it_has_learned(folder, tmp_path):

@@ -129,7 +129,8 @@ def test_an_interrupted_command_goes_on_where_it_was(model, colours, tmp_path, c
     watched = embed.watched
     embed.watched = lambda *words: list(watched(*words))[:2]
     try:
-        assert run(model, colours / "test", output=output)["status"] == "interrupted"
+        result = run(model, colours / "test", output=output)
+        assert (result["status"], result["done"]) == ("interrupted", 10)
     finally:
         embed.watched = watched
     vectors = tmp_path / "x.npz.partial.vectors"

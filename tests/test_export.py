@@ -280,6 +280,7 @@ def test_nothing_that_is_no_export_is_replaced(run, tmp_path):
     before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes/README.md").write_text("mine")
+    (tmp_path / "photos/cats").mkdir(parents=True)
     for to, out, words in (
         ("onnx", folder / "checkpoint.pt", "is there already and is no export"),
         ("torch", folder / "best.pt", "is there already and is no export"),
@@ -288,6 +289,7 @@ def test_nothing_that_is_no_export_is_replaced(run, tmp_path):
         ("hf", folder, "is a run folder: give --output another name"),
         ("timm", folder / "best.pt", "is a file, and --to timm writes a folder"),
         ("hf", tmp_path / "notes", "holds a README.md that is of no export"),
+        ("timm", tmp_path / "photos", "is a folder with other files in it"),
     ):
         with pytest.raises(ValueError, match=words):
             multicrop.export(folder, to=to, output=out, images=0)
@@ -513,3 +515,69 @@ def test_a_file_whose_numbers_differ_is_not_kept(pretrained, tmp_path, monkeypat
         ):
             exported(pretrained, to, tmp_path, images=0)
     assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_exported_probabilities_are_those_of_predict(calibrated, colours, tmp_path, capsys):
+    path = calibrated_network(colours, tmp_path)
+    images = sorted(colours.rglob("*.png"))[:3]
+    rows = tmp_path / "rows.jsonl"
+    predicting = {"output": rows, "topk": 3, "calibrated": calibrated, "precision": "fp32"}
+    multicrop.predict(path, images, **predicting, device="cpu")
+    capsys.readouterr()
+    predicted = [dict(json.loads(line)["top"]) for line in rows.read_text().splitlines()]
+    expected = torch.tensor([[row[name] for name in CLASSES] for row in predicted])
+    x = torch.stack(
+        [torch.from_numpy(np.array(Image.open(image).convert("RGB"))) for image in images]
+    ).permute(0, 3, 1, 2)
+    x = multicrop.transform(multicrop.load_classifier(path))(x)
+    for to in ("onnx", "torch"):
+        result = exported(
+            path, to, tmp_path, returns="probabilities", images=0, calibrated=calibrated
+        )
+        assert result["temperature"] == (0.25 if calibrated else None)
+        words = "temperature 0.25, fitted on 50" if calibrated else "--calibrated false"
+        assert words in capsys.readouterr().err
+        if to == "onnx":
+            close(outputs(result["output"], x), expected)
+            properties = onnx.load(result["output"]).metadata_props
+            said = {item.key: json.loads(item.value) for item in properties}["temperature"]
+        else:
+            about = {"multicrop.json": ""}
+            close(torch.export.load(result["output"], extra_files=about).module()(x), expected)
+            said = json.loads(about["multicrop.json"])["temperature"]
+        assert said == result["temperature"]
+
+
+def test_the_temperature_of_logits_is_written_beside_them(colours, tmp_path, capsys):
+    path = calibrated_network(colours, tmp_path)
+    result = exported(path, "hf", tmp_path, images=0)
+    assert result["temperature"] == 0.25
+    assert "softmax(logits / 0.25) are the probabilities of predict" in capsys.readouterr().err
+    folder = Path(result["output"])
+    assert json.loads((folder / "config.json").read_text())["temperature"] == 0.25
+    assert "softmax(logits / 0.25)" in (folder / "README.md").read_text()
+
+
+def calibrated_network(colours: Path, folder: Path) -> Path:
+    path = saved(folder, {"arch": "vit", "num_layers": 1}, colours)
+    stored = checkpoint.load(path)
+    fit = {"temperature": 0.25, "images": 50, "nll": 1.0, "nll_before": 1.1}
+    metadata = replace(stored.metadata, calibration={"model": fit})
+    checkpoint.save(Checkpoint(metadata, stored.state), path)
+    return path
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_images_without_pixels_have_no_answer(layout, run, tmp_path):
+    flags = {"input": "uint8", "layout": layout, "resize": True, "images": 0}
+    graph = session(exported(run, "onnx", tmp_path, **flags)["output"])
+    program = torch.export.load(exported(run, "torch", tmp_path, **flags)["output"]).module()
+    for height, width, what in ((0, 9, "rows"), (9, 0, "columns"), (0, 0, "rows")):
+        shape = (2, 3, height, width) if layout == "nchw" else (2, height, width, 3)
+        x = torch.zeros(shape, dtype=torch.uint8)
+        with pytest.raises(InvalidArgument, match=f"images_have_no_{what}"):
+            graph.run(None, {"images": x.numpy()})
+        with pytest.raises(IndexError, match="index 0 out of range for tensor of size"):
+            program(x)

@@ -355,7 +355,8 @@ def test_an_interrupted_command_goes_on_where_it_was(model, colours, tmp_path, m
 
     monkeypatch.setattr(_image_stream.ImageStream, "batches", noted)
     output = tmp_path / "rows.csv"
-    assert run(model, colours / "test", output=output)["status"] == "interrupted"
+    result = run(model, colours / "test", output=output)
+    assert (result["status"], result["done"]) == ("interrupted", 8)
     partial = tmp_path / "rows.csv.partial"
     assert not output.exists() and len(partial.read_text().splitlines()) == 1 + 8
     partial.write_text(partial.read_text() + "[[0,")  # what a killed process may leave
@@ -409,6 +410,18 @@ def test_that_a_result_is_replaced_is_said(model, colours, tmp_path, capsys):
     run(model, colours / "train", output=output)
     assert f"{output} is there already: it is replaced" in said(capsys)
     assert len(table(output)) == 60
+
+
+def test_an_error_replaces_nothing_and_says_nothing_of_it(model, tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("mine")
+    with pytest.raises((OSError, ValueError)):
+        run(model, tmp_path / "nowhere", output=tmp_path / "rows.csv")
+    assert "is replaced" not in capsys.readouterr().err
+
+
+def test_more_likely_classes_than_there_are(model, colours, tmp_path, capsys):
+    run(model, colours / "test", output=tmp_path / "rows.csv", topk=99)
+    assert "--topk 99: all 3 classes that there are" in capsys.readouterr().err
 
 
 def test_what_is_read_is_not_replaced(model, colours, tmp_path):

@@ -307,11 +307,38 @@ def test_what_is_no_file_of_weights_is_said(entry, server, given, words):
     assert "\n" not in str(said.value) and left(entry) == []
 
 
-def test_a_missing_file_is_one_line(entry, server):
-    server.status = 404
-    with pytest.raises(OSError, match=r"cannot download http.*404") as caught:
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.3, 0.99])
+def test_the_beginning_of_a_file_is_refused_and_nothing_stays(
+    entry, server, backbone, zipped, share
+):
+    """As a mirror serves it that has no more, with the length of what it has."""
+    file = io.BytesIO()
+    torch.save(backbone.state_dict(), file, _use_new_zipfile_serialization=zipped)
+    whole = file.getvalue()
+    server.content = whole[: int(share * len(whole))]
+    with pytest.raises(ValueError, match=r"gave only the beginning of a file of weights .*small"):
         entry.fetch()
-    assert "\n" not in str(caught.value)
+    assert left(entry) == []
+    server.content = whole
+    assert entry.fetch().read_bytes() == whole
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_missing_file_is_one_line(entry, server, status):
+    server.status = status
+    words = rf"cannot download http.*{status}, so the file is not there.*https://example.org/page"
+    with pytest.raises(OSError, match=words) as caught:
+        entry.fetch()
+    assert "\n" not in str(caught.value) and "again" not in str(caught.value)
+    assert left(entry) == []
+
+
+def test_a_server_that_is_busy_is_asked_again(entry, server):
+    server.status = 503
+    with pytest.raises(OSError, match=r"give the same command again, or put the file at"):
+        entry.fetch()
+    assert left(entry) == []
 
 
 def test_without_a_network_a_file_put_there_by_hand_is_taken(entry, server, content):

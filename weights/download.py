@@ -14,21 +14,25 @@ from contextlib import suppress
 from pathlib import Path
 
 import filelock
+import torch
 
 from ..engine import ranks
 from ..engine.files import atomic_write, first_line, write_errors
 
 DRIVE = re.compile(r"https://drive\.google\.com/file/d/([\w-]+)")
 RANGE_NOT_SATISFIABLE = 416  # a partial file that is as long as the whole one, or longer
+TRY_LATER = (408, 425, 429)  # HTTP: the server is busy, which says nothing about the file
+CUT_OFF = re.compile(r"unexpected EOF|truncated|Ran out of input|unexpected end")  # of pickles
 CHUNK = 1 << 20  # bytes
 
 
-def download(url: str, path: Path, sha256: str | None = None) -> None:
+def download(url: str, path: Path, sha256: str | None = None, page: str | None = None) -> None:
     """Fetch the file of weights at a url, unless `path` is there, and compare it with its checksums.
 
     sha256: of what the url gives, where it is known. That of the file is written beside it in the form that
     `sha256sum -c` reads, and compared from then on. A file that somebody put there is taken. Other processes wait. A
-    zip archive around the file is taken off. OSError or ValueError, one line.
+    zip archive around the file is taken off. page: that which names the url, for messages. OSError or ValueError, one
+    line.
     """
     if not path.is_file():
         lock = filelock.FileLock(f"{path}.lock")
@@ -37,7 +41,7 @@ def download(url: str, path: Path, sha256: str | None = None) -> None:
             lock.acquire()
         try:
             if not path.is_file():  # another process may have fetched it meanwhile
-                _fetch_whole(url, path, sha256)
+                _fetch_whole(url, path, sha256, page)
         finally:
             lock.release()
     _compare(path)
@@ -52,10 +56,11 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fetch_whole(url: str, path: Path, sha256: str | None) -> None:
+def _fetch_whole(url: str, path: Path, sha256: str | None, page: str | None) -> None:
     partial = path.with_name(f"{path.name}.partial")
     ranks.log(f"downloading {url} to {path}")
     by_hand = f"or put the file at {path} yourself"
+    where = page or "its page"
     drive = DRIVE.match(url)
     try:
         if drive:
@@ -65,13 +70,21 @@ def _fetch_whole(url: str, path: Path, sha256: str | None) -> None:
     except ImportError:
         raise ValueError(f"{url} is on Google Drive: pip install gdown, {by_hand}") from None
     except Exception as error:  # each library has its own kinds
-        kept = partial.stat().st_size if partial.exists() else 0
-        how = f"give the same command again, which goes on after {kept} bytes, {by_hand}"
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if 400 <= status < 500 and status not in TRY_LATER:
+            raise OSError(
+                f"cannot download {url}: the server says {status}, so the file is not there (any more); look at "
+                f"{where}, {by_hand}"
+            ) from None
+        how = "give the same command again, "
+        if partial.exists():
+            how += f"which goes on after {partial.stat().st_size} bytes, "
+        how += by_hand
         raise OSError(f"cannot download {url}: {first_line(error)}; {how}") from None
     problem = _problem(partial, sha256)
     if problem:
         partial.unlink()  # there is nothing to go on from
-        raise ValueError(f"{url} gave {problem}; look at its page, {by_hand}")
+        raise ValueError(f"{url} gave {problem}; look at {where}, {by_hand}")
     with write_errors(path):
         _unpack(partial)
         _write_checksum(path, sha256_of(partial))
@@ -79,7 +92,16 @@ def _fetch_whole(url: str, path: Path, sha256: str | None) -> None:
 
 
 def _from_web(url: str, partial: Path) -> None:
-    """Append to the partial file what it lacks."""
+    """Append to the partial file what it lacks; an empty one does not stay where that fails."""
+    try:
+        _append(url, partial)
+    except BaseException:
+        if not partial.stat().st_size:
+            partial.unlink()
+        raise
+
+
+def _append(url: str, partial: Path) -> None:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.file_download import http_get
 
@@ -115,7 +137,22 @@ def _problem(path: Path, sha256: str | None) -> str | None:
         return f"a file whose sha256 is {digest}, and that of the published one is {sha256}"
     if not start.startswith((b"PK", b"\x80")):  # as zip archives and pickles start
         return f"something that is no file of weights: it begins with {start[:8]!r}"
+    if not _is_whole(path, start):
+        return f"only the beginning of a file of weights ({path.stat().st_size} bytes)"
     return None
+
+
+def _is_whole(path: Path, start: bytes) -> bool:
+    """Whether a zip archive has its list of contents, which is at its end, and a pickle all that it announces."""
+    if start.startswith(b"PK"):
+        return zipfile.is_zipfile(path)
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except EOFError:
+        return False
+    except Exception as error:  # what else there is to say of it says whoever reads it
+        return not CUT_OFF.search(str(error))
+    return True
 
 
 def _unpack(path: Path) -> None:

@@ -159,6 +159,8 @@ def _ours(stored: Checkpoint, path: Path, key: str, flag: str) -> Pretrained:
                 hint = f"{flag} {AVERAGE} takes them"
                 ranks.log(f"{path} also holds averaged weights, which stay out: {hint}")
         state = {name: state[name] for name in ("model", AVERAGE) if name in state}
+    else:  # beside an optimizer, and an objective whose head is no network that sees images
+        state = {name: state[name] for name in NETWORKS if name in state} or state
     parts = candidates(state, path, key, flag)
     file = Pretrained(path, metadata, candidates=parts)
     file.take(Choice(parts.guess()))

@@ -49,7 +49,7 @@ class Published:
 
     def fetch(self) -> Path:
         """The path of the file, which is downloaded where the cache does not have it; errors as `download`'s."""
-        download(self.url, self.path, self.sha256)
+        download(self.url, self.path, self.sha256, self.source)
         return self.path
 
     def metadata(self) -> Metadata:

@@ -28,6 +28,8 @@ FORKS = forks.Server()
 signal.signal(
     signal.SIGINT, signal.default_int_handler
 )  # in a background job it is ignored, for our children too
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, for our children too
 gc.disable()  # until all is imported and collected: there is next to no garbage before
 torch.set_num_threads(1)  # the tests' tensors are tiny, and other tests may run beside
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from multicrop.engine.interrupt import Interrupt
+
 ENDING = """
 import atexit, sys, time
 from multicrop.engine.interrupt import ending_at_once
@@ -65,3 +67,15 @@ def test_a_signal_while_it_closes_down_changes_no_exit_code(number, code):
         assert process.stdout.readline() == "closing down\n"
         process.send_signal(number)
     assert process.returncode == code
+
+
+def test_under_nohup_a_lost_terminal_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.asked
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupt.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -16,9 +16,10 @@ from multicrop.config.finetune import Recipe
 from multicrop.config.sizes import ImageSize, height_width, shortest
 from multicrop.datasets._console import only_trying
 from multicrop.datasets._images import ImageSet
+from multicrop.datasets._stream import Streamed
 from multicrop.datasets._survey import shared_size
 from multicrop.engine import ranks, sampling, seeds
-from multicrop.engine.batches import Batches
+from multicrop.engine.batches import Batches, Pixels
 from multicrop.supervised import mixing, validation
 from multicrop.supervised.augmentation import TrainTransform, colours
 from multicrop.supervised.label_draws import draw_labels
@@ -166,6 +167,9 @@ def backbone_options(
 
 def build_batches(recipe: Recipe, data: FinetuneData, device: torch.device) -> Batches:
     optimisation = recipe.optimisation
+    pixels: Pixels = data.train.pixels
+    if isinstance(pixels, Streamed):
+        pixels.take_substitutes_from(data.chosen)
     order = None
     seed = optimisation.seed
     if optimisation.balanced_sampler:
@@ -175,7 +179,7 @@ def build_batches(recipe: Recipe, data: FinetuneData, device: torch.device) -> B
         images = len(data.chosen)
         order = partial(sampling.repeated, images, seed, repeats=optimisation.repeats)
     return Batches(
-        data.train.pixels,
+        pixels,
         data.train.labels,
         images_per_part(recipe, ranks.world_size()),
         seed=seed,

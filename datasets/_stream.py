@@ -62,6 +62,7 @@ class Streamed:
         self.unreadable: set[int] = set()
         """The numbers of those images that were asked for by now and cannot be read."""
         self._replaces = substitutes
+        self._standing_in = self._numbers
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
@@ -119,12 +120,17 @@ class Streamed:
 
     def _readable(self, number: int) -> int:
         """The image itself, or the one that stands in for it. ValueError when its class has none left."""
-        first = number
+        first, tried = number, set()
         while number in self._substitutes:
+            tried.add(number)
             number = self._substitutes[number]
-            if number == first:
+            if number in tried:
                 raise ValueError(unreadable_class(self._names[first]))
         return number
+
+    def take_substitutes_from(self, numbers: Tensor) -> None:
+        """Let these images (n,) alone stand in for unreadable ones: those that train, where others are held out."""
+        self._standing_in = numbers
 
     def _say_unreadable(self, number: int, reason: str) -> None:
         """Say once of an image that it cannot be read, and let the next of its class stand in for it if one is to."""
@@ -149,6 +155,9 @@ class Streamed:
         if self._labels is None:
             return (number + 1) % len(self)
         same = (self._labels == self._labels[number]).nonzero()[:, 0]
+        same = same[torch.isin(same, self._standing_in)]
+        if not len(same):
+            return number
         place = torch.searchsorted(same, number, right=True)
         return int(same[place % len(same)])
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import recipe
 from finetuning import PLAIN, run
+from PIL import Image
 from probed import faint_images, save
 
 from multicrop.commands import check, knn, labels, linear, pretrain, robustness
@@ -19,6 +20,7 @@ from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.robustness import Recipe as Robustness
 from multicrop.datasets import _console
 from multicrop.datasets._images import LoadOptions
+from multicrop.datasets._stream import Streamed
 from multicrop.registry import source
 
 BOTH = pytest.mark.parametrize("stream", [False, True])
@@ -104,6 +106,29 @@ def test_check_says_which_class_has_no_test_images_and_does_not_ask_to_remove_it
     assert "class red: none of its images is readable, it has no test images" in said
     assert "warning: 1 of 3 classes have no test images: red" in said
     assert "remove the class" not in said
+
+
+def test_no_held_out_image_stands_in_for_one_that_trains(tmp_path):
+    """Five images of a class, of which the second is damaged and the third is held out."""
+    places = []
+    for number in range(5):
+        places.append(str(tmp_path / f"{number}.png"))
+        Image.new("L", (8, 8), 50 * number).save(places[-1])
+    (tmp_path / "1.png").write_bytes(b"damaged")
+    names = [Path(place).name for place in places]
+    labels = torch.zeros(5, dtype=torch.int64)
+    streamed = Streamed(places, names, labels, 8, 1)
+    streamed.take_substitutes_from(torch.tensor([0, 1, 3, 4]))
+    assert streamed[1].float().mean() == 150
+    (tmp_path / "2.png").write_bytes(
+        b"damaged"
+    )  # what is held out has a stand-in too, and comes to an end
+    assert streamed[2].float().mean() == 150
+    alone = Streamed(places, names, labels, 8, 1)
+    alone.take_substitutes_from(torch.tensor([1]))
+    for number in (1, 2):
+        with pytest.raises(ValueError, match="none of the images of the class"):
+            alone[number]
 
 
 def test_statistics_and_pixels_of_a_measured_split_have_no_substitutes(images):

@@ -75,7 +75,8 @@ def resize(
         fit == "squeeze" and images.device.type == "cpu"
     ):  # PyTorch's own, Pillow's integers, is quicker there
         return F.interpolate(images, sides, mode="bicubic", antialias=True)
-    return fit_images(images, sides, fit).round_().to(torch.uint8)
+    with torch.autocast(images.device.type, enabled=False):  # its products would have 8 bits
+        return fit_images(images, sides, fit).round_().to(torch.uint8)
 
 
 def middle(images: Tensor, size: int | tuple[int, int]) -> Tensor:

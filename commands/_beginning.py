@@ -34,7 +34,7 @@ ONLY_THIS_RUN = (
 """Settings that an extended run does not take over."""
 OF_THE_STATE = (
     "objective", "out_dim", "mlp_head_in", "head_hidden_dim", "head_bottleneck_dim", "use_bn_in_head",
-    "norm_last_layer", "optimizer",
+    "norm_last_layer", "optimizer", "label_weight",
 )  # fmt: skip
 """Settings beside the backbone's that say what is in a run's state."""
 
@@ -99,27 +99,6 @@ def begin(
 
 
 # Settings
-
-
-def with_its_global_batch(recipe: Recipe, run: Run) -> Recipe:
-    """Of a run that is there: with as many accumulation steps as keep its global batch, on fewer or more ranks.
-
-    Where they do not come out even nothing is changed, and the run refuses to go on.
-    """
-    stored = run.stored()
-    optimisation = recipe.optimisation
-    part = optimisation.batch_size_per_gpu * ranks.world_size()
-    before = stored.metadata.identity.get("global_batch") if stored else None
-    if before is None or before == part * optimisation.accumulate or before % part:
-        return recipe
-    accumulate = before // part
-    ranks.log(
-        f"{run.folder}: its global batch is {before} images, so each step is now {accumulate} x {part} "
-        f"(--accumulate {accumulate})"
-    )
-    recipe = replace(recipe, optimisation=replace(optimisation, accumulate=accumulate))
-    run.recipe = to_flags(recipe)
-    return recipe
 
 
 def _going_on(recipe: Recipe, own: Metadata) -> Recipe:

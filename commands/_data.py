@@ -50,9 +50,8 @@ def colours(metadata: Metadata, images: ImageSet) -> tuple[tuple[float, ...], tu
 def eval_transform(metadata: Metadata, image_size: ImageSize, images: ImageSet) -> EvalTransform:
     """What a network sees of images."""
     mean, std = colours(metadata, images)
-    data = metadata.data
-    resample = data.get("resample", "bicubic")
-    return EvalTransform(image_size, mean, std, crop_pct=data.get("crop_pct"), resample=resample)
+    crop_pct, resample = metadata.data.get("crop_pct"), metadata.resample
+    return EvalTransform(image_size, mean, std, crop_pct=crop_pct, resample=resample)
 
 
 def load_options(data: DataSettings, source_size: ImageSize) -> LoadOptions:

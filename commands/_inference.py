@@ -85,7 +85,8 @@ def backbone_options(stated: Network, file: Pretrained) -> dict[str, Any]:
 def transform_for(network: Trained, stream: ImageStream) -> EvalTransform:
     """What the network sees of the images, as --eval and the k-NN probe show it. ValueError for other channels."""
     check_channels(network.file, stream.shape[0], own=network.channels)
-    data = network.file.metadata.data
+    metadata = network.file.metadata
+    data = metadata.data
     if "mean" in data and "std" in data:
         mean, std = data["mean"], data["std"]
     else:
@@ -94,7 +95,8 @@ def transform_for(network: Trained, stream: ImageStream) -> EvalTransform:
             f"{network.file.path} does not say by which mean and deviation its images were normalised: taking those of "
             "these images"
         )
-    return EvalTransform(network.image_size, mean, std, crop_pct=data.get("crop_pct"))
+    crop_pct, resample = data.get("crop_pct"), metadata.resample
+    return EvalTransform(network.image_size, mean, std, crop_pct=crop_pct, resample=resample)
 
 
 # The images

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.utils import _pair
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._data import colours, labelled_images, load_options, resolve_source_size
@@ -114,6 +115,10 @@ def prepare(recipe: Recipe, dataset: str, images: ImageSet, maps_of: TeacherMaps
     """What is to be written, said before it begins. OSError where the disk has no room for it."""
     teacher, options = maps_of.teacher, recipe.features
     fingerprint = dataset_fingerprint(dataset, images) | teacher_fingerprint(teacher)
+    if tuple(images.pixels.shape[2:]) != _pair(teacher.size):
+        fingerprint["resample"] = (
+            "bicubic"  # bilinear in folders of older versions, which do not say so
+        )
     # What the teacher says of an image depends on the others
     if recipe.teacher.teacher_bn == "batch":
         fingerprint["batch"] = options.batch_size

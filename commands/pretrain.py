@@ -14,6 +14,7 @@ from multicrop.commands import _auto, _beginning, _summary
 from multicrop.commands._beginning import Origin
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
+from multicrop.commands._global_batch import with_its_global_batch
 from multicrop.commands._loop import start_loop
 from multicrop.commands._monitor import (
     Monitor,
@@ -57,7 +58,7 @@ def train(
     registry.source(recipe.data.dataset)
     train_state = build(recipe, 3, device)
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
-    recipe = _beginning.with_its_global_batch(recipe, run_folder)
+    recipe = with_its_global_batch(recipe, run_folder)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
     images, probe = pretraining_images(recipe)

@@ -139,6 +139,8 @@ def _find(folder: Path, stem: str, job: Job) -> Cached | None:
     """An entry of these files whose pixels are those that are asked for; None when there is none."""
     entries = sorted(folder.glob(f"{glob.escape(stem)}-*"))
     for entry in entries:
+        if entry.name.endswith(BUILDING):
+            continue
         cached = _open(entry, job)
         if cached is not None:
             return cached
@@ -164,7 +166,7 @@ def _open(entry: Path, job: Job) -> Cached | None:
             return None
         if any(is_allowed_now(reason) for _, reason in skipped):
             return None
-        if damage or meta.get("checksums", sums := checksums(file)) != sums:
+        if damage or ("checksums" in meta and meta["checksums"] != checksums(file)):
             say_once(
                 f"{job.title}: its entry of the image cache is damaged and made anew ({entry})"
             )
@@ -282,8 +284,12 @@ def _build(entry: Path, stem: str, job: Job) -> None:
             shutil.rmtree(old, ignore_errors=True)
     work.mkdir(exist_ok=True)
     for left in work.iterdir():
-        if left.name not in (PIXELS, JOURNAL):  # an archive that was unpacked meanwhile
+        if left.name in (PIXELS, JOURNAL):
+            continue
+        if left.is_dir():  # an archive that was unpacked meanwhile
             shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink()
     try:
         with places(job.root, job.names, work) as image_places:
             stored = decode_all(

@@ -34,7 +34,7 @@ class Journal:
             about, *lines = self.path.read_text().splitlines()
             if about != self.about:
                 return {}
-            replies = [json.loads(line) for line in lines if line.endswith("}")]
+            replies = [reply for line in lines if (reply := _parsed(line)) is not None]
             with open(self.pixels, "rb") as pixels:
                 found = {}
                 for reply in replies:
@@ -54,4 +54,13 @@ class Journal:
         """A chunk is written."""
         line = json.dumps({"start": start, **reply})
         with self._lock, open(self.path, "a") as file:
-            file.write(f"{line}\n")
+            file.write(f"\n{line}\n")  # after what a killed process may have left of its last line
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """None of a line that is not whole, or empty."""
+    try:
+        reply = json.loads(line)
+    except ValueError:
+        return None
+    return reply if isinstance(reply, dict) else None

@@ -52,7 +52,9 @@ def pack_file(listing: Listing, file: Path) -> int:
     check_no_empty_class(listing)
     if file.exists():
         if _source_of(file) != _stamp(listing):
-            raise FileExistsError(f"{file} is there already: remove it, or give another --out")
+            raise FileExistsError(
+                f"{file} is there already: remove it, or give another --output_dir"
+            )
         say_once(f"{file} holds these images already: kept")
         return file.stat().st_size
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -102,6 +104,8 @@ def _remove_leftovers(file: Path) -> None:
 
 
 def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there a signal of 0 is Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -156,7 +160,7 @@ def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -
                 transaction.put(key, value)
     except lmdb.Error as error:
         raise OSError(
-            f"cannot write {file.parent}: {error}: make room, or give another --out"
+            f"cannot write {file.parent}: {error}: make room, or give another --output_dir"
         ) from None
     finally:
         database.close()

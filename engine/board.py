@@ -8,9 +8,12 @@ WHAT = "TensorBoard curves"
 class Board:
     """Writes events below a folder."""
 
-    def __init__(self, folder: Path, first_step: int | None):
-        """first_step: points from this step on, of a run that died, are dropped; None: those of any run before."""
-        if first_step is None:
+    def __init__(self, folder: Path, first_step: int | None, anew: bool = False):
+        """first_step: points from this step on, of a run that died, are dropped; None: there are none.
+
+        anew: all points are dropped, of a run that began here before and had saved nothing.
+        """
+        if anew:
             for events in folder.glob("events.out.tfevents.*"):
                 events.unlink()
         # Slow to import, and it imports TensorFlow where that is installed, which may be broken.

@@ -88,6 +88,8 @@ def newest(folder: Path, log: Callable[[str], None] = print) -> tuple[Checkpoint
             continue
         try:
             return load(path), path
+        except FileNotFoundError:
+            continue  # a run that goes on has just renamed it
         except ValueError as error:
             if path != unnamed:  # half a file is what any killed process leaves there
                 there.append(str(path))
@@ -98,14 +100,14 @@ def newest(folder: Path, log: Callable[[str], None] = print) -> tuple[Checkpoint
     return None
 
 
-def take_up(folder: Path, used: Path, log: Callable[[str], None] = print) -> None:
-    """Prepare a run folder for the next save: `used` is what `newest` has found there.
+def take_up(folder: Path, used: Path, log: Callable[[str], None] = print) -> Path:
+    """Prepare a run folder for the next save: `used` is what `newest` has found there. Where it is then.
 
     A damaged newest checkpoint is renamed, or it would become the reserve in place of a good one.
     """
     last = folder / NEWEST
     if used == last:
-        return
+        return used
     with write_errors(last):
         if last.exists():
             os.replace(last, folder / DAMAGED)
@@ -113,6 +115,8 @@ def take_up(folder: Path, used: Path, log: Callable[[str], None] = print) -> Non
         if used == partial_of(last):
             os.replace(used, last)
             log(f"{last} had been saved whole, but not named: it is now")
+            return last
+    return used
 
 
 def fingerprint(path: Path) -> str:

@@ -46,7 +46,7 @@ def hold(folder: Path, log: Callable[[str], None] = print) -> None:
             break
         file.close()  # its owner removed it between our opening and our locking
     if owner:
-        log(f"{folder}: taken over from {owner}, which has ended without a word")
+        log(f"{folder}: taken over from {owner}, which has ended")
     file.truncate(0)
     file.write(_description().encode())
     file.flush()

@@ -6,7 +6,7 @@ schema had the same facts side by side with the states; they are read as well.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 IDENTITY = (
     "global_batch", "images", "steps_per_epoch", "pixels", "labels", "teacher", "size", "batch_norm",
@@ -68,6 +68,12 @@ class Metadata:
         return (
             self.data.get("fit", "crop") or "" if self.data else ""
         )  # older versions knew no other
+
+    @property
+    def resample(self) -> Literal["bicubic", "bilinear"]:
+        """How whole images of another size are brought to the network's by its accuracies."""
+        older = self.kind == "finetune" and self.data.get("crop_pct") is None
+        return self.data.get("resample", "bilinear" if older else "bicubic")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

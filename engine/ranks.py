@@ -15,6 +15,8 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm import tqdm
 
+from .interrupt import Stopped
+
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
@@ -142,18 +144,21 @@ def broadcast_object(make: Callable[[], T], source: int = 0) -> T:
 
 @contextmanager
 def first_on_node() -> Iterator[None]:
-    """One process of each node runs the body before the others do: downloads and caches are made once."""
+    """One process of each node runs the body before the others do: downloads and caches are made once.
+
+    Stopped on every rank where a signal has ended the body of one of those.
+    """
     leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
-    if dist.is_initialized() and not leads:
-        _meet()
+    if not leads and not all_true(True):
+        raise Stopped
     try:
         yield
-    except KeyboardInterrupt:  # the others have heard the signal, too, and end by themselves
-        if dist.is_initialized() and leads:
-            _meet()
+    except KeyboardInterrupt:
+        if leads:
+            all_true(False)
         raise
-    if dist.is_initialized() and leads:
-        _meet()
+    if leads and not all_true(True):
+        raise Stopped
 
 
 def _meet() -> None:

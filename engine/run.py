@@ -125,7 +125,7 @@ class Run:
             newer = f"process {source} sees a checkpoint of step {steps[source]}"
             ranks.log(f"{self.folder}: {newer}, process 0 {here}: the newer one is taken")
         if own and self.writes:
-            checkpoint.take_up(self.folder, own[1], ranks.log)
+            own = own[0], checkpoint.take_up(self.folder, own[1], ranks.log)
         if all(state == found[source] for state in found):
             return own
         return ranks.broadcast_object(lambda: own, source)
@@ -156,6 +156,7 @@ class Run:
         stated = [f"{name} {_shown(value)}" for name, value in changed.items()]
         summary = ", ".join(stated) or "every flag has its default"
         ranks.log(f"recipe: {summary}; all of it in {self.folder / RECIPE}")
+        anew = step == 0 and (self.folder / METRICS).exists()
         kept = self._kept_rows(step)
         rows = [json.dumps(row) + "\n" for row in kept]
         self._write_recipe()
@@ -164,7 +165,7 @@ class Run:
         first_step = step + 1 if step else None
         wanted = self.recipe.get("log", ())
         self.outlets = [
-            Outlet(WHAT, partial(Board, self.folder, first_step)),
+            Outlet(WHAT, partial(Board, self.folder, first_step, anew)),
             *trackers.outlets(wanted, self.folder, self.recipe, self.rows, resumed=step > 0),
         ]
 
@@ -176,7 +177,7 @@ class Run:
         if step == 0:
             return []
         rows, damaged = _parse_metrics(self.folder / METRICS)
-        if damaged and _ends_within_a_line(self.folder / METRICS):
+        if damaged and _ends_within(self.folder / METRICS, damaged[-1]):
             damaged.pop()  # what a killed run left of its last line
         if damaged:
             for line in damaged:
@@ -256,10 +257,9 @@ def _parse_metrics(path: Path) -> tuple[list[dict], list[str]]:
     return rows, damaged
 
 
-def _ends_within_a_line(path: Path) -> bool:
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() != b"\n"
+def _ends_within(path: Path, line: str) -> bool:
+    """Whether a file ends with this line, and without its end."""
+    return path.read_text(errors="backslashreplace").endswith(line)
 
 
 def _row(line: str) -> dict | None:

@@ -11,6 +11,7 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 
 from multicrop.augment.evaluation import EvalTransform, resize
 from multicrop.datasets._convert import Conversion, Form, fitted
+from multicrop.engine.metadata import Metadata
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(
@@ -65,6 +66,27 @@ def test_the_middle_is_what_pillow_makes_of_resize_and_centre_crop(side, share):
     seen = transform.resize(IMAGES)
     assert (seen.int() - theirs.int()).abs().max() <= 1
     assert torch.allclose(transform(IMAGES), TF.normalize(seen / 255, MEAN, STD), atol=1e-6)
+
+
+def test_autocast_changes_no_pixel():
+    transform = EvalTransform(20, MEAN, STD, fit="crop")
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = transform.resize(IMAGES[:, :, :, :24])
+    assert torch.equal(seen, transform.resize(IMAGES[:, :, :, :24]))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "resample"),
+    [
+        (Metadata("finetune", data={}), "bilinear"),  # of versions that did not say it
+        (Metadata("finetune", data={"crop_pct": 0.9}), "bicubic"),
+        (Metadata("finetune", data={"resample": "bicubic"}), "bicubic"),
+        (Metadata("finetune", data={"resample": "bilinear"}), "bilinear"),
+        (Metadata("ssl", data={}), "bicubic"),
+    ],
+)
+def test_accuracies_of_older_files_are_measured_as_they_were(metadata, resample):
+    assert metadata.resample == resample
 
 
 def test_images_of_the_size_are_seen_whole():

@@ -27,7 +27,8 @@ TYPES = {"float16": torch.float16, "float32": torch.float32}
 DESCRIPTIONS = {
     "dataset": "data set", "images": "number of images", "side": "stored images of", "pixels": "images with hash",
     "labels": "labels with hash", "teacher": "teacher with hash", "size": "images for the teacher of",
-    "batch_norm": "batch norms by", "batch": "batches of", "maps": "maps", "dtype": "numbers in",
+    "batch_norm": "batch norms by", "batch": "batches of", "resample": "images resampled", "maps": "maps",
+    "dtype": "numbers in",
 }  # fmt: skip
 
 

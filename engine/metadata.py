@@ -72,8 +72,7 @@ class Metadata:
     @property
     def resample(self) -> Literal["bicubic", "bilinear"]:
         """How whole images of another size are brought to the network's by its accuracies."""
-        older = self.kind == "finetune" and self.data.get("crop_pct") is None
-        return self.data.get("resample", "bilinear" if older else "bicubic")
+        return self.data.get("resample", "bicubic")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

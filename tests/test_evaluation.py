@@ -11,7 +11,6 @@ from timm.data.transforms_factory import transforms_imagenet_eval
 
 from multicrop.augment.evaluation import EvalTransform, resize
 from multicrop.datasets._convert import Conversion, Form, fitted
-from multicrop.engine.metadata import Metadata
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 IMAGES = torch.randint(
@@ -73,20 +72,6 @@ def test_autocast_changes_no_pixel():
     with torch.autocast("cpu", torch.bfloat16):
         seen = transform.resize(IMAGES[:, :, :, :24])
     assert torch.equal(seen, transform.resize(IMAGES[:, :, :, :24]))
-
-
-@pytest.mark.parametrize(
-    ("metadata", "resample"),
-    [
-        (Metadata("finetune", data={}), "bilinear"),  # of versions that did not say it
-        (Metadata("finetune", data={"crop_pct": 0.9}), "bicubic"),
-        (Metadata("finetune", data={"resample": "bicubic"}), "bicubic"),
-        (Metadata("finetune", data={"resample": "bilinear"}), "bilinear"),
-        (Metadata("ssl", data={}), "bicubic"),
-    ],
-)
-def test_accuracies_of_older_files_are_measured_as_they_were(metadata, resample):
-    assert metadata.resample == resample
 
 
 def test_images_of_the_size_are_seen_whole():

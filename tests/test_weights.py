@@ -80,7 +80,7 @@ def test_student_or_teacher_is_chosen_by_key(tmp_path, vit):
     for key, value in (("student", 1.0), ("teacher", 2.0)):
         assert (read(path, key)["norm.weight"] == value).all()
     with pytest.raises(
-        ValueError, match="no 'pupil'; choose --checkpoint_key among student, teacher"
+        ValueError, match="no 'pupil'; choose --checkpoint_key among teacher, student"
     ):
         read(path, "pupil")
 

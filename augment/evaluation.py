@@ -71,9 +71,8 @@ def resize(
     if resample == "bilinear":
         resized = F.interpolate(images.float(), sides, mode="bilinear", antialias=True)
         return resized.round_().clamp_(0, 255).to(torch.uint8)
-    if (
-        fit == "squeeze" and images.device.type == "cpu"
-    ):  # PyTorch's own, Pillow's integers, is quicker there
+    if fit == "squeeze" and images.device.type == "cpu":
+        # PyTorch's own, Pillow's integers, is quicker there
         return F.interpolate(images, sides, mode="bicubic", antialias=True)
     with torch.autocast(images.device.type, enabled=False):  # its products would have 8 bits
         return fit_images(images, sides, fit).round_().to(torch.uint8)

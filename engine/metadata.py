@@ -65,9 +65,9 @@ class Metadata:
     @property
     def fit(self) -> str:
         """How image files of another shape were brought to its images' shape; empty where these were no files."""
-        return (
-            self.data.get("fit", "crop") or "" if self.data else ""
-        )  # older versions knew no other
+        if not self.data:
+            return ""
+        return self.data.get("fit", "crop") or ""  # older versions knew no other
 
     @property
     def resample(self) -> Literal["bicubic", "bilinear"]:

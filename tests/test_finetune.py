@@ -215,16 +215,21 @@ def test_a_resumed_run_is_bit_equal_to_one_never_stopped(colours, tmp_path, step
     assert [row["step"] for row in rows_of(tmp_path / "parts") if "lr" in row] == list(range(1, 13))
 
 
-def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp_path, monkeypatch):
+def signal_in_update(monkeypatch, number: int) -> None:
+    """A signal comes in the update of this number, counted from 1, over all runs of the test."""
     update, calls = finetune.update, []
 
     def interrupted(*arguments):
         calls.append(None)
-        if len(calls) == 6:
+        if len(calls) == number:
             signal.raise_signal(signal.SIGTERM)
         return update(*arguments)
 
     monkeypatch.setattr(finetune, "update", interrupted)
+
+
+def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp_path, monkeypatch):
+    signal_in_update(monkeypatch, 6)
     result = run(colours, tmp_path / "parts")
     assert (result["status"], result["step"]) == ("interrupted", 6)
     assert run(colours, tmp_path / "parts")["status"] == "finished"
@@ -235,15 +240,7 @@ def test_a_signal_finishes_the_step_saves_and_the_run_goes_on_later(colours, tmp
 def test_rows_of_a_resumed_run_are_those_of_an_undisturbed_one(colours, tmp_path, monkeypatch):
     """Stopped between two rows; and a finished run that is started again adds none."""
     run(colours, tmp_path / "whole", log_freq=5)
-    update, calls = finetune.update, []
-
-    def interrupted(*arguments):
-        calls.append(None)
-        if len(calls) == 7:
-            signal.raise_signal(signal.SIGTERM)
-        return update(*arguments)
-
-    monkeypatch.setattr(finetune, "update", interrupted)
+    signal_in_update(monkeypatch, 7)
     for status in ("interrupted", "finished", "finished"):
         assert run(colours, tmp_path / "parts", log_freq=5)["status"] == status
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from multicrop.engine import lock
+from multicrop.engine.run import Run
 
 HOLDER = """
 import sys, time
@@ -34,6 +35,19 @@ def holder(tmp_path):
 def test_a_second_process_is_refused_and_told_by_whom(tmp_path, holder):
     with pytest.raises(ValueError, match=f"in use by process {holder.pid} on .*, since 20"):
         lock.hold(tmp_path)
+
+
+def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, holder):
+    with pytest.raises(ValueError, match=f"in use by process {holder.pid}.*another --output_dir"):
+        Run(tmp_path, {"lr": 1.0})
+    assert [path.name for path in tmp_path.iterdir()] == [lock.LOCK]
+
+
+def test_a_run_lets_go_of_its_folder_when_it_closes(tmp_path):
+    run = Run(tmp_path, {"lr": 1.0})
+    assert (tmp_path / lock.LOCK).exists()
+    run.close()
+    assert not (tmp_path / lock.LOCK).exists()
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM])

@@ -22,8 +22,9 @@ from multicrop.commands import knn, pretrain
 from multicrop.config.flags import from_flags, to_flags
 from multicrop.config.knn import Recipe as Probe
 from multicrop.config.pretrain import Recipe
-from multicrop.datasets import shapes
+from multicrop.datasets import _stopping, shapes
 from multicrop.engine import checkpoint
+from multicrop.engine.interrupt import Stopped
 from multicrop.ssl.crops import MultiCrop
 
 SMALL = {
@@ -289,6 +290,18 @@ def test_a_signal_before_the_first_step_stops_there(photos, tmp_path, monkeypatc
     assert (result["status"], result["step"]) == ("interrupted", 2 if state == "begun" else 0)
     monkeypatch.undo()
     assert run(photos, tmp_path, max_steps=3)["status"] == "stopped"
+
+
+def test_a_signal_ends_a_long_decoding_between_its_parts(photos, tmp_path, monkeypatch):
+    def decoding(settings):
+        signal.raise_signal(signal.SIGTERM)
+        _stopping.check()
+        pytest.fail("it went on")
+
+    monkeypatch.setattr(pretrain, "pretraining_images", decoding)
+    with pytest.raises(Stopped):
+        run(photos, tmp_path)
+    _stopping.check()  # of another command nothing is asked
 
 
 @pytest.mark.slow

@@ -53,6 +53,21 @@ def hold(folder: Path, log: Callable[[str], None] = print) -> None:
     _held[path] = file
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process, maybe this one, holds a folder; never where there are no locks."""
+    path = folder.resolve() / LOCK
+    if fcntl is None or not path.exists():
+        return False
+    if path in _held:
+        return True
+    with suppress(OSError), open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno not in NO_LOCKS
+    return False
+
+
 def release(folder: Path) -> None:
     """Let others write into a folder; nothing happens where it is not held."""
     _release(folder.resolve() / LOCK)

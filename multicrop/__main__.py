@@ -16,7 +16,7 @@ from .engine.outputs import Lasting
 
 GROUPS = {
     "train": ("advise", "pretrain", "finetune"),
-    "judge": ("knn", "linear", "labels", "robustness", "visualise"),
+    "judge": ("knn", "linear", "labels", "robustness", "report", "visualise"),
     "use": ("predict", "embed", "export"),
     "tools": ("check", "pack", "precompute", "weights"),
 }

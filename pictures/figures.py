@@ -6,7 +6,7 @@ in 0..1 (values outside are clipped). Every function takes the path of the file 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,3 +104,25 @@ def _pixels(image: Tensor) -> np.ndarray:
     if len(image) == 1:
         return image[0].numpy()
     return image.permute(1, 2, 0).numpy()
+
+
+def draw_maps(images: Tensor, columns: Mapping[str, Tensor], path: str | Path) -> None:
+    """Images (B, C, H, W) and what a network makes of them: a row per image, a column per name.
+
+    Maps (B, h, w) lie over the image as heat, colours (B, 3, h, w) in 0..1 stand alone.
+    """
+    figure, axes = _blank_grid(len(images), 1 + len(columns))
+    height, width = images.shape[-2:]
+    for row, image in enumerate(images):
+        _show(axes[row, 0], image)
+        for axis, values in zip(axes[row, 1:], columns.values(), strict=True):
+            if values.dim() == 4:
+                _show(axis, values[row])
+            else:
+                _show(axis, image)
+                heat = values[row].float().cpu().numpy()
+                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+                axis.imshow(heat, cmap="viridis", alpha=0.65, extent=extent)
+    for axis, name in zip(axes[0, 1:], columns, strict=True):
+        axis.set_title(name, fontsize=8)
+    save_figure(figure, path)

@@ -1,0 +1,322 @@
+"""The part of a report about the images: what there is, how it looks, and what may be wrong with it.
+
+n images of a split, D width of features.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multicrop.commands._imbalance import unequal
+from multicrop.commands._report_block import attempt
+from multicrop.commands._report_features import Comparing
+from multicrop.commands._report_images import SplitImages
+from multicrop.config.report import Looking
+from multicrop.datasets._inventory import listed
+from multicrop.engine.files import atomic_write
+from multicrop.pictures import charts
+from multicrop.pictures.page import Block, Chart, Section, Table, Tile, Tiles, Words
+from multicrop.pictures.thumbnails import thumbnail
+from multicrop.probes import near_duplicates, outliers, suspect_labels
+from multicrop.registry import Source
+
+SHOWN = 24  # groups or images of a grid
+CLASSES_SHOWN = 24  # on the contact sheet
+PER_CLASS = 8
+NAME = 24  # characters of a file's name that stand under its image
+BARS = 60  # classes that have a bar
+
+
+def section(
+    source: Source,
+    path: str,
+    splits: Sequence[SplitImages],
+    comparing: Comparing,
+    looking: Looking,
+    files: Path,
+) -> Section:
+    """files: the folder for the tables of what was found."""
+    blocks = attempt("counts", lambda: counts(source, path, splits))
+    blocks += attempt("balance of the classes", lambda: balance(splits))
+    blocks += attempt("brightness", lambda: brightness(splits))
+    blocks += attempt("contact sheet", lambda: contact_sheet(splits))
+    every = Every.of(splits)
+    blocks.append(
+        Words(
+            f"Below, {' and '.join(split.looked_at for split in splits)} are compared with each other by "
+            f"{comparing.words}. What is found is a proposal to look at, also in the tables beside this page."
+        )
+    )
+    features: list[Tensor] = []
+
+    def find_features() -> list[Block]:
+        features.append(torch.cat([comparing.features(split) for split in splits]))
+        return []
+
+    blocks += attempt("features", find_features)
+    of_network = features[0] if features else None
+    blocks += attempt("near-duplicates", lambda: duplicates(every, of_network, looking, files))
+    if features:
+        blocks += attempt("suspect labels", lambda: suspects(every, features[0], looking, files))
+        blocks += attempt("outliers", lambda: unlike(every, features[0], looking, files))
+    return Section("The images", blocks)
+
+
+# What there is
+
+
+def counts(source: Source, path: str, splits: Sequence[SplitImages]) -> Iterator[Block]:
+    rows = []
+    for split in splits:
+        channels, height, width = split.pixels.shape[1:]
+        read = (
+            f"{len(split):,}" if len(split) == split.total else f"{len(split):,} of {split.total:,}"
+        )
+        rows.append(
+            [
+                split.split,
+                split.total,
+                read,
+                len(split.unreadable),
+                len(split.classes) or "no labels",
+                channels,
+                f"{height} x {width}",
+            ]
+        )
+    head = ["split", "images", "looked at", "unreadable", "classes", "channels", "px as looked at"]
+    yield Table(path, head, rows)
+    for split in splits:
+        for name, reason in list(split.unreadable.items())[:SHOWN]:
+            yield Words(f"Unreadable: {name}: {reason}")
+    inventory = source.inventory(path)
+    if inventory is not None and sum(inventory.left_out.values()):
+        yield Words(f"Of {inventory.files:,} files left out: {listed(inventory.left_out)}.")
+
+
+def balance(splits: Sequence[SplitImages]) -> Iterator[Block]:
+    labelled = [split for split in splits if split.labels is not None]
+    if not labelled:
+        yield Words("There are no labels.")
+        return
+    classes = labelled[0].classes
+    per_split = {split.split: class_counts(split) for split in labelled}
+    of_first = next(iter(per_split.values()))
+    words = unequal({name: count for name, count in of_first.items() if count})
+    if words:
+        yield Words(words)
+    order = sorted(classes, key=lambda name: -of_first.get(name, 0))
+    if len(classes) > BARS:
+        values = sorted(of_first.values())
+        middle = values[len(values) // 2]
+        text = (
+            f"{len(classes):,} classes of {values[0]:,} to {values[-1]:,} images, median {middle:,}"
+        )
+        yield Chart(
+            "classes",
+            f"{text}: how many classes have how many images",
+            charts.histogram(values, "images of a class"),
+        )
+        return
+    rows = [
+        {"class": name, "images": per_split[split].get(name, 0), "split": split}
+        for name in order
+        for split in per_split
+    ]
+    yield Chart("classes", "Images of each class", charts.bars(rows, "class", "images", "split"))
+
+
+def class_counts(split: SplitImages) -> dict[str, int]:
+    assert split.labels is not None
+    counts = split.labels.bincount(minlength=len(split.classes)).tolist()
+    return dict(zip(split.classes, counts, strict=True))
+
+
+def brightness(splits: Sequence[SplitImages]) -> Iterator[Block]:
+    first = splits[0]
+    means = first.pixels.flatten(1).float().mean(1) / 255
+    yield Chart(
+        "brightness",
+        f"Mean brightness of each of {first.looked_at}, 0 black, 1 white",
+        charts.histogram(means.tolist(), "brightness"),
+    )
+
+
+def contact_sheet(splits: Sequence[SplitImages]) -> Iterator[Block]:
+    first = splits[0]
+    if first.labels is None:
+        chosen = (
+            torch.linspace(0, len(first) - 1, min(len(first), 4 * PER_CLASS))
+            .long()
+            .unique()
+            .tolist()
+        )
+        yield Tiles("Some of the images", [("", [tile(first, image) for image in chosen])])
+        return
+    groups = []
+    for label, name in enumerate(first.classes[:CLASSES_SHOWN]):
+        images = (first.labels == label).nonzero()[:, 0]
+        chosen = images[:: max(1, len(images) // PER_CLASS)][:PER_CLASS].tolist()
+        groups.append(
+            (f"{name}: {len(images):,} images", [tile(first, image, "") for image in chosen])
+        )
+    more = len(first.classes) - len(groups)
+    caption = f"Images of each class, {first.split} split" + (
+        f"; {more:,} more classes" if more else ""
+    )
+    yield Tiles(caption, groups)
+
+
+# What may be wrong
+
+
+@dataclass(frozen=True)
+class Every:
+    """The images of all splits in one row."""
+
+    splits: Sequence[SplitImages]
+    places: list[tuple[int, int]]
+    """Of each its split and its number there."""
+
+    @classmethod
+    def of(cls, splits: Sequence[SplitImages]) -> "Every":
+        return cls(
+            splits,
+            [(part, image) for part, split in enumerate(splits) for image in range(len(split))],
+        )
+
+    def split(self, index: int) -> str:
+        return self.splits[self.places[index][0]].split
+
+    def name(self, index: int) -> str:
+        part, image = self.places[index]
+        return self.splits[part].names[image]
+
+    def class_of(self, index: int) -> str:
+        part, image = self.places[index]
+        return self.splits[part].class_of(image)
+
+    def tile(self, index: int, *words: str) -> Tile:
+        """With the end of its name and these words."""
+        part, image = self.places[index]
+        split = self.splits[part]
+        return tile(split, image, under(split.names[image], *words))
+
+    def pixels(self) -> Tensor:
+        """Brought to one size, and to brightness, where those of the splits differ."""
+        first = self.splits[0].pixels
+        if all(split.pixels.shape[1:] == first.shape[1:] for split in self.splits):
+            return torch.cat([split.pixels for split in self.splits])
+        side = near_duplicates.FINE
+        grey = [near_duplicates.brightness(split.pixels, side) for split in self.splits]
+        return (torch.cat(grey)[:, None] * 255).round().byte()
+
+
+def tile(split: SplitImages, image: int, text: str | None = None) -> Tile:
+    """text: what stands under it (None: its class)."""
+    name, class_name = split.names[image], split.class_of(image)
+    title = f"{name}, {class_name}" if class_name else name
+    return Tile(thumbnail(split.pixels[image]), title, class_name if text is None else text)
+
+
+def under(name: str, *words: str) -> str:
+    """The end of an image's name, and words, for under a tile."""
+    end = PurePath(name).name
+    return ", ".join(filter(None, [end if len(end) <= NAME else f"...{end[3 - NAME :]}", *words]))
+
+
+def duplicates(
+    every: Every, features: Tensor | None, looking: Looking, files: Path
+) -> Iterator[Block]:
+    pairs = near_duplicates.near_duplicates(every.pixels(), features, looking.duplicates)
+    members = near_duplicates.groups(pairs)
+    across = [group for group in members if len({every.split(image) for image in group}) > 1]
+    labels = [group for group in members if len({every.class_of(image) for image in group}) > 1]
+    yield Words(
+        f"Near-duplicates (fine structure alike by {looking.duplicates:g} or more, also mirrored or shifted): "
+        f"{len(members):,} groups of {sum(map(len, members)):,} images; {len(across):,} of them lie in several "
+        f"splits, so that accuracies are better than on new images; {len(labels):,} have several labels."
+    )
+    rows = [
+        [every.split(p.first), every.name(p.first), every.class_of(p.first),
+         every.split(p.second), every.name(p.second), every.class_of(p.second), round(p.similarity, 4), p.mirrored]
+        for p in pairs
+    ]  # fmt: skip
+    head = ["split", "image", "class", "split_2", "image_2", "class_2", "similarity", "mirrored"]
+    write_csv(files / "near_duplicates.csv", head, rows)
+    chosen = across + [group for group in labels if group not in across]
+    chosen += [group for group in members if group not in chosen]
+    if chosen:
+        groups = [
+            (
+                "",
+                [
+                    every.tile(image, every.split(image), every.class_of(image))
+                    for image in group[:10]
+                ],
+            )
+            for group in chosen[:SHOWN]
+        ]
+        yield Tiles(f"Near-duplicates, those in several splits first{_of(chosen)}", groups)
+
+
+def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
+    labels = [split.labels for split in every.splits if split.labels is not None]
+    if len(labels) < len(every.splits):
+        return
+    found = suspect_labels.suspect_labels(features, torch.cat(labels), looking.seed)
+    classes = every.splits[0].classes
+    yield Words(
+        f"Suspect labels: of {len(every.places):,} images, {len(found):,} whose class a classifier that has not seen "
+        f"them and most of their {suspect_labels.NEIGHBOURS} nearest neighbours doubt."
+    )
+    rows = [
+        [every.split(s.image), every.name(s.image), classes[s.label], classes[s.proposed],
+         round(s.margin, 4), round(s.agreeing, 2)]
+        for s in found
+    ]  # fmt: skip
+    head = ["split", "image", "class", "proposed", "margin", "neighbours_of_its_class"]
+    write_csv(files / "suspect_labels.csv", head, rows)
+    if found:
+        tiles = [
+            every.tile(s.image, f"{classes[s.label]}, or {classes[s.proposed]}?")
+            for s in found[:SHOWN]
+        ]
+        yield Tiles(f"Suspect labels, the most doubtful first{_of(found)}", [("", tiles)])
+
+
+def unlike(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
+    found = outliers.outliers(features, looking.outlier)
+    yield Words(
+        f"Outliers: {len(found):,} images that are {looking.outlier:g} deviations or more farther from their nearest "
+        "neighbours than images are here."
+    )
+    rows = [
+        [every.split(o.image), every.name(o.image), every.class_of(o.image), round(o.score, 2)]
+        for o in found
+    ]
+    write_csv(files / "outliers.csv", ["split", "image", "class", "deviations"], rows)
+    if found:
+        tiles = [
+            every.tile(o.image, every.class_of(o.image), f"{o.score:.1f}") for o in found[:SHOWN]
+        ]
+        yield Tiles(f"Outliers, the farthest first{_of(found)}", [("", tiles)])
+
+
+def _of(found: Sequence[Any]) -> str:
+    return f"; {SHOWN} of {len(found):,}" if len(found) > SHOWN else ""
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(head)
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode("utf-8", "surrogateescape"))

@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 def lines(
     rows: Sequence[Row], x: str, y: str, colour: str | None = None, marks: Sequence[Row] = ()
 ) -> dict[str, Any]:
-    """A line for each value of `colour`; `marks`, rows with `x` and a text `note`, are upright lines. Half a page wide."""
+    """A line for each value of `colour`; `marks`, rows with `x` and a text `note`, are upright lines. Half a page."""
     import altair
 
     encoding = {

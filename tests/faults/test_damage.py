@@ -106,10 +106,9 @@ def test_every_file_of_a_run(stopped, images, tmp_path, capsys, damage):
                 continue
             assert result["status"] == "finished", name
             same(weights(copy), weights(whole))
-            if damage is flipped and name == "metrics.jsonl":
-                continue  # a line of text has no checksum: a digit that became another is not noticed
             steps = [row["step"] for row in rows_of(copy) if "lr" in row]
             lost = {row["step"] for row in rows_of(whole) if "lr" in row} - {*steps}
-            assert not lost or "lost" in capsys.readouterr().err, name
+            said = capsys.readouterr().err
+            assert not lost or "lost" in said or "set aside" in said, name
             assert len(steps) == len({*steps}), name
             shutil.rmtree(copy)

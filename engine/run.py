@@ -263,8 +263,8 @@ def _parse_metrics(path: Path) -> tuple[list[dict], dict[int, str]]:
     if not path.exists():
         return [], {}
     *lines, torn = path.read_text(errors="backslashreplace").split("\n")
-    if torn and (_row(torn) or torn.endswith("}")):
-        lines.append(torn)  # all but the end of the line
+    if "}" in torn:  # a whole row, though not the end of its line
+        lines.append(torn)
     parsed = {number: _row(line) for number, line in enumerate(lines, 1) if line}
     # Those of older versions have no checksums; a run that goes on gives them some
     has_checksums = any(row and CRC in row for row in parsed.values())

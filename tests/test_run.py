@@ -68,7 +68,16 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     run.close()
 
 
-@pytest.mark.parametrize("bad", [b'{"step": 2, "lo\n', b"\xff\xfe\n", b"[1]\n", b'{"step": NaN}\n', b'{"step": 2, "loss": 3.0}\n'])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"step": 2, "lo\n',
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"step": NaN}\n',
+        b'{"step": 2, "loss": 3.0}\n',
+    ],
+)
 def test_damaged_lines_are_set_aside_and_lost_rows_said(tmp_path, capsys, bad):
     begun(tmp_path)
     first, _, third, *_ = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)

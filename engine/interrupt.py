@@ -131,8 +131,10 @@ class Interrupt:
 
 
 def _forget_watch() -> None:
+    global _watch
     if _watch is not None:
         _watch.forget()
+        _watch = None
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 STOP_SECONDS = "MULTICROP_STOP_SECONDS"
 STEPS = 3  # times the longest step so far: a slow one is no hang
 APART = 1.0  # seconds between signals that are two; a terminal and a launcher may both pass on one
+CLOSE = b"\0"  # in the pipe of signals; no signal has this number
 PAUSE = 0.25  # seconds between looks at the clock, once a signal has come
 
 
@@ -81,13 +82,18 @@ class Watch:
 
     def close(self) -> None:
         signal.set_wakeup_fd(self._before)
-        os.close(self._written)  # which ends the thread
+        os.write(self._written, CLOSE)
         self._thread.join()
-        os.close(self._heard)
+        self._close_pipe()
 
     def forget(self) -> None:
-        """In a forked process, which must not be heard as this one."""
+        """In a forked process, which has no such thread and must not be heard as this one."""
         signal.set_wakeup_fd(-1)
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        os.close(self._written)
+        os.close(self._heard)
 
     def _listen(self) -> None:
         asked: float | None = None  # when the last signal came
@@ -96,7 +102,7 @@ class Watch:
             now = time.monotonic()
             if ready:
                 heard = os.read(self._heard, 64)
-                if not heard:
+                if CLOSE in heard:
                     return
                 if self._numbers & {*heard}:
                     if asked is not None and is_ended_by_second(_now, asked, now):

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from forks import free_port
 
+from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.watch import Wait, is_ended_by_second, is_over, stop_seconds
 
 # For each line (a port, and the seconds of the watch) two ranks that train, forked once all is imported
@@ -163,3 +164,22 @@ def test_a_time_that_is_no_number_of_seconds(monkeypatch, stated):
     monkeypatch.setenv("MULTICROP_STOP_SECONDS", stated)
     with pytest.raises(ValueError, match=f"MULTICROP_STOP_SECONDS={stated} is no number"):
         stop_seconds()
+
+
+def test_a_forked_process_is_not_heard_and_holds_nothing_up(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    reader, writer = os.pipe()
+    with Interrupt() as interrupt:
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent is done
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        time.sleep(0.1)
+    assert not interrupt.asked  # and the thread has ended, though the child still lives
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.close(writer)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(reader)
+    assert signal.set_wakeup_fd(-1) == -1

@@ -6,6 +6,7 @@ It ends a process that was asked to stop and cannot, because another rank hangs,
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import NamedTuple
 STOP_SECONDS = "MULTICROP_STOP_SECONDS"
 STEPS = 3  # times the longest step so far: a slow one is no hang
 APART = 1.0  # seconds between signals that are two; a terminal and a launcher may both pass on one
-CLOSE = b"\0"  # in the pipe of signals; no signal has this number
+CLOSE = b"\0"  # sent among the signals; none has this number
 PAUSE = 0.25  # seconds between looks at the clock, once a signal has come
 
 
@@ -74,26 +75,27 @@ class Watch:
     def __init__(self, numbers: set[int], code: int):
         """numbers: the signals that ask for a stop. code: what the process then ends with."""
         self._numbers, self._code, self._limit = numbers, code, stop_seconds()
-        self._heard, self._written = os.pipe()
-        os.set_blocking(self._written, False)
-        self._before = signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
+        self._heard, self._written = socket.socketpair()  # Windows takes no pipe
+        self._written.setblocking(False)
+        number = self._written.fileno()
+        self._before = signal.set_wakeup_fd(number, warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         signal.set_wakeup_fd(self._before)
-        os.write(self._written, CLOSE)
+        self._written.send(CLOSE)
         self._thread.join()
-        self._close_pipe()
+        self._close_sockets()
 
     def forget(self) -> None:
         """In a forked process, which has no such thread and must not be heard as this one."""
         signal.set_wakeup_fd(-1)
-        self._close_pipe()
+        self._close_sockets()
 
-    def _close_pipe(self) -> None:
-        os.close(self._written)
-        os.close(self._heard)
+    def _close_sockets(self) -> None:
+        self._written.close()
+        self._heard.close()
 
     def _listen(self) -> None:
         asked: float | None = None  # when the last signal came
@@ -101,7 +103,7 @@ class Watch:
             ready, _, _ = select.select([self._heard], [], [], None if asked is None else PAUSE)
             now = time.monotonic()
             if ready:
-                heard = os.read(self._heard, 64)
+                heard = self._heard.recv(64)
                 if CLOSE in heard:
                     return
                 if self._numbers & {*heard}:

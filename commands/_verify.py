@@ -14,7 +14,7 @@ from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._inventory import listed
 from multicrop.datasets._journal import JOURNAL
 from multicrop.engine import board, checkpoint, ranks
-from multicrop.engine.run import METRICS, verify_metrics
+from multicrop.engine.run import METRICS, RECIPE, verify_metrics
 from multicrop.weights import _maps_check, download
 from multicrop.weights.teacher_maps import HEADER
 
@@ -25,6 +25,7 @@ REMEDIES = {
     checkpoint.NEWEST: f"the run's command goes on from {checkpoint.PREVIOUS}",
     checkpoint.PREVIOUS: "the next save of the run replaces it",
 }
+OF_A_RUN = (RECIPE, checkpoint.NEWEST)  # other programs have files of rows, too
 Compare = Callable[[], str | None]
 
 
@@ -102,7 +103,7 @@ def parts_in(folder: Path, files: list[str], others: Counter[str]) -> Iterator[P
 
 def comparison(path: Path) -> Compare | None:
     """How a file is compared, None where it is of no kind that this program writes."""
-    if path.name == METRICS:
+    if path.name == METRICS and any((path.parent / name).exists() for name in OF_A_RUN):
         return partial(verify_metrics, path)
     if path.name.startswith(board.EVENTS):
         return partial(board.verify, path)

@@ -153,9 +153,8 @@ def _open(entry: Path, job: Job) -> Cached | None:
     try:
         meta = json.loads((entry / META).read_text())
         stated_hash = meta.pop("hash", None)
-        has_checksums = (
-            stated_hash is not None or "checksums" in meta
-        )  # older versions have neither
+        # Older versions have neither
+        has_checksums = stated_hash is not None or "checksums" in meta
         damage = has_checksums and hash_of(meta) != stated_hash
         asked, conversion = _conversion(meta["asked"]), _conversion(meta["conversion"])
         if not _is_wanted(job.conversion, asked, conversion):

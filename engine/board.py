@@ -6,11 +6,8 @@ from pathlib import Path
 
 WHAT = "TensorBoard curves"
 EVENTS = "events.out.tfevents."  # how the names of its files begin
-HEAD, LENGTH, CRC = (
-    12,
-    8,
-    4,
-)  # bytes of a record before its content, of its length, and of each checksum
+# Bytes of a record before its content, of its length, and of each checksum
+HEAD, LENGTH, CRC = 12, 8, 4
 
 
 class Board:

@@ -252,7 +252,8 @@ def verify_metrics(path: Path) -> str | None:
         raise ValueError(
             f"{path} is damaged in {noun} {numbers}: a run that goes on sets that aside in {DAMAGED_METRICS}"
         )
-    return "the CRC-32 of each row" if f'"{CRC}": ' in path.read_text() else None
+    has_checksums = f'"{CRC}": ' in path.read_text(errors="backslashreplace")
+    return "the CRC-32 of each row" if has_checksums else None
 
 
 def _parse_metrics(path: Path) -> tuple[list[dict], dict[int, str]]:

@@ -83,10 +83,14 @@ def test_random_kills_end_bit_equal(tmp_path, record_property):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole).wait(timeout=1800) == 0
     process, chance, kills, restarts = start(killed), random.Random(0), 0, 0
+    started = time.monotonic()
+    while process.poll() is None and not (killed / "checkpoint.pt").exists():
+        time.sleep(0.1)
     begun = time.monotonic()
     end = begun + SECONDS
     while process.poll() is None and time.monotonic() < end:
-        time.sleep(chance.uniform(0.5, 8))
+        # Some while it starts, some while it trains
+        time.sleep(chance.uniform(0.5, 2 * (begun - started)))
         ranks = ranks_of(killed)
         if ranks:
             restarts = max(restarts, *map(restarts_before, ranks))

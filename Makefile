@@ -21,8 +21,8 @@ test:  ## Everything that CI runs: lint, types and all tests
 fast:  ## The tests without the slow ones, on all cores
 	@$(ENVIRONMENT) "$$PYTHON" -m pytest -q -n auto --dist loadfile -m "not slow"
 
-faults:  ## Damaged files, full disks and random kills, in full: half an hour
-	@$(ENVIRONMENT) MULTICROP_FAULTS=100 MULTICROP_KILL_SECONDS=600 "$$PYTHON" -m pytest -q tests/faults
+faults:  ## Damaged files, full disks and random kills, in full, counted: an hour and more
+	@$(ENVIRONMENT) "$$PYTHON" tests/faults/matrix.py
 
 lint:  ## Check style and format, change nothing
 	@$(ENVIRONMENT) "$$PYTHON" -m ruff check . && "$$PYTHON" -m ruff format --check .

@@ -1,6 +1,7 @@
 """Say what a path holds, count, measure and decode its images, and print the commands that would train on them.
 
 multicrop check photos                    # or an archive, a table of labels, shards, LMDB files, ...
+multicrop check runs/photos --verify      # compare checksums: of runs, checkpoints, packed images, the image cache, ...
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from multicrop.commands import _check_lines
+from multicrop.commands import _check_lines, _verify
 from multicrop.config.check import Recipe
 from multicrop.config.flags import typed
 from multicrop.config.sizes import height_width
@@ -36,6 +37,8 @@ SIZES = (224, 128, 96, 64, 32)
 
 
 def run(r: Recipe) -> dict[str, Any]:
+    if r.verify:
+        return {"status": "finished", "path": r.path, **_verify.verify(r.path)}
     data, name = recognise(r.path, r.dataset, r.columns)
     reports, listings = reports_of(data, r)
     for split, counts in reports.items():

@@ -33,7 +33,7 @@ from ._journal import JOURNAL
 from ._places import Root, places, stamp
 
 FORMAT = 2  # raise it when the stored pixels change for the same files
-PIXELS = "pixels.bin"
+PIXELS, META = "pixels.bin", "meta.json"
 BUILDING = "-building"  # how the name of an unfinished entry ends
 NAMED = 10  # unreadable images that a message names
 
@@ -151,9 +151,11 @@ def _open(entry: Path, job: Job) -> Cached | None:
     """An entry of the job's files; None when it is absent, damaged, or converted in another way."""
     file, count = entry / PIXELS, len(job.names)
     try:
-        meta = json.loads((entry / "meta.json").read_text())
-        stated_hash = meta.pop("hash", None)  # entries of older versions have none
-        damage = stated_hash is not None and _hash(meta) != stated_hash
+        meta = json.loads((entry / META).read_text())
+        stated_hash = meta.pop("hash", None)
+        # Older versions have neither
+        has_checksums = stated_hash is not None or "checksums" in meta
+        damage = has_checksums and hash_of(meta) != stated_hash
         asked, conversion = _conversion(meta["asked"]), _conversion(meta["conversion"])
         if not _is_wanted(job.conversion, asked, conversion):
             return None
@@ -184,7 +186,8 @@ def _open(entry: Path, job: Job) -> Cached | None:
     return Cached(_map(file, shape), kept, mean, std, skipped, conversion, lines)
 
 
-def _hash(meta: dict) -> str:
+def hash_of(meta: dict) -> str:
+    """Of what an entry says of itself."""
     return _digest(json.dumps(meta).encode())
 
 
@@ -250,7 +253,7 @@ def _build_or_wait(folder: Path, stem: str, job: Job) -> Cached:
 def _say_other_sides(folder: Path, job: Job) -> None:
     """Say why files that were decoded before are decoded again. Pixels resized twice differ, so none are reused."""
     sides = set()
-    for path in folder.glob("*/meta.json"):
+    for path in folder.glob(f"*/{META}"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             meta = json.loads(path.read_text())
             if meta.get("of") == job.identity:
@@ -304,7 +307,7 @@ def _build(entry: Path, stem: str, job: Job) -> None:
             )
         asked = {"of": job.identity, "source_size": job.source_size, "asked": job.conversion}
         meta = {**asked, **stored, "checksums": checksums(work / PIXELS)}
-        (work / "meta.json").write_text(json.dumps({**meta, "hash": _hash(meta)}))
+        (work / META).write_text(json.dumps({**meta, "hash": hash_of(meta)}))
         (work / JOURNAL).unlink(missing_ok=True)
         os.replace(work, entry)
     except Exception:

@@ -2,7 +2,8 @@
 
 Keys 00000000, 00000001, ... hold the files' bytes, "labels" int32 little-endian numbers where there are labels, "about"
 JSON with the format, the number of images and the classes, "checksums" each image's CRC-32, "hash" that of the other
-three: a disk may flip bits, and LMDB does not notice. Files of older versions lack the last two.
+three, "seal" the SHA-256 of the whole file but for its own bytes: a disk may flip bits, and LMDB does not notice. Files
+of older versions lack the last three.
 """
 
 import glob
@@ -16,23 +17,24 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
 from . import _bytes
-from ._bytes import Place
+from ._bytes import Place, read_exactly
 from ._console import progress, say_once
 from ._folders import Listing, check_no_empty_class
 from ._lmdb import Database
 from ._places import places, stamp
 
 FORMAT = "multicrop images 1"
-CLASSES, LABELS, CHECKSUMS, HASH = b"about", b"labels", b"checksums", b"hash"  # keys
+CLASSES, LABELS, CHECKSUMS, HASH, SEAL = b"about", b"labels", b"checksums", b"hash", b"seal"  # keys
 COMMIT = 1000  # images per transaction
 PAGE = 4096
+PIECE = 1 << 20  # bytes that are read at once
 
 
 def pack(listings: dict[str, Listing], folder: Path) -> dict[str, int]:
@@ -69,6 +71,7 @@ def pack_file(listing: Listing, file: Path) -> int:
                     f"{file} needs {size / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: make room"
                 )
             _write(image_places, listing, work, size)
+            _seal(work)
         os.replace(work, file)
     finally:
         work.unlink(missing_ok=True)
@@ -156,7 +159,8 @@ def _write(image_places: list[Place], listing: Listing, file: Path, size: int) -
             if listing.labels is not None:
                 values[LABELS] = np.array(listing.labels, "<i4")[kept].tobytes()
             values[CHECKSUMS] = np.array(checksums, "<u4").tobytes()
-            for key, value in (values | {HASH: hash_of(values)}).items():
+            no_seal_yet = bytes(hashlib.sha256().digest_size)
+            for key, value in (values | {HASH: hash_of(values), SEAL: no_seal_yet}).items():
                 transaction.put(key, value)
     except lmdb.Error as error:
         raise OSError(
@@ -171,6 +175,30 @@ def hash_of(values: Mapping[bytes, bytes | None]) -> bytes:
     digest = hashlib.sha256()
     for key in (CLASSES, LABELS, CHECKSUMS):
         digest.update(hashlib.sha256(values.get(key) or b"").digest())
+    return digest.digest()
+
+
+def _seal(file: Path) -> None:
+    """Write the hash of a whole file into it. OSError in one line."""
+    offset, _ = Database(file).spans[SEAL]
+    with open(file, "r+b") as opened:
+        digest = seal_of(opened, offset)
+        opened.seek(offset)
+        opened.write(digest)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def seal_of(file: BinaryIO, offset: int) -> bytes:
+    """SHA-256 of a file but for the bytes from `offset` on where this hash is kept."""
+    digest = hashlib.sha256()
+    end = file.seek(0, os.SEEK_END)
+    for start, stop in ((0, offset), (offset + digest.digest_size, end)):
+        file.seek(start)
+        while start < stop:
+            piece = read_exactly(file, min(PIECE, stop - start))
+            digest.update(piece)
+            start += len(piece)
     return digest.digest()
 
 

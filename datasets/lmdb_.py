@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ._arrow import image_and_label
+from ._bytes import content
 from ._data_set import DataSet
-from ._folders import EVALUATION, Folder, Listing, image_set
+from ._folders import EVALUATION, Folder, Listing, image_set, some
 from ._images import DEFAULTS, SPLITS, ImageSet, LoadOptions, check_split, like
 from ._lmdb import Database, Records, Span
-from ._pack import CHECKSUMS, CLASSES, FORMAT, HASH, LABELS, hash_of
+from ._pack import CHECKSUMS, CLASSES, FORMAT, HASH, LABELS, SEAL, hash_of, seal_of
+from ._places import places
 
 WITH_VALIDATION = (*SPLITS, "val")
+NAMED = 5  # damaged images that a message names
 MOST_CLASSES = 1 << 20  # a damaged label may be any number
 
 
@@ -84,6 +87,33 @@ def recognise(root: Folder) -> str | None:
     return "lmdb"
 
 
+def verify(file: Path) -> str | None:
+    """What was compared of a file; None where it has no checksums. ValueError where it is damaged."""
+    database = Database(file)
+    if CLASSES not in database.spans:
+        _published(database, None)
+        return None
+    images = _packed(database)
+    if HASH not in database.spans:
+        return None
+    damaged = []
+    with places(images.root, images.names, None) as image_places:
+        for name, place in zip(images.names, image_places, strict=True):
+            try:
+                content(place)
+            except OSError:
+                damaged.append(name)
+    if damaged:
+        raise ValueError(f"{file} is damaged in the images {some(damaged, NAMED)}: pack it again")
+    if SEAL not in database.spans:
+        return "the CRC-32 of each image"
+    with open(file, "rb") as opened:
+        seal = seal_of(opened, database.spans[SEAL][0])
+    if seal != database[SEAL]:
+        raise ValueError(f"{file} is damaged, though not in an image or a label: pack it again")
+    return "the SHA-256 of all of it"
+
+
 def _file(root: Path, split: str) -> Path:
     """The file of a split."""
     inside = root.is_file() or (root / "data.mdb").is_file()
@@ -131,6 +161,9 @@ def _read_packed(database: Database) -> Listing:
             name: (*span, checksum)
             for (name, span), checksum in zip(spans.items(), checksums, strict=True)
         }
+    others = sum(key in database.spans for key in (CLASSES, LABELS, CHECKSUMS, HASH, SEAL))
+    if len(database.spans) != count + others:
+        raise ValueError  # a key has become another
     labels = None
     if LABELS in database.spans:
         labels = np.frombuffer(database[LABELS], "<i4").tolist()

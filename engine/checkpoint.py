@@ -119,6 +119,18 @@ def take_up(folder: Path, used: Path, log: Callable[[str], None] = print) -> Pat
     return used
 
 
+def verify(path: Path) -> str | None:
+    """What of a file's bytes was compared; None where it has no checksum. ValueError where it is damaged."""
+    problem = _damage(path)
+    if problem:
+        raise ValueError(f"{path} is {problem}")
+    with open(path, "rb") as file:
+        if _is_sealed(file):
+            return "the SHA-256 of all of it"
+        file.seek(0)
+        return "the CRC-32 of its members" if file.read(2) == b"PK" else None
+
+
 def fingerprint(path: Path) -> str:
     """What tells a file from others of its step: its hash, or its size where it has none."""
     with open(path, "rb") as file:
@@ -183,6 +195,8 @@ def _damage_by_members(file: BinaryIO) -> str | None:
             unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > MOST_UNPACKED * size:
                 return f"no checkpoint: its {size} bytes would unpack to {unpacked}"
+            if len(archive.comment) == COMMENT_BYTES:  # torch's own have no comment
+                return "damaged in the hash at its end"
             damaged = archive.testzip()
             cut = _ends_early(file)
     except Exception as error:  # a damaged directory can make zipfile stumble over anything

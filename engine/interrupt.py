@@ -10,6 +10,8 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from .watch import Watch
+
 RESUME_ME = (
     75  # EX_TEMPFAIL of sysexits.h: not an error, try again; launch/slurm.sbatch requeues on it
 )
@@ -76,22 +78,37 @@ class Stopped(KeyboardInterrupt):
     """A signal ended what is not done in steps; what was done so far is kept."""
 
 
+_watch: Watch | None = None  # of the outermost Interrupt, where there are several processes
+
+
 class Interrupt:
     """`with Interrupt() as interrupt:` sets interrupt.asked at the first signal; a second SIGINT ends at once.
 
-    Opened before the data are read, so that a signal while images are decoded is remembered, too.
+    Opened before the data are read, so that a signal while images are decoded is remembered, too. Of several processes,
+    one that cannot stop for another is ended by engine/watch.py.
     """
 
     def __init__(self):
         self.asked = False
         self._before: dict = {}
+        self._watches = False
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+            self._start_watch()
             self._before = {number: signal.signal(number, self._handle) for number in _numbers()}
         return self
 
+    def _start_watch(self) -> None:
+        global _watch
+        if _watch is None and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            _watch, self._watches = Watch({*_numbers()}, RESUME_ME), True
+
     def __exit__(self, *_: object) -> None:
+        global _watch
+        if _watch is not None and self._watches:
+            _watch.close()
+            _watch = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -111,3 +128,14 @@ class Interrupt:
             outer.asked = True
         if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
             os.write(2, b"\nstopping at the next step; Ctrl-C again ends at once, unsaved\n")
+
+
+def _forget_watch() -> None:
+    global _watch
+    if _watch is not None:
+        _watch.forget()
+        _watch = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_watch)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import ranks
+from . import ranks, watch
 from .guard import Guard
 from .interrupt import Interrupt
 from .progress import Progress
@@ -73,6 +73,7 @@ class Loop:
             )
         self.stopped = not ranks.all_true(not self.interrupt.asked)
         while self.done < self.last and not self.stopped:
+            watch.begin_step(self.done + 1)
             yield self.done
         self.progress.close()
 
@@ -87,6 +88,7 @@ class Loop:
         saves = final or ended or self.done % self.save_steps == 0
         if logs or saves or self.done % self.check_freq == 0:
             self.stopped, self.loss = self.guard.check(self.interrupt.asked, row=logs)
+        watch.end_step()
         return LoopStatus(
             step=self.done,
             epoch=self.done // self.per_epoch,

@@ -15,6 +15,7 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm import tqdm
 
+from . import watch
 from .interrupt import Stopped
 
 T = TypeVar("T")
@@ -165,9 +166,10 @@ def _meet() -> None:
     """Wait until every rank is here. Signals are heard meanwhile, as they are not inside a collective."""
     work = dist.barrier(group=_host, async_op=True)
     pause = 1e-4
-    while work is not None and not work.is_completed():
-        time.sleep(pause)
-        pause = min(2 * pause, 0.1)
+    with watch.waiting("what one of them does for all", limited=False):
+        while work is not None and not work.is_completed():
+            time.sleep(pause)
+            pause = min(2 * pause, 0.1)
     if work is not None:
         work.wait()  # raises where a rank has failed
 
@@ -184,7 +186,8 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
         named = inspect.signature(parallel).parameters  # torch 2.14 has given it another name
         sends = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
         options[sends] = False
-    return parallel(module, device_ids=ids, **options)
+    with watch.waiting("the comparison of their networks", limited=True):
+        return parallel(module, device_ids=ids, **options)
 
 
 def _ranks_drift(module: nn.Module) -> bool:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from .outlet import Outlet
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 DAMAGED_METRICS = "metrics_damaged.txt"
+CRC = "crc"  # last in each row: the CRC-32 of the row without it
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
     "global_batch": "a global batch of",
@@ -158,7 +160,7 @@ class Run:
         ranks.log(f"recipe: {summary}; all of it in {self.folder / RECIPE}")
         anew = step == 0 and (self.folder / METRICS).exists()
         kept = self._kept_rows(step)
-        rows = [json.dumps(row) + "\n" for row in kept]
+        rows = [f"{_line(row)}\n" for row in kept]
         self._write_recipe()
         with atomic_write(self.folder / METRICS) as file:
             file.write("".join(rows).encode())
@@ -177,10 +179,8 @@ class Run:
         if step == 0:
             return []
         rows, damaged = _parse_metrics(self.folder / METRICS)
-        if damaged and _ends_within(self.folder / METRICS, damaged[-1]):
-            damaged.pop()  # what a killed run left of its last line
         if damaged:
-            for line in damaged:
+            for line in damaged.values():
                 append_line(self.folder / DAMAGED_METRICS, line)
             ranks.log(
                 f"{self.folder / METRICS}: {len(damaged)} damaged lines, set aside in {DAMAGED_METRICS}"
@@ -200,7 +200,7 @@ class Run:
         if self.outlets is None:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
-        append_line(self.folder / METRICS, json.dumps(row))
+        append_line(self.folder / METRICS, _line(row))
         for outlet in self.outlets:
             outlet.add(step, values)
 
@@ -244,22 +244,43 @@ def read_metrics(folder: Path) -> list[dict]:
     return rows
 
 
-def _parse_metrics(path: Path) -> tuple[list[dict], list[str]]:
-    """The rows, and the lines that are none; bytes that are not UTF-8 are written out there."""
-    rows, damaged = [], []
-    if path.exists():
-        for line in path.read_text(errors="backslashreplace").splitlines():
-            row = _row(line)
-            if row is None:
-                damaged.append(line)
-            else:
-                rows.append(row)
+def verify_metrics(path: Path) -> str | None:
+    """What was compared of a file of rows; None where an older version wrote them. ValueError where it is damaged."""
+    _, damaged = _parse_metrics(path)
+    if damaged:
+        noun, numbers = "line" if len(damaged) == 1 else "lines", ", ".join(map(str, damaged))
+        raise ValueError(
+            f"{path} is damaged in {noun} {numbers}: a run that goes on sets that aside in {DAMAGED_METRICS}"
+        )
+    has_checksums = f'"{CRC}": ' in path.read_text(errors="backslashreplace")
+    return "the CRC-32 of each row" if has_checksums else None
+
+
+def _parse_metrics(path: Path) -> tuple[list[dict], dict[int, str]]:
+    """The rows, and the lines that are none by their numbers; bytes that are not UTF-8 are written out there.
+
+    What a killed run left of its last line is neither.
+    """
+    if not path.exists():
+        return [], {}
+    *lines, torn = path.read_text(errors="backslashreplace").split("\n")
+    if "}" in torn:  # a whole row, though not the end of its line
+        lines.append(torn)
+    parsed = {number: _row(line) for number, line in enumerate(lines, 1) if line}
+    # Those of older versions have no checksums; a run that goes on gives them some
+    has_checksums = any(row and CRC in row for row in parsed.values())
+    rows, damaged = [], {}
+    for number, row in parsed.items():
+        line = lines[number - 1]
+        if row is not None and row.pop(CRC, None) is not None:
+            row = row if _line(row) == line else None
+        elif has_checksums:
+            row = None
+        if row is None:
+            damaged[number] = line
+        else:
+            rows.append(row)
     return rows, damaged
-
-
-def _ends_within(path: Path, line: str) -> bool:
-    """Whether a file ends with this line, and without its end."""
-    return path.read_text(errors="backslashreplace").endswith(line)
 
 
 def _row(line: str) -> dict | None:
@@ -268,6 +289,12 @@ def _row(line: str) -> dict | None:
     except ValueError:
         return None
     return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
+def _line(row: dict) -> str:
+    """A row as it is written: with its checksum, since a digit may become another."""
+    checksum = zlib.crc32(json.dumps(row).encode())
+    return json.dumps({**row, CRC: f"{checksum:08x}"})
 
 
 def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> list[str]:

@@ -286,7 +286,7 @@ def test_the_worker_imports_neither_torch_nor_this_package():
     assert "PIL" in modules and not {"torch", "torchvision", "multicrop"} & set(modules)
 
 
-def test_a_flipped_bit_is_noticed_and_mended(tmp_path, cache, capsys):
+def test_a_flipped_bit_is_noticed_and_mended(tmp_path, cache, capsys, record_property):
     """In the pixels, and in every tenth byte of what the entry says of them."""
     names = write(tmp_path / "a", 20)
     whole = load_cached(tmp_path / "a", names, 8)
@@ -294,6 +294,7 @@ def test_a_flipped_bit_is_noticed_and_mended(tmp_path, cache, capsys):
     (entry,) = [path for path in cache.iterdir() if path.is_dir()]
     places = [("pixels.bin", 777)]
     places += [("meta.json", at) for at in range(0, (entry / "meta.json").stat().st_size, 10)]
+    record_property("tries", len(places))
     for name, at in places:
         content = bytearray((entry / name).read_bytes())
         content[at] ^= 1 << at % 7

@@ -51,7 +51,7 @@ def test_flipped_bytes_are_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_no_flipped_bit_is_silent(tmp_path, sealed):
+def test_no_flipped_bit_is_silent(tmp_path, record_property, sealed):
     """Each byte of the archive's directory and ends, each fiftieth before: refused in one line, or harmless."""
     path = tmp_path / "x.pt"
     checkpoint.save(state(1), path)
@@ -60,7 +60,8 @@ def test_no_flipped_bit_is_silent(tmp_path, sealed):
     content = path.read_bytes()
     directory = content.index(b"PK\1\2")
     silent = []
-    for place in [*range(0, directory, 50), *range(directory, len(content))]:
+    places = [*range(0, directory, 50), *range(directory, len(content))]
+    for place in places:
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
@@ -71,6 +72,8 @@ def test_no_flipped_bit_is_silent(tmp_path, sealed):
         else:
             if not found.state["weights"]["a"].equal(state(1).state["weights"]["a"]):
                 silent.append(place)
+    record_property("tries", len(places))
+    record_property("silent", len(silent))
     assert silent == []
 
 

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from multicrop.engine import checkpoint, ranks
 from multicrop.engine.metadata import Metadata
-from multicrop.engine.run import Run
+from multicrop.engine.run import Run, read_metrics, verify_metrics
 
 RECIPE = {"lr": 0.5, "scale": [0.2, 0.4], "log_freq": 1}
 METADATA = Metadata("ssl", 3, identity={"global_batch": 4, "images": 24})
@@ -68,7 +68,16 @@ def test_a_resumed_run_goes_on_from_its_step_and_drops_later_rows(tmp_path):
     run.close()
 
 
-@pytest.mark.parametrize("bad", [b'{"step": 2, "lo\n', b"\xff\xfe\n", b"[1]\n", b'{"step": NaN}\n'])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"step": 2, "lo\n',
+        b"\xff\xfe\n",
+        b"[1]\n",
+        b'{"step": NaN}\n',
+        b'{"step": 2, "loss": 3.0}\n',
+    ],
+)
 def test_damaged_lines_are_set_aside_and_lost_rows_said(tmp_path, capsys, bad):
     begun(tmp_path)
     first, _, third, *_ = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
@@ -81,6 +90,35 @@ def test_damaged_lines_are_set_aside_and_lost_rows_said(tmp_path, capsys, bad):
     said = capsys.readouterr().err
     assert "1 damaged lines, set aside in metrics_damaged.txt" in said and "are lost" not in said
     assert len((tmp_path / "metrics_damaged.txt").read_text().splitlines()) == 1
+
+
+def test_no_flipped_bit_of_a_row_is_silent(tmp_path, record_property):
+    begun(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    content, whole = path.read_bytes(), read_metrics(tmp_path)
+    assert verify_metrics(path) == "the CRC-32 of each row"
+    second = content.index(b"\n")
+    bits = range(8 * second, 8 * content.index(b"\n", second + 1) + 8)  # and of both ends
+    record_property("tries", len(bits))
+    for bit in bits:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"metrics.jsonl is damaged in lines? \d"):
+            verify_metrics(path)
+        assert all(row in whole for row in read_metrics(tmp_path))
+
+
+def test_rows_of_versions_without_checksums_are_kept_and_get_some(tmp_path):
+    begun(tmp_path)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in read_metrics(tmp_path)))
+    assert verify_metrics(path) is None
+    run = run_in(tmp_path)
+    assert run.resume(Networks(), {"global_batch": 4}) == 3
+    run.open(3, {})
+    run.close()
+    assert steps(tmp_path) == [1, 2, 3] and verify_metrics(path)
 
 
 def test_rows_that_are_missing_at_the_end_are_said(tmp_path, capsys):

@@ -47,6 +47,16 @@ def download(url: str, path: Path, sha256: str | None = None, page: str | None =
     _compare(path)
 
 
+def verify(path: Path) -> str | None:
+    """What was compared of a file; None where no checksum lies beside it. ValueError where it is damaged."""
+    noted = _checksum_file(path)
+    if not noted.is_file():
+        return None
+    if noted.read_text(errors="replace").split()[:1] != [sha256_of(path)]:
+        raise ValueError(f"{path} does not match {noted.name} beside it")
+    return f"the SHA-256 in {noted.name}"
+
+
 def sha256_of(path: Path) -> str:
     """In hexadecimal."""
     digest = hashlib.sha256()

@@ -1,11 +1,12 @@
 """A teacher's maps of all training images, stored once in place of running it in every epoch.
 
 A folder with one array (N, width, h, w) for each map, NAME.npy, and features.json, its header, which says what they
-are, of which images and network they were made, how many images are done, and the checksums of each batch's maps. It is
-written after the maps of each batch, so that writing can go on where it was interrupted. N images in the order of the
-data set.
+are, of which images and network they were made, how many images are done, the checksums of each batch's maps and of how
+the arrays' files begin, and its own hash. It is written after the maps of each batch, so that writing can go on where
+it was interrupted. N images in the order of the data set.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ DESCRIPTIONS = {
     "batch_norm": "batch norms by", "batch": "batches of", "resample": "images resampled", "maps": "maps",
     "dtype": "numbers in",
 }  # fmt: skip
+BOOKKEEPING = {"done", "batches", "beginnings"}  # what else a header has
 
 
 class MapShape(NamedTuple):
@@ -84,7 +86,7 @@ class Writer:
         self.images: int = fingerprint["images"]
         shapes = {name: list(shape) for name, shape in maps.items()}
         expected = {**fingerprint, "dtype": dtype, "maps": shapes}
-        header = _read_header(self.folder)
+        header = read_header(self.folder)
         if header is None:
             header = {**expected, "done": 0, "batches": []}
         else:
@@ -160,7 +162,7 @@ class Writer:
             batches = {"batches": [*self.header["batches"], batch]} if self.has_checksums else {}
             self.header = {**self.header, "done": self.done + len(arrays[0]), **batches}
             with atomic_write(self.folder / HEADER) as file:
-                file.write(json.dumps(self.header, indent=1).encode())
+                file.write(_header_text(self.header).encode())
 
     def _open(self, path: Path, shape: MapShape) -> None:
         """Make an array's file with its header, or open it, and go to the end of what is done."""
@@ -176,6 +178,11 @@ class Writer:
             "shape": (self.images, *shape.array_shape),
         }
         np.lib.format.write_array_header_1_0(file, array_header)
+        if self.has_checksums:
+            begins = file.tell()
+            file.seek(0)
+            checksum = zlib.crc32(file.read(begins))
+            self.header.setdefault("beginnings", {})[path.stem] = [begins, checksum]
         done_bytes = self.done * shape.values * self.dtype.itemsize
         end = file.seek(done_bytes, os.SEEK_CUR)
         if self.done and size < end:
@@ -235,7 +242,7 @@ class StoredMaps:
         it is not whole, or damaged.
         """
         folder = Path(folder)
-        header = _read_header(folder)
+        header = read_header(folder)
         if header is None:
             raise FileNotFoundError(
                 f"no features at {folder}: make them by multicrop precompute --output {folder}"
@@ -255,14 +262,32 @@ class StoredMaps:
         return cls(folder, header, maps, tuple(maps), arrays)
 
 
-def _read_header(folder: Path) -> dict[str, Any] | None:
-    """What a folder says about its features, None where there are none."""
+def _header_text(header: dict[str, Any]) -> str:
+    """A header as it is written."""
+    return json.dumps({**header, "hash": _hash_of(header)}, indent=1)
+
+
+def _hash_of(header: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(header).encode()).hexdigest()
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """What a folder says about its features, None where there are none. ValueError where it is damaged."""
     path = folder / HEADER
     try:
-        return json.loads(path.read_text()) or None
+        text = path.read_text()
+        header = json.loads(text)
+        if not header:
+            return None
+        stated = header.pop("hash", None)  # folders of older versions have none
+        if stated is not None and _header_text(header) != text:
+            raise ValueError
+        if not {*header} <= {*DESCRIPTIONS, *BOOKKEEPING}:
+            raise ValueError  # a name has become another
+        return header
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError:
+    except (ValueError, AttributeError):
         raise ValueError(
             f"{path} is damaged: remove the folder and make the features anew"
         ) from None

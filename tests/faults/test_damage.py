@@ -86,13 +86,15 @@ def gone(_content: bytes, _: random.Random) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, empty, flipped, gone])
-def test_every_file_of_a_run(stopped, images, tmp_path, capsys, damage):
+def test_every_file_of_a_run(stopped, images, tmp_path, capsys, record_property, damage):
     stage, whole, folder = stopped
+    tries = 0
     numbers = random.Random(damage.__name__)
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     assert {"checkpoint.pt", "checkpoint_previous.pt", "metrics.jsonl", "recipe.yaml"} <= {*names}
     for name in names:
         for number in range(TRIES if damage is flipped else 1):
+            tries += 1
             copy = tmp_path / f"{name}-{number}"
             shutil.copytree(folder, copy)
             content = damage((folder / name).read_bytes(), numbers)
@@ -106,10 +108,10 @@ def test_every_file_of_a_run(stopped, images, tmp_path, capsys, damage):
                 continue
             assert result["status"] == "finished", name
             same(weights(copy), weights(whole))
-            if damage is flipped and name == "metrics.jsonl":
-                continue  # a line of text has no checksum: a digit that became another is not noticed
             steps = [row["step"] for row in rows_of(copy) if "lr" in row]
             lost = {row["step"] for row in rows_of(whole) if "lr" in row} - {*steps}
-            assert not lost or "lost" in capsys.readouterr().err, name
+            said = capsys.readouterr().err
+            assert not lost or "lost" in said or "set aside" in said, name
             assert len(steps) == len({*steps}), name
             shutil.rmtree(copy)
+    record_property("tries", tries)

@@ -28,7 +28,8 @@ def words(datapath: Path, folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_at_any_size(images, tmp_path):
+def test_at_any_size(images, tmp_path, record_property):
+    record_property("tries", SIZES)
     pytest.importorskip("resource")
     run("pretrain", images, tmp_path / "whole")
     largest = (tmp_path / "whole" / "checkpoint.pt").stat().st_size

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,17 @@ def ranks_of(folder: Path) -> list[int]:
     return found
 
 
+def restarts_before(process: int) -> int:
+    """How often torchrun had started all ranks again before this one."""
+    with suppress(OSError, StopIteration, ValueError):
+        words = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+        name = b"TORCHELASTIC_RESTART_COUNT="
+        return int(next(word for word in words if word.startswith(name)).removeprefix(name))
+    return 0
+
+
 @pytest.mark.slow
-def test_random_kills_end_bit_equal(tmp_path):
+def test_random_kills_end_bit_equal(tmp_path, record_property):
     images = tmp_path / "images"
     images.mkdir()
     numbers = np.random.default_rng(0)
@@ -71,15 +81,28 @@ def test_random_kills_end_bit_equal(tmp_path):
             )
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole).wait(timeout=600) == 0
-    process, chance, kills = start(killed), random.Random(0), 0
-    end = time.monotonic() + SECONDS
+    assert start(whole).wait(timeout=1800) == 0
+    process, chance, kills, restarts = start(killed), random.Random(0), 0, 0
+    started = time.monotonic()
+    while process.poll() is None and not (killed / "checkpoint.pt").exists():
+        time.sleep(0.1)
+    begun = time.monotonic()
+    end = begun + SECONDS
     while process.poll() is None and time.monotonic() < end:
-        time.sleep(chance.uniform(0.5, 8))
+        # Some while it starts, some while it trains
+        time.sleep(chance.uniform(0.5, 2 * (begun - started)))
         ranks = ranks_of(killed)
         if ranks:
+            restarts = max(restarts, *map(restarts_before, ranks))
             os.kill(chance.choice(ranks), signal.SIGKILL)
             kills += 1
-    assert process.wait(timeout=900) == 0, (tmp_path / "killed.log").read_text()[-3000:]
+    seconds = time.monotonic() - begun
+    while process.poll() is None and time.monotonic() < end + 1800:
+        restarts = max([restarts, *map(restarts_before, ranks_of(killed))])
+        time.sleep(1)
+    figures = {"tries": kills, "kills": kills, "restarts": restarts, "seconds_of_kills": seconds}
+    for name, value in figures.items():
+        record_property(name, round(value))
+    assert process.poll() == 0, (tmp_path / "killed.log").read_text()[-3000:]
     assert kills > 0
     same(*(checkpoint.load(folder / "checkpoint.pt").state for folder in (whole, killed)))

@@ -109,21 +109,29 @@ def all_reduce_max(value: Tensor) -> Tensor:
     return top
 
 
-def gather(value: Tensor) -> Tensor:
-    """Concatenate every rank's rows (their numbers may differ) on every rank, in rank order."""
+def gather(value: Tensor, to: int | None = None) -> Tensor:
+    """Concatenate every rank's rows (their numbers may differ) in rank order, on every rank.
+
+    to: on this rank alone; on the others there are no rows then.
+    """
     if not dist.is_initialized():
         return value
-    parts = gather_objects(value.cpu())
-    return torch.cat(parts).to(value.device)
+    parts = gather_objects(value.cpu(), to)
+    return torch.cat(parts).to(value.device) if parts else value[:0]
 
 
-def gather_objects(value: T) -> list[T]:
-    """Every rank's value, in rank order."""
+def gather_objects(value: T, to: int | None = None) -> list[T]:
+    """Every rank's value, in rank order. to: on this rank alone; on the others the list is empty then."""
     if not dist.is_initialized():
         return [value]
     parts: list = [None] * world_size()
     _meet()
-    dist.all_gather_object(parts, value, group=_host)
+    if to is None:
+        dist.all_gather_object(parts, value, group=_host)
+    else:
+        receives = rank() == to
+        dist.gather_object(value, parts if receives else None, dst=to, group=_host)
+        parts = parts if receives else []
     return parts
 
 

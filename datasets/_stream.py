@@ -8,7 +8,8 @@ out those that are `unreadable`, as the cache does.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ._workers import Decoders, processors
 
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
 PART = 256  # of which so many are held at a time
+SIZES, THREADS = 1024, 16  # files whose sizes a thread looks at, and threads
 NAMED = 10  # unreadable images that are named one by one
 
 
@@ -39,8 +41,8 @@ class Streamed:
 
     def __init__(
         self,
-        places: list[Place],
-        names: list[str],
+        places: Sequence[Place],
+        names: Sequence[str],
         labels: Tensor | None,
         size: int | tuple[int, int],
         workers: int | None,
@@ -57,15 +59,23 @@ class Streamed:
         self.conversion, self._title = conversion, title
         self.shape = torch.Size((len(places), *form.shape))
         self.nbytes = self.shape.numel()
-        self._numbers = torch.arange(len(places))
         self._said: set[str] = set()
         self.unreadable: set[int] = set()
         """The numbers of those images that were asked for by now and cannot be read."""
         self._replaces = substitutes
-        self._standing_in = self._numbers
+        self._standing_in: Tensor | None = None  # all
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, whose decoders are their own."""
+        decoders = self._decoders
+        return {**self.__dict__, "_decoders": (decoders.count, decoders.form)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._decoders = Decoders(*state["_decoders"])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,23 +83,48 @@ class Streamed:
     def __getitem__(self, index: Any) -> Tensor:
         """uint8 (..., C, H, W) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
         # A repeated image is decoded once.
-        numbers, rows = self._numbers[index].unique(return_inverse=True)
+        numbers, rows = self._numbers(index).unique(return_inverse=True)
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
+
+    def _numbers(self, index: Any) -> Tensor:
+        """What an index means, as of a tensor of N rows. IndexError where there is no such image."""
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or not index.numel():
+            return torch.arange(len(self))[index]
+        if int(index.min()) < -len(self) or int(index.max()) >= len(self):
+            raise IndexError(f"there are {len(self)} images")
+        return index % len(self)
 
     def name_of(self, number: int) -> str:
         """What the file of an image is called."""
         return self._names[number]
 
-    def stamp(self) -> str:
-        """Changes when the names of the files do, or their sizes in bytes; -1 of one that cannot be looked at."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, place in zip(self._names, self._places, strict=True):
+    def file_sizes(self, start: int, stop: int) -> Tensor:
+        """Bytes of the files of the images from start to before stop (n,), -1 of one that cannot be looked at.
+
+        Threads look at several at a time: a network file system takes its time to answer.
+        """
+        parts = range(start, stop, SIZES)
+        with ThreadPoolExecutor(THREADS, "sizes") as threads:
+            sizes = threads.map(lambda first: self._sizes(first, min(first + SIZES, stop)), parts)
+            return torch.cat([torch.empty(0, dtype=torch.int64), *sizes])
+
+    def _sizes(self, start: int, stop: int) -> Tensor:
+        sizes = []
+        for number in range(start, stop):
             try:
-                size = size_of(place)
+                sizes.append(size_of(self._places[number]))
             except OSError:
-                size = -1
-            digest.update(b"%s\0%d\n" % (os.fsencode(name), size))
+                sizes.append(-1)
+        return torch.tensor(sizes)
+
+    def stamp(self, sizes: Tensor) -> str:
+        """Changes when the names of the files do, or their sizes in bytes, which are those of file_sizes(0, N)."""
+        digest = hashlib.blake2b(digest_size=8)
+        for start in range(0, len(self), SIZES):
+            part = sizes[start : start + SIZES].tolist()
+            for number, size in enumerate(part, start):
+                digest.update(b"%s\0%d\n" % (os.fsencode(self._names[number]), size))
         return digest.hexdigest()
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
@@ -155,7 +190,8 @@ class Streamed:
         if self._labels is None:
             return (number + 1) % len(self)
         same = (self._labels == self._labels[number]).nonzero()[:, 0]
-        same = same[torch.isin(same, self._standing_in)]
+        if self._standing_in is not None:
+            same = same[torch.isin(same, self._standing_in)]
         if not len(same):
             return number
         place = torch.searchsorted(same, number, right=True)

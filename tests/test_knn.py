@@ -1,5 +1,6 @@
 """probes/knn.py and probes/features.py against recorded numbers and a brute-force loop."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -151,7 +152,7 @@ def test_neighbours_in_parts_of_the_bank_are_those_in_the_whole(backend, parts, 
     cuts = [301 * part // parts for part in range(parts + 1)]
     cuts.insert(1, cuts[1])
     found = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         similarity, index = probe.Index(train[start:stop], backend).nearest(test, k)
         found.append((similarity, index + start))
     assert all(map(torch.equal, probe.merge(found, k), whole))

@@ -4,7 +4,8 @@
     python -m benchmarks.scale --images 10000 --ranks 2
 
 Prints one JSON object. Class folders are real and empty; the files in them are pretended, so that neither disk nor
-decoding is measured. Each part runs in a process of its own. Its memory is the peak above what the process had before:
+decoding is measured. Each part runs in a process of its own. `cpu_seconds` are those of the processor, which compare on
+a busy machine, too; memory is the peak above what the process had before. Parts:
 
 - listing: what the first process of a node does: list both splits, hold the training split as streamed images do.
 - received: what the other processes of the node do in place of it: unpack what the first one sends (`sent_mb`).
@@ -33,6 +34,7 @@ from benchmarks._limited import follow
 from benchmarks._machine import machine, status
 from multicrop import cli
 from multicrop.datasets import _folders, image_folder
+from multicrop.datasets._names import Files, Names
 from multicrop.datasets._stream import Streamed
 from multicrop.engine import sampling
 from multicrop.engine.batches import Batches
@@ -123,10 +125,11 @@ def run_part(r: Recipe, part: str, images: int) -> dict:
         measured = PARTS[part](r, images, Path(folder))
         forget_peak()  # of what it needs
         before = memory("VmRSS")
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         made = measured.work()
+        used = time.process_time() - used
         seconds = time.perf_counter() - start
-        result = {"seconds": round(seconds, 3)}
+        result = {"seconds": round(seconds, 3), "cpu_seconds": round(used, 3)}
         result["peak_mb"] = round(memory("VmHWM") - before, 1)
         return result | measured.numbers(made)
 
@@ -147,7 +150,7 @@ def received(r: Recipe, images: int, folder: Path) -> Measured:
     sent = folder / "sent"
     first = os.fork()  # another process, so that what it has freed is not at hand here
     if first == 0:
-        sent.write_bytes(pickle.dumps(streamed(folder)))
+        sent.write_bytes(pickle.dumps(unlisted(r, images, folder)))
         os._exit(0)
     os.waitpid(first, 0)
 
@@ -173,12 +176,12 @@ def order(r: Recipe, images: int, folder: Path) -> Measured:
 
 
 def sizes(r: Recipe, images: int, folder: Path) -> Measured:
-    pixels = streamed(folder)
+    pixels = unlisted(r, images, folder)
     return Measured(lambda: pixels.file_sizes(0, images // r.ranks))
 
 
 def whole_hash(r: Recipe, images: int, folder: Path) -> Measured:
-    pixels = streamed(folder)
+    pixels = unlisted(r, images, folder)
     return Measured(lambda: pixels.stamp(torch.arange(images)))
 
 
@@ -230,6 +233,23 @@ def streamed(folder: Path) -> Streamed:
     return Streamed(places, names, torch.tensor(listed.labels), SIDE, 1)
 
 
+def unlisted(r: Recipe, images: int, folder: Path) -> Streamed:
+    """The same, made without looking into folders."""
+    share = images // r.classes
+    listed = (f"{name}/{file}" for name in class_names(r) for file in file_names(name, share))
+    names = Names(listed)
+    labels = torch.arange(r.classes).repeat_interleave(share)
+    return Streamed(Files(folder / "train", names), names, labels, SIDE, 1)
+
+
+def class_names(r: Recipe) -> list[str]:
+    return [f"n{label:08d}" for label in range(r.classes)]
+
+
+def file_names(class_name: str, share: int) -> Iterator[str]:
+    return (f"{class_name}_{number:07d}.JPEG" for number in range(share))
+
+
 class Entry(NamedTuple):
     """Of os.scandir: a file."""
 
@@ -248,8 +268,8 @@ def pretended_files(root: Path, r: Recipe, images: int) -> Iterator[None]:
     """Class folders in root/train and root/test that seem to hold files, 30 letters each with their folder's name."""
     share = {"train": images // r.classes, "test": max(1, r.test // r.classes)}
     for split in share:
-        for label in range(r.classes):
-            (root / split / f"n{label:08d}").mkdir(parents=True)
+        for name in class_names(r):
+            (root / split / name).mkdir(parents=True)
     scandir, stat = os.scandir, os.stat
 
     def pretended_scandir(folder=".") -> object:
@@ -257,7 +277,7 @@ def pretended_files(root: Path, r: Recipe, images: int) -> Iterator[None]:
         split, _, name = str(path).removeprefix(f"{root}{os.sep}").partition(os.sep)
         if split not in share or not name:
             return scandir(folder)
-        names = (f"{name}_{number:07d}.JPEG" for number in range(share[split]))
+        names = file_names(name, share[split])
         return contextlib.nullcontext(Entry(file, os.path.join(path, file)) for file in names)
 
     def pretended_stat(path, *arguments, **options) -> os.stat_result:

@@ -121,7 +121,8 @@ def knn_source(recipe: Pretraining) -> Source | None:
         raise ValueError(f"--knn_dataset {run.knn_dataset} has no labels, and they are needed")
     if run.knn_freq and not recipe.data.download:
         with of_knn_dataset(other, run.knn_datapath), only_trying():
-            other.listing(run.knn_datapath or "./data", "train")
+            datapath = run.knn_datapath or "./data"
+            ranks.broadcast_object(lambda: bool(other.listing(datapath, "train")))
     return other
 
 

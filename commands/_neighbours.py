@@ -58,23 +58,23 @@ def rank_classes(
     # Blocks of test features, of one rank after the other.
     index = probe.Index(known.values, backend)
     rows = max(1, HELD // (max(ks) * ranks.world_size()))
-    own: dict[int, list[Tensor]] = {k: [torch.empty(0, dtype=torch.int64)] for k in ks}
+    own: dict[int, list[Tensor]] = {n: [torch.empty(0, dtype=torch.int64)] for n in ks}
     for owner, count in enumerate(ranks.gather_objects(len(own_labels))):
         for start in range(0, count, rows):
             # Its nearest of each rank's stretch, brought together.
             block = slice(start, start + rows)
             features = ranks.broadcast_object(partial(_block, asked.values, block), owner)
-            similarity, place = index.nearest(features, max(ks))
-            parts = ranks.gather_objects((similarity, known.indices[place]), to=owner)
+            similarity, row = index.nearest(features, max(ks))
+            parts = ranks.gather_objects((similarity, known.indices[row]), to=owner)
             if owner != ranks.rank():
                 continue
             # Votes.
             similarity, image = probe.merge(parts, max(ks))
             votes = train.labels[image], own_labels[block]
             ranking = probe.neighbour_places(similarity, *votes, ks, temperature, classes)
-            for k, place in ranking.items():
-                own[k].append(place)
-    return Ranking({k: ranks.gather(torch.cat(parts)) for k, parts in own.items()}, labels)
+            for n, places in ranking.items():
+                own[n].append(places)
+    return Ranking({n: ranks.gather(torch.cat(places)) for n, places in own.items()}, labels)
 
 
 def _block(values: Tensor, rows: slice) -> Tensor:

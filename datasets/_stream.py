@@ -26,6 +26,7 @@ from ._workers import Decoders, processors
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
 PART = 256  # of which so many are held at a time
 SIZES, THREADS = 1024, 16  # files whose sizes a thread looks at, and threads
+PART_OF_LABELS = 1 << 16  # that are looked at once for an image's substitute, which is seldom far
 NAMED = 10  # unreadable images that are named one by one
 
 
@@ -63,7 +64,7 @@ class Streamed:
         self.unreadable: set[int] = set()
         """The numbers of those images that were asked for by now and cannot be read."""
         self._replaces = substitutes
-        self._standing_in: Tensor | None = None  # all
+        self._standing_in: Tensor | None = None  # a mask (N,), or all
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
@@ -165,7 +166,8 @@ class Streamed:
 
     def take_substitutes_from(self, numbers: Tensor) -> None:
         """Let these images (n,) alone stand in for unreadable ones: those that train, where others are held out."""
-        self._standing_in = numbers
+        self._standing_in = torch.zeros(len(self), dtype=torch.bool)
+        self._standing_in[numbers] = True
 
     def _say_unreadable(self, number: int, reason: str) -> None:
         """Say once of an image that it cannot be read, and let the next of its class stand in for it if one is to."""
@@ -189,13 +191,16 @@ class Streamed:
         """The next image of the same class; after the last comes the first."""
         if self._labels is None:
             return (number + 1) % len(self)
-        same = (self._labels == self._labels[number]).nonzero()[:, 0]
-        if self._standing_in is not None:
-            same = same[torch.isin(same, self._standing_in)]
-        if not len(same):
-            return number
-        place = torch.searchsorted(same, number, right=True)
-        return int(same[place % len(same)])
+        label = self._labels[number]
+        for first, last in ((number + 1, len(self)), (0, number + 1)):
+            for start in range(first, last, PART_OF_LABELS):
+                part = slice(start, min(start + PART_OF_LABELS, last))
+                same = self._labels[part] == label
+                if self._standing_in is not None:
+                    same &= self._standing_in[part]
+                if same.any():
+                    return start + int(same.nonzero()[0])
+        return number
 
 
 def readable(pixels: Any, indices: Tensor) -> Tensor:
@@ -206,7 +211,7 @@ def readable(pixels: Any, indices: Tensor) -> Tensor:
 
 def say_lost_classes(there: Tensor, kept: Tensor, classes: tuple[str, ...]) -> None:
     """A line about classes of which images are `there`, and none that can be read; both are labels, (N,) and (n,)."""
-    lost = sorted(set(there.tolist()) - set(kept.tolist()))
+    lost = sorted(set(there.unique().tolist()) - set(kept.unique().tolist()))
     if lost:
         names = ", ".join(classes[label] for label in lost[:NAMED]) + (
             ", ..." if lost[NAMED:] else ""

@@ -213,7 +213,7 @@ def _node_group() -> tuple[int | None, dist.ProcessGroup | None]:
                 continue
             group = dist.new_group([leader, *members], timeout=WORK, backend="gloo")
             if rank() in (leader, *members):
-                _node = leader, group
+                _node = leader, cast(dist.ProcessGroup, group)
     return _node or (None, None)
 
 

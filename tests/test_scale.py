@@ -117,6 +117,21 @@ def test_there_is_no_image_beyond_the_last(streamed, index):
         streamed.pixels[index]
 
 
+@pytest.mark.parametrize("held_out", [False, True])
+def test_the_substitute_is_the_next_of_its_class_however_many_are_looked_at(monkeypatch, held_out):
+    monkeypatch.setattr("multicrop.datasets._stream.PART_OF_LABELS", 3)
+    labels = torch.randint(4, (40,), generator=torch.Generator().manual_seed(0))
+    names = [f"{i}.png" for i in range(40)]
+    images = Streamed(names, names, labels, 8, 1)
+    standing_in = torch.arange(0, 40, 3) if held_out else torch.arange(40)
+    if held_out:
+        images.take_substitutes_from(standing_in)
+    for number in range(40):
+        after = [(number + step) % 40 for step in range(1, 41)]
+        fit = [i for i in after if labels[i] == labels[number] and i in standing_in]
+        assert images._next(number) == fit[0]
+
+
 def test_the_names_that_a_listing_has_read_are_gone_with_it(colours, monkeypatch):
     """Without waiting for the garbage collector, which rarely looks while nothing but strings is made."""
     nodes, begin = [], _tree.Node.__init__

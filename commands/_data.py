@@ -81,17 +81,25 @@ def pretraining_images(recipe: Pretraining) -> tuple[ImageSet, ProbeImages | Non
     other = knn_source(recipe)
     source_size = resolve_source_size(data.source_size, recipe.backbone.image_size, crops=True)
     options = replace(load_options(data, source_size), conversion=conversion_of(data, data.dataset))
-    probe = None
-    with ranks.first_on_node():
+
+    def load() -> tuple[ImageSet, ProbeImages | None]:
         images = data_set.load(data.datapath, "train", options)
         check_stated(images, stated_flags(data), data.dataset)
         if other is not None and recipe.run.knn_freq:
             with of_knn_dataset(other, recipe.run.knn_datapath):
                 datapath = recipe.run.knn_datapath or "./data"
-                probe = probe_images(other, datapath, like(options, images), images)
-        elif images.labels is not None and recipe.run.knn_freq:
+                return images, probe_images(other, datapath, like(options, images), images)
+        if images.labels is not None and recipe.run.knn_freq:
             test = data_set.load(data.datapath, "test", like(options, images))
-            probe = ProbeImages(images, test)
+            return images, ProbeImages(images, test)
+        return images, None
+
+    def is_light(loaded: tuple[ImageSet, ProbeImages | None]) -> bool:
+        images, probe = loaded
+        splits = (images,) if probe is None else (images, probe.train, probe.test)
+        return all(split.in_files for split in splits)
+
+    images, probe = ranks.make_on_node(load, is_light)
     say_constant_channels(data.dataset, images)
     if recipe.run.knn_freq and probe is None:
         ranks.log(
@@ -113,7 +121,8 @@ def knn_source(recipe: Pretraining) -> Source | None:
         raise ValueError(f"--knn_dataset {run.knn_dataset} has no labels, and they are needed")
     if run.knn_freq and not recipe.data.download:
         with of_knn_dataset(other, run.knn_datapath), only_trying():
-            other.listing(run.knn_datapath or "./data", "train")
+            datapath = run.knn_datapath or "./data"
+            ranks.broadcast_object(lambda: bool(other.listing(datapath, "train")))
     return other
 
 
@@ -166,15 +175,19 @@ def labelled_images(
 ) -> list[ImageSet]:
     """The images of each split. ValueError where the data set has no labels.
 
-    One process of each node reads first: downloads and caches are made once.
+    One process of each node reads: downloads and caches are made once, and files listed once.
     """
     check_labelled(origin)  # before a long decoding
     options = replace(options, conversion=origin.conversion)
-    images: list[ImageSet] = []
-    with ranks.first_on_node():
+
+    def load() -> list[ImageSet]:
+        images: list[ImageSet] = []
         for split in splits:
-            images.append(origin.source.load(origin.datapath, split, options))
-            options = like(options, images[0])
+            of_split = like(options, images[0]) if images else options
+            images.append(origin.source.load(origin.datapath, split, of_split))
+        return images
+
+    images = ranks.make_on_node(load, lambda images: all(split.in_files for split in images))
     check_stated(images[0], origin.stated, origin.dataset)
     check_labelled(origin, *images)
     say_constant_channels(origin.dataset, images[0])

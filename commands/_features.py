@@ -23,6 +23,17 @@ class Features(NamedTuple):
     """int64 (n,), on the CPU: which images these are."""
 
 
+class Stretch(NamedTuple):
+    """This rank's of the features that all ranks compute: those of the images after the stretches of lower ranks."""
+
+    values: Tensor
+    """float32 (n, D), on the device."""
+    indices: Tensor
+    """int64 (n,), on the CPU: which images these are."""
+    total: int
+    """The number of images in the stretches of all ranks."""
+
+
 def shared_features(
     network: nn.Module,
     images: ImageSet,
@@ -36,6 +47,21 @@ def shared_features(
 
     What cannot be read is left out, and its number said. ValueError where that is all.
     """
+    return gathered(
+        own_features(network, images, indices, transform, device, dtype, batch_size), to=None
+    )
+
+
+def own_features(
+    network: nn.Module,
+    images: ImageSet,
+    indices: Tensor,
+    transform: EvalTransform,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    batch_size: int = 256,
+) -> Stretch:
+    """The part of `shared_features` that this rank computes, and nothing of the others'."""
     start = len(indices) * ranks.rank() // ranks.world_size()
     stop = len(indices) * (ranks.rank() + 1) // ranks.world_size()
     own = indices[start:stop]
@@ -43,11 +69,16 @@ def shared_features(
         network, images.pixels, transform, batch_size, device, dtype, indices=own
     )
     mask = readable(images.pixels, own)
-    values = ranks.gather(values[mask.to(values.device)])
-    kept = ranks.gather(own[mask].to(values.device)).cpu()
-    if len(kept) < len(indices):
-        _say_left_out(images, indices, kept)
-    return Features(values, kept)
+    values, kept = values[mask.to(values.device)], own[mask]
+    total = sum(ranks.gather_objects(len(kept)))
+    if total < len(indices):
+        _say_left_out(images, indices, ranks.gather(kept))
+    return Stretch(values, kept, total)
+
+
+def gathered(stretch: Stretch, to: int | None) -> Features:
+    """The stretches of all ranks, side by side. to: the rank that gets them, the others get none; None: every rank."""
+    return Features(ranks.gather(stretch.values, to), ranks.gather(stretch.indices, to))
 
 
 def _say_left_out(images: ImageSet, indices: Tensor, kept: Tensor) -> None:

@@ -153,12 +153,12 @@ def decoded_files(
     names = Names(parts)
     with ExitStack() as stack:
         image_places = Places(parts, names, stack)
-        sample = _look.headers(image_places)  # type: ignore[arg-type]  # it indexes like a list
+        sample = _look.headers(image_places)
         most = height_width(source_size)
         title = str(parts[0].root) if len(parts) == 1 else "images"
         title = "images" if title == "." else title
         _look.check_channels(sample, conversion, title)
-        look = _look.settle(image_places, sample, conversion, most)  # type: ignore[arg-type]
+        look = _look.settle(image_places, sample, conversion, most)
         beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
         lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
         _notes.say(title, lines)

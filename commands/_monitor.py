@@ -6,13 +6,14 @@ from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._data import ProbeImages
-from multicrop.commands._features import shared_features
+from multicrop.commands._features import own_features
+from multicrop.commands._neighbours import rank_classes
 from multicrop.config.pretrain import Recipe
 from multicrop.engine import ranks
 from multicrop.engine.run import Run
 from multicrop.probes.collapse import CollapseMonitor, feature_statistics
 from multicrop.probes.features import extract_features
-from multicrop.probes.knn import knn
+from multicrop.probes.knn import top_accuracies
 from multicrop.probes.pixels import RawPixels
 from multicrop.ssl.objectives._base import BaseObjective
 
@@ -96,16 +97,9 @@ def online_knn(
     transform = EvalTransform(recipe.backbone.image_size, train.mean, train.std)
     every = -(-len(train) // recipe.run.knn_images)
     chosen = torch.arange(0, len(train), every)
-    bank = shared_features(backbone, train, chosen, transform, device, dtype)
-    asked = shared_features(backbone, test, torch.arange(len(test)), transform, device, dtype)
-    accuracy = knn(
-        bank.values,
-        train.labels[bank.indices],
-        asked.values,
-        test.labels[asked.indices],
-        k=(20,),
-        classes=len(train.classes),
-    )
-    (k,) = accuracy  # fewer than 20 where there are fewer images
-    top1, _ = accuracy[k]
+    known = own_features(backbone, train, chosen, transform, device, dtype)
+    asked = own_features(backbone, test, torch.arange(len(test)), transform, device, dtype)
+    # A k fewer than 20 where there are fewer images
+    ((k, places),) = rank_classes(known, asked, train, test, k=(20,)).places.items()
+    top1, _ = top_accuracies(places, k, len(train.classes))
     return top1

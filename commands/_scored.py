@@ -50,8 +50,10 @@ def load_scored(recipe: Recipe, file: Pretrained) -> Scored:
         (images,) = labelled_images(origin, options, ("test",))
     else:
         check_classes(file, listing.classes, torch.tensor(listing.labels), origin)
-        with ranks.first_on_node():
-            images = image_set(listing, options, constants(file), trains=False)
+        settings = listing, options, constants(file)
+        images = ranks.make_on_node(
+            lambda: image_set(*settings, trains=False), lambda images: images.in_files
+        )
     images = with_classes_of(file, images, origin)
     counts = class_counts(images)
     classes = sum(count > 0 for count in counts.values())

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from multicrop import cli
 from multicrop.commands._data import eval_transform, labelled_images, load_options
-from multicrop.commands._features import shared_features
+from multicrop.commands._features import Stretch, gathered, own_features
+from multicrop.commands._neighbours import Ranking, rank_classes
 from multicrop.commands._targets import ProbeTarget, build, image_origin, spread, targets, when
 from multicrop.config.knn import Recipe
+from multicrop.datasets._images import ImageSet
 from multicrop.engine import ranks
 from multicrop.engine.files import atomic_write
 from multicrop.engine.precision import autocast_dtype
@@ -54,37 +56,35 @@ def run(recipe: Recipe) -> dict:
         assert train.labels is not None and test.labels is not None
         chosen = spread(len(train), recipe.data.max_train_images)
 
-        # Features: every rank takes a stretch of the images. Then votes.
+        # Features: every rank computes and keeps a stretch of them. Then votes.
         network = build(target, train.pixels.shape[1]).to(device)
         size = target.backbone["image_size"]
         transform = eval_transform(target.file.metadata, size, train)
         start = time.perf_counter()
         settings = transform, device, dtype, recipe.machine.batch_size
-        known = shared_features(network, train, chosen, *settings)
-        asked = shared_features(network, test, torch.arange(len(test)), *settings)
-        bank = {
-            "train_features": known.values,
-            "train_labels": train.labels[known.indices],
-            "test_features": asked.values,
-            "test_labels": test.labels[asked.indices],
-        }
-        votes = vote(recipe, target, bank, len(train.classes))
+        known = own_features(network, train, chosen, *settings)
+        asked = own_features(network, test, torch.arange(len(test)), *settings)
+        ranking = ranking_of(recipe, target, known, asked, train, test)
+        votes = votes_of(ranking, len(train.classes))
         busy += time.perf_counter() - start
-        train_images, test_images = len(known.indices), len(asked.indices)
-        images += train_images + test_images
+        images += known.total + asked.total
+
+        # Whoever needs all features at once has them on rank 0.
+        if recipe.probe.linear or recipe.probe.save_features:
+            bank = whole_bank(known, asked, train, test)
         linear_top1 = fit(recipe, target, bank) if recipe.probe.linear else None
         results.append(result_of(target, votes, linear_top1))
 
-    unequal = len(set(bank["test_labels"].bincount().tolist()) - {0}) > 1
-    title = f"{origin.dataset}: {test_images} test images among {train_images} training images"
+    unequal = len(set(ranking.labels.bincount().tolist()) - {0}) > 1
+    title = f"{origin.dataset}: {asked.total} test images among {known.total} training images"
     show(recipe, results, title, balanced=unequal)
     if recipe.probe.save_features:
         save(bank, Path(recipe.probe.save_features))
     return {
         "status": "finished",
         "results": results,
-        "train_images": train_images,
-        "test_images": test_images,
+        "train_images": known.total,
+        "test_images": asked.total,
         "temperature": recipe.probe.temperature,
         "linear_c": recipe.probe.linear_c if recipe.probe.linear else None,
         "features": recipe.probe.save_features,
@@ -115,30 +115,46 @@ class Votes(NamedTuple):
     balanced: float  # the mean of the classes' top-1, of those that have test images
 
 
-def vote(
-    recipe: Recipe, target: ProbeTarget, bank: dict[str, Tensor], classes: int
-) -> dict[int, Votes]:
-    """The accuracies of each k."""
-    options, labels = recipe.probe, bank["test_labels"]
-
-    def accuracies() -> dict[int, Votes]:
-        ranking = probe.places(
-            **bank,
-            k=options.nb_knn,
-            temperature=options.temperature,
-            classes=classes,
-            backend=options.backend,
-        )
-        found = {}
-        for k, place in ranking.items():
-            balanced = balanced_accuracy(place < 1, labels)
-            found[k] = Votes(*probe.top_accuracies(place, k, classes), balanced)
-        return found
-
+def ranking_of(
+    recipe: Recipe,
+    target: ProbeTarget,
+    known: Stretch,
+    asked: Stretch,
+    train: ImageSet,
+    test: ImageSet,
+) -> Ranking:
+    """The places of the test images' classes for each k. ValueError names the network."""
+    options = recipe.probe
+    settings = options.nb_knn, options.temperature, options.backend
     try:
-        return ranks.broadcast_object(accuracies)
+        return rank_classes(known, asked, train, test, *settings)
     except ValueError as error:
         raise ValueError(f"{target.name}: {error}") from None
+
+
+def votes_of(ranking: Ranking, classes: int) -> dict[int, Votes]:
+    """The accuracies of each k."""
+    votes = {}
+    for k, place in ranking.places.items():
+        balanced = balanced_accuracy(place < 1, ranking.labels)
+        votes[k] = Votes(*probe.top_accuracies(place, k, classes), balanced)
+    return votes
+
+
+# All features in one place
+
+
+def whole_bank(
+    known: Stretch, asked: Stretch, train: ImageSet, test: ImageSet
+) -> dict[str, Tensor]:
+    """Features and labels of both splits on rank 0, in the order of the data set; on the others empty tensors."""
+    bank = {}
+    for name, stretch, images in (("train", known, train), ("test", asked, test)):
+        assert images.labels is not None
+        features = gathered(stretch, to=0)
+        bank[f"{name}_features"] = features.values
+        bank[f"{name}_labels"] = images.labels[features.indices]
+    return bank
 
 
 def fit(recipe: Recipe, target: ProbeTarget, bank: dict[str, Tensor]) -> float:

@@ -56,6 +56,8 @@ class Cached:
     """How files became pixels, nothing left open."""
     lines: list[str]
     """What was chosen, dropped or replaced, for people."""
+    file: Path
+    """What the map lies over."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ def _open(entry: Path, job: Job) -> Cached | None:
     readable = torch.ones(count, dtype=torch.bool)
     readable[[index for index, _ in skipped]] = False
     kept = readable.nonzero()[:, 0]
-    return Cached(_map(file, shape), kept, mean, std, skipped, conversion, lines)
+    pixels = map_pixels(file, shape)
+    return Cached(pixels, kept, mean, std, skipped, conversion, lines, file)
 
 
 def hash_of(meta: dict) -> str:
@@ -209,8 +212,8 @@ def _is_wanted(wanted: Conversion, asked: Conversion, made: Conversion) -> bool:
     return is_8_bit and without in (asked._replace(integers=None, floats=None), made)
 
 
-def _map(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
-    """The pixels, not read yet."""
+def map_pixels(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    """The uint8 pixels of an entry's file, not read yet."""
     try:
         return torch.from_numpy(np.memmap(path, np.uint8, "c", shape=shape))
     except OSError:  # Linux refuses a private writable map of more than the memory there is

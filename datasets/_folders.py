@@ -12,11 +12,12 @@ from torch.nn.modules.utils import _pair
 
 from . import _look, _notes
 from ._archive import ArchiveFolder, Folder, is_archive, open_archive
-from ._bytes import most_pixels
+from ._bytes import Place, most_pixels
 from ._cache import load_cached
 from ._console import say_once
 from ._decode_all import common_size
 from ._images import ImageSet, LoadOptions
+from ._names import Files, Names, compact
 from ._places import Root, places
 from ._stream import Streamed, say_lost_classes, statistics, unreadable_class
 from ._tree import Node, is_system_name
@@ -276,7 +277,9 @@ def image_set(
             say_lost_classes(labels, labels[cached.kept], listing.classes)
         labels = labels[cached.kept]
     mean, std = constants or (cached.mean, cached.std)
-    return ImageSet(cached.pixels, labels, listing.classes, mean, std, cached.conversion)
+    return ImageSet(
+        cached.pixels, labels, listing.classes, mean, std, cached.conversion, file=cached.file
+    )
 
 
 def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) -> None:
@@ -291,26 +294,29 @@ def _streamed(
     listing: Listing, labels: torch.Tensor | None, options: LoadOptions, trains: bool
 ) -> Streamed:
     """The images, decoded when they are asked for."""
-    with places(listing.root.resolve(), listing.names, None) as image_places:
-        sample = _look.headers(image_places)
-        most = _pair(options.source_size)
-        title = _notes.title(listing.root, listing.part)
-        _look.check_channels(sample, options.conversion, title)
-        look = _look.settle(image_places, sample, options.conversion, most)
-        beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
-        lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
-        _notes.say(title, lines)
-        size = common_size(sample, most) or most
-        return Streamed(
-            image_places,
-            listing.names,
-            labels,
-            size,
-            options.workers,
-            look.conversion,
-            title,
-            substitutes=trains,
-        )
+    names, image_places = _compact_places(listing)
+    sample = _look.headers(image_places)
+    most = _pair(options.source_size)
+    title = _notes.title(listing.root, listing.part)
+    _look.check_channels(sample, options.conversion, title)
+    look = _look.settle(image_places, sample, options.conversion, most)
+    beyond, kinds = _look.beyond_centre(sample, most), _look.kinds_in(sample)
+    lines = _notes.conversion_lines(look.conversion, look.measured, beyond, kinds, most)
+    _notes.say(title, lines)
+    size = common_size(sample, most) or most
+    conversion = look.conversion
+    return Streamed(
+        image_places, names, labels, size, options.workers, conversion, title, substitutes=trains
+    )
+
+
+def _compact_places(listing: Listing) -> tuple[Names, Sequence[Place]]:
+    """The names of a listing's images and what the decoder opens for each, in little memory."""
+    names, root = Names(listing.names), listing.root.resolve()
+    if isinstance(root, Path):
+        return names, Files(root, names)
+    with places(root, listing.names, None) as image_places:
+        return names, compact(image_places)
 
 
 def _is_too_large(listing: Listing, options: LoadOptions) -> bool:

@@ -88,13 +88,13 @@ def _of_folder(path: str) -> Given:
     """All images below a folder or in an archive, in the order of their names. ValueError without one."""
     folder: Folder = existing_folder(path)
     tree = Node(folder)
-    tree.scopes.append(tree)
+    tree.read_whole(tree)
     names = tree.image_names()
     if not names:
         unopened = unopened_images(tree)
         more = f" that can be read; left out: {listed(unopened)}" if unopened else ""
         raise ValueError(f"{path} holds no images{more}")
-    say_left_out(tree, names, _why_unused)
+    say_left_out(tree, None, _why_unused)
     return Given(folder, names, prefix=f"{str(folder).rstrip('/')}/", tree=tree)
 
 

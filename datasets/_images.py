@@ -1,9 +1,12 @@
 """LoadOptions and ImageSet: what load(root, split, options) of every file of datasets/ takes and returns."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
+from ._cache import map_pixels
 from ._convert import Conversion
 
 SPLITS = ("train", "test")
@@ -48,6 +51,8 @@ class ImageSet:
     """How image files became these pixels, nothing left open; None of pixels that were not made of files."""
     constant: tuple[int, ...] = ()
     """The channels that do not vary: their std is replaced, since normalisation divides by it."""
+    file: Path | None = None
+    """That of the image cache over which the pixels are a memory map, if they are."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.pixels):
@@ -57,8 +62,24 @@ class ImageSet:
             object.__setattr__(self, "std", without_zeros(self.std, constant))
             object.__setattr__(self, "constant", constant)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes of the node, which map the file themselves."""
+        if self.file is None:
+            return self.__dict__
+        return {**self.__dict__, "pixels": tuple(self.pixels.shape)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.file is not None:
+            self.__dict__["pixels"] = map_pixels(self.file, state["pixels"])
+
     def __len__(self) -> int:
         return len(self.pixels)
+
+    @property
+    def in_files(self) -> bool:
+        """Whether the pixels lie in files, so that to send these images to another process costs little."""
+        return self.file is not None or not isinstance(self.pixels, torch.Tensor)
 
 
 def like(options: LoadOptions, images: ImageSet) -> LoadOptions:

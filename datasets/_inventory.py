@@ -1,7 +1,7 @@
 """Every file below a folder: which images are used, and why the others are left out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 
 from ._console import say_once
@@ -41,17 +41,22 @@ def take_inventory(top: Node, used: Iterable[str], why: Why) -> Inventory:
     return Inventory(len(used) + sum(left_out.values()), len(used), left_out)
 
 
-def unused_images(top: Node, used: set[str], why: Why) -> Counter[str]:
-    """The number of images below `top` that are not used, by the reason."""
+def unused_images(top: Node, used: Container[str], why: Why) -> Counter[str]:
+    """The number of images below `top` that are not used, by the reason. used: has their relative names."""
     reasons: Counter[str] = Counter()
     for prefix, node in top.nodes():
         reasons.update(why(prefix + name) for name in node.images if prefix + name not in used)
     return reasons
 
 
-def say_left_out(top: Node, used: Iterable[str], why: Why) -> None:
-    """One line on the images that are not used and the folders that were not entered, if there are any."""
-    reasons = unused_images(top, set(used), why) + unopened_images(top)
+def say_left_out(top: Node, used: Container[str] | None, why: Why) -> None:
+    """One line on the images that are not used and the folders that were not entered, if there are any.
+
+    used: has the relative names of the images that are; None: all images are used.
+    """
+    reasons = unopened_images(top)
+    if used is not None:
+        reasons = unused_images(top, used, why) + reasons
     folders = [
         f"{prefix}{name} ({kind})"
         for prefix, node in top.nodes()

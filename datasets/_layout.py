@@ -45,7 +45,7 @@ def find_layout(root: Folder) -> Layout:
     classes = set(class_folders(splits["train"]))
     for name, node in found.items():
         splits.setdefault(name, unwrapped(node, classes))
-    top.scopes.extend(splits.values())
+    top.read_whole(*splits.values())
     opened = [splits[name] for name in splits if splits[name] is not found[name]]
     if inner is not top:
         opened.insert(0, inner)
@@ -60,7 +60,7 @@ def find_unsplit(root: Folder) -> Layout | None:
     if {"train", "test"} <= set(found):
         return None
     only = unwrapped(found.get("test") or found.get("train") or inner)
-    top.scopes.append(only)
+    top.read_whole(only)
     return Layout(top, {"test": only})
 
 

@@ -7,6 +7,7 @@ quarters; without one the 0.1 and 99.9 percentiles.
 
 import statistics
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -48,33 +49,36 @@ class Look(NamedTuple):
     measured: dict[str, Measurement]
     """For each kind of values whose range was measured."""
 
-    def measure(self, places: list[Place], kind: str) -> "Look":
+    def measure(self, places: Sequence[Place], kind: str) -> "Look":
         """The same with the range of values of this kind, measured on some of these files."""
         measurement = measure(places, kind, self.conversion)
         ranges: dict[str, Any] = {kind: measurement.range}
         conversion = self.conversion._replace(**ranges)
         return Look(conversion, {**self.measured, kind: measurement})
 
-    def measure_rare(self, places: list[Place], kind: str) -> "Look":
+    def measure_rare(self, places: Sequence[Place], kind: str) -> "Look":
         """The same where the sample of headers had no file of this kind: all headers are read."""
         rare = [place for place in places if of_kind(_decode.header(place), kind)]
         return self.measure(rare, kind)
 
 
-def spread(places: list[P], count: int) -> list[P]:
+def spread(places: Sequence[P], count: int) -> list[P]:
     """At most so many, evenly spread."""
     count = min(count, len(places))
     return [places[index * len(places) // count] for index in range(count)]
 
 
-def headers(places: list[Place]) -> list[Header]:
+def headers(places: Sequence[Place]) -> list[Header]:
     """Of a sample, those that can be read."""
     sample = [_decode.header(place) for place in spread(places, HEADERS)]
     return [header for header in sample if header is not None]
 
 
 def settle(
-    places: list[Place], sample: list[Header], asked: Conversion, shape: tuple[int, int] = SQUARE
+    places: Sequence[Place],
+    sample: list[Header],
+    asked: Conversion,
+    shape: tuple[int, int] = SQUARE,
 ) -> Look:
     """The conversion that is asked for, what it leaves open filled in by the headers of a sample of the files.
 
@@ -139,7 +143,7 @@ def of_kind(header: Header | None, kind: str) -> bool:
     return (header.bits == "float") == (kind == "floats")
 
 
-def measure(places: list[Place], kind: str, conversion: Conversion) -> Measurement:
+def measure(places: Sequence[Place], kind: str, conversion: Conversion) -> Measurement:
     """The values of this kind in a sample of files; those of other kinds count for nothing."""
     samples = []
     for place in spread(places, MEASURED):

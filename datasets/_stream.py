@@ -8,7 +8,8 @@ out those that are `unreadable`, as the cache does.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from ._workers import Decoders, processors
 
 SAMPLE = 1024  # images from which mean and deviation of a streamed set are measured
 PART = 256  # of which so many are held at a time
+SIZES, THREADS = 1024, 16  # files whose sizes a thread looks at, and threads
+PART_OF_LABELS = 1 << 16  # that are looked at once for an image's substitute, which is seldom far
 NAMED = 10  # unreadable images that are named one by one
 
 
@@ -39,8 +42,8 @@ class Streamed:
 
     def __init__(
         self,
-        places: list[Place],
-        names: list[str],
+        places: Sequence[Place],
+        names: Sequence[str],
         labels: Tensor | None,
         size: int | tuple[int, int],
         workers: int | None,
@@ -57,15 +60,23 @@ class Streamed:
         self.conversion, self._title = conversion, title
         self.shape = torch.Size((len(places), *form.shape))
         self.nbytes = self.shape.numel()
-        self._numbers = torch.arange(len(places))
         self._said: set[str] = set()
         self.unreadable: set[int] = set()
         """The numbers of those images that were asked for by now and cannot be read."""
         self._replaces = substitutes
-        self._standing_in = self._numbers
+        self._standing_in: Tensor | None = None  # a mask (N,), or all
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For other processes, whose decoders are their own."""
+        decoders = self._decoders
+        return {**self.__dict__, "_decoders": (decoders.count, decoders.form)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._decoders = Decoders(*state["_decoders"])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -73,23 +84,48 @@ class Streamed:
     def __getitem__(self, index: Any) -> Tensor:
         """uint8 (..., C, H, W) of what a tensor of N rows would give: an int, a slice, a tensor of indices or bools."""
         # A repeated image is decoded once.
-        numbers, rows = self._numbers[index].unique(return_inverse=True)
+        numbers, rows = self._numbers(index).unique(return_inverse=True)
         pixels = torch.from_numpy(self._decode(numbers.tolist()))
         return pixels[rows]
+
+    def _numbers(self, index: Any) -> Tensor:
+        """What an index means, as of a tensor of N rows. IndexError where there is no such image."""
+        if not isinstance(index, Tensor) or index.dtype != torch.int64 or not index.numel():
+            return torch.arange(len(self))[index]
+        if int(index.min()) < -len(self) or int(index.max()) >= len(self):
+            raise IndexError(f"there are {len(self)} images")
+        return index % len(self)
 
     def name_of(self, number: int) -> str:
         """What the file of an image is called."""
         return self._names[number]
 
-    def stamp(self) -> str:
-        """Changes when the names of the files do, or their sizes in bytes; -1 of one that cannot be looked at."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, place in zip(self._names, self._places, strict=True):
+    def file_sizes(self, start: int, stop: int) -> Tensor:
+        """Bytes of the files of the images from start to before stop (n,), -1 of one that cannot be looked at.
+
+        Threads look at several at a time: a network file system takes its time to answer.
+        """
+        parts = range(start, stop, SIZES)
+        with ThreadPoolExecutor(THREADS, "sizes") as threads:
+            sizes = threads.map(lambda first: self._sizes(first, min(first + SIZES, stop)), parts)
+            return torch.cat([torch.empty(0, dtype=torch.int64), *sizes])
+
+    def _sizes(self, start: int, stop: int) -> Tensor:
+        sizes = []
+        for number in range(start, stop):
             try:
-                size = size_of(place)
+                sizes.append(size_of(self._places[number]))
             except OSError:
-                size = -1
-            digest.update(b"%s\0%d\n" % (os.fsencode(name), size))
+                sizes.append(-1)
+        return torch.tensor(sizes)
+
+    def stamp(self, sizes: Tensor) -> str:
+        """Changes when the names of the files do, or their sizes in bytes, which are those of file_sizes(0, N)."""
+        digest = hashlib.blake2b(digest_size=8)
+        for start in range(0, len(self), SIZES):
+            part = sizes[start : start + SIZES].tolist()
+            for number, size in enumerate(part, start):
+                digest.update(b"%s\0%d\n" % (os.fsencode(self._names[number]), size))
         return digest.hexdigest()
 
     def _decode(self, numbers: list[int]) -> np.ndarray:
@@ -130,7 +166,8 @@ class Streamed:
 
     def take_substitutes_from(self, numbers: Tensor) -> None:
         """Let these images (n,) alone stand in for unreadable ones: those that train, where others are held out."""
-        self._standing_in = numbers
+        self._standing_in = torch.zeros(len(self), dtype=torch.bool)
+        self._standing_in[numbers] = True
 
     def _say_unreadable(self, number: int, reason: str) -> None:
         """Say once of an image that it cannot be read, and let the next of its class stand in for it if one is to."""
@@ -154,12 +191,16 @@ class Streamed:
         """The next image of the same class; after the last comes the first."""
         if self._labels is None:
             return (number + 1) % len(self)
-        same = (self._labels == self._labels[number]).nonzero()[:, 0]
-        same = same[torch.isin(same, self._standing_in)]
-        if not len(same):
-            return number
-        place = torch.searchsorted(same, number, right=True)
-        return int(same[place % len(same)])
+        label = self._labels[number]
+        for first, last in ((number + 1, len(self)), (0, number + 1)):
+            for start in range(first, last, PART_OF_LABELS):
+                part = slice(start, min(start + PART_OF_LABELS, last))
+                same = self._labels[part] == label
+                if self._standing_in is not None:
+                    same &= self._standing_in[part]
+                if same.any():
+                    return start + int(same.nonzero()[0])
+        return number
 
 
 def readable(pixels: Any, indices: Tensor) -> Tensor:
@@ -170,7 +211,7 @@ def readable(pixels: Any, indices: Tensor) -> Tensor:
 
 def say_lost_classes(there: Tensor, kept: Tensor, classes: tuple[str, ...]) -> None:
     """A line about classes of which images are `there`, and none that can be read; both are labels, (N,) and (n,)."""
-    lost = sorted(set(there.tolist()) - set(kept.tolist()))
+    lost = sorted(set(there.unique().tolist()) - set(kept.unique().tolist()))
     if lost:
         names = ", ".join(classes[label] for label in lost[:NAMED]) + (
             ", ..." if lost[NAMED:] else ""

@@ -64,8 +64,9 @@ class Node:
     """A folder that is read once, at the first look.
 
     real: its path without links. above: those of the folders from which links led here. linked: it is such a link
-    itself. scopes: the folders that are read as a whole, one list for all nodes of a tree; other links into them are
-    not followed, because they would give images twice.
+    itself. scopes: the real paths of the folders that are read as a whole, one list for all nodes of a tree; other
+    links into them are not followed, because they would give images twice. (Nodes in it would hold each other, and the
+    names of millions of images would stay until garbage is looked for.)
     """
 
     def __init__(
@@ -74,11 +75,18 @@ class Node:
         real: str = "",
         above: tuple[str, ...] = (),
         linked: bool = False,
-        scopes: list["Node"] | None = None,
+        scopes: list[str] | None = None,
     ):
         self.folder, self.above, self.linked = folder, above, linked
         self.real = real or os.path.realpath(str(folder))
-        self.scopes: list[Node] = [] if scopes is None else scopes
+        self.scopes: list[str] = [] if scopes is None else scopes
+        self.is_scope = False
+
+    def read_whole(self, *nodes: "Node") -> None:
+        """These, below this folder or itself, are read as a whole."""
+        for node in nodes:
+            node.is_scope = True
+            self.scopes.append(node.real)
 
     @cached_property
     def content(self) -> Content:
@@ -108,13 +116,12 @@ class Node:
 
     @property
     def why_ignored(self) -> str | None:
-        is_scope = any(scope is self for scope in self.scopes)
-        if self.linked and not is_scope and self._is_read_anyway():
+        if self.linked and not self.is_scope and self._is_read_anyway():
             return LINK
         return RUN if self.is_run else None
 
     def _is_read_anyway(self) -> bool:
-        return any(_enters(scope.real, self.real) for scope in self.scopes)
+        return any(_enters(scope, self.real) for scope in self.scopes)
 
     @property
     def images(self) -> list[str]:

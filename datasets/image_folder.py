@@ -67,7 +67,7 @@ def unsplit(root: str | Path) -> Listing | None:
     if layout is None:
         return None
     whole = _whole(layout.splits["test"])
-    say_left_out(layout.top, _used(layout, {"test": whole}), _Reasons(layout))
+    say_left_out(layout.top, _InClassFolders(layout), _Reasons(layout))
     return whole
 
 
@@ -116,7 +116,7 @@ def _listings(root: Folder) -> dict[str, Listing]:
             line += f"; left out: {listed(unopened)}"
         raise ValueError(line) from None
     _warn_of_classes(listings["train"], _hint_of_tables(layout))
-    say_left_out(layout.top, _used(layout, listings), _Reasons(layout))
+    say_left_out(layout.top, _InClassFolders(layout), _Reasons(layout))
     return listings if "test" in listings else hold_out(listings["train"])
 
 
@@ -154,6 +154,25 @@ def _used(layout: Layout, listings: dict[str, Listing]) -> list[str]:
         prefix = below(layout.top, layout.splits[split])
         names += [prefix + name for name in images.names]
     return names
+
+
+class _InClassFolders:
+    """Has the names that `_used` gives, and holds their folders only."""
+
+    def __init__(self, layout: Layout):
+        self.classes = {
+            below(layout.top, node): set(class_folders(node)) for node in layout.splits.values()
+        }
+        self._folders: dict[str, bool] = {}  # those that were asked for
+
+    def __contains__(self, name: object) -> bool:
+        folder = str(name).rpartition("/")[0]
+        if folder not in self._folders:
+            self._folders[folder] = any(
+                f"{folder}/".startswith(prefix) and folder[len(prefix) :].split("/")[0] in classes
+                for prefix, classes in self.classes.items()
+            )
+        return self._folders[folder]
 
 
 class _Reasons:

@@ -52,7 +52,7 @@ def _image_names(tree: Node) -> list[str]:
     """The images of one of the folders; what is left out of it is said where there are any."""
     names = tree.image_names()
     if names:
-        say_left_out(tree, names, _why_unused)
+        say_left_out(tree, None, _why_unused)
     return names
 
 
@@ -71,7 +71,7 @@ def inventory(root: str | Path) -> Inventory:
 def _tree(folder: Folder) -> Node:
     """All below a folder, each image once."""
     node = Node(folder)
-    node.scopes.append(node)
+    node.read_whole(node)
     return node
 
 

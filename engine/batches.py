@@ -71,8 +71,8 @@ class Batches:
         order: Callable[[int], Tensor] | None = None,
     ):
         self.size, self.accumulate, self.rank, self.world = size, accumulate, rank, world
-        self.subset = torch.arange(len(pixels)) if subset is None else subset
-        self.images, self.device = len(self.subset), device
+        self.subset, self.device = subset, device
+        self.images = len(pixels) if subset is None else len(subset)
         self._positions = order or partial(sampling.shuffled, self.images, seed, passes=passes)
         self._epoch, self._order = -1, torch.empty(0)
         self.total = size * accumulate * world
@@ -106,7 +106,9 @@ class Batches:
     def order(self, epoch: int) -> Tensor:
         """The indices of an epoch's images, in order."""
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, self.subset[self._positions(epoch)]
+            positions = self._positions(epoch)
+            self._epoch = epoch
+            self._order = positions if self.subset is None else self.subset[positions]
         return self._order
 
     def _batch(self, step: int, part: int) -> Batch:

@@ -9,6 +9,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from . import ranks
+
 SAMPLE = 64  # images whose pixels are compared
 PART, THREADS = (
     1 << 24,
@@ -50,14 +52,25 @@ def image_hashes(images: Images) -> dict[str, str]:
 
 
 def content_hashes(images: Images) -> dict[str, str]:
-    """A hash of every pixel; of images that are streamed, of the names and sizes of their files."""
+    """A hash of every pixel; of images that are streamed, of the names and sizes of their files.
+
+    All ranks call it together: of streamed images each looks at the sizes of its share of the files.
+    """
     if not isinstance(images.pixels, Tensor):
-        return {"files": images.pixels.stamp()}
+        return {"files": _file_hash(images.pixels)}
     content = images.pixels.reshape(-1).numpy().data
     parts = [content[start : start + PART] for start in range(0, len(content), PART)]
     with ThreadPoolExecutor(THREADS) as threads:
         checksums = list(threads.map(zlib.crc32, parts))
     return {"all_pixels": hashlib.blake2b(repr(checksums).encode(), digest_size=8).hexdigest()}
+
+
+def _file_hash(pixels: Any) -> str:
+    """Of a datasets/_stream.py Streamed: the same on any number of ranks."""
+    start = len(pixels) * ranks.rank() // ranks.world_size()
+    stop = len(pixels) * (ranks.rank() + 1) // ranks.world_size()
+    sizes = ranks.gather(pixels.file_sizes(start, stop), to=0)
+    return ranks.broadcast_object(lambda: pixels.stamp(sizes))
 
 
 def label_hash(labels: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ WORK = timedelta(days=7)  # how long they wait while one of them decodes images 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
     None  # the ranks once more, for what is not on a GPU and for waiting
+)
+_node: tuple[int, dist.ProcessGroup] | None = (
+    None  # the rank that leads this node, and the node's ranks
 )
 
 
@@ -69,13 +73,13 @@ def is_lost_peer(error: BaseException) -> bool:
 
 def stop(failed: bool = False) -> None:
     """Leave the process group. failed: this rank ends on its own, at any point of what the ranks do together."""
-    global _host
+    global _host, _node
     if not dist.is_initialized():
         return
     if failed and dist.get_backend() == "nccl":
         return  # it would wait for what the others have not begun; they hear of the end of the process
     dist.destroy_process_group()
-    _host = None
+    _host = _node = None
 
 
 def rank() -> int:
@@ -110,21 +114,29 @@ def all_reduce_max(value: Tensor) -> Tensor:
     return top
 
 
-def gather(value: Tensor) -> Tensor:
-    """Concatenate every rank's rows (their numbers may differ) on every rank, in rank order."""
+def gather(value: Tensor, to: int | None = None) -> Tensor:
+    """Concatenate every rank's rows (their numbers may differ) in rank order, on every rank.
+
+    to: on this rank alone; on the others there are no rows then.
+    """
     if not dist.is_initialized():
         return value
-    parts = gather_objects(value.cpu())
-    return torch.cat(parts).to(value.device)
+    parts = gather_objects(value.cpu(), to)
+    return torch.cat(parts).to(value.device) if parts else value[:0]
 
 
-def gather_objects(value: T) -> list[T]:
-    """Every rank's value, in rank order."""
+def gather_objects(value: T, to: int | None = None) -> list[T]:
+    """Every rank's value, in rank order. to: on this rank alone; on the others the list is empty then."""
     if not dist.is_initialized():
         return [value]
     parts: list = [None] * world_size()
     _meet()
-    dist.all_gather_object(parts, value, group=_host)
+    if to is None:
+        dist.all_gather_object(parts, value, group=_host)
+    else:
+        receives = rank() == to
+        dist.gather_object(value, parts if receives else None, dst=to, group=_host)
+        parts = parts if receives else []
     return parts
 
 
@@ -149,7 +161,7 @@ def first_on_node() -> Iterator[None]:
 
     Stopped on every rank where a signal has ended the body of one of those.
     """
-    leads = int(os.environ.get("LOCAL_RANK", 0)) == 0
+    leads = _leads_node()
     if not leads and not all_true(True):
         raise Stopped
     try:
@@ -162,9 +174,56 @@ def first_on_node() -> Iterator[None]:
         raise Stopped
 
 
-def _meet() -> None:
-    """Wait until every rank is here. Signals are heard meanwhile, as they are not inside a collective."""
-    work = dist.barrier(group=_host, async_op=True)
+def make_on_node(make: Callable[[], T], is_light: Callable[[T], bool]) -> T:
+    """One process of each node makes a value, and the others get a copy, if it is light to send.
+
+    If not they make it themselves, after the first: from what that has downloaded and cached.
+    """
+    if not dist.is_initialized():
+        return make()
+    made: list[T] = []
+    with first_on_node():
+        if _leads_node():
+            made = [make()]
+    leader, group = _node_group()
+    if leader is not None:
+        box = [made if made and is_light(made[0]) else []]
+        _meet(group)
+        dist.broadcast_object_list(box, src=leader, group=group)
+        made = made or box[0]
+    return made[0] if made else make()
+
+
+def _leads_node() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0
+
+
+def _node_group() -> tuple[int | None, dist.ProcessGroup | None]:
+    """The first rank of this node and the group of the node's ranks; None where this process is alone there."""
+    global _node
+    if _node is None:
+        hosts = gather_objects((socket.gethostname(), _leads_node()))
+        leaders: dict[str, int] = {}
+        for each, (host, leads) in enumerate(hosts):
+            if leads:
+                leaders.setdefault(host, each)
+        # Every rank makes each group, as torch wants it; what leads itself is in none
+        for host, leader in leaders.items():
+            members = [each for each, (own, leads) in enumerate(hosts) if own == host and not leads]
+            if not members:
+                continue
+            group = dist.new_group([leader, *members], timeout=WORK, backend="gloo")
+            if rank() in (leader, *members):
+                _node = leader, cast(dist.ProcessGroup, group)
+    return _node or (None, None)
+
+
+def _meet(group: dist.ProcessGroup | None = None) -> None:
+    """Wait until every rank is here. Signals are heard meanwhile, as they are not inside a collective.
+
+    group: only those of it.
+    """
+    work = dist.barrier(group=group or _host, async_op=True)
     pause = 1e-4
     with watch.waiting("what one of them does for all", limited=False):
         while work is not None and not work.is_completed():

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor
 
 BACKENDS = ("auto", "faiss", "torch")
 _SIMILARITIES = 2**24  # held at once by the torch search: 64 MiB
+_BLOCK = 2**16  # training images that the torch search compares with at once
 _ROWS = 4096  # test images whose votes are counted at once
 
 
@@ -38,7 +40,7 @@ def knn(
     ranking = places(
         train_features, train_labels, test_features, test_labels, k, temperature, classes, backend
     )
-    classes = _count_classes(train_labels, test_labels, classes)
+    classes = count_classes(train_labels, test_labels, classes)
     return {n: top_accuracies(place, n, classes) for n, place in ranking.items()}
 
 
@@ -69,15 +71,23 @@ def places(
     ks = usable_ks(k, len(train_features))
     train_labels = train_labels.cpu().long()
     test_labels = test_labels.cpu().long()
-    classes = _count_classes(train_labels, test_labels, classes)
-    _check(train_features, train_labels, "training")
-    _check(test_features, test_labels, "test")
+    classes = count_classes(train_labels, test_labels, classes)
+    check_features(train_features, train_labels, "training")
+    check_features(test_features, test_labels, "test")
     similarity, index = search(train_features, test_features, max(ks), backend)
-    found = {}
-    for n in ks:
-        votes = train_labels[index[:, :n]]
-        found[n] = _places(similarity[:, :n], votes, test_labels, temperature, classes)
-    return found
+    return neighbour_places(similarity, train_labels[index], test_labels, ks, temperature, classes)
+
+
+def neighbour_places(
+    similarity: Tensor,
+    votes: Tensor,
+    labels: Tensor,
+    ks: Sequence[int],
+    temperature: float,
+    classes: int,
+) -> dict[int, Tensor]:
+    """Of each test image's neighbours the similarities and labels (n, max(ks)) -> {k: the place of its class (n,)}."""
+    return {k: _places(similarity[:, :k], votes[:, :k], labels, temperature, classes) for k in ks}
 
 
 def usable_ks(k: Sequence[int], train_images: int) -> list[int]:
@@ -87,15 +97,47 @@ def usable_ks(k: Sequence[int], train_images: int) -> list[int]:
     return sorted({min(n, train_images) for n in k})
 
 
+Neighbours = tuple[Tensor, Tensor]
+"""Cosine similarities (n, k), largest first, and indices (n, k); of equals the lower index comes first. On the CPU."""
+
+
 def search(
     train_features: Tensor, test_features: Tensor, k: int, backend: str = "auto"
-) -> tuple[Tensor, Tensor]:
-    """The k most similar training images: cosine similarities (n, k), largest first, and indices (n, k), on the CPU."""
-    train = F.normalize(train_features.detach().float(), dim=1)
-    test = F.normalize(test_features.detach().float(), dim=1)
-    if choose_backend(backend, train.device) == "faiss":
-        return _search_faiss(train.cpu(), test.cpu(), k)
-    return _search_torch(train, test, k)
+) -> Neighbours:
+    """The k training images (m, D) that are most similar to each test image (n, D)."""
+    return Index(train_features, backend).nearest(test_features, k)
+
+
+def merge(parts: Sequence[Neighbours], k: int) -> Neighbours:
+    """The k nearest of all, from those of parts of the training images, which are in the order of their indices.
+
+    Where each part has its k nearest, or all that it has, these are those of a search in all of them.
+    """
+    similarity = torch.cat([similarity for similarity, _ in parts], dim=1)
+    index = torch.cat([index for _, index in parts], dim=1)
+    similarity, order = similarity.sort(dim=1, descending=True, stable=True)
+    return similarity[:, :k], index.gather(1, order[:, :k])
+
+
+class Index:
+    """Training features (m, D), normalised once, in which neighbours are searched as often as is asked."""
+
+    def __init__(self, train_features: Tensor, backend: str = "auto"):
+        self._unit = F.normalize(train_features.detach().float(), dim=1)
+        self._faiss = None
+        if choose_backend(backend, self._unit.device) == "faiss" and len(self):
+            self._faiss, self._unit = _faiss_index(self._unit.cpu())
+
+    def __len__(self) -> int:
+        return len(self._unit)
+
+    def nearest(self, test_features: Tensor, k: int) -> Neighbours:
+        """The min(k, m) most similar of them to each test image (n, D)."""
+        k = min(k, len(self))
+        test = F.normalize(test_features.detach().float(), dim=1).to(self._unit.device)
+        if self._faiss is not None:
+            return _search_faiss(self._faiss, self._unit, test, k)
+        return _search_torch(self._unit, test, k)
 
 
 def choose_backend(backend: str, device: torch.device) -> str:
@@ -162,24 +204,72 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     return ahead.sum(1)
 
 
-def _search_faiss(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _faiss_index(unit: Tensor) -> tuple[Any, Tensor]:
+    """The index of normalised features (m, D), and these once more as they lie in it, so that they lie there alone."""
+    import faiss
+
+    index = faiss.IndexFlatIP(unit.shape[1])
+    index.add(unit.numpy())
+    values = faiss.rev_swig_ptr(index.get_xb(), unit.numel())
+    return index, torch.from_numpy(values).view(unit.shape)
+
+
+def _search_faiss(index: Any, train: Tensor, test: Tensor, k: int) -> Neighbours:
+    """faiss takes any of several equals at the end of the k: of such rows torch searches the neighbours."""
     import faiss
 
     faiss.omp_set_num_threads(torch.get_num_threads())
-    index = faiss.IndexFlatIP(train.shape[1])
-    index.add(train.numpy())
-    similarity, indices = index.search(test.numpy(), k)
-    return torch.from_numpy(similarity), torch.from_numpy(indices)
+    similarity, indices = map(torch.from_numpy, index.search(test.numpy(), min(k + 1, len(train))))
+    tied = _cut_ties(similarity, k)
+    similarity, indices = _sorted(similarity[:, :k], indices[:, :k])
+    if tied.any():
+        similarity[tied], indices[tied] = _search_torch(train, test[tied], k)
+    return similarity, indices
 
 
-def _search_torch(train: Tensor, test: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    similarities, indices = [], []
+def _search_torch(train: Tensor, test: Tensor, k: int) -> Neighbours:
+    """A part of the test images at a time, and of these a block of the training images."""
+    found = []
+    rows = max(1, _SIMILARITIES // max(1, min(len(train), _BLOCK)))
     with _full_precision(), torch.autocast(train.device.type, enabled=False):
-        for part in test.split(max(1, _SIMILARITIES // len(train))):
-            similarity, index = (part @ train.T).topk(k)
-            similarities.append(similarity.cpu())
-            indices.append(index.cpu())
-    return torch.cat(similarities), torch.cat(indices)
+        for part in test.split(rows):
+            best: list[Neighbours] = []
+            for start in range(0, max(1, len(train)), _BLOCK):
+                block = train[start : start + _BLOCK]
+                similarity, index = _largest(part @ block.T, min(k, len(block)))
+                best = [merge([*best, (similarity, index + start)], k)]
+            found.append(best[0])
+    similarities, indices = zip(*found, strict=True)
+    return torch.cat(similarities).cpu(), torch.cat(indices).cpu()
+
+
+def _largest(similarity: Tensor, k: int) -> Neighbours:
+    """The k largest of each row (n, m) and where they are, of equals the first."""
+    values, index = similarity.topk(min(k + 1, similarity.shape[1]))
+    tied = _cut_ties(values, k)
+    values, index = values[:, :k], index[:, :k]
+    if tied.any():
+        rows, least = similarity[tied], values[tied, -1:]
+        above, equal = rows > least, rows == least
+        places_left = k - above.sum(1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(1, dtype=torch.int32) <= places_left))
+        index[tied] = chosen.nonzero()[:, 1].view(-1, k)
+        values[tied] = rows[chosen].view(-1, k)
+    return _sorted(values, index)
+
+
+def _cut_ties(values: Tensor, k: int) -> Tensor:
+    """Of sorted rows of k + 1 values, or k where there are no more, a mask (n,): the last two are equal."""
+    if values.shape[1] <= k or not k:
+        return torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    return values[:, k] == values[:, k - 1]
+
+
+def _sorted(values: Tensor, index: Tensor) -> Neighbours:
+    """Largest first, of equals the lower index first."""
+    index, order = index.sort(dim=1)
+    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return values, index.gather(1, order)
 
 
 @contextmanager
@@ -193,7 +283,7 @@ def _full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def _count_classes(train_labels: Tensor, test_labels: Tensor, classes: int | None) -> int:
+def count_classes(train_labels: Tensor, test_labels: Tensor, classes: int | None) -> int:
     """`classes`, or as many as the labels need. ValueError where there are no labels, or others than these."""
     if len(train_labels) == 0 or len(test_labels) == 0:
         raise ValueError("k-NN needs at least one training and one test image")
@@ -206,7 +296,8 @@ def _count_classes(train_labels: Tensor, test_labels: Tensor, classes: int | Non
     return classes
 
 
-def _check(features: Tensor, labels: Tensor, which: str) -> None:
+def check_features(features: Tensor, labels: Tensor, which: str) -> None:
+    """ValueError unless features (n, D) are finite, and labels (n,) as many. which: "training" or "test"."""
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} {which} features for {len(labels)} labels")
     if not features.isfinite().all():

@@ -1,5 +1,6 @@
 """probes/knn.py and probes/features.py against recorded numbers and a brute-force loop."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -113,6 +114,48 @@ def test_torch_search_is_the_same_in_pieces(monkeypatch):
     assert knn(*DATA, k=[20], backend="torch")[20][0] == pytest.approx(
         float(GOLDEN["k20_T0.07_top1"])
     )
+
+
+def test_torch_search_is_the_same_in_blocks_of_training_images(monkeypatch):
+    whole = probe.search(DATA[0], DATA[2], 20, "torch")
+    monkeypatch.setattr(probe, "_BLOCK", 13)
+    blocks = probe.search(DATA[0], DATA[2], 20, "torch")
+    torch.testing.assert_close(blocks[0], whole[0])
+    assert torch.equal(blocks[1], whole[1])
+
+
+def with_ties(images: int, seed: int) -> torch.Tensor:
+    """Four of eight numbers are -1 or 1: similarities are multiples of a quarter, exact, and most occur often."""
+    random = torch.Generator().manual_seed(seed)
+    signs = torch.randint(2, (images, 4), generator=random) * 2.0 - 1
+    places = torch.rand(images, 8, generator=random).argsort(1)[:, :4]
+    return torch.zeros(images, 8).scatter_(1, places, signs)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("k", [1, 20, 200, 301])
+def test_of_equally_similar_images_the_first_are_neighbours(backend, k):
+    train, test = with_ties(301, 0), with_ties(40, 1)
+    similarity, index = probe.search(train, test, k, backend)
+    expected = (test @ train.T / 4).sort(dim=1, descending=True, stable=True)
+    assert torch.equal(similarity, expected.values[:, :k])
+    assert torch.equal(index, expected.indices[:, :k])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+@pytest.mark.parametrize("k", [5, 200])
+def test_neighbours_in_parts_of_the_bank_are_those_in_the_whole(backend, parts, k):
+    """Parts with fewer than k images, and one without any, included."""
+    train, test = with_ties(301, 0), with_ties(40, 1)
+    whole = probe.search(train, test, k, backend)
+    cuts = [301 * part // parts for part in range(parts + 1)]
+    cuts.insert(1, cuts[1])
+    found = []
+    for start, stop in itertools.pairwise(cuts):
+        similarity, index = probe.Index(train[start:stop], backend).nearest(test, k)
+        found.append((similarity, index + start))
+    assert all(map(torch.equal, probe.merge(found, k), whole))
 
 
 def test_k_is_limited_by_the_training_set():

@@ -28,7 +28,7 @@ from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
-from multicrop.engine import ranks, seeds
+from multicrop.engine import compiled, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
 from multicrop.engine.precision import autocast_dtype, make_deterministic
@@ -67,7 +67,7 @@ def train(
         train_state = build(recipe, channels, device, classes)
     seed = recipe.optimisation.seed
     batches = pretraining_batches(recipe, images, device)
-    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    multi_crop = build_crops(recipe, images, device)
 
     # The networks' latest state, where the run folder holds one, or the weights to begin from.
     metadata = describe_pretraining(recipe, train_state.student.backbone, images, batches)
@@ -149,7 +149,7 @@ def time_step(
     channels, classes = images.pixels.shape[1], learned_classes(recipe, images)
     train_state = build(recipe, channels, device, classes)
     batches = pretraining_batches(recipe, images, device)
-    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    multi_crop = build_crops(recipe, images, device)
     schedule, rates = train_state.objective.schedule(0), Rates(0.0, 0.0, 1.0)
 
     def steps() -> Iterator[StepOutput]:
@@ -161,6 +161,15 @@ def time_step(
 
 
 # The step
+
+
+def build_crops(recipe: Recipe, images: ImageSet, device: torch.device) -> MultiCrop:
+    """What cuts the crops of these images; on CUDA compiled, where the networks are."""
+    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    # Elsewhere a call has a graph's worth of images at a time, and the operations are written for that
+    if device.type != "cuda" or not compiled.is_wanted(recipe.run.compile, device):
+        return multi_crop
+    return multi_crop.compiled(compiled.Compiler(True, "the crops").function)
 
 
 def cut_crops(batches: Batches, multi_crop: MultiCrop, seed: int, step: int) -> Iterator[Crops]:

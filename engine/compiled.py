@@ -123,7 +123,7 @@ def _backward_is_compiled_too() -> Any:
     from torch._functorch import config
 
     if hasattr(config, "force_non_lazy_backward_lowering"):
-        return config.patch(force_non_lazy_backward_lowering=True)  # type: ignore[attr-defined]
+        return config.patch(force_non_lazy_backward_lowering=True)
     return nullcontext()
 
 

@@ -182,6 +182,21 @@ def test_auto_compiles_on_cuda_and_not_deterministically(monkeypatch):
     assert compiled.in_words("auto", CUDA) == "" and "first step" in compiled.in_words(True, CPU)
 
 
+def test_crops_are_compiled_on_cuda_alone(monkeypatch):
+    images = ImageSet(test_device.PIXELS, None, (), test_device.RGB, test_device.RGB)
+    made = [
+        pretrain.build_crops(recipe(Pretraining, compile=setting), images, device).alter
+        for setting, device in (
+            ("auto", CUDA),
+            (True, CUDA),
+            (False, CUDA),
+            (True, CPU),
+            ("auto", CPU),
+        )
+    ]
+    assert [each is not None for each in made] == [True, True, False, False, False]
+
+
 @dataclass(frozen=True)
 class Recipe:
     compile: AutoSwitch = "auto"

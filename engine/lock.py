@@ -1,4 +1,4 @@
-"""One process writes into a run folder, or a file: a lock that the system drops when its owner dies, however it dies."""
+"""One process writes into a run folder or a file: a lock that the system drops when its owner dies, however it dies."""
 
 import atexit
 import errno

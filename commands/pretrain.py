@@ -31,7 +31,7 @@ from multicrop.datasets._images import ImageSet
 from multicrop.engine import compiled, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.precision import autocast_dtype, make_deterministic
+from multicrop.engine.precision import autocast_dtype, choose_algorithms
 from multicrop.engine.run import Run
 from multicrop.ssl.crops import Crops, MultiCrop
 
@@ -39,8 +39,7 @@ from multicrop.ssl.crops import Crops, MultiCrop
 def run(recipe: Recipe) -> dict:
     device = ranks.start(recipe.run.device)
     dtype = autocast_dtype(recipe.run.precision, device)
-    if recipe.run.deterministic:
-        make_deterministic(device)
+    choose_algorithms(device, recipe.run.deterministic)
     with stoppable() as interrupt:  # also while images are decoded
         recipe, origin = _beginning.resolve(recipe)
         recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))

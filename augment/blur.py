@@ -6,11 +6,11 @@ matrix, the same in every channel. Pillow rounds to whole levels after each of i
 differ by half a level in the mean and by up to 3 where the roundings add up, mostly below a deviation of 0.5 px.
 """
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .device import constant
 
 PASSES = 3
 
@@ -38,8 +38,7 @@ def box_blur(sigma: Tensor, size: int, largest: float) -> Tensor:
     """
     radius = box_radius(sigma).unsqueeze(-1)
     whole = radius.floor()
-    largest_radius = int(box_radius(torch.tensor(float(largest))))
-    count = largest_radius + 2  # one more than fits, for rounding on the device
+    count = whole_radius(largest) + 2  # one more than fits, for rounding on the device
     exponent = torch.arange(PASSES + 1, device=sigma.device)
     width = 2 * radius + 1
     powers = (radius - whole) ** exponent / width**PASSES
@@ -49,7 +48,7 @@ def box_blur(sigma: Tensor, size: int, largest: float) -> Tensor:
     return matrices.view(-1, size, size)
 
 
-@lru_cache(maxsize=16)
+@constant
 def polynomials(size: int, count: int, device: torch.device) -> Tensor:
     """Coefficients (count * (PASSES + 1), size * size): for each whole radius, of the powers 0..3 of the fraction.
 
@@ -69,6 +68,12 @@ def polynomials(size: int, count: int, device: torch.device) -> Tensor:
             product = longer
         rows += product
     return torch.stack(rows).flatten(1).float().to(device)
+
+
+@constant
+def whole_radius(sigma: float) -> int:
+    """The whole part of a deviation's box_radius."""
+    return int(box_radius(torch.tensor(float(sigma))))
 
 
 def _box(radius: int, size: int) -> Tensor:

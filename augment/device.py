@@ -1,13 +1,16 @@
 """Numbers made on the CPU, brought to the images' device without waiting for it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import wraps
 from itertools import accumulate
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+P = ParamSpec("P")
+R = TypeVar("R")
 ALIGNMENT = 16  # bytes; a number of any type may begin there
 
 
@@ -51,7 +54,24 @@ def exact_products() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before[1]
 
 
-@lru_cache(maxsize=16)
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """What is computed once for its arguments, given by position, and kept.
+
+    A dictionary, since a compiled graph takes what is in it, and goes past functools' caches to what fills them.
+    """
+    kept: dict[tuple, R] = {}
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        assert not kwargs
+        if args not in kept:
+            kept[args] = function(*args, **kwargs)
+        return kept[args]
+
+    return call
+
+
+@constant
 def channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """One number per channel as (C, 1, 1) float32, kept on the device."""
     return torch.tensor(values, device=device).view(-1, 1, 1)

@@ -17,6 +17,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .device import constant
+
 Fit = Literal["crop", "squeeze", "pad"]
 
 
@@ -69,7 +71,7 @@ def weights(
     return dense[..., :size]
 
 
-@lru_cache(maxsize=16)
+@constant
 def kernels(size: int, out: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The map of every possible box: first pixel under the kernel (2 size, out), weights (2 size, out, taps).
 

@@ -22,7 +22,7 @@ from benchmarks._limited import ROOT, Ended, follow
 from benchmarks._machine import machine
 from multicrop.config.checks import AT_LEAST_1, check_values
 from multicrop.config.machine import Precision
-from multicrop.engine import ranks
+from multicrop.engine import lock, ranks
 from multicrop.engine.files import atomic_write
 
 Part = Literal["tests", "step", "sdpa", "parity", "nccl", "resume", "crops", "recipe"]
@@ -69,6 +69,20 @@ def report(r: Recipe, began: float) -> dict:
     if r.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("this torch sees no CUDA device; --device cpu --tiny is a rehearsal")
     deadline = began + 60 * r.minutes
+    path = report_path(r)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock.hold(path.parent, ranks.log, "--out", path.name)  # two calls would lose each other's rows
+    try:
+        return _report(r, device, deadline)
+    finally:
+        lock.release(path.parent, path.name)
+
+
+def report_path(r: Recipe) -> Path:
+    return Path(f"{r.out.removesuffix('.json')}.json")
+
+
+def _report(r: Recipe, device: torch.device, deadline: float) -> dict:
     file = ReportFile(r, device)
     parts = [part for part in PARTS if part in (r.only or PARTS)]
     lacking = {part: why for part in parts if (why := _lacks(r, part))}
@@ -158,7 +172,7 @@ class ReportFile:
     """OUT.json and OUT.md, written anew with each row. ValueError where OUT.json is of another machine or size."""
 
     def __init__(self, r: Recipe, device: torch.device):
-        self.path = Path(f"{r.out.removesuffix('.json')}.json")
+        self.path = report_path(r)
         about = {"rehearsal": r.tiny, "machine": machine_of(device)}
         self.content: dict[str, Any] = {"what": WHAT, **about, "parts": {}}
         if self.path.exists():

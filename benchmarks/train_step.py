@@ -29,7 +29,6 @@ from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.precision import autocast_dtype
-from multicrop.ssl.crops import MultiCrop
 from multicrop.ssl.teacher import update_ema
 
 SHARED = (
@@ -59,7 +58,7 @@ class Recipe:
     precision: str = "auto"
     """auto, fp32, bf16 or fp16."""
     compile: bool = False
-    """torch.compile both encoders."""
+    """torch.compile both encoders, and on CUDA the crops."""
     steps: int = 4
     """Steps per repeat."""
     repeats: int = 5
@@ -83,7 +82,7 @@ def measure(b: Recipe) -> dict:
     r = from_flags(Pretraining, {**flags, "batch_size_per_gpu": b.batch_size, "knn_freq": 0})
     images, _ = pretraining_images(r)
     batches = Batches(images.pixels, None, b.batch_size, seed=0, device=device)
-    crop = MultiCrop.from_recipe(r, images.mean, images.std)
+    crop = pretrain.build_crops(r, images, device)
     nets = build(r, images.pixels.shape[1], device)
     clock = Clock(device)
     for step in range(2):  # warm-up: allocators, compilation, autotuning

@@ -15,7 +15,7 @@ from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.config.sizes import height_width
 from multicrop.config.teaching import Teaching
-from multicrop.engine import optim, ranks, seeds
+from multicrop.engine import compiled, norms, optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.metadata import Metadata
 from multicrop.engine.parameter_groups import select_groups
@@ -100,14 +100,14 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     guidance, names, stored_maps = build_guidance(recipe, backbone, teacher, data, device)
     if optimisation.freeze_backbone:
         model.freeze_backbone()
-    model = ranks.synchronise_norms(model.to(device), device)
+    model = norms.synchronise(model.to(device), device)
     average = None
     if optimisation.ema_decay:
         average = Ema(model, optimisation.ema_decay, warmup=optimisation.ema_warmup)
     train_module = TrainModule(model, guidance, names, teaching.distils).to(device)
-    if recipe.run.compile:
-        model.compile()
-        train_module.compile()
+    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device))
+    compiler.module(model)
+    compiler.module(train_module)
 
     objective = build_objective(recipe, class_weights(recipe, data)).to(device)
     distillation = LogitDistillation.from_recipe(teaching)

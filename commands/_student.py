@@ -9,7 +9,7 @@ import torch.nn as nn
 from multicrop import registry
 from multicrop.config.pretrain import Recipe
 from multicrop.config.sizes import half
-from multicrop.engine import optim, ranks, seeds
+from multicrop.engine import compiled, norms, optim, ranks, seeds
 from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.ssl.encoder import Encoder, check_sizes
 from multicrop.ssl.objectives._base import BaseObjective
@@ -69,11 +69,11 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
     head = objective.build_head()
     classifier = nn.Linear(cast(int, backbone.dim), classes) if classes else None
     encoder = Encoder(backbone, head, classifier).to(device)
-    student = ranks.synchronise_norms(encoder, device)
+    student = norms.synchronise(encoder, device)
     teacher = teacher_of(student, recipe.method.teacher_drop_path)
-    if recipe.run.compile:
-        student.compile(dynamic=False)  # one graph per crop size
-        teacher.compile(dynamic=False)
+    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device))
+    compiler.module(student)
+    compiler.module(teacher)
     groups = parameter_groups(student)
     optimizer = optim.build_optimizer(recipe.optimisation.optimizer, groups)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")

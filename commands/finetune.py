@@ -28,7 +28,7 @@ from multicrop.config.flags import changed_flags, to_flags
 from multicrop.engine import optim, ranks
 from multicrop.engine.fingerprint import teacher_fingerprint
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.precision import autocast_dtype, make_deterministic
+from multicrop.engine.precision import autocast_dtype, choose_algorithms
 from multicrop.engine.run import Run
 from multicrop.engine.schedule import learning_rate
 from multicrop.engine.step import accumulate_step
@@ -44,8 +44,7 @@ from multicrop.weights.pretrained import Pretrained
 def run(recipe: Recipe) -> dict:
     device = ranks.start(recipe.run.device)
     dtype = autocast_dtype(recipe.run.precision, device)
-    if recipe.run.deterministic:
-        make_deterministic(device)
+    choose_algorithms(device, recipe.run.deterministic)
     augmentation.check_policy(recipe.augmentation)
     file = read_start(recipe)
     recipe = resolve_recipe(recipe, file)

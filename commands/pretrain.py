@@ -28,10 +28,10 @@ from multicrop.commands._student import TrainState, build
 from multicrop.config.flags import changed_flags, to_flags
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets._images import ImageSet
-from multicrop.engine import ranks, seeds
+from multicrop.engine import compiled, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.interrupt import Interrupt
-from multicrop.engine.precision import autocast_dtype, make_deterministic
+from multicrop.engine.precision import autocast_dtype, choose_algorithms
 from multicrop.engine.run import Run
 from multicrop.ssl.crops import Crops, MultiCrop
 
@@ -39,8 +39,7 @@ from multicrop.ssl.crops import Crops, MultiCrop
 def run(recipe: Recipe) -> dict:
     device = ranks.start(recipe.run.device)
     dtype = autocast_dtype(recipe.run.precision, device)
-    if recipe.run.deterministic:
-        make_deterministic(device)
+    choose_algorithms(device, recipe.run.deterministic)
     with stoppable() as interrupt:  # also while images are decoded
         recipe, origin = _beginning.resolve(recipe)
         recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))
@@ -67,7 +66,7 @@ def train(
         train_state = build(recipe, channels, device, classes)
     seed = recipe.optimisation.seed
     batches = pretraining_batches(recipe, images, device)
-    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    multi_crop = build_crops(recipe, images, device)
 
     # The networks' latest state, where the run folder holds one, or the weights to begin from.
     metadata = describe_pretraining(recipe, train_state.student.backbone, images, batches)
@@ -149,7 +148,7 @@ def time_step(
     channels, classes = images.pixels.shape[1], learned_classes(recipe, images)
     train_state = build(recipe, channels, device, classes)
     batches = pretraining_batches(recipe, images, device)
-    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    multi_crop = build_crops(recipe, images, device)
     schedule, rates = train_state.objective.schedule(0), Rates(0.0, 0.0, 1.0)
 
     def steps() -> Iterator[StepOutput]:
@@ -161,6 +160,15 @@ def time_step(
 
 
 # The step
+
+
+def build_crops(recipe: Recipe, images: ImageSet, device: torch.device) -> MultiCrop:
+    """What cuts the crops of these images; on CUDA compiled, where the networks are."""
+    multi_crop = MultiCrop.from_recipe(recipe, images.mean, images.std)
+    # Elsewhere a call has a graph's worth of images at a time, and the operations are written for that
+    if device.type != "cuda" or not compiled.is_wanted(recipe.run.compile, device):
+        return multi_crop
+    return multi_crop.compiled(compiled.Compiler(True, "the crops").function)
 
 
 def cut_crops(batches: Batches, multi_crop: MultiCrop, seed: int, step: int) -> Iterator[Crops]:

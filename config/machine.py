@@ -5,6 +5,8 @@ from typing import Literal
 
 from .checks import AT_LEAST_1, check_values
 
+AutoSwitch = bool | Literal["auto"]
+"""true or false, or auto: what follows from the machine."""
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
@@ -23,8 +25,9 @@ class Machine:
 class RunSettings(Machine):
     """The run and the machine."""
 
-    compile: bool = False
-    """torch.compile the networks."""
+    compile: AutoSwitch = "auto"
+    """torch.compile the networks, the first step of which takes minutes (auto: on CUDA, without --deterministic). Where
+    the compiler fails, a line says so and the run goes on without."""
     deterministic: bool = False
     """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
     output_dir: str = "runs"

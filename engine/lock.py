@@ -1,4 +1,4 @@
-"""One process writes into a run folder: a lock that the system itself drops when its owner dies, however it dies."""
+"""One process writes into a run folder or a file: a lock that the system drops when its owner dies, however it dies."""
 
 import atexit
 import errno
@@ -20,37 +20,40 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what network disks wit
 _held: dict[Path, BinaryIO] = {}  # of this process, which may open a folder again
 
 
-def hold(folder: Path, log: Callable[[str], None] = print) -> None:
+def hold(
+    folder: Path, log: Callable[[str], None] = print, flag: str = "--output_dir", file: str = ""
+) -> None:
     """Lock a folder until `release`, or until this process ends. ValueError where another process holds it.
 
-    What a process that was killed left is taken over, which is said.
+    What a process that was killed left is taken over, which is said. flag: what chooses another place. file: the one in
+    the folder that alone is locked.
     """
-    path = folder.resolve() / LOCK
+    path, place = folder.resolve() / f"{file}{LOCK}", folder / file
     if fcntl is None or path in _held:
         return
     while True:
-        file = open(path, "a+b")  # noqa: SIM115 (open as long as the lock is held)
-        file.seek(0)
-        owner = file.read().decode(errors="replace").strip()
+        locked = open(path, "a+b")  # noqa: SIM115 (open as long as the lock is held)
+        locked.seek(0)
+        owner = locked.read().decode(errors="replace").strip()
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.close()
+            locked.close()
             if error.errno in NO_LOCKS:
-                log(f"{folder} is on a disk without locks: let no other run write into it")
+                log(f"{place} is on a disk without locks: let no other run write into it")
                 return
             raise ValueError(
-                f"{folder} is in use by {owner or 'another process'}: wait for it, or choose another --output_dir"
+                f"{place} is in use by {owner or 'another process'}: wait for it, or choose another {flag}"
             ) from None
-        if _is_still_there(file, path):
+        if _is_still_there(locked, path):
             break
-        file.close()  # its owner removed it between our opening and our locking
+        locked.close()  # its owner removed it between our opening and our locking
     if owner:
-        log(f"{folder}: taken over from {owner}, which has ended")
-    file.truncate(0)
-    file.write(_description().encode())
-    file.flush()
-    _held[path] = file
+        log(f"{place}: taken over from {owner}, which has ended")
+    locked.truncate(0)
+    locked.write(_description().encode())
+    locked.flush()
+    _held[path] = locked
 
 
 def is_held(folder: Path) -> bool:
@@ -68,9 +71,9 @@ def is_held(folder: Path) -> bool:
     return False
 
 
-def release(folder: Path) -> None:
-    """Let others write into a folder; nothing happens where it is not held."""
-    _release(folder.resolve() / LOCK)
+def release(folder: Path, file: str = "") -> None:
+    """Let others write there; nothing happens where it is not held."""
+    _release(folder.resolve() / f"{file}{LOCK}")
 
 
 def _release(path: Path) -> None:

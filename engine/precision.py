@@ -54,15 +54,23 @@ def set_tf32(allowed: bool) -> None:
         ranks.log("TF32 is off: what is computed in float32 is exact, convolutions too")
 
 
-def make_deterministic(device: torch.device) -> None:
-    """Make CUDA give the same numbers for the same input, at some cost in speed; a CPU does so anyway.
+def choose_algorithms(device: torch.device, deterministic: bool) -> None:
+    """Which of its algorithms CUDA takes; a CPU is left alone, and gives the same numbers for the same input anyway.
 
-    Afterwards an operation that has no such form is a RuntimeError that names it.
+    deterministic: those that give the same numbers for the same input, at some cost in speed. Afterwards an operation
+    that has no such form is a RuntimeError that names it. Without, cuDNN times its convolutions, for each shape that
+    is new, and takes the fastest.
     """
-    if device.type == "cuda":
+    if device.type != "cuda":
+        return
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
         # Read when the first product is computed
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
+        from torch._inductor import config as inductor
+
+        if hasattr(inductor, "deterministic"):  # it times the kernels of --compile true otherwise
+            inductor.deterministic = True
         torch.use_deterministic_algorithms(True)
         # It would also fill all memory that is not written yet, a launch for each tensor, and none of ours is read
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

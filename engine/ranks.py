@@ -20,9 +20,9 @@ from . import watch
 from .interrupt import Stopped
 
 T = TypeVar("T")
-M = TypeVar("M", bound=nn.Module)
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
 WORK = timedelta(days=7)  # how long they wait while one of them decodes images or fits a probe
+BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
     None  # the ranks once more, for what is not on a GPU and for waiting
@@ -86,6 +86,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))
 
 
+def has_group() -> bool:
+    """Whether this process is one of several, or of a group of one."""
+    return dist.is_initialized()
+
+
 def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
@@ -123,6 +128,20 @@ def gather(value: Tensor, to: int | None = None) -> Tensor:
         return value
     parts = gather_objects(value.cpu(), to)
     return torch.cat(parts).to(value.device) if parts else value[:0]
+
+
+def gather_equal(value: Tensor) -> Tensor:
+    """Every rank's numbers (n,), as many on each, in rank order: (ranks, n). On the device, without waiting for it."""
+    every = value.new_empty(world_size(), value.numel())
+    # Until torch 2.14 the name was the longer one
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(every.view(-1), value)
+    return every
+
+
+def everyone() -> dist.ProcessGroup | None:
+    """The group of all ranks, for what of torch asks for one."""
+    return dist.group.WORLD
 
 
 def gather_objects(value: T, to: int | None = None) -> list[T]:
@@ -241,6 +260,9 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     parallel = nn.parallel.DistributedDataParallel
     # Gradients are parts of what is sent, not copied there
     options: dict[str, Any] = {"gradient_as_bucket_view": True}
+    if device.type == "cuda":
+        # Stated, it is the first one's size too, 1 MB otherwise: most of our networks are sent at once
+        options["bucket_cap_mb"] = BUCKET
     if not _ranks_drift(module):
         named = inspect.signature(parallel).parameters  # torch 2.14 has given it another name
         sends = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
@@ -253,16 +275,6 @@ def _ranks_drift(module: nn.Module) -> bool:
     """Whether it has batch norms whose statistics differ between ranks, so that each step sends the first rank's."""
     norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     return any(not isinstance(norm, nn.SyncBatchNorm) for norm in norms)
-
-
-def synchronise_norms(module: M, device: torch.device) -> M:
-    """Batch norms that see the batch of all ranks; torch has them for CUDA only, elsewhere each rank keeps its own."""
-    if dist.is_initialized() and device.type == "cuda":
-        # torch's own would drop the activation of timm's batch norms
-        from timm.layers import convert_sync_batchnorm
-
-        return convert_sync_batchnorm(module)
-    return module
 
 
 @contextmanager

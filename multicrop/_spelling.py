@@ -1,10 +1,12 @@
 """How the values of flags are spelled: a word for a switch, one or two numbers for the size of images."""
 
 import re
+from typing import Literal
 
 import tyro
 
 from .config.flags import flag_types
+from .config.machine import AutoSwitch
 from .config.sizes import ImageSize, in_words, shortest
 
 WORDS = {
@@ -17,6 +19,8 @@ WORDS = {
     "no": False,
     "0": False,
 }
+
+AUTO: Literal["auto"] = "auto"
 
 
 def _switch(words: list[str]) -> bool:
@@ -43,6 +47,29 @@ def _switch_rule(
         is_instance=lambda value: isinstance(value, bool),
         str_from_instance=lambda value: ["true" if value else "false"],
     )
+
+
+@REGISTRY.primitive_rule
+def _auto_switch_rule(
+    info: tyro.constructors.PrimitiveTypeInfo,
+) -> tyro.constructors.PrimitiveConstructorSpec | None:
+    """The same, or auto."""
+    if info.type != AutoSwitch:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="auto|true|false",
+        instance_from_str=_auto_or_switch,
+        is_instance=lambda value: value == AUTO or isinstance(value, bool),
+        str_from_instance=lambda value: [str(value).lower()],
+    )
+
+
+def _auto_or_switch(words: list[str]) -> AutoSwitch:
+    word = words[0].lower()
+    if word not in (AUTO, *WORDS):
+        raise ValueError(f"{words[0]!r} is neither auto, true nor false")
+    return AUTO if word == AUTO else WORDS[word]
 
 
 @REGISTRY.primitive_rule

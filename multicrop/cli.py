@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import tyro
 import yaml
 
-from ._spelling import REGISTRY, WORDS, join_sizes
+from ._spelling import AUTO, REGISTRY, WORDS, join_sizes
 from .config.flags import Given, aliases, flag_types
+from .config.machine import AutoSwitch
 from .engine.allocator import keep_memory
 from .engine.files import first_line
 from .engine.interrupt import RESUME_ME
@@ -223,6 +224,8 @@ def _complete_switches(recipe_type: type, argv: list[str]) -> list[str]:
             continue
         if following.lower() in (*WORDS, "none"):
             continue
+        if following.lower() == AUTO and types[word[2:].replace("-", "_")] == AutoSwitch:
+            continue
         if has_positional or following.startswith("--"):
             words.append("true")
     return words
@@ -242,7 +245,7 @@ def _without_aliases(recipe_type: type, argv: list[str]) -> list[str]:
 
 
 def _is_switch(hint: Any) -> bool:
-    return hint is bool or set(get_args(hint)) == {bool, type(None)}
+    return hint in (bool, bool | None, AutoSwitch)
 
 
 def _is_positional(hint: Any) -> bool:

@@ -9,7 +9,7 @@ B images, G global and L local crops, V views of one group.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import permutations
 from typing import NamedTuple
 
@@ -48,7 +48,11 @@ class Views:
     solarise: Tensor  # bool
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Views":
-        return Views(*(change(getattr(self, field.name)) for field in fields(self)))
+        return Views(*(change(tensor) for tensor in self.tensors()))
+
+    def tensors(self) -> list[Tensor]:
+        """The fields, in order."""
+        return [getattr(self, each.name) for each in fields(self)]
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,7 @@ class Parameters:
         return self.map(lambda tensor: tensor[:, samples])
 
     def to(self, device: torch.device | str) -> "Parameters":
-        views = self.globals, self.locals
-        own = [getattr(each, field.name) for each in views for field in fields(Views)]
-        sent = send_together(own, device)
+        sent = send_together(self.globals.tensors() + self.locals.tensors(), device)
         count = len(fields(Views))
         return Parameters(Views(*sent[:count]), Views(*sent[count:]), self.source)
 
@@ -106,6 +108,7 @@ class MultiCrop:
         2.0,
     )
     solarise: float = 0.2  # probability in the second global crop
+    alter: Callable[..., Crops] | None = field(default=None, compare=False)  # see `compiled`
 
     @classmethod
     def from_recipe(
@@ -225,6 +228,22 @@ class MultiCrop:
             solarise=solarised < solarise.unsqueeze(1),
         )
 
+    def compiled(self, compile: Callable[[Callable], Callable]) -> "MultiCrop":
+        """The same crops, by what `compile` makes of the function that cuts and alters them."""
+        altered = compile(self._alter)
+        seen: set[torch.Size] = set()
+
+        def alter(images: Tensor, globals: list[Tensor], locals: list[Tensor]) -> Crops:
+            if (
+                images.shape not in seen
+            ):  # tables that a graph takes must be there before it is made
+                one = ([tensor[:, :1] for tensor in views] for views in (globals, locals))
+                self._alter(images[:1], *one)
+                seen.add(images.shape)
+            return altered(images, globals, locals)
+
+        return replace(self, alter=alter)
+
     @exact_products()
     def __call__(self, images: Tensor, parameters: Parameters) -> Crops:
         """images uint8 (B,C,H,W) -> normalised crops on their device. Nothing here is random.
@@ -246,12 +265,17 @@ class MultiCrop:
 
     def _crop(self, images: Tensor, parameters: Parameters) -> Crops:
         parameters = parameters.to(images.device)
+        alter = self.alter or self._alter
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            levels = images.float()
-            return Crops(
-                self._views(levels, parameters.globals, self.image_size),
-                self._views(levels, parameters.locals, self.local_size),
-            )
+            return alter(images, parameters.globals.tensors(), parameters.locals.tensors())
+
+    def _alter(self, images: Tensor, globals: list[Tensor], locals: list[Tensor]) -> Crops:
+        """globals, locals: the fields of each Views, on the images' device."""
+        levels = images.float()
+        return Crops(
+            self._views(levels, Views(*globals), self.image_size),
+            self._views(levels, Views(*locals), self.local_size),
+        )
 
     def _check(self, images: Tensor, parameters: Parameters) -> None:
         _require(

@@ -84,6 +84,11 @@ WAITS = {"_linalg_svd", "_linalg_eigh", "linalg_pinv"}  # to hear whether they h
 # What torch itself does not know without storage, and what it returns
 UNKNOWN = {
     aten._fused_sgd_.default: lambda *_, **__: None,
+    aten.batch_norm_stats.default: lambda x, _: of_channels(x, 2),
+    aten.batch_norm_gather_stats_with_counts.default: lambda x, *_: of_channels(x, 2),
+    aten.batch_norm_elemt.default: lambda x, *_: torch.empty_like(x),
+    aten.batch_norm_backward_reduce.default: lambda _, x, *__: of_channels(x, 4),
+    aten.batch_norm_backward_elemt.default: lambda _, x, *__: torch.empty_like(x),
 }
 # How many lists' tensors one launch takes, by the number of lists: depth_to_max_tensors of MultiTensorApply.cuh
 FOREACH = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}
@@ -107,6 +112,9 @@ class PretendedGpu(TorchDispatchMode):
         self.shapes = Shapes()
         self.launches: Counter[str] = Counter()
         self.kernels: Counter[str] = Counter()  # the launches by the name of the operation
+        self.bytes: Counter[str] = (
+            Counter()
+        )  # that their operations read and write, each tensor once
         self.pinned: Counter[str] = Counter()
         self.pageable: Counter[str] = Counter()
         self.back: Counter[str] = Counter()
@@ -127,7 +135,8 @@ class PretendedGpu(TorchDispatchMode):
             func.namespace == "c10d"
         ):  # of torch's fake process group, where a collective does nothing
             self.collectives[place()] += 1
-            return args[0], ended(args[0])
+            alone = isinstance(args[0], Tensor)
+            return args[0], ended([args[0]] if alone else args[0])
         if func is aten._local_scalar_dense.default:
             self.reads[place()] += 1
             return args[0].dtype == torch.bool  # what is checked holds, numbers are 0
@@ -144,6 +153,7 @@ class PretendedGpu(TorchDispatchMode):
         if count:
             self.launches[place()] += count
             self.kernels[name] += count
+            self.bytes[place()] += moved(tensors) + moved(tree_leaves(out))
         if name in WAITS:
             self.reads[place()] += 1
         return out
@@ -167,11 +177,25 @@ class PretendedGpu(TorchDispatchMode):
         return out
 
 
+def of_channels(images: Tensor, count: int) -> tuple[Tensor, ...]:
+    """So many statistics of images (B, C, ...)."""
+    return tuple(
+        torch.empty(images.shape[1], device=images.device, dtype=torch.float32)
+        for _ in range(count)
+    )
+
+
 def ended(tensors: list[Tensor]) -> Any:
     """What a collective on these tensors is waited for with."""
     result: Any = torch.futures.Future()
     result.set_result(tensors)
     return _create_work_from_future(result).boxed()
+
+
+def moved(tensors: list) -> int:
+    """The bytes of some tensors, those of one that repeats its storage once; of several that are one, once."""
+    seen = {id(tensor): tensor for tensor in tensors if isinstance(tensor, FakeTensor)}
+    return sum(min(t.nbytes, t.untyped_storage().nbytes()) for t in seen.values())
 
 
 def launches(func: Any, name: str, args: tuple) -> int:
@@ -258,6 +282,7 @@ STAGE_ONE = {  # what each takes beside test_device.ONE
     "cct": {"arch": "compact:cct_2_3x2"},
     "resnet": {"arch": "resnet8"},
     "vit, two ranks": SMALL,
+    "resnet, two ranks": {"arch": "resnet8"},
     "manifold": {"arch": "manifold_cvt_2_4_32"},
     "grassmann": {"arch": "grassmanian_vit_2_4_32"},
 }

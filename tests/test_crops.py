@@ -10,6 +10,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torchvision.transforms import functional as tv
 
 from multicrop.augment import colour
+from multicrop.engine import compiled
 from multicrop.ssl.crops import CPU_CHUNK, MultiCrop
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -210,11 +211,54 @@ def test_autocast_outside_does_not_coarsen_the_crops():
     assert torch.equal(crops.globals, RECIPE(images, parameters).globals)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call")  # to a function that keeps its result
+def traced(graphs: list):
+    """What compiles a function as one graph, which is run as torch traces it, and notes it."""
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    return lambda function: torch.compile(function, backend=backend, fullgraph=True, dynamic=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 40)])
+def test_the_crops_are_one_graph_without_the_making_of_tables(height, width):
+    """Equal to the last bit; tables of weights, made in float64 on the CPU, are inputs of it."""
+    graphs: list = []
+    recipe = dataclasses.replace(RECIPE, local_crops=2, mean=(0.41, 0.52, 0.43))
+    crop = recipe.compiled(traced(graphs))
+    for seed in range(2):
+        images = scenes(4, height, width)
+        parameters = recipe.draw(4, height, width, generator(seed))
+        crops = crop(images, parameters)
+        for found, expected in zip(crops[:2], recipe(images, parameters)[:2], strict=True):
+            assert torch.equal(found, expected)
+    (graph,) = graphs
+    made = [
+        node.meta["example_value"] for node in graph.graph.nodes if "example_value" in node.meta
+    ]
+    assert all(each.dtype != torch.float64 for each in made if isinstance(each, torch.Tensor))
+    assert not any(node.target in (torch.tensor, "item", "tolist") for node in graph.graph.nodes)
+
+
+def test_where_the_crops_cannot_be_compiled_they_are_cut_plainly(monkeypatch, capsys):
+    def broken(graph, inputs):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    crop = RECIPE.compiled(compiled.Compiler(True, "the crops").function)
+    images = scenes(4)
+    for seed in range(2):
+        parameters = RECIPE.draw(4, 32, 32, generator(seed))
+        assert torch.equal(crop(images, parameters).locals, RECIPE(images, parameters).locals)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "the crops are not compiled, which is slower: OSError: no compiler"
+
+
 def test_normalising_is_one_graph():
     planes = 255 * torch.rand(3, 2, 4, 8, 8, generator=generator())
-    compiled = torch.compile(RECIPE.normalise, backend="eager", fullgraph=True)
-    crops = compiled(planes)
+    crops = torch.compile(RECIPE.normalise, backend="eager", fullgraph=True)(planes)
     assert crops.is_contiguous() and crops.equal(RECIPE.normalise(planes))
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         assert crops[:, :, channel].equal(planes[channel].sub(255 * mean).div(255 * std))

@@ -27,7 +27,7 @@ PIXELS = torch.randint(
     256, (64, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
 )
 LABELS = torch.arange(64) % 10
-SHORT = {"image_size": 32, "accumulate": 2}
+SHORT = {"image_size": 32, "accumulate": 2, "compile": False}
 ONE = {**SHORT, "out_dim": 64, "local_crops_number": 2}
 STAGE_ONE = recipe(Pretraining, **SMALL, **ONE)
 STAGE_TWO = recipe(Finetuning, **SMALL, **SHORT, scratch=True, mix_prob=1.0, re=1.0)

@@ -1,6 +1,9 @@
 """benchmarks/gpu_report goes on where it stopped, keeps each row at once, and says what is missing or has failed."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from benchmarks import (
     _gpu_rows,
     _gpu_table,
     _gpu_tests,
+    _limited,
     gpu_report,
     input_pipeline,
     train_step,
@@ -163,6 +167,31 @@ def test_a_file_that_is_no_report_is_kept(settings, text, said):
     with pytest.raises(ValueError, match=said):
         report(r, now())
     assert path.read_text() == text
+
+
+def test_a_second_call_for_the_same_file_is_refused_and_another_file_is_not(settings, tmp_path):
+    r = settings(Work(("a",), python(each("pass"))))
+    code = (
+        "import sys, time; from pathlib import Path; from multicrop.engine import lock; "
+        "lock.hold(Path(sys.argv[1]), flag='--out', file='out.json'); print(flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=_limited.ROOT) as other:
+        assert other.stdout.readline() == b"\n"
+        with pytest.raises(
+            ValueError, match=f"out.json is in use by process {other.pid} .*another --out$"
+        ):
+            report(r, time.monotonic())
+        other_file = dataclasses.replace(r, out=str(tmp_path / "other"))
+        assert report(other_file, time.monotonic())["status"] == "finished"
+        other.kill()
+    assert report(r, time.monotonic())["status"] == "finished"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "other.json",
+        "other.md",
+        "out.json",
+        "out.md",
+    ]
 
 
 def test_what_a_late_process_has_started_ends_with_it(tmp_path):

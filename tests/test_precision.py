@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch._inductor import config as inductor
 
-from multicrop.engine.precision import autocast_dtype, make_deterministic
+from multicrop.engine.precision import autocast_dtype, choose_algorithms
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -15,6 +16,7 @@ def settings():
     torch.backends.cudnn.allow_tf32 = before[1]
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    inductor.deterministic = False
 
 
 @pytest.mark.parametrize(
@@ -53,10 +55,31 @@ def test_a_cpu_leaves_tf32_alone(settings, capsys):
 
 
 def test_deterministic_does_not_fill_what_is_not_written_yet(settings, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    make_deterministic(CUDA)
+    choose_algorithms(CUDA, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
     assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic", "before", "expected"),
+    [
+        (CUDA, False, False, True),
+        (CUDA, True, True, False),
+        (CPU, False, False, False),
+        (CPU, True, True, True),
+    ],
+)
+def test_cudnn_times_its_convolutions_unless_they_must_be_the_same(
+    device, deterministic, before, expected, settings, monkeypatch
+):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "as before")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", before)
+    choose_algorithms(device, deterministic)
+    assert torch.backends.cudnn.benchmark is expected
+    wanted = deterministic and device == CUDA
+    assert torch.are_deterministic_algorithms_enabled() == inductor.deterministic == wanted
 
 
 @pytest.mark.parametrize(("chip", "warns"), [("AVX2", True), ("AVX512", False)])

@@ -23,6 +23,7 @@ LIMITS = {
     "cct": (1011, 2, 0),
     "resnet": (858, 2, 0),
     "vit, two ranks": (1047, 2, 0),
+    "resnet, two ranks": (1065, 2, 0),
     "manifold": (1957, 2, 0),
     "grassmann": (1800, 2, 6),
     "stage two": (970, 24, 0),
@@ -56,9 +57,11 @@ def test_a_step_launches_sends_and_reads_no_more_than_before(counted, case):
 
 
 @pytest.mark.slow
-def test_two_ranks_meet_three_times_in_a_step(counted):
-    """Twice over gradients, as many as there are buckets, and once over the teacher's centre."""
-    assert sum(counted["vit, two ranks"]["collectives"].values()) == 3
+@pytest.mark.parametrize(("case", "norms"), [("vit, two ranks", 0), ("resnet, two ranks", 9)])
+def test_two_ranks_meet_twice_in_a_step_and_for_each_norm(counted, case, norms):
+    """Over all gradients and over the teacher's centre. A norm: forward of the teacher and of two sizes, backward of
+    these two."""
+    assert sum(counted[case]["collectives"].values()) == 2 + 5 * norms
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """engine/ranks.py on one process."""
 
+from copy import deepcopy
+from functools import partial
 from unittest.mock import create_autospec
 
 import pytest
@@ -7,9 +9,10 @@ import timm
 import torch
 import torch.distributed as dist
 from conftest import ROOT, launch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
-from multicrop.engine import ranks
+from multicrop.engine import norms, ranks
 
 
 def test_alone_every_call_is_the_identity():
@@ -30,9 +33,9 @@ def test_synchronised_norms_keep_the_activations(name, monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     model = timm.create_model(name, num_classes=0)
     before = kinds(model)
-    ranks.synchronise_norms(model, torch.device("cpu"))
+    norms.synchronise(model, torch.device("cpu"))
     assert kinds(model) == before
-    after = kinds(ranks.synchronise_norms(model, torch.device("cuda")))
+    after = kinds(norms.synchronise(model, torch.device("cuda")))
     assert after["activation"] == before["activation"] > 10
     assert (after["synchronised"], after["plain"]) == (before["plain"], 0)
 
@@ -110,10 +113,67 @@ def test_buffers_are_sent_only_where_they_differ(norm, sent, monkeypatch):
     assert flags == ([] if sent else [False])
 
 
+@pytest.mark.parametrize(("device", "stated"), [("cuda", True), ("cpu", False)])
+def test_gpus_send_up_to_25_mb_of_gradients_at_once(device, stated, monkeypatch):
+    """The first bucket too; on a CPU the order of sums stays what it was."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    given = {}
+    recorder = create_autospec(
+        nn.parallel.DistributedDataParallel, side_effect=lambda module, **k: given.update(k)
+    )
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", recorder)
+    ranks.wrap(nn.Linear(2, 3), torch.device(device, 0))
+    assert given.get("bucket_cap_mb") == (25 if stated else None)
+
+
+@pytest.mark.parametrize("activation", [False, True])
+def test_a_synchronised_norm_is_the_norm_of_all_images(activation, monkeypatch):
+    """By torch's operations for GPUs as they are defined, since a CPU has none, and two ranks' statistics."""
+    whole = 3 * torch.randn(8, 5, 4, 4) + 1
+    own, other = whole[:4], whole[4:]
+    plain = BatchNormAct2d(5) if activation else nn.BatchNorm2d(5)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(ranks, "everyone", lambda: None)
+    norm = norms.synchronise(nn.Sequential(deepcopy(plain)), torch.device("cuda"))
+    count = torch.tensor([64.0])
+
+    def stats(x, eps=norm[0].eps):
+        return x.mean((0, 2, 3)), (x.var((0, 2, 3), unbiased=False) + eps).rsqrt()
+
+    def gathered(x, means, inverse_stds, mean, variance, momentum, eps, counts):
+        assert counts.tolist() == [64, 64]
+        variances = inverse_stds.pow(-2) - eps
+        average = means.mean(0)
+        spread = (variances + means.square()).mean(0) - average.square()
+        mean.lerp_(average, momentum)
+        variance.lerp_(spread * 128 / 127, momentum)
+        return average, (spread + eps).rsqrt()
+
+    def normalised(x, weight, bias, mean, inverse_std, eps):
+        shaped = [each.view(-1, 1, 1) for each in (mean, inverse_std, weight, bias)]
+        return (x - shaped[0]) * shaped[1] * shaped[2] + shaped[3]
+
+    for name, stands_in in {
+        "batch_norm_stats": stats,
+        "batch_norm_gather_stats_with_counts": gathered,
+        "batch_norm_elemt": normalised,
+    }.items():
+        monkeypatch.setattr(torch, name, stands_in)
+    monkeypatch.setattr(
+        ranks, "gather_equal", lambda mine: torch.stack([mine, torch.cat([*stats(other), count])])
+    )
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
+    close(norm(own), plain(whole)[:4])
+    for name, buffer in plain.named_buffers():
+        close(norm[0].get_buffer(name), buffer)
+    close(norm.eval()(own), plain.eval()(own))
+
+
 WAITING = """
 import signal, sys, time
 sys.path.insert(0, {root!r})
-from multicrop.engine import ranks
+from multicrop.engine import norms, ranks
 heard = []
 signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
 ranks.start("cpu")

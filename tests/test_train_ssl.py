@@ -23,7 +23,7 @@ from multicrop.config.flags import from_flags, to_flags
 from multicrop.config.knn import Recipe as Probe
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets import _stopping, shapes
-from multicrop.engine import checkpoint
+from multicrop.engine import checkpoint, compiled
 from multicrop.engine.interrupt import Stopped
 from multicrop.ssl.crops import MultiCrop
 
@@ -484,10 +484,7 @@ def test_variants_run(photos, tmp_path, values):
 @pytest.mark.slow
 def test_compiled_networks_train_alike(photos, tmp_path, monkeypatch):
     """Traced forward and backward, run without the C++ compiler, which takes minutes for graphs of any size."""
-    whole = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda self, **k: whole(self, backend="aot_eager", **k)
-    )
+    monkeypatch.setattr(compiled, "BACKEND", "aot_eager")
     run(photos, tmp_path / "start", **{**FAST, "lr": 0.0, "min_lr": 0.0}, max_steps=1)
     for name in ("plain", "compiled"):
         run(photos, tmp_path / name, max_steps=4, compile=name == "compiled", **FAST)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import AT_LEAST_1, check_values
+from .checks import AT_LEAST_1, check_values, require
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
@@ -25,6 +25,9 @@ class RunSettings(Machine):
 
     compile: bool = False
     """torch.compile the networks."""
+    checkpoint_activations: bool = False
+    """Activation checkpointing: the blocks of the backbone keep their inputs only, and compute the rest again for the
+    gradients. Less memory, more time, the same numbers."""
     deterministic: bool = False
     """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
     output_dir: str = "runs"
@@ -41,3 +44,6 @@ class RunSettings(Machine):
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "max_steps", "save_steps", "log_freq")
+        both = self.compile and self.checkpoint_activations
+        words = "not with --compile, which chooses itself what is computed again"
+        require(not both, "checkpoint_activations", True, words)

@@ -180,14 +180,14 @@ def wrap(module: nn.Module, device: torch.device) -> nn.Module:
     parallel = nn.parallel.DistributedDataParallel
     # Gradients are parts of what is sent, not copied there
     options: dict[str, Any] = {"gradient_as_bucket_view": True}
-    if not norms_drift(module):
+    if not _ranks_drift(module):
         named = inspect.signature(parallel).parameters  # torch 2.14 has given it another name
         sends = "forward_sync_buffers" if "forward_sync_buffers" in named else "broadcast_buffers"
         options[sends] = False
     return parallel(module, device_ids=ids, **options)
 
 
-def norms_drift(module: nn.Module) -> bool:
+def _ranks_drift(module: nn.Module) -> bool:
     """Whether it has batch norms whose statistics differ between ranks, so that each step sends the first rank's."""
     norms = [each for each in module.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
     return any(not isinstance(norm, nn.SyncBatchNorm) for norm in norms)

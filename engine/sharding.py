@@ -39,8 +39,6 @@ def shard(networks: Sequence[nn.Module], device: torch.device) -> None:
                 # Else the part itself would stay whole after a forward pass
                 fully_shard(unit, mesh=mesh, reshard_after_forward=True)
             part.register_load_state_dict_pre_hook(_share_of_network)
-        if ranks.norms_drift(network):
-            network.register_forward_pre_hook(_send_buffers)
 
 
 def _check_parameters(network: nn.Module) -> None:
@@ -55,12 +53,6 @@ def _check_parameters(network: nn.Module) -> None:
         if reason:
             raise ValueError(f"--shard cannot share out all parameters, {reason}: leave it out")
         names[parameter] = name
-
-
-def _send_buffers(network: nn.Module, _: Any) -> None:
-    """The first rank's, to all, as DistributedDataParallel does before a forward pass."""
-    for buffer in network.buffers():
-        dist.broadcast(buffer, 0)
 
 
 def _own_output(unit: nn.Module, inputs: Any, output: Any) -> Any:

@@ -215,7 +215,7 @@ def test_every_optimizer_steps_and_skips_overflows_with_shares(tmp_path):
     """As with whole networks: a cap and trust ratios of whole tensors, whole matrices, overflows anywhere."""
     script = tmp_path / "together.py"
     script.write_text(TOGETHER.format(root=str(ROOT)))
-    done = launch(str(script), ranks=2, timeout=60)
+    done = launch(str(script), ranks=2, timeout=120)
     assert done.returncode == 0, done.stderr
 
 

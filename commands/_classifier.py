@@ -19,6 +19,7 @@ from multicrop.engine import compiled, norms, optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.metadata import Metadata
 from multicrop.engine.parameter_groups import select_groups
+from multicrop.engine.recomputation import recompute_blocks
 from multicrop.supervised.backbone import Backbone, MapSize
 from multicrop.supervised.class_weights import inverse_frequencies
 from multicrop.supervised.classifier import Classifier
@@ -104,6 +105,8 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     average = None
     if optimisation.ema_decay:
         average = Ema(model, optimisation.ema_decay, warmup=optimisation.ema_warmup)
+    if recipe.run.checkpoint_activations:
+        recompute_blocks(model.backbone)
     train_module = TrainModule(model, guidance, names, teaching.distils).to(device)
     compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device))
     compiler.module(model)

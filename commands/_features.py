@@ -10,7 +10,7 @@ from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets._console import say_once
 from multicrop.datasets._images import ImageSet
 from multicrop.datasets._stream import readable, say_lost_classes
-from multicrop.engine import ranks
+from multicrop.engine import ranks, sharding
 from multicrop.probes.features import extract_features
 
 
@@ -65,9 +65,14 @@ def own_features(
     start = len(indices) * ranks.rank() // ranks.world_size()
     stop = len(indices) * (ranks.rank() + 1) // ranks.world_size()
     own = indices[start:stop]
+    asked = own
+    if sharding.is_sharded(network):
+        # All ranks take part in each forward pass, so that each needs as many images as the one that has most
+        most = -(-len(indices) // ranks.world_size())
+        asked = torch.cat([own, indices[:1].expand(most - len(own))])
     values = extract_features(
-        network, images.pixels, transform, batch_size, device, dtype, indices=own
-    )
+        network, images.pixels, transform, batch_size, device, dtype, indices=asked
+    )[: len(own)]
     mask = readable(images.pixels, own)
     values, kept = values[mask.to(values.device)], own[mask]
     total = sum(ranks.gather_objects(len(kept)))

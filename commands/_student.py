@@ -9,8 +9,9 @@ import torch.nn as nn
 from multicrop import registry
 from multicrop.config.pretrain import Recipe
 from multicrop.config.sizes import half
-from multicrop.engine import compiled, norms, optim, ranks, seeds
+from multicrop.engine import compiled, norms, optim, ranks, seeds, sharding
 from multicrop.engine.parameter_groups import parameter_groups
+from multicrop.engine.recomputation import recompute_blocks
 from multicrop.ssl.encoder import Encoder, check_sizes
 from multicrop.ssl.objectives._base import BaseObjective
 from multicrop.ssl.teacher import teacher_of
@@ -35,7 +36,9 @@ class TrainState:
         return next(self.student.parameters()).device
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name).state_dict() for name in self.PARTS}
+        """Of sharded networks the first rank has all, put together by all ranks, and the others have {}."""
+        state = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return sharding.whole_state(state)
 
     def load_state(self, state: dict[str, Any]) -> None:
         for name in self.PARTS:
@@ -68,14 +71,21 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
     objective = objective_type.from_recipe(recipe, backbone.dim)
     head = objective.build_head()
     classifier = nn.Linear(cast(int, backbone.dim), classes) if classes else None
-    encoder = Encoder(backbone, head, classifier).to(device)
+    sharded = recipe.run.shard and ranks.world_size() > 1
+    encoder = Encoder(backbone, head, classifier).to("cpu" if sharded else device)
     student = norms.synchronise(encoder, device)
     teacher = teacher_of(student, recipe.method.teacher_drop_path)
+    if recipe.run.checkpoint_activations:
+        recompute_blocks(student.backbone)
+    if sharded:
+        sharding.shard((student, teacher), device)
     compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device))
     compiler.module(student)
     compiler.module(teacher)
     groups = parameter_groups(student)
     optimizer = optim.build_optimizer(recipe.optimisation.optimizer, groups)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")
-    train_module = ranks.wrap(student, device)
+    if sharded:
+        sharding.take_whole_states(optimizer)
+    train_module = student if sharded else ranks.wrap(student, device)
     return TrainState(student, teacher, train_module, objective.to(device), optimizer, scaler)

@@ -11,7 +11,7 @@ from multicrop.config.learning_rate import scaling_in_words
 from multicrop.config.pretrain import LR_BATCH
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import ImageSize, half, height_width, in_words
-from multicrop.engine import compiled, ranks
+from multicrop.engine import compiled, ranks, sharding
 from multicrop.engine.batches import Batches
 from multicrop.supervised.augmentation import flip_probability, policy_name
 
@@ -46,6 +46,8 @@ def pretraining(
         f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile, device)}"
         f"run folder {recipe.run.output_dir}",
     ]
+    if recipe.run.shard:
+        lines.append(_sharding(train_state))
     steps = per_epoch * optimisation.epochs
     if steps < FEW_STEPS:
         lines.append(
@@ -53,6 +55,13 @@ def pretraining(
             "raise --epochs, or lower --batch_size_per_gpu"
         )
     return lines
+
+
+def _sharding(train_state: TrainState) -> str:
+    if not sharding.is_sharded(train_state.student):
+        return "--shard: one process alone has nothing to share out; torchrun starts several"
+    own = sum(share.numel() for share in sharding.local(train_state.student.parameters()))
+    return f"sharded over {ranks.world_size()} ranks: {own:,} of these weights on the first"
 
 
 def finetuning(

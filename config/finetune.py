@@ -108,8 +108,9 @@ class Recipe:
     )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "deterministic",
-        "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size", *PIXEL_FLAGS,
+        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "checkpoint_activations",
+        "deterministic", "output_dir", "max_steps", "save_steps", "log_freq", "log", "accumulate", "batch_size",
+        *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .checks import AT_LEAST_1, check_values
+from .checks import AT_LEAST_1, check_values, require
 
 AutoSwitch = bool | Literal["auto"]
 """true or false, or auto: what follows from the machine."""
@@ -28,6 +28,9 @@ class RunSettings(Machine):
     compile: AutoSwitch = "auto"
     """torch.compile the networks, the first step of which takes minutes (auto: on CUDA, without --deterministic). Where
     the compiler fails, a line says so and the run goes on without."""
+    checkpoint_activations: bool = False
+    """Activation checkpointing: the blocks of the backbone keep their inputs only, and compute the rest again for the
+    gradients. Less memory, more time, the same numbers."""
     deterministic: bool = False
     """The same numbers on every run on CUDA, too, so that a resumed run is bit-equal there; slower."""
     output_dir: str = "runs"
@@ -44,3 +47,6 @@ class RunSettings(Machine):
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "max_steps", "save_steps", "log_freq")
+        both = self.compile and self.checkpoint_activations
+        words = "not with --compile, which chooses itself what is computed again"
+        require(not both, "checkpoint_activations", True, words)

@@ -212,6 +212,9 @@ class PretrainOptimisation:
 class PretrainRun(RunSettings):
     """The run and the machine."""
 
+    shard: bool = False
+    """Where the networks are too large for one GPU: share weights, gradients and the optimizer's state out over the
+    processes of torchrun (FSDP2) in place of a copy in each; stage one only."""
     output_dir: str = "runs/ssl"
     """Run folder; a run that is there is resumed."""
     saveckp_freq: int = 10
@@ -232,6 +235,8 @@ class PretrainRun(RunSettings):
         alone = self.knn_datapath is not None and self.knn_dataset is None
         words = "needs --knn_dataset: multicrop check says which data set this path holds"
         require(not alone, "knn_datapath", self.knn_datapath, words)
+        words = "not with --compile: shared-out networks run uncompiled"
+        require(not (self.compile and self.shard), "shard", True, words)
 
 
 @dataclass(frozen=True)
@@ -250,10 +255,10 @@ class Recipe:
     )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "datapath", "download", "workers", "device", "compile", "deterministic", "output_dir", "max_steps",
-        "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images", "knn_dataset", "knn_datapath",
-        "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes", "trust_checkpoint", "resume_changed_data",
-        *PIXEL_FLAGS,
+        "datapath", "download", "workers", "device", "compile", "checkpoint_activations", "shard", "deterministic",
+        "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images",
+        "knn_dataset", "knn_datapath", "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes",
+        "trust_checkpoint", "resume_changed_data", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

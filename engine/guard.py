@@ -67,10 +67,11 @@ class Guard:
 def check_finite(state: Any, step: int) -> None:
     """FloatingPointError where a tensor of a state is not finite: what the update of a step with a finite loss can do.
 
-    state: tensors in dictionaries and lists, as state_dict gives them.
+    state: tensors in dictionaries and lists, as state_dict gives them. The ranks agree: states may differ between them.
     """
     finite = [tensor.isfinite().all() for tensor in _floats(state)]
-    if finite and not torch.stack([each.to(finite[0].device) for each in finite]).all():
+    holds = not finite or bool(torch.stack([each.to(finite[0].device) for each in finite]).all())
+    if not ranks.all_true(holds):
         raise FloatingPointError(f"weights are not finite after step {step}: not saved, {ADVICE}")
 
 

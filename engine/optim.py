@@ -8,6 +8,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from . import sharding
+
 OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
 NEWTON_SCHULZ = (
     3.4445,
@@ -27,8 +29,9 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=0.0, fused=True)
     if name == "sgd":
-        # The fused one takes fp16's overflows without asking the GPU for them
-        fused = any(parameter.is_cuda for group in parameters for parameter in group["params"])
+        # The fused one takes fp16's overflows without asking the GPU for them, and no shares
+        tensors = [parameter for group in parameters for parameter in group["params"]]
+        fused = any(each.is_cuda and not sharding.is_share(each) for each in tensors)
         return torch.optim.SGD(
             parameters,
             lr=0.0,
@@ -58,9 +61,9 @@ def clip_per_parameter(parameters: Iterable[nn.Parameter], cap: float) -> Tensor
     Returns the norm of all gradients before the cap, a scalar tensor.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(grads))
+    norms = sharding.norms(grads)
     if cap > 0:
-        scale_each_(grads, (cap / (norms + 1e-6)).clamp(max=1.0))
+        scale_each_(sharding.local(grads), (cap / (norms + 1e-6)).clamp(max=1.0))
     return norms.norm()
 
 
@@ -143,12 +146,11 @@ class LARS(torch.optim.Optimizer):
     ) -> list[Tensor]:
         """Decayed gradients, each times its trust ratio."""
         updates = list(torch._foreach_add(grads, matrices, alpha=group["weight_decay"]))
-        sizes = torch.stack(torch._foreach_norm(matrices))
-        changes = torch.stack(torch._foreach_norm(updates))
+        sizes, changes = sharding.norms(matrices), sharding.norms(updates)
         trust = torch.where(
             (sizes > 0) & (changes > 0), group["eta"] * sizes / changes, torch.ones_like(sizes)
         )
-        scale_each_(updates, trust)
+        scale_each_(sharding.local(updates), trust)
         return updates
 
     def _momentum_of(self, parameter: Tensor) -> Tensor:
@@ -186,11 +188,14 @@ class Muon(torch.optim.AdamW):
         momenta = [self._momentum_of(matrix) for matrix in matrices]
         grads = [cast(Tensor, matrix.grad) for matrix in matrices]
         torch._foreach_lerp_(momenta, grads, 1 - self.momentum)
-        updates = torch._foreach_lerp(grads, momenta, self.momentum)
-        directions = orthogonalise(torch.stack([update.flatten(1) for update in updates]))
+        torch._foreach_lerp_(grads, momenta, self.momentum)  # they are dropped below
+        # Of shares each rank puts the matrices of a shape together, and takes its own part of their directions
+        updates = [sharding.whole(grad).flatten(1) for grad in grads]
+        directions = orthogonalise(torch.stack(updates))
         size = 0.2 * max(directions.shape[-2:]) ** 0.5
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-        steps = [direction.view_as(matrices[0]) for direction in directions]
+        shape = matrices[0].shape
+        steps = [sharding.share(each.view(shape), matrices[0]) for each in directions]
         torch._foreach_add_(matrices, steps, alpha=-group["lr"] * size)
         for matrix in matrices:
             matrix.grad = None

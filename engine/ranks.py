@@ -1,4 +1,4 @@
-"""Processes: the only file that knows torch.distributed. Alone there is no group and each call is the identity."""
+"""Processes: with sharding.py what knows torch.distributed. Alone there is no group, each call is the identity."""
 
 import inspect
 import os

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from . import ranks, seeds
+from . import ranks, seeds, sharding
 
 Batch = TypeVar("Batch")
 Shown = TypeVar("Shown")
@@ -42,10 +42,12 @@ def accumulate_step(
     """
     sums: dict[str, list[Tensor]] = {}
     module, optimizer, scaler = train_state.train_module, train_state.optimizer, train_state.scaler
+    device, sharded = train_state.device.type, sharding.is_sharded(module)
     optimizer.zero_grad()
     for part, batch in enumerate(batches):
         seeds.reseed(*key, "drop", part * ranks.world_size() + ranks.rank())
-        autocast = torch.autocast(train_state.device.type, dtype, enabled=dtype is not None)
+        # Its cache would keep all weights of a network that is sharded because they are too many
+        autocast = torch.autocast(device, dtype, dtype is not None, cache_enabled=not sharded)
         with ranks.reduce_gradients(module, last=part == count - 1), autocast:
             loss, numbers, shown = forward(batch)
             scaler.scale(loss / count).backward()

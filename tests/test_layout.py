@@ -37,6 +37,7 @@ OUTSIDE = (
     "tests",
     "benchmarks",
 )  # what a part of multicrop never imports by bare name
+DISTRIBUTED = [ROOT / "engine" / name for name in ("ranks.py", "sharding.py")]
 FILES = [path for folder in MAY_USE for path in sorted((ROOT / folder).rglob("*.py"))]
 USERS = [*sorted(ROOT.glob("*.py")), *sorted((ROOT / "benchmarks").glob("*.py"))]
 
@@ -90,8 +91,8 @@ def pythons_ssl(parts: list[str]) -> bool:
 
 
 def distributed(path: Path) -> list[str]:
-    """Imports and uses of torch.distributed outside engine/ranks.py."""
-    if path == ROOT / "engine" / "ranks.py":
+    """Imports and uses of torch.distributed outside the two files that know it."""
+    if path in DISTRIBUTED:
         return []
     uses = [
         f"torch.distributed at line {node.lineno}"

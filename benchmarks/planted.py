@@ -114,6 +114,8 @@ def plant(datapath: Path, name: str, recipe: Recipe, work: Path) -> Planted:
             class_name = chance.choice([other for other in classes if other != class_name])
             swapped.add(f"{class_name}/{file.name}")
         link(file, work / "train" / class_name / file.name)
+    for file in (datapath / name / "test").glob("*/*"):  # else a part of train is held out
+        link(file, work / "test" / file.parent.name / file.name)
     generator = np.random.default_rng(recipe.seed)
     for number, original in enumerate(originals):
         kind, change = CHANGES[number % len(CHANGES)]

@@ -21,6 +21,7 @@ from multicrop.commands._finetune_data import build_batches, load, mixed_batches
 from multicrop.commands._inherited import resolve_recipe
 from multicrop.commands._kept import AVERAGED, BEST
 from multicrop.commands._linear_head import fit_heads
+from multicrop.commands._live_report import LiveReport
 from multicrop.commands._loop import start_loop
 from multicrop.commands._stopping import stoppable
 from multicrop.config.finetune import Recipe
@@ -96,6 +97,7 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     seen_as = eval_transform(metadata, size, data.train)
+    page = LiveReport(recipe.run.report, run_folder)
     evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
     if start == 0 and recipe.optimisation.head_init == "linear":
         fit_heads(train_state, data, seen_as, dtype)
@@ -131,6 +133,7 @@ def train(
         if watched and status.every(recipe.run.eval_freq):
             accuracy = evaluation.evaluate_with_ema(train_state, *watched)
             run_folder.log(status.step, epoch=status.epochs, **accuracy)
+            page.update()
             calibration = evaluation.calibration()
 
         # Checkpoints.
@@ -158,6 +161,7 @@ def train(
             saved = metadata.at(loop.done, loop.done // per_epoch, calibration)
             run_folder.keep(train_state.evaluated_as(saved), average, AVERAGED)
         result |= evaluation.final_evaluation(train_state, run_folder, data.test, loop)
+    page.finish()
     run_folder.close()
     return result | files_of(run_folder, train_state)
 

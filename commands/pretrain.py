@@ -15,6 +15,7 @@ from multicrop.commands._beginning import Origin
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
 from multicrop.commands._global_batch import with_its_global_batch
+from multicrop.commands._live_report import LiveReport
 from multicrop.commands._loop import start_loop
 from multicrop.commands._monitor import (
     Monitor,
@@ -75,6 +76,7 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     monitor = Monitor(recipe, train_state.objective, run_folder.rows())
+    page = LiveReport(recipe.run.report, run_folder)
 
     # What the online probe is compared with, before the first step; a resumed run has measured it.
     accuracy = stored_accuracies(run_folder)
@@ -108,6 +110,7 @@ def train(
             teacher = train_state.teacher.backbone
             accuracy["knn_top1"] = online_knn(teacher, probe, *probe_settings)
             run_folder.log(status.step, knn_top1=accuracy["knn_top1"])
+            page.update()
 
         # Checkpoints.
         if status.saves:
@@ -124,6 +127,7 @@ def train(
             monitor.report(status.epochs, numbers)
 
     # The result.
+    page.finish()
     run_folder.close()
     paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}

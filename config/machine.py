@@ -41,6 +41,8 @@ class RunSettings(Machine):
     """Most optimizer steps between saves of the newest checkpoint (it is saved every epoch too)."""
     log_freq: int = 10
     """Steps between rows of metrics.jsonl."""
+    report: bool = False
+    """Keep report.html in the run folder up to date, at k-NN probes and accuracies, within 1 % of the run's time."""
     log: tuple[Literal["wandb", "mlflow", "trackio", "csv"], ...] = ()
     """Where else its rows go, as they do to TensorBoard: a record on this machine of each library named (offline for
     wandb unless WANDB_MODE says otherwise), which must be installed; csv: metrics.csv when the run closes."""

@@ -236,7 +236,7 @@ class PretrainRun(RunSettings):
         words = "needs --knn_dataset: multicrop check says which data set this path holds"
         require(not alone, "knn_datapath", self.knn_datapath, words)
         words = "not with --compile: shared-out networks run uncompiled"
-        require(not (self.compile and self.shard), "shard", True, words)
+        require(not (self.compile is True and self.shard), "shard", True, words)
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "datapath", "download", "workers", "device", "compile", "checkpoint_activations", "shard", "deterministic",
-        "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "knn_freq", "knn_images",
+        "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "report", "knn_freq", "knn_images",
         "knn_dataset", "knn_datapath", "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes",
         "trust_checkpoint", "resume_changed_data", *PIXEL_FLAGS,
     )  # fmt: skip

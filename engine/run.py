@@ -21,6 +21,7 @@ from .files import append_line, atomic_write, write_errors
 from .guard import check_finite
 from .metadata import Checkpoint, Metadata
 from .outlet import Outlet
+from .starts import Start
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
@@ -68,6 +69,7 @@ class Run:
         self.writes = ranks.rank() == 0
         self.newest = self.folder / checkpoint.NEWEST
         self.outlets: list[Outlet] | None = None  # None until it is open
+        self._start: Start | None = None
         self._read_ahead: tuple[Checkpoint, Path] | None = None  # by `stored`, for `resume`
         # What a checkpoint that is resumed says of itself
         self.calibration: dict[str, Any] = {}
@@ -164,6 +166,7 @@ class Run:
         self._write_recipe()
         with atomic_write(self.folder / METRICS) as file:
             file.write("".join(rows).encode())
+        self._start = Start(self.folder, step)
         first_step = step + 1 if step else None
         wanted = self.recipe.get("log", ())
         self.outlets = [
@@ -234,6 +237,8 @@ class Run:
     def close(self) -> None:
         for outlet in self.outlets or []:
             outlet.close()
+        if self._start:
+            self._start.end()
         if self.writes:
             lock.release(self.folder)
 

@@ -19,13 +19,12 @@ RAPL = Path("/sys/class/powercap")
 class Start:
     """A row about one start of a run, written by rank 0 at its beginning, and again with its end."""
 
-    def __init__(self, folder: Path, step: int, version: str):
+    def __init__(self, folder: Path, step: int):
         self._path = folder / STARTS
         self._energy = joules()
         self._row: dict[str, Any] = {
             "started": round(time.time(), 3),
             "step": step,
-            "version": version,
             "machine": machine(),
         }
         append_line(self._path, json.dumps(self._row))

@@ -20,7 +20,7 @@ from multicrop.probes.pixels import RawPixels
 from multicrop.weights.pretrained import Pretrained
 
 SIDE = 64  # px at which images are read where no network says
-RANDOM = {"arch": "resnet20", "image_size": 32}
+RANDOM: dict[str, Any] = {"arch": "resnet20", "image_size": 32}
 COMPONENTS = 128  # of raw pixels, beside random features
 
 
@@ -55,7 +55,7 @@ class Comparing:
 
     @property
     def image_size(self) -> ImageSize:
-        options = RANDOM if self.file is None else self.file.metadata.backbone
+        options: dict[str, Any] = RANDOM if self.file is None else self.file.metadata.backbone
         return options["image_size"]
 
     def trained(self) -> nn.Module:

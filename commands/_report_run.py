@@ -68,7 +68,9 @@ class RunFolder:
 
     @property
     def settings(self) -> Pretraining | Finetuning:
-        return from_flags(Pretraining if self.kind == "ssl" else Finetuning, self.recipe)
+        if self.kind == "ssl":
+            return from_flags(Pretraining, self.recipe)
+        return from_flags(Finetuning, self.recipe)
 
 
 def is_run(path: Path) -> bool:

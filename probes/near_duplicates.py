@@ -112,11 +112,14 @@ def _candidates(coarse: Tensor, features: Tensor | None, neighbours: int) -> set
     spectra, mirrored = _spectrum(structure), _spectrum(structure.flip(-1))
     mean = spectra.mean(0)
     spectra, mirrored = spectra - mean, mirrored - mean
-    kinds = [(spectra, spectra, (False,)), (spectra, mirrored, (True,))]
+    kinds: list[tuple[Tensor, Tensor, tuple[bool, ...]]] = [
+        (spectra, spectra, (False,)),
+        (spectra, mirrored, (True,)),
+    ]
     if features is not None:
         centred = features.float().cpu() - features.float().cpu().mean(0)
         kinds.append((centred, centred, (False, True)))
-    found = set()
+    found: set[_Candidate] = set()
     count = min(neighbours + 1, len(coarse))  # each is its own nearest
     for bank, asked, flips in kinds:
         _, indices = search(bank, asked, count)

@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop.commands._data import eval_transform
-from multicrop.commands._features import shared_features
+from multicrop.commands._features import gathered, own_features
 from multicrop.commands._labels_rows import PRETRAINED, Job, cells
 from multicrop.commands._targets import ProbeTarget, build
 from multicrop.config.labels import Recipe
@@ -77,12 +77,12 @@ class Frozen:
         }
         work = self._knn if method == KNN else self._linear
         try:
-            return {"images": len(rows), **ranks.broadcast_object(lambda: work(labelled))}
+            return ranks.broadcast_object(lambda: {"images": len(rows), **work(labelled)})
         except ValueError as error:
             raise ValueError(f"{target.name}: {error}") from None
 
     def _features(self, target: ProbeTarget, network: nn.Module) -> Bank:
-        """Features (N, D) and labels (N,) of both splits; kept until another network's are asked for."""
+        """Features (N, D) and labels (N,) of both splits, on rank 0; kept until another network's are asked for."""
         if self._bank is None or self._bank[0] is not target:
             self._bank = target, self._extract(target, network.to(self.device))
         return self._bank[1]
@@ -96,7 +96,7 @@ class Frozen:
         for name, images in (("train", self.train), ("test", self.test)):
             assert images.labels is not None
             every = torch.arange(len(images))
-            features = shared_features(network, images, every, *settings)
+            features = gathered(own_features(network, images, every, *settings), to=0)
             bank[f"{name}_features"] = features.values
             bank[f"{name}_labels"] = images.labels[features.indices]
             if name == "train":

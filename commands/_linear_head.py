@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._classifier import TrainState
-from multicrop.commands._features import shared_features
+from multicrop.commands._features import gathered, own_features
 from multicrop.commands._finetune_data import FinetuneData
 from multicrop.engine import ranks
 from multicrop.probes import linear
@@ -31,9 +31,8 @@ def fit_heads(
     images are seen once, as evaluation sees them; the head of a distillation token is fitted on that token.
     """
     model = train_state.model
-    features = shared_features(
-        _Tokens(model), data.train, data.chosen, transform, train_state.device, dtype
-    )
+    settings = data.train, data.chosen, transform, train_state.device, dtype
+    features = gathered(own_features(_Tokens(model), *settings), to=0)  # which fits
     classes, labels = len(data.train.classes), data.labels[features.indices]
     heads = ranks.broadcast_object(
         lambda: [_fitted(token, labels, classes) for token in features.values.unbind(1)]

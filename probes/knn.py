@@ -123,10 +123,12 @@ class Index:
     """Training features (m, D), normalised once, in which neighbours are searched as often as is asked."""
 
     def __init__(self, train_features: Tensor, backend: str = "auto"):
-        self._unit = F.normalize(train_features.detach().float(), dim=1)
+        features = train_features.detach().float()
         self._faiss = None
-        if choose_backend(backend, self._unit.device) == "faiss" and len(self):
-            self._faiss, self._unit = _faiss_index(self._unit.cpu())
+        if choose_backend(backend, features.device) == "faiss" and len(features):
+            self._faiss, self._unit = _faiss_index(features.cpu())
+        else:
+            self._unit = F.normalize(features, dim=1)
 
     def __len__(self) -> int:
         return len(self._unit)
@@ -204,14 +206,17 @@ def _rank(scores: Tensor, labels: Tensor) -> Tensor:
     return ahead.sum(1)
 
 
-def _faiss_index(unit: Tensor) -> tuple[Any, Tensor]:
-    """The index of normalised features (m, D), and these once more as they lie in it, so that they lie there alone."""
+def _faiss_index(features: Tensor) -> tuple[Any, Tensor]:
+    """The index of features (m, D), and these as they lie in it, normalised there: so there is one copy of them."""
     import faiss
 
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit.numpy())
-    values = faiss.rev_swig_ptr(index.get_xb(), unit.numel())
-    return index, torch.from_numpy(values).view(unit.shape)
+    index = faiss.IndexFlatIP(features.shape[1])
+    index.add(features.contiguous().numpy())
+    stored = torch.from_numpy(faiss.rev_swig_ptr(index.get_xb(), features.numel()))
+    unit = stored.view(features.shape)
+    for part in unit.split(_BLOCK):
+        part.copy_(F.normalize(part, dim=1))
+    return index, unit
 
 
 def _search_faiss(index: Any, train: Tensor, test: Tensor, k: int) -> Neighbours:

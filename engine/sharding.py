@@ -13,7 +13,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from . import ranks
 from .blocks import blocks
@@ -87,6 +87,7 @@ def share(tensor: Tensor, like: Tensor) -> Tensor:
     if not isinstance(like, DTensor) or isinstance(tensor, DTensor):
         return tensor
     mesh, (placement,) = like.device_mesh, like.placements
+    assert isinstance(placement, Shard)
     parts, rank = tensor.chunk(mesh.size(), placement.dim), mesh.get_local_rank()
     own = parts[rank] if rank < len(parts) else tensor.narrow(placement.dim, 0, 0)
     return DTensor.from_local(
@@ -129,7 +130,7 @@ def _gathered(state: Any) -> Any:
         tensor = state.full_tensor()
         return tensor.cpu() if ranks.rank() == 0 else None
     if isinstance(state, dict):
-        gathered = type(state)((name, _gathered(value)) for name, value in state.items())
+        gathered: Any = type(state)((name, _gathered(value)) for name, value in state.items())
         if hasattr(state, "_metadata"):  # the versions of a network's modules
             gathered._metadata = state._metadata
         return gathered

@@ -35,8 +35,8 @@ HELP = (
     "resumable by the same command, 2 something to mend (one line says what), 1 a failure."
 )
 OUT_OF_MEMORY = (
-    "out of memory: try a smaller batch with --accumulate, fewer --workers, or --stream true; "
-    "what was saved is intact"
+    "out of memory: try a smaller batch with --accumulate, --checkpoint_activations true, fewer --workers, "
+    "or --stream true; what was saved is intact"
 )
 NAMED_RECIPES = ("auto", "published")
 NAMED_HELP = (

@@ -34,7 +34,10 @@ ROWS = {
     ],
     "the disk fills up, at any size of any file": ["faults/test_full_disk.py"],
     "ranks of two are killed at random under `launch/torchrun.sh`": ["faults/test_kills.py"],
-    "a signal to a rank whose peer is stopped inside a step": ["faults/test_stopped_peer.py"],
+    "a signal to a rank whose peer is stopped inside a step": [
+        "faults/test_stopped_peer.py::test_after_a_time_without_a_step_it_ends",
+        "faults/test_stopped_peer.py::test_a_second_signal_ends_it_at_once",
+    ],
     "a bit of a checkpoint flipped, each byte of its zip directory in turn": [
         "test_checkpoint.py::test_no_flipped_bit_is_silent",
     ],

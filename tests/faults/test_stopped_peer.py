@@ -33,7 +33,7 @@ def train():
         loop = Loop(interrupt, device, start=0, images=2, **lengths)
         for step in loop.steps():
             if step == 5:
-                print(os.environ["RANK"], os.getpid(), flush=True)
+                os.write(1, f"{{os.environ['RANK']}} {{os.getpid()}}\\n".encode())
             loss = module(torch.ones(2, 4)).square().sum()
             loss.backward()
             loop.end(loss.detach())
@@ -49,7 +49,7 @@ for line in iter(sys.stdin.readline, ""):
         if children[-1] == 0:
             train()
     _, status = os.waitpid(children[0], 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+    os.write(1, f"{{os.waitstatus_to_exitcode(status)}}\\n".encode())
 """
 LINE = "still waiting for another rank in step"
 
@@ -68,7 +68,7 @@ class Ranks:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                text=True,
+                bufsize=0,
                 start_new_session=True,
             )
         self.pids: list[int] = []
@@ -76,9 +76,8 @@ class Ranks:
     def start(self, seconds: float) -> None:
         """The next pair; it is in its sixth step then."""
         self.log.write_text("")
-        self.process.stdin.write(f"{free_port()} {seconds}\n")
-        self.process.stdin.flush()
-        named = dict(self.process.stdout.readline().split() for _ in range(2))
+        self.process.stdin.write(f"{free_port()} {seconds}\n".encode())
+        named = dict(self.line().split() for _ in range(2))
         self.pids = [int(named[rank]) for rank in ("0", "1")]
 
     def stop_peer(self) -> None:
@@ -89,17 +88,22 @@ class Ranks:
         os.kill(self.pids[0], number)
 
     def is_alive(self) -> bool:
+        return not self.has_line(0)
+
+    def has_line(self, seconds: float) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            return not selector.select(0)
+            return bool(selector.select(seconds))
+
+    def line(self) -> str:
+        assert self.has_line(120), "no answer"
+        return self.process.stdout.readline().decode()
 
     def end(self) -> tuple[int, str]:
         """Exit code of the first, and standard error of both."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.process.stdout, selectors.EVENT_READ)
-            if not selector.select(20):
-                os.kill(self.pids[0], signal.SIGKILL)
-        code = int(self.process.stdout.readline())
+        if not self.has_line(20):
+            os.kill(self.pids[0], signal.SIGKILL)
+        code = int(self.line())
         with suppress(ProcessLookupError):
             os.kill(self.pids[1], signal.SIGKILL)
         return code, self.log.read_text()

@@ -20,6 +20,8 @@ from multicrop.engine.files import append_line, atomic_write, standard_error_to,
 from multicrop.engine.run import read_metrics
 
 TRIALS, SETTINGS, LOG = "trials.jsonl", "advise.json", "log.txt"
+# On a GPU compiling could take longer than a trial; the runs that are advised may compile
+SHORT: dict[str, Any] = {"compile": False}
 T = TypeVar("T")
 Run = tuple[str, dict[str, Any]]
 """A script and its flags."""
@@ -91,7 +93,7 @@ class Trials:
             units /= 2
             speed = self._speed(candidate, "pretrain")
             flags = plan.pretraining(candidate, speed) | {"max_steps": plan.steps(units, speed)}
-            recipe = cli.parse(Pretraining, cli.words_of(flags))
+            recipe = cli.parse(Pretraining, cli.words_of(flags | SHORT))
             result = self._logged(candidate, lambda: pretrain.run(recipe))
             pretrain_step = _step_seconds(result, plan.images.settings["batch_size_per_gpu"])
         held_out = HELD_OUT
@@ -100,7 +102,7 @@ class Trials:
         if share < 1:  # as many steps as the trial that it is compared with had, in more epochs
             held_out, steps = HELD_OUT_OF_HALF, plan.length(flags)
             flags = plan.finetuning(candidate, steps, teacher, "half-of-labels", held_out)
-        stage_two = cli.parse(Finetuning, cli.words_of(flags))
+        stage_two = cli.parse(Finetuning, cli.words_of(flags | SHORT))
         result = self._logged(candidate, lambda: finetune.run(stage_two))
         # Of the validation images, after the last step. Test accuracies, which stage two reports, choose nothing.
         rows = read_metrics(Path(flags["output_dir"]))
@@ -149,10 +151,12 @@ class Trials:
     def _measure(self, candidate: Candidate, stage: str) -> float:
         if stage == "pretrain":
             flags = self.plan.pretraining(candidate, 1.0)
-            return _advise_speed.pretraining_step(cli.parse(Pretraining, cli.words_of(flags)))
+            return _advise_speed.pretraining_step(
+                cli.parse(Pretraining, cli.words_of(flags | SHORT))
+            )
         scratch = Candidate(candidate.name, candidate.arch)
         flags = self.plan.finetuning(scratch, 1, self._teacher(candidate), "timed")
-        return _advise_speed.finetuning_step(cli.parse(Finetuning, cli.words_of(flags)))
+        return _advise_speed.finetuning_step(cli.parse(Finetuning, cli.words_of(flags | SHORT)))
 
     # The folder
 

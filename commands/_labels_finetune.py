@@ -82,7 +82,9 @@ class Finetunings:
             "device": self.recipe.machine.device,
             "precision": self.recipe.machine.precision,
         }
-        return cli.parse(Finetuning, [*self.words, *cli.words_of(flags)])
+        # Many short runs: compiling each could take longer than it, unless it is asked for
+        words = [*cli.words_of({"compile": False}), *self.words, *cli.words_of(flags)]
+        return cli.parse(Finetuning, words)
 
     def _start(self, scratch: bool) -> dict[str, Any]:
         weights, network = self.recipe.weights, self.recipe.backbone.options()

@@ -286,6 +286,13 @@ STAGE_ONE = {  # what each takes beside test_device.ONE
     "manifold": {"arch": "manifold_cvt_2_4_32"},
     "grassmann": {"arch": "grassmanian_vit_2_4_32"},
 }
+PUBLISHED = {  # for docs/speed.md: networks as published, 2 + 8 crops of 32 px, batches of 256; minutes of counting
+    "published vit": {"arch": "vit"},
+    "published swin": {"arch": "swin"},
+    "published cait": {"arch": "cait"},
+    "published cct": {"arch": "compact:cct_7_3x1_32"},
+    "published resnet": {"arch": "resnet56"},
+}
 CASES = (*STAGE_ONE, "stage two", "stored maps", "evaluation", "check of the losses")
 
 
@@ -302,6 +309,9 @@ def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
     if case in STAGE_ONE:
         flags = {**test_device.ONE, "accumulate": 1, **STAGE_ONE[case]}
         return test_device.whole_step("one", cuda, recipe(Recipe, **flags))
+    if case in PUBLISHED:
+        settings = recipe(Recipe, image_size=32, compile=False, **PUBLISHED[case])
+        return test_device.whole_step("one", cuda, settings, batch=256)
     if case == "stage two":
         return test_device.whole_step("two", cuda)
     if case == "stored maps":

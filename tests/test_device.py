@@ -33,10 +33,11 @@ STAGE_ONE = recipe(Pretraining, **SMALL, **ONE)
 STAGE_TWO = recipe(Finetuning, **SMALL, **SHORT, scratch=True, mix_prob=1.0, re=1.0)
 
 
-def stage_one(device: torch.device, settings: Pretraining = STAGE_ONE):
+def stage_one(device: torch.device, settings: Pretraining = STAGE_ONE, batch: int = 8):
     """The batches, and a function from a step to its crops."""
     accumulate = settings.optimisation.accumulate
-    batches = Batches(PIXELS, None, 8, seed=0, device=device, accumulate=accumulate)
+    pixels = PIXELS.repeat(max(1, batch // 32), 1, 1, 1)
+    batches = Batches(pixels, None, batch, seed=0, device=device, accumulate=accumulate)
     crop = MultiCrop.from_recipe(settings, RGB, RGB)
     return batches, lambda step: pretrain.cut_crops(batches, crop, 0, step)
 
@@ -103,10 +104,10 @@ def test_no_product_of_augmentation_is_rounded_to_tf32(kind, monkeypatch):
         torch.set_float32_matmul_precision(before)
 
 
-def whole_step(kind: str, device: torch.device, settings: Pretraining = STAGE_ONE):
-    """A function from a step's number to what a whole step returns; settings: of stage one."""
+def whole_step(kind: str, device: torch.device, settings: Pretraining = STAGE_ONE, batch: int = 8):
+    """A function from a step's number to what a whole step returns; settings, batch: of stage one."""
     if kind == "one":
-        batches, parts = stage_one(device, settings)
+        batches, parts = stage_one(device, settings, batch)
         nets = _student.build(settings, 3, device)
         rates = pretrain.rates_at(settings, 5, 100, 10, batches.total)
         schedule = nets.objective.schedule(0)

@@ -233,6 +233,7 @@ def test_each_draw_is_a_run_of_stage_two(model, tmp_path, tuned, capsys):
     kinds = [(own.start.scratch, own.run.label_percent) for own in tuned]
     assert kinds == [(True, 5.0), (True, 50.0), (False, 5.0), (False, 50.0)]
     for own in tuned:
+        assert own.run.compile is False  # which could take longer than the run
         assert own.optimisation.seed == 5 and own.optimisation.epochs == 1
         assert own.optimisation.batch_size == {5.0: 2, 50.0: 20}[own.run.label_percent]
         assert own.run.val_fraction == 0 and own.backbone.embed_dim in (None, 16)

@@ -189,21 +189,23 @@ def measure(work: Path, planted: Planted, comparing: Comparing, recipe: Recipe) 
             "found": DUPLICATES - len(missed), "missed": sorted(missed), "other_pairs": len(found - wanted)
         }  # fmt: skip
 
-    suspects = [
-        names[s.image] for s in suspect_labels.suspect_labels(features, images.labels, recipe.seed)
-    ]
-    result["suspect_labels"] = {
-        "found": len(planted.swapped & set(suspects)),
-        "others": len(set(suspects) - planted.swapped),
-        "found_among_first_30": len(planted.swapped & set(suspects[:SWAPPED])),
-    }
-    every = outliers.outliers(features, threshold=3.0)
+    try:
+        every_suspect = suspect_labels.suspect_labels(features, images.labels, recipe.seed)
+        suspects = {names[suspect.image] for suspect in every_suspect}
+        result["suspect_labels"] = {
+            "found": len(planted.swapped & suspects), "others": len(suspects - planted.swapped)
+        }  # fmt: skip
+    except ValueError as error:
+        result["suspect_labels"] = {"not_judged": str(error)}
+    every = outliers.outliers(features, images.pixels, threshold=3.0)
     for threshold in (3.0, 5.0, 8.0):
         found_names = {names[o.image] for o in every if o.score >= threshold}
         result["outliers"][str(threshold)] = {
             "found": len(planted.foreign & found_names), "others": len(found_names - planted.foreign)
         }  # fmt: skip
-    order = [names[o.image] for o in outliers.outliers(features, threshold=-1e9)[:FOREIGN]]
+    order = [
+        names[o.image] for o in outliers.outliers(features, images.pixels, threshold=-1e9)[:FOREIGN]
+    ]
     result["outliers"]["found_among_first_10"] = len(planted.foreign & set(order))
     result["processor_seconds"] = round(time.process_time() - begun, 1)
     return result

@@ -273,7 +273,7 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
     classes = every.splits[0].classes
     yield Words(
         f"Suspect labels: of {len(every.places):,} images, {len(found):,} whose class a classifier that has not seen "
-        f"them and most of their {suspect_labels.NEIGHBOURS} nearest neighbours doubt."
+        f"them and nearly all of their {suspect_labels.NEIGHBOURS} nearest neighbours doubt."
     )
     rows = [
         [every.split(s.image), every.name(s.image), classes[s.label], classes[s.proposed],
@@ -291,7 +291,7 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
 
 
 def unlike(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
-    found = outliers.outliers(features, looking.outlier)
+    found = outliers.outliers(features, every.pixels(), looking.outlier)
     yield Words(
         f"Outliers: {len(found):,} images that are {looking.outlier:g} deviations or more farther from their nearest "
         "neighbours than images are here."

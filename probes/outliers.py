@@ -1,14 +1,13 @@
-"""Images that are unlike all others: far from their nearest neighbours. N images, D width."""
+"""Images that are unlike all others: far from their nearest neighbours. N images of C channels, D width of features."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .knn import search
-
 NEIGHBOURS = 5
 THRESHOLD = 5.0
+_ROWS = 1024  # images whose distances are held at once
 
 
 class Outlier(NamedTuple):
@@ -18,32 +17,52 @@ class Outlier(NamedTuple):
 
 
 def outliers(
-    features: Tensor, threshold: float = THRESHOLD, neighbours: int = NEIGHBOURS
+    features: Tensor, pixels: Tensor, threshold: float = THRESHOLD, neighbours: int = NEIGHBOURS
 ) -> list[Outlier]:
-    """Features (N, D) -> the images whose distance to their neighbours is far above the usual, the farthest first.
+    """Features (N, D) and uint8 (N, C, H, W) -> the images that are far from all others, the farthest first.
 
-    Distance: one minus the mean cosine with the `neighbours` nearest others. Deviation: the median absolute one times
-    1.4826, as of a normal distribution, above the median.
+    Distance: the mean of the distances to the nearest others, by features and by what `simple_statistics` says, both
+    standardised and of equal weight. Deviation: the median absolute one times 1.4826, as of a normal distribution.
     """
-    scores = distances(features, neighbours)
-    if not len(scores):
+    if len(features) < 3:
         return []
-    middle = scores.median()
-    deviation = 1.4826 * (scores - middle).abs().median()
-    scaled = (scores - middle) / deviation.clamp(min=1e-6)
-    found = [
-        Outlier(image, float(scaled[image]))
-        for image in (scaled >= threshold).nonzero()[:, 0].tolist()
-    ]
+    described = torch.cat([_standardised(features), _standardised(simple_statistics(pixels))], 1)
+    distances = neighbour_distances(described, neighbours)
+    middle = distances.median()
+    deviation = 1.4826 * (distances - middle).abs().median()
+    scores = (distances - middle) / deviation.clamp(min=1e-6)
+    chosen = (scores >= threshold).nonzero()[:, 0].tolist()
+    found = [Outlier(image, float(scores[image])) for image in chosen]
     return sorted(found, key=lambda outlier: (-outlier.score, outlier.image))
 
 
-def distances(features: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
-    """(N, D) -> one minus the mean cosine of each with its nearest others, (N,); of one image none: 0."""
-    features = features.detach().float().cpu()
-    count = min(neighbours, len(features) - 1)
-    if count < 1:
-        return torch.zeros(len(features))
-    centred = features - features.mean(0)
-    similarity, _ = search(centred, centred, count + 1)
-    return 1 - similarity[:, 1:].mean(1)
+def simple_statistics(pixels: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) -> of each channel mean, deviation and mean step between neighbouring pixels; spread of the
+    channels: (N, 3 C + 1), in units of 0..1. What networks are made blind to, and foreign images differ in."""
+    parts = []
+    for part in pixels.split(_ROWS):
+        levels = part.float() / 255
+        steps = (levels[..., 1:] - levels[..., :-1]).abs().mean((2, 3))
+        spread = (levels.amax(1) - levels.amin(1)).mean((1, 2))
+        moments = [levels.mean((2, 3)), levels.std((2, 3)), steps, spread[:, None]]
+        parts.append(torch.cat(moments, 1))
+    return torch.cat(parts)
+
+
+def neighbour_distances(values: Tensor, neighbours: int = NEIGHBOURS) -> Tensor:
+    """(N, D) -> the mean Euclidean distance of each to its nearest others, (N,)."""
+    count = min(neighbours, len(values) - 1)
+    parts = []
+    for start in range(0, len(values), _ROWS):
+        distances = torch.cdist(values[start : start + _ROWS], values)
+        rows = torch.arange(len(distances))
+        distances[rows, start + rows] = torch.inf  # itself
+        parts.append(distances.topk(count, largest=False).values.mean(1))
+    return torch.cat(parts)
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Each column by its mean and deviation, all columns together of the weight of one."""
+    values = values.detach().float().cpu()
+    scale = values.std(0).clamp(min=1e-4) * values.shape[1] ** 0.5
+    return (values - values.mean(0)) / scale

@@ -14,6 +14,10 @@ from .knn import search
 
 FOLDS = 5
 NEIGHBOURS = 10
+AGREEING = 0.1  # share of the neighbours that may have the label of an image that is doubted
+LOWEST_ACCURACY = (
+    0.5  # of the classifier on images that it has not seen, below which its doubts say nothing
+)
 
 
 class Suspect(NamedTuple):
@@ -30,34 +34,34 @@ class Suspect(NamedTuple):
 def suspect_labels(features: Tensor, labels: Tensor, seed: int = 0) -> list[Suspect]:
     """Features (N, D) and labels (N,) -> the images whose label is doubtful, the most doubtful first.
 
-    Both must say so: the classifier by confident learning, and half of the neighbours. Classes of fewer images than
-    folds are not judged. ValueError where fewer than two classes are left.
+    Both must say so: the classifier by confident learning, and nearly all neighbours. Classes of fewer images than
+    folds are not judged. ValueError where fewer than two classes are left, and where the features do not tell the
+    classes apart.
     """
     labels = labels.cpu().long()
     features = features.detach().float().cpu()
-    counts = labels.bincount()
-    judged = (counts[labels] >= FOLDS).nonzero()[:, 0]
-    kept = counts >= FOLDS
+    kept = labels.bincount() >= FOLDS
+    judged = kept[labels].nonzero()[:, 0]
     if kept.sum() < 2:
         raise ValueError(f"labels are judged where two classes have {FOLDS} images or more")
     classes = kept.nonzero()[:, 0]
-    dense = (kept.cumsum(0) - 1)[labels[judged]]
-    probabilities = held_out_probabilities(features[judged], dense, seed)
-    agreeing = neighbours_agreeing(features[judged], dense)
-    found = []
-    for row, proposed in confident_disagreements(probabilities, dense).items():
-        label = int(dense[row])
-        margin = float(probabilities[row, proposed] - probabilities[row, label])
-        if agreeing[row] < 0.5:
-            suspect = Suspect(
-                int(judged[row]),
-                int(classes[label]),
-                int(classes[proposed]),
-                margin,
-                float(agreeing[row]),
-            )
-            found.append(suspect)
-    return sorted(found, key=lambda suspect: (-suspect.margin, suspect.image))
+    consecutive = (kept.cumsum(0) - 1)[labels[judged]]
+    probabilities = held_out_probabilities(features[judged], consecutive, seed)
+    accuracy = (probabilities.argmax(1) == consecutive).double().mean().item()
+    if accuracy < LOWEST_ACCURACY:
+        raise ValueError(
+            f"a classifier on these features is right for {accuracy:.0%} of the images that it has not seen, so its "
+            "doubts say nothing: give a trained --network"
+        )
+    agreeing = neighbours_agreeing(features[judged], consecutive)
+    suspects = []
+    for row, proposed in confident_disagreements(probabilities, consecutive).items():
+        label = int(consecutive[row])
+        if agreeing[row] <= AGREEING:
+            margin = float(probabilities[row, proposed] - probabilities[row, label])
+            names = int(classes[label]), int(classes[proposed])
+            suspects.append(Suspect(int(judged[row]), *names, margin, float(agreeing[row])))
+    return sorted(suspects, key=lambda suspect: (-suspect.margin, suspect.image))
 
 
 def held_out_probabilities(features: Tensor, labels: Tensor, seed: int = 0) -> Tensor:

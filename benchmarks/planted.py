@@ -172,10 +172,11 @@ def measure(work: Path, planted: Planted, comparing: Comparing, recipe: Recipe) 
     names = [f"{Path(name).parent.name}/{Path(name).name}" for name in images.names]
     begun = time.process_time()
     features = comparing.features(images)
+    to_compare = comparing.with_pixels(features, images)
     result: dict[str, Any] = {"images": len(images), "near_duplicates": {}, "outliers": {}}
 
     wanted = {frozenset(pair) for pair in planted.copies.items()}
-    pairs = near_duplicates.near_duplicates(images.pixels, features, threshold=0.8)
+    pairs = near_duplicates.near_duplicates(images.pixels, to_compare, threshold=0.8)
     for threshold in (0.8, 0.85, 0.9, 0.95):
         found = {
             frozenset((names[p.first], names[p.second])) for p in pairs if p.similarity >= threshold
@@ -190,11 +191,13 @@ def measure(work: Path, planted: Planted, comparing: Comparing, recipe: Recipe) 
         }  # fmt: skip
 
     try:
-        every_suspect = suspect_labels.suspect_labels(features, images.labels, recipe.seed)
-        suspects = {names[suspect.image] for suspect in every_suspect}
+        judged = suspect_labels.suspect_labels(to_compare, images.labels, recipe.seed)
+        suspects = {names[suspect.image] for suspect in judged.suspects}
         result["suspect_labels"] = {
-            "found": len(planted.swapped & suspects), "others": len(suspects - planted.swapped)
-        }  # fmt: skip
+            "found": len(planted.swapped & suspects),
+            "others": len(suspects - planted.swapped),
+            "held_out_accuracy": round(100 * judged.accuracy, 1),
+        }
     except ValueError as error:
         result["suspect_labels"] = {"not_judged": str(error)}
     every = outliers.outliers(features, images.pixels, threshold=3.0)

@@ -11,6 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from multicrop.commands._imbalance import unequal
@@ -53,17 +54,19 @@ def section(
             f"{comparing.words}. What is found is a proposal to look at, also in the tables beside this page."
         )
     )
-    features: list[Tensor] = []
+    features: list[Tensor] = []  # of the network, and for comparing
 
     def find_features() -> list[Block]:
-        features.append(torch.cat([comparing.features(split) for split in splits]))
+        whole = every.images()
+        features.append(comparing.features(whole))
+        features.append(comparing.with_pixels(features[0], whole))
         return []
 
     blocks += attempt("features", find_features)
-    of_network = features[0] if features else None
-    blocks += attempt("near-duplicates", lambda: duplicates(every, of_network, looking, files))
+    to_compare = features[-1] if features else None
+    blocks += attempt("near-duplicates", lambda: duplicates(every, to_compare, looking, files))
     if features:
-        blocks += attempt("suspect labels", lambda: suspects(every, features[0], looking, files))
+        blocks += attempt("suspect labels", lambda: suspects(every, features[-1], looking, files))
         blocks += attempt("outliers", lambda: unlike(every, features[0], looking, files))
     return Section("The images", blocks)
 
@@ -207,14 +210,24 @@ class Every:
         split = self.splits[part]
         return tile(split, image, under(split.names[image], *words))
 
-    def pixels(self) -> Tensor:
-        """Brought to one size, and to brightness, where those of the splits differ."""
-        first = self.splits[0].pixels
-        if all(split.pixels.shape[1:] == first.shape[1:] for split in self.splits):
-            return torch.cat([split.pixels for split in self.splits])
-        side = near_duplicates.FINE
-        grey = [near_duplicates.brightness(split.pixels, side) for split in self.splits]
-        return (torch.cat(grey)[:, None] * 255).round().byte()
+    def images(self) -> SplitImages:
+        """All of them as one split, brought to the size of the first."""
+        first = self.splits[0]
+        sides = first.pixels.shape[-2:]
+        pixels = torch.cat([resized(split.pixels, sides) for split in self.splits])
+        names = [name for split in self.splits for name in split.names]
+        return SplitImages("all", pixels, None, (), names, len(names))
+
+
+def resized(pixels: Tensor, sides: Sequence[int]) -> Tensor:
+    """uint8 (n, C, H, W) of these sides in px."""
+    if pixels.shape[-2:] == torch.Size(sides):
+        return pixels
+    size = list(sides)
+    brought = F.interpolate(
+        pixels.float(), size, mode="bilinear", antialias=True, align_corners=False
+    )
+    return brought.round().clamp(0, 255).byte()
 
 
 def tile(split: SplitImages, image: int, text: str | None = None) -> Tile:
@@ -233,7 +246,7 @@ def under(name: str, *words: str) -> str:
 def duplicates(
     every: Every, features: Tensor | None, looking: Looking, files: Path
 ) -> Iterator[Block]:
-    pairs = near_duplicates.near_duplicates(every.pixels(), features, looking.duplicates)
+    pairs = near_duplicates.near_duplicates(every.images().pixels, features, looking.duplicates)
     members = near_duplicates.groups(pairs)
     across = [group for group in members if len({every.split(image) for image in group}) > 1]
     labels = [group for group in members if len({every.class_of(image) for image in group}) > 1]
@@ -269,11 +282,13 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
     labels = [split.labels for split in every.splits if split.labels is not None]
     if len(labels) < len(every.splits):
         return
-    found = suspect_labels.suspect_labels(features, torch.cat(labels), looking.seed)
+    judged = suspect_labels.suspect_labels(features, torch.cat(labels), looking.seed)
+    found = judged.suspects
     classes = every.splits[0].classes
     yield Words(
-        f"Suspect labels: of {len(every.places):,} images, {len(found):,} whose class a classifier that has not seen "
-        f"them and nearly all of their {suspect_labels.NEIGHBOURS} nearest neighbours doubt."
+        f"Suspect labels: of {len(every.places):,} images, {len(found):,} whose class is doubted both by a classifier "
+        f"that has not seen them and by at least nine of their {suspect_labels.NEIGHBOURS} nearest neighbours. That "
+        f"classifier is right for {judged.accuracy:.0%}: the lower that is, the more of these labels are right."
     )
     rows = [
         [every.split(s.image), every.name(s.image), classes[s.label], classes[s.proposed],
@@ -291,7 +306,7 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
 
 
 def unlike(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
-    found = outliers.outliers(features, every.pixels(), looking.outlier)
+    found = outliers.outliers(features, every.images().pixels, looking.outlier)
     yield Words(
         f"Outliers: {len(found):,} images that are {looking.outlier:g} deviations or more farther from their nearest "
         "neighbours than images are here."

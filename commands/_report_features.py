@@ -90,14 +90,17 @@ class Comparing:
         )
 
     def features(self, images: SplitImages) -> Tensor:
-        """Float32 (n, D) on the CPU."""
-        transform = self.transform(images)
+        """Of the network, float32 (n, D) on the CPU."""
+        network = self.trained() if self.file else self.random(images.pixels.shape[1])
+        return self.of(network, images, self.transform(images))
+
+    def with_pixels(self, features: Tensor, images: SplitImages) -> Tensor:
+        """The features of a trained network; of a random one with the main components of the pixels behind them."""
         if self.file is not None:
-            return self.of(self.trained(), images, transform)
-        channels = images.pixels.shape[1]
-        random = self.of(self.random(channels), images, transform)
-        pixels = self.of(RawPixels(channels, self.image_size), images, transform)
-        return torch.cat([_unit(random), _unit(_main_components(pixels))], 1)
+            return features
+        raw_pixels = RawPixels(images.pixels.shape[1], self.image_size)
+        pixels = self.of(raw_pixels, images, self.transform(images))
+        return torch.cat([_unit(features), _unit(_main_components(pixels))], 1)
 
     def of(self, network: nn.Module, images: SplitImages, transform: EvalTransform) -> Tensor:
         return extract_features(network, images.pixels, transform, 256, self.device).cpu()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The main job on the embedded data set, from nothing, on a CPU: pretrain, k-NN before and after, then finetune from the
-# checkpoint and from scratch at the same budget, pictures, and one table at the end. Two runs at a time with a thread
-# each, since networks of this size gain little from a second one.
+# checkpoint and from scratch at the same budget, a page about each stage, and one table at the end. Two runs at a time
+# with a thread each, since networks of this size gain little from a second one.
 #
 #   launch/demo.sh                    # about 2 minutes on 2 cores, and one to install
 #   SEEDS="0 1 2" launch/demo.sh      # three times that, and mean and spread
@@ -11,7 +11,7 @@
 # PYTHON  an interpreter that already has the requirements: nothing is installed then
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source launch/_environment.sh
+source launch/_environment.sh report
 out=${OUT:-runs/demo}
 mkdir -p "$out"
 trap 'kill $(jobs -p) 2> /dev/null || true' EXIT  # nothing goes on behind a demo that stopped
@@ -31,7 +31,9 @@ for seed in ${SEEDS:-0}; do
     "${finetune[@]}" --pretrained_weights "$run/ssl" --output_dir "$run/pretrained" > "$out/pretrained.$seed.json"
     wait "$knn" || { cat "$out/knn.$seed.log" >&2; exit 1; }
 done
-"$PYTHON" -m multicrop visualise "$run/ssl" > /dev/null
+for stage in ssl pretrained; do
+    "$PYTHON" -m multicrop report "$run/$stage" --images 1000 > /dev/null
+done
 
 "$PYTHON" - "$out" ${SEEDS:-0} <<'TABLE'
 import json
@@ -67,5 +69,5 @@ line("k-NN after pretraining", [result["results"][-1]["top1"]["20"] for result i
 line("scratch, last epoch", [result["test_top1"] for result in results("scratch")])
 line("finetuned from the checkpoint, last epoch", [result["test_top1"] for result in results("pretrained")])
 print("A drawn set shows that the chain works and that pretraining helps; choose backbones and recipes on your own images.")
-print(f"pictures: {out}/seed{seeds[-1]}/ssl/crops.png, curves.png, attention.png")
+print(f"open in a browser: {out}/seed{seeds[-1]}/ssl/report.html and pretrained/report.html beside it")
 TABLE

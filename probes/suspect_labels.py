@@ -31,8 +31,15 @@ class Suspect(NamedTuple):
     """Share of its nearest neighbours that have its label."""
 
 
-def suspect_labels(features: Tensor, labels: Tensor, seed: int = 0) -> list[Suspect]:
-    """Features (N, D) and labels (N,) -> the images whose label is doubtful, the most doubtful first.
+class Judged(NamedTuple):
+    suspects: list[Suspect]
+    """The most doubtful first."""
+    accuracy: float
+    """Share of the images, not seen by it, for which the classifier says their label."""
+
+
+def suspect_labels(features: Tensor, labels: Tensor, seed: int = 0) -> Judged:
+    """Features (N, D) and labels (N,) -> the images whose label is doubtful.
 
     Both must say so: the classifier by confident learning, and nearly all neighbours. Classes of fewer images than
     folds are not judged. ValueError where fewer than two classes are left, and where the features do not tell the
@@ -61,7 +68,8 @@ def suspect_labels(features: Tensor, labels: Tensor, seed: int = 0) -> list[Susp
             margin = float(probabilities[row, proposed] - probabilities[row, label])
             names = int(classes[label]), int(classes[proposed])
             suspects.append(Suspect(int(judged[row]), *names, margin, float(agreeing[row])))
-    return sorted(suspects, key=lambda suspect: (-suspect.margin, suspect.image))
+    suspects.sort(key=lambda suspect: (-suspect.margin, suspect.image))
+    return Judged(suspects, accuracy)
 
 
 def held_out_probabilities(features: Tensor, labels: Tensor, seed: int = 0) -> Tensor:

@@ -112,18 +112,20 @@ def test_swapped_labels_are_found_and_no_others():
     features, labels = clusters()
     wrong = labels.clone()
     wrong[[5, 50, 100]] = torch.tensor([1, 2, 0])
-    found = suspect_labels.suspect_labels(features, wrong)
+    found, accuracy = suspect_labels.suspect_labels(features, wrong)
+    assert accuracy == pytest.approx(117 / 120)
     assert {(s.image, s.label, s.proposed) for s in found} == {(5, 1, 0), (50, 2, 1), (100, 0, 2)}
     assert all(suspect.agreeing <= 0.1 and suspect.margin > 0 for suspect in found)
     assert [s.margin for s in found] == sorted((s.margin for s in found), reverse=True)
-    assert suspect_labels.suspect_labels(features, labels) == []
+    assert suspect_labels.suspect_labels(features, labels) == ([], 1.0)
 
 
 def test_classes_of_few_images_are_not_judged():
     features, labels = clusters()
     labels[:3] = 3  # in the middle of class 0
     labels[4] = 1
-    assert [suspect.image for suspect in suspect_labels.suspect_labels(features, labels)] == [4]
+    suspects, _ = suspect_labels.suspect_labels(features, labels)
+    assert [suspect.image for suspect in suspects] == [4]
     with pytest.raises(ValueError, match="two classes have 5 images or more"):
         suspect_labels.suspect_labels(features[:6], torch.tensor([0, 0, 1, 1, 2, 2]))
 

@@ -108,7 +108,7 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     if recipe.run.checkpoint_activations:
         recompute_blocks(model.backbone)
     train_module = TrainModule(model, guidance, names, teaching.distils).to(device)
-    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device))
+    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile_networks, device))
     compiler.module(model)
     compiler.module(train_module)
 

@@ -79,7 +79,7 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
         recompute_blocks(student.backbone)
     if sharded:
         sharding.shard((student, teacher), device)
-    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile, device) and not sharded)
+    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile_networks, device))
     compiler.module(student)
     compiler.module(teacher)
     groups = parameter_groups(student)

@@ -34,7 +34,6 @@ def pretraining(
     weights = sum(parameter.numel() for parameter in train_state.student.parameters())
     scaling = scaling_in_words(optimisation.lr, total, LR_BATCH)
     objective = train_state.objective
-    compiles = recipe.run.compile if not recipe.run.shard else False
     chance = "ln K" if objective.prototypes else "a student that tells nothing apart has"
     lines = [
         f"{images} images of {recipe.data.dataset}, {per_epoch} steps per epoch = {images} // {total}, "
@@ -44,7 +43,7 @@ def pretraining(
         f"after {optimisation.warmup_epochs} epochs",
         f"{recipe.backbone.arch}: {weights:,} weights with the head; crops {counted(2, size)}, "
         f"{counted(recipe.crops.local_crops_number, half(size))}; {chance} = {objective.uninformed_loss:.2f} nats",
-        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(compiles, device)}"
+        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile_networks, device)}"
         f"run folder {recipe.run.output_dir}",
     ]
     if recipe.run.shard:
@@ -96,6 +95,6 @@ def finetuning(
         f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; "
         f"images {in_words(data.backbone['image_size'])} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
         f"erasing {recipe.augmentation.re:g}",
-        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile, device)}"
+        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile_networks, device)}"
         f"run folder {recipe.run.output_dir}",
     ]

@@ -49,6 +49,11 @@ class RunSettings(Machine):
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "max_steps", "save_steps", "log_freq")
-        both = self.compile and self.checkpoint_activations
+        both = self.compile is True and self.checkpoint_activations
         words = "not with --compile, which chooses itself what is computed again"
         require(not both, "checkpoint_activations", True, words)
+
+    @property
+    def compile_networks(self) -> AutoSwitch:
+        """`compile`, as far as it is about the networks: those that recompute activations run as they are written."""
+        return False if self.checkpoint_activations else self.compile

@@ -21,7 +21,7 @@ from .checks import (
 from .data import NEW_COLUMNS, PIXEL_FLAGS, DataSettings
 from .flags import NOT_A_FLAG, Given
 from .learning_rate import scaled_lr
-from .machine import RunSettings
+from .machine import AutoSwitch, RunSettings
 from .sizes import ImageSize
 
 DROP_SHARE = Rule(lambda value: 0 <= value < 1, "must be within 0 and 1, and not 1")
@@ -237,6 +237,11 @@ class PretrainRun(RunSettings):
         require(not alone, "knn_datapath", self.knn_datapath, words)
         words = "not with --compile: shared-out networks run uncompiled"
         require(not (self.compile is True and self.shard), "shard", True, words)
+
+    @property
+    def compile_networks(self) -> AutoSwitch:
+        """So do those that are shared out."""
+        return False if self.shard else super().compile_networks
 
 
 @dataclass(frozen=True)

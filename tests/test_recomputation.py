@@ -12,6 +12,7 @@ from torch import nn
 
 from multicrop import registry
 from multicrop.commands._student import build
+from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe
 from multicrop.engine.blocks import blocks
 from multicrop.engine.recomputation import recompute_blocks
@@ -114,6 +115,14 @@ def test_a_run_of_stage_two_learns_the_same_and_may_be_resumed_with_it(colours, 
     recompute = {"checkpoint_activations": True}
     finetuning.run(colours, tmp_path / "recomputed", **options, **recompute)
     same(*(finetuning.networks(tmp_path / name) for name in ("plain", "recomputed")))
+
+
+@pytest.mark.parametrize("stage", [Recipe, Finetuning])
+def test_it_needs_no_other_flag_and_leaves_the_networks_uncompiled(stage):
+    """By default they are compiled on CUDA."""
+    assert recipe(stage).run.compile_networks == recipe(stage).run.compile == "auto"
+    assert recipe(stage, checkpoint_activations=True).run.compile_networks is False
+    assert recipe(stage, compile=True).run.compile_networks is True
 
 
 def test_what_cannot_be_is_one_line():

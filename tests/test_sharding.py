@@ -249,3 +249,4 @@ def test_what_cannot_be_shared_out_is_one_line(network, device, message):
 def test_shards_are_not_compiled():
     with pytest.raises(ValueError, match="--shard True: not with --compile"):
         recipe(Recipe, shard=True, compile=True)
+    assert recipe(Recipe, shard=True).run.compile_networks is False  # of which auto is the default

@@ -15,6 +15,7 @@ from multicrop.datasets._inventory import listed
 from multicrop.datasets._journal import JOURNAL
 from multicrop.engine import board, checkpoint, ranks
 from multicrop.engine.run import METRICS, RECIPE, verify_metrics
+from multicrop.engine.starts import STARTS, verify_starts
 from multicrop.weights import _maps_check, download
 from multicrop.weights.teacher_maps import HEADER
 
@@ -26,6 +27,7 @@ REMEDIES = {
     checkpoint.PREVIOUS: "the next save of the run replaces it",
 }
 OF_A_RUN = (RECIPE, checkpoint.NEWEST)  # other programs have files of rows, too
+ROWS = {METRICS: verify_metrics, STARTS: verify_starts}
 Compare = Callable[[], str | None]
 
 
@@ -37,7 +39,10 @@ class Part(NamedTuple):
 
 
 def verify(path: str) -> dict[str, Any]:
-    """The number of parts that are whole and that have no checksum. ValueError where some are damaged."""
+    """The number of parts that are whole and that have no checksum.
+
+    ValueError where some are damaged or cannot be read.
+    """
     place = Path(path).expanduser()
     if not place.exists():
         existing_folder(place)  # says that it is not there
@@ -47,8 +52,16 @@ def verify(path: str) -> dict[str, Any]:
         try:
             compared = part.compare()
         except FileNotFoundError:
-            continue  # a run that goes on has just renamed it
-        except (ValueError, OSError) as error:
+            if not part.path.is_symlink():
+                continue  # a run that goes on has just renamed it
+            damaged += 1
+            ranks.log(f"not there: {part.path} is a link that leads nowhere")
+            continue
+        except OSError as error:
+            damaged += 1
+            ranks.log(f"cannot be read: {part.path}: {error.strerror or error}")
+            continue
+        except ValueError as error:
             damaged += 1
             ranks.log(f"damaged: {error}")
             continue
@@ -62,7 +75,7 @@ def verify(path: str) -> dict[str, Any]:
     if damaged:
         count = whole + unchecked + damaged
         raise ValueError(
-            f"{path}: {damaged} of {count} are damaged: the lines above say what to do"
+            f"{path}: {damaged} of {count} are damaged or cannot be read: the lines above say what to do"
         )
     return {"whole": whole, "unchecked": unchecked, "others": dict(others)}
 
@@ -71,14 +84,30 @@ def parts_of(place: Path, others: Counter[str]) -> Iterator[Part]:
     """What this program wrote below a path and in the image cache of that; `others` counts all other files."""
     if place.is_file():
         yield from parts_in(place.parent, [place.name], others)
-    for folder, names, files in os.walk(place):
-        names.sort()
-        yield from parts_in(Path(folder), sorted(files), others)
+    else:
+        yield from parts_below(place, others)
     # A table's images lie beside it
     root = place.parent if is_table(place.name) else place
     for entry in _cache_check.entries_of(root):
         if not entry.resolve().is_relative_to(place.resolve()):  # else it was met above
             yield Part(entry, partial(_cache_check.verify_entry, entry))
+
+
+def parts_below(place: Path, others: Counter[str]) -> Iterator[Part]:
+    """Those of a folder and all below it. A folder that cannot be entered is a part that cannot be read."""
+    closed: list[OSError] = []
+    for folder, names, files in os.walk(place, onerror=closed.append):
+        names.sort()
+        for name in names:
+            if os.path.islink(os.path.join(folder, name)):
+                ranks.log(f"not entered: {os.path.join(folder, name)}, a link to a folder")
+        yield from parts_in(Path(folder), sorted(files), others)
+    for error in closed:
+        yield Part(Path(error.filename), partial(_raise, error))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def parts_in(folder: Path, files: list[str], others: Counter[str]) -> Iterator[Part]:
@@ -103,8 +132,8 @@ def parts_in(folder: Path, files: list[str], others: Counter[str]) -> Iterator[P
 
 def comparison(path: Path) -> Compare | None:
     """How a file is compared, None where it is of no kind that this program writes."""
-    if path.name == METRICS and any((path.parent / name).exists() for name in OF_A_RUN):
-        return partial(verify_metrics, path)
+    if path.name in ROWS and any((path.parent / name).exists() for name in OF_A_RUN):
+        return partial(ROWS[path.name], path)
     if path.name.startswith(board.EVENTS):
         return partial(board.verify, path)
     if path.name.endswith(WEIGHTS) and path.name != checkpoint.DAMAGED:

@@ -1,11 +1,9 @@
 """A run is a folder: recipe.yaml, metrics.jsonl, TensorBoard events, checkpoints, and what --log asks for."""
 
-import json
 import os
 import re
 import shutil
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -15,7 +13,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from . import checkpoint, lock, ranks, trackers
+from . import checkpoint, lock, ranks, rows, trackers
 from .board import WHAT, Board
 from .files import append_line, atomic_write, write_errors
 from .guard import check_finite
@@ -26,7 +24,6 @@ from .starts import Start
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
 DAMAGED_METRICS = "metrics_damaged.txt"
-CRC = "crc"  # last in each row: the CRC-32 of the row without it
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
     "global_batch": "a global batch of",
@@ -161,11 +158,10 @@ class Run:
         summary = ", ".join(stated) or "every flag has its default"
         ranks.log(f"recipe: {summary}; all of it in {self.folder / RECIPE}")
         anew = step == 0 and (self.folder / METRICS).exists()
-        kept = self._kept_rows(step)
-        rows = [f"{_line(row)}\n" for row in kept]
+        lines = [f"{rows.line_of(row)}\n" for row in self._kept_rows(step)]
         self._write_recipe()
         with atomic_write(self.folder / METRICS) as file:
-            file.write("".join(rows).encode())
+            file.write("".join(lines).encode())
         self._start = Start(self.folder, step)
         first_step = step + 1 if step else None
         wanted = self.recipe.get("log", ())
@@ -181,14 +177,14 @@ class Run:
         """
         if step == 0:
             return []
-        rows, damaged = _parse_metrics(self.folder / METRICS)
+        metrics, damaged = rows.parse(self.folder / METRICS)
         if damaged:
             for line in damaged.values():
                 append_line(self.folder / DAMAGED_METRICS, line)
             ranks.log(
                 f"{self.folder / METRICS}: {len(damaged)} damaged lines, set aside in {DAMAGED_METRICS}"
             )
-        kept = [row for row in rows if row["step"] <= step]
+        kept = [row for row in metrics if row["step"] <= step]
         latest = max((row["step"] for row in kept if "loss" in row), default=0)
         if self.unlogged is not None and latest < (due := step - len(self.unlogged)):
             ranks.log(f"{self.folder / METRICS}: rows between steps {latest} and {due} are lost")
@@ -203,7 +199,7 @@ class Run:
         if self.outlets is None:
             return
         row = {"step": step, "time": round(time.time(), 3), **values}
-        append_line(self.folder / METRICS, _line(row))
+        append_line(self.folder / METRICS, rows.line_of(row))
         for outlet in self.outlets:
             outlet.add(step, values)
 
@@ -245,61 +241,13 @@ class Run:
 
 def read_metrics(folder: Path) -> list[dict]:
     """The rows of a run folder's metrics, without damaged ones and what a killed run left of its last line."""
-    rows, _ = _parse_metrics(folder / METRICS)
-    return rows
+    metrics, _ = rows.parse(folder / METRICS)
+    return metrics
 
 
 def verify_metrics(path: Path) -> str | None:
-    """What was compared of a file of rows; None where an older version wrote them. ValueError where it is damaged."""
-    _, damaged = _parse_metrics(path)
-    if damaged:
-        noun, numbers = "line" if len(damaged) == 1 else "lines", ", ".join(map(str, damaged))
-        raise ValueError(
-            f"{path} is damaged in {noun} {numbers}: a run that goes on sets that aside in {DAMAGED_METRICS}"
-        )
-    has_checksums = f'"{CRC}": ' in path.read_text(errors="backslashreplace")
-    return "the CRC-32 of each row" if has_checksums else None
-
-
-def _parse_metrics(path: Path) -> tuple[list[dict], dict[int, str]]:
-    """The rows, and the lines that are none by their numbers; bytes that are not UTF-8 are written out there.
-
-    What a killed run left of its last line is neither.
-    """
-    if not path.exists():
-        return [], {}
-    *lines, torn = path.read_text(errors="backslashreplace").split("\n")
-    if "}" in torn:  # a whole row, though not the end of its line
-        lines.append(torn)
-    parsed = {number: _row(line) for number, line in enumerate(lines, 1) if line}
-    # Those of older versions have no checksums; a run that goes on gives them some
-    has_checksums = any(row and CRC in row for row in parsed.values())
-    rows, damaged = [], {}
-    for number, row in parsed.items():
-        line = lines[number - 1]
-        if row is not None and row.pop(CRC, None) is not None:
-            row = row if _line(row) == line else None
-        elif has_checksums:
-            row = None
-        if row is None:
-            damaged[number] = line
-        else:
-            rows.append(row)
-    return rows, damaged
-
-
-def _row(line: str) -> dict | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
-
-
-def _line(row: dict) -> str:
-    """A row as it is written: with its checksum, since a digit may become another."""
-    checksum = zlib.crc32(json.dumps(row).encode())
-    return json.dumps({**row, CRC: f"{checksum:08x}"})
+    """As `rows.verify`."""
+    return rows.verify(path, f"a run that goes on sets that aside in {DAMAGED_METRICS}")
 
 
 def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> list[str]:

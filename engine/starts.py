@@ -1,6 +1,8 @@
-"""starts.jsonl of a run folder: when and where a run was started or resumed, on which machine, and what it drew."""
+"""starts.jsonl of a run folder: when and where a run was started or resumed, on which machine, and what it drew.
 
-import json
+A run can do without it, and goes on where it cannot be written.
+"""
+
 import platform
 import sys
 import time
@@ -9,8 +11,9 @@ from typing import Any
 
 import torch
 
-from . import ranks
+from . import ranks, rows
 from .files import append_line
+from .optional import optional
 
 STARTS = "starts.jsonl"
 RAPL = Path("/sys/class/powercap")
@@ -27,35 +30,36 @@ class Start:
             "step": step,
             "machine": machine(),
         }
-        append_line(self._path, json.dumps(self._row))
+        self._append(self._row)
 
     def end(self) -> None:
         row = {**self._row, "ended": round(time.time(), 3)}
         spent = joules()
         if self._energy is not None and spent is not None and spent >= self._energy:
             row["joules"] = round(spent - self._energy)
-        append_line(self._path, json.dumps(row))
+        self._append(row)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        with optional(str(self._path)):
+            append_line(self._path, rows.line_of(row))
 
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """One row for each start, with its end where it came to one; lines that are none are left out."""
-    path = folder / STARTS
-    if not path.exists():
-        return []
-    by_time: dict[float, dict[str, Any]] = {}
-    for line in path.read_text(errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("started"), int | float):
-            by_time[row["started"]] = row
+    found, _ = rows.parse(folder / STARTS)
+    by_time = {row["started"]: row for row in found if isinstance(row.get("started"), int | float)}
     return list(by_time.values())
 
 
+def verify_starts(path: Path) -> str | None:
+    """As `rows.verify`."""
+    return rows.verify(path, "only the report reads it, without those")
+
+
 def machine() -> dict[str, Any]:
-    """Plain values: processors or cards, processes, torch, Python."""
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    """Plain values: processors or, where this process uses CUDA, cards; processes, torch, Python."""
+    cards = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+    names = [torch.cuda.get_device_name(index) for index in range(cards)]
     device = ", ".join(dict.fromkeys(names)) or _processor()
     return {
         "device": device,

@@ -115,9 +115,9 @@ def test_a_file_alone_and_folders_of_several(tmp_path, monkeypatch):
     run, _ = run_folder(tmp_path / "a", monkeypatch)
     maps, _ = teacher_maps(tmp_path / "b", monkeypatch)
     assert verify(run / "best.pt")["whole"] == verify(maps)["whole"] == 1
-    assert verify(tmp_path)["whole"] == 7
+    assert verify(tmp_path)["whole"] == 8
     (run / "best.pt").write_bytes(flipped((run / "best.pt").read_bytes(), random.Random(1)))
-    with pytest.raises(ValueError, match=r"1 of 7 are damaged"):
+    with pytest.raises(ValueError, match=r"1 of 8 are damaged"):
         verify(tmp_path)
 
 
@@ -139,6 +139,29 @@ def test_formats_of_others_are_said_to_have_no_checksum(tmp_path, capsys):
     assert "others.pth (the CRC-32 of its members)" in said
     assert "compared as they are decoded, not here: 32 .png" in said
     assert "without checksums: 1 .txt" in said
+
+
+def test_what_cannot_be_looked_at_is_not_passed_over(tmp_path, monkeypatch, capsys):
+    """A folder that may not be entered, a link that leads nowhere, a link to a folder."""
+    run, _ = run_folder(tmp_path / "all", monkeypatch)
+    (run / "checkpoint0001.pt").unlink()
+    (run / "checkpoint0001.pt").symlink_to(tmp_path / "gone.pt")
+    (run / "closed").mkdir()
+    (run / "linked").symlink_to(tmp_path, target_is_directory=True)
+    scandir = os.scandir  # root may enter any folder
+
+    def closed(path):
+        if str(path) == str(run / "closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(ValueError, match="2 of 8 are damaged or cannot be read"):
+        verify(tmp_path)
+    said = capsys.readouterr().err
+    assert f"not there: {run / 'checkpoint0001.pt'} is a link that leads nowhere" in said
+    assert f"cannot be read: {run / 'closed'}: Permission denied" in said
+    assert f"not entered: {run / 'linked'}, a link to a folder" in said
 
 
 def test_a_path_that_is_not_there_is_one_line(tmp_path):

@@ -16,6 +16,7 @@ except ImportError:  # not on Windows, where run folders are not locked
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
+LOOK, PAUSE = 0.3, 0.05  # seconds: `is_held` takes the lock for a moment, which is no owner
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # what network disks without locks answer
 _held: dict[Path, BinaryIO] = {}  # of this process, which may open a folder again
 
@@ -31,6 +32,7 @@ def hold(
     path, place = folder.resolve() / f"{file}{LOCK}", folder / file
     if fcntl is None or path in _held:
         return
+    until = time.monotonic() + LOOK
     while True:
         locked = open(path, "a+b")  # noqa: SIM115 (open as long as the lock is held)
         locked.seek(0)
@@ -42,6 +44,9 @@ def hold(
             if error.errno in NO_LOCKS:
                 log(f"{place} is on a disk without locks: let no other run write into it")
                 return
+            if time.monotonic() < until:
+                time.sleep(PAUSE)
+                continue
             raise ValueError(
                 f"{place} is in use by {owner or 'another process'}: wait for it, or choose another {flag}"
             ) from None

@@ -221,20 +221,25 @@ def _node_group() -> tuple[int | None, dist.ProcessGroup | None]:
     """The first rank of this node and the group of the node's ranks; None where this process is alone there."""
     global _node
     if _node is None:
-        hosts = gather_objects((socket.gethostname(), _leads_node()))
-        leaders: dict[str, int] = {}
-        for each, (host, leads) in enumerate(hosts):
+        nodes = gather_objects((_node_name(), _leads_node()))
+        leaders: dict[tuple, int] = {}
+        for each, (node, leads) in enumerate(nodes):
             if leads:
-                leaders.setdefault(host, each)
+                leaders.setdefault(node, each)
         # Every rank makes each group, as torch wants it; what leads itself is in none
-        for host, leader in leaders.items():
-            members = [each for each, (own, leads) in enumerate(hosts) if own == host and not leads]
+        for node, leader in leaders.items():
+            members = [each for each, (own, leads) in enumerate(nodes) if own == node and not leads]
             if not members:
                 continue
             group = dist.new_group([leader, *members], timeout=WORK, backend="gloo")
             if rank() in (leader, *members):
                 _node = leader, cast(dist.ProcessGroup, group)
     return _node or (None, None)
+
+
+def _node_name() -> tuple:
+    """What tells this node from others: torchrun's or Slurm's number of it, too, since containers may share a name."""
+    return socket.gethostname(), *map(os.environ.get, ("GROUP_RANK", "SLURM_NODEID"))
 
 
 def _meet(group: dist.ProcessGroup | None = None) -> None:

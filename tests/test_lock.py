@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,18 @@ def test_a_second_run_in_a_folder_is_refused_and_changes_nothing(tmp_path, holde
     with pytest.raises(ValueError, match=f"in use by process {holder.pid}.*another --output_dir"):
         Run(tmp_path, {"lr": 1.0})
     assert [path.name for path in tmp_path.iterdir()] == [lock.LOCK]
+
+
+def test_who_only_looks_keeps_nobody_out(tmp_path):
+    """A report that asks whether a run goes on, at the moment in which it is started again."""
+    path = tmp_path / lock.LOCK
+    path.touch()
+    with open(path, "rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, lambda: fcntl.flock(looking, fcntl.LOCK_UN)).start()
+        lock.hold(tmp_path)
+    assert lock.is_held(tmp_path)
+    lock.release(tmp_path)
 
 
 def test_a_run_lets_go_of_its_folder_when_it_closes(tmp_path):

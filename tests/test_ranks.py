@@ -199,3 +199,27 @@ def test_ranks_that_wait_hear_signals(tmp_path):
     script.write_text(WAITING.format(root=str(ROOT)))
     done = launch(str(script), ranks=2)
     assert done.returncode == 0, done.stderr
+
+
+NODES = """
+import os, sys
+sys.path.insert(0, {root!r})
+os.environ["GROUP_RANK"], os.environ["LOCAL_RANK"] = (
+    str(int(os.environ["RANK"]) // 2), str(int(os.environ["RANK"]) % 2)
+)
+from multicrop.engine import ranks
+ranks.start("cpu")
+made = ranks.make_on_node(lambda: ranks.rank(), lambda rank: True)
+makers = ranks.gather_objects(made)
+assert makers == [0, 0, 2, 2], makers
+ranks.stop()
+"""
+
+
+@pytest.mark.slow
+def test_nodes_of_one_name_are_two(tmp_path):
+    """As containers may be: what the first process of another node has made lies on another disk."""
+    script = tmp_path / "nodes.py"
+    script.write_text(NODES.format(root=str(ROOT)))
+    done = launch(str(script), ranks=4)
+    assert done.returncode == 0, done.stderr

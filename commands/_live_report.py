@@ -3,7 +3,7 @@
 import time
 
 from multicrop.commands import _report_run, _report_write
-from multicrop.commands._report_run import RunFolder
+from multicrop.commands._report_folder import RunFolder
 from multicrop.engine.optional import optional
 from multicrop.engine.run import Run
 from multicrop.pictures.page import check_installed

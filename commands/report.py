@@ -25,8 +25,8 @@ from multicrop.commands._conversion import conversion_of
 from multicrop.commands._origin import DataOrigin
 from multicrop.commands._report_block import attempt
 from multicrop.commands._report_features import Comparing
+from multicrop.commands._report_folder import RunFolder, is_run
 from multicrop.commands._report_images import SplitImages, read_split
-from multicrop.commands._report_run import RunFolder, is_run
 from multicrop.commands._targets import image_origin
 from multicrop.commands.check import recognise, run_name, splits_of
 from multicrop.config.report import Recipe

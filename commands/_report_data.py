@@ -30,6 +30,7 @@ from multicrop.registry import Source
 SHOWN = 24  # groups or images of a grid
 CLASSES_SHOWN = 24  # on the contact sheet
 PER_CLASS = 8
+FEW, SIZE, SMALL = 6, 72, 48  # classes whose images are shown large, and px of an image: else two groups in a line
 NAME = 24  # characters of a file's name that stand under its image
 BARS = 60  # classes that have a bar
 
@@ -78,14 +79,11 @@ def counts(source: Source, path: str, splits: Sequence[SplitImages]) -> Iterator
     rows = []
     for split in splits:
         channels, height, width = split.pixels.shape[1:]
-        read = (
-            f"{len(split):,}" if len(split) == split.total else f"{len(split):,} of {split.total:,}"
-        )
         rows.append(
             [
                 split.split,
                 split.total,
-                read,
+                len(split),
                 len(split.unreadable),
                 len(split.classes) or "no labels",
                 channels,
@@ -172,7 +170,7 @@ def contact_sheet(splits: Sequence[SplitImages]) -> Iterator[Block]:
     caption = f"Images of each class, {first.split} split" + (
         f"; {more:,} more classes" if more else ""
     )
-    yield Tiles(caption, groups)
+    yield Tiles(caption, groups, SIZE if len(groups) <= FEW else SMALL)
 
 
 # What may be wrong

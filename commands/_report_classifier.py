@@ -10,9 +10,9 @@ from torch import Tensor
 
 from multicrop.commands._corruption_errors import FILES
 from multicrop.commands._report_block import attempt
-from multicrop.commands._report_data import tile
 from multicrop.commands._report_features import Comparing
 from multicrop.commands._report_images import SplitImages
+from multicrop.commands._report_tiles import tile
 from multicrop.commands.labels import RESULT
 from multicrop.pictures import charts
 from multicrop.pictures.page import Block, Chart, Section, Table, Tiles, Words

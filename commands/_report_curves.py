@@ -79,9 +79,7 @@ def lines_of(
     return lines
 
 
-def caption(
-    title: str, lines: Iterable[tuple[str, str]], marks: Sequence[dict[str, Any]]
-) -> str:
+def caption(title: str, lines: Iterable[tuple[str, str]], marks: Sequence[dict[str, Any]]) -> str:
     names = {name for _, name in lines}
     words = [f"{title}: {names.pop()}" if len(names) == 1 and title == "Loss" else title]
     kinds = {mark["kind"] for mark in marks}

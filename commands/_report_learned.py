@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multicrop.commands._report_block import attempt
-from multicrop.commands._report_data import tile
 from multicrop.commands._report_features import Comparing
 from multicrop.commands._report_images import SplitImages
+from multicrop.commands._report_tiles import tile
 from multicrop.commands.visualise import draw_run_crops
 from multicrop.config.report import Looking
 from multicrop.config.sizes import height_width

@@ -14,7 +14,9 @@ def optional(what: str) -> Iterator[None]:
     """An error inside becomes a warning line that says what is missing now and why; what comes after goes on."""
     try:
         yield
-    except BaseException as error:  # a library of pictures or curves, or one of its own, may raise anything
+    except (
+        BaseException
+    ) as error:  # a library of pictures or curves, or one of its own, may raise anything
         if not is_failure(error):
             raise
         reason = f"{type(error).__name__}: {first_line(error)}"

@@ -118,9 +118,7 @@ def histogram(values: Sequence[float], name: str, bins: int = 40) -> dict[str, A
     return _spec(chart.properties(width=WIDTH, height=HEIGHT // 2))
 
 
-def heat(
-    rows: Sequence[Row], x: str, y: str, value: str, names: Sequence[str]
-) -> dict[str, Any]:
+def heat(rows: Sequence[Row], x: str, y: str, value: str, names: Sequence[str]) -> dict[str, Any]:
     """A square for each pair of names, in the order of `names`, fuller with its value; without a row it is empty."""
     import altair
 
@@ -197,7 +195,9 @@ def as_png(spec: dict[str, Any]) -> bytes:
 def _data(rows: Sequence[Row]) -> Any:
     import altair
 
-    return altair.Data(values=[{name: _plain(value) for name, value in row.items()} for row in rows])
+    return altair.Data(
+        values=[{name: _plain(value) for name, value in row.items()} for row in rows]
+    )
 
 
 def _plain(value: Any) -> Any:

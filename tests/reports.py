@@ -51,7 +51,12 @@ def read_page(path: Path) -> Page:
 
 def browse(page: Path, *flags: str, seconds: float = 8) -> tuple[str, list[str]]:
     """What a headless browser without a network prints, and the lines of the page's console."""
-    words = [CHROMIUM, *OFFLINE, "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}"]
+    words = [
+        CHROMIUM,
+        *OFFLINE,
+        "--enable-logging=stderr",
+        f"--user-data-dir={page.parent / 'profile'}",
+    ]
     words += [f"--virtual-time-budget={round(1000 * seconds)}", *flags, page.as_uri()]
     environment = {**os.environ, "DBUS_SESSION_BUS_ADDRESS": ""}
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)

@@ -54,9 +54,7 @@ def every_chart() -> dict[str, dict]:
     shares = [{"class": n, "top": 50.0, "from": 40.0, "to": 60.0} for n in NAMES]
     pairs = [{"class": a, "taken": b, "percent": 30.0} for a in NAMES for b in NAMES]
     dots = [{"x": i, "y": i, "image": uri, "name": n, "class": n} for i, n in enumerate(NAMES)]
-    marks = [
-        {"step": 2 * i, "kind": kind, "note": NAMES[i]} for i, kind in enumerate(charts.MARKS)
-    ]
+    marks = [{"step": 2 * i, "kind": kind, "note": NAMES[i]} for i, kind in enumerate(charts.MARKS)]
     bins = [{"from": 10.0 * i, "to": 10.0 * i + 10, "accuracy": 9.0 * i} for i in range(10)]
     return {
         "lines": charts.lines(rows, "step", VALUE, "run", marks, dash="what"),
@@ -74,8 +72,14 @@ def sections() -> list[Section]:
     blocks = [Words(NAMES[0]), LeftOut(NAMES[1], NAMES[2])]
     blocks += [Table(NAMES[3], NAMES, [[*NAMES[:-1], 1.5]] * 3, folded) for folded in (False, True)]
     blocks += [Chart(name, NAMES[0], spec) for name, spec in every_chart().items()]
-    blocks += [Picture("a", NAMES[2], png(), 300), Tiles(NAMES[1], [(name, tiles) for name in NAMES])]
-    return [Section(NAMES[0], blocks), *(Section(f"Long {i}", [Words("word " * 3000)]) for i in range(2))]
+    blocks += [
+        Picture("a", NAMES[2], png(), 300),
+        Tiles(NAMES[1], [(name, tiles) for name in NAMES]),
+    ]
+    return [
+        Section(NAMES[0], blocks),
+        *(Section(f"Long {i}", [Words("word " * 3000)]) for i in range(2)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +94,9 @@ def test_names_are_text_and_nothing_else(written):
     content = written.read_text(encoding="utf-8")
     found = Page(content)
     specs = len(every_chart())
-    assert found.tags.count("script") == specs + 2  # a spec for each chart, Vega, and the lines that draw
+    assert (
+        found.tags.count("script") == specs + 2
+    )  # a spec for each chart, Vega, and the lines that draw
     assert not found.loads() and not found.handlers()
     assert "svg" not in found.tags
     for name in NAMES[:-1]:
@@ -110,7 +116,11 @@ def test_a_page_is_small_and_its_charts_lie_beside_it(written):
 
 
 def test_what_is_no_number_is_left_out_of_a_chart():
-    rows = [{"step": 0, "loss": float("nan")}, {"step": 1, "loss": float("inf")}, {"step": 2, "loss": 1.0}]
+    rows = [
+        {"step": 0, "loss": float("nan")},
+        {"step": 1, "loss": float("inf")},
+        {"step": 2, "loss": 1.0},
+    ]
     spec = charts.lines(rows, "step", "loss")
     assert "NaN" not in page.in_script(spec) and "Infinity" not in page.in_script(spec)
     values = [row["loss"] for row in next(iter(spec["datasets"].values()))] if "datasets" in spec else [
@@ -127,7 +137,11 @@ def test_a_chart_may_have_more_rows_than_altair_likes():
 @pytest.mark.parametrize(("classes", "tall"), [(2, 150), (43, 1000), (60, 1000)])
 def test_charts_of_many_classes_stay_on_a_page(classes, tall):
     names = [f"class {number}" for number in range(classes)]
-    bars = [{"class": name, "images": 3, "split": split} for name in names for split in ("train", "test")]
+    bars = [
+        {"class": name, "images": 3, "split": split}
+        for name in names
+        for split in ("train", "test")
+    ]
     shares = [{"class": name, "top": 50.0, "from": 40.0, "to": 60.0} for name in names]
     for spec in (
         charts.bars(bars, "class", "images", "split"),
@@ -156,7 +170,9 @@ def test_a_chart_that_cannot_be_drawn_costs_its_files_only(tmp_path, monkeypatch
 def test_a_missing_library_is_one_line(monkeypatch):
     for module in ("jinja2", "altair", "vl_convert"):
         with monkeypatch.context() as patch:
-            patch.setattr(page.importlib.util, "find_spec", lambda name, m=module: name != m or None)
+            patch.setattr(
+                page.importlib.util, "find_spec", lambda name, m=module: name != m or None
+            )
             with pytest.raises(ValueError, match=r"a report needs .*multicrop\[report\]") as error:
                 page.check_installed()
             assert "\n" not in str(error.value)
@@ -168,7 +184,9 @@ def test_a_browser_draws_every_chart_without_a_network_or_an_error(written):
     assert console == []
     found = Page(dom)
     # Names are no elements and run nothing in a live document either
-    assert "window.broken" not in [value for _, _, value in found.attributes] and not found.handlers()
+    assert (
+        "window.broken" not in [value for _, _, value in found.attributes] and not found.handlers()
+    )
     assert found.tags.count("img") == 1 + len(NAMES) ** 2
     for number in range(len(every_chart())):
         (drawn,) = re.findall(rf'id="chart{number}".*?(<svg.*?</svg>)', dom, re.DOTALL)
@@ -201,12 +219,16 @@ def corner(path: Path, *flags: str) -> tuple[int, int, np.ndarray]:
 def test_light_dark_and_narrow(written):
     light, contrast, _ = corner(written, "--window-size=1000,3000")
     assert light > 240 and contrast > 200
-    dark, contrast, _ = corner(written, "--window-size=1000,3000", "--blink-settings=preferredColorScheme=0")
+    dark, contrast, _ = corner(
+        written, "--window-size=1000,3000", "--blink-settings=preferredColorScheme=0"
+    )
     assert dark < 40 and contrast > 180
     # Nothing is wider than a telephone: no bar to scroll the page sideways
     script = "<script>setTimeout(() => { document.title = document.documentElement.scrollWidth }, 900)</script></body>"
     narrow = written.parent / "narrow.html"
-    narrow.write_text(written.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8")
+    narrow.write_text(
+        written.read_text(encoding="utf-8").replace("</body>", script), encoding="utf-8"
+    )
     dom, _ = browse(narrow, "--dump-dom", "--window-size=500,900")
     (width,) = re.findall(r"<title>(\d+)</title>", dom)
     assert int(width) <= 500

@@ -190,7 +190,7 @@ def test_one_spelling_of_a_flag_for_one_meaning(command):
     recipe_type = import_module(f"multicrop.config.{command}").Recipe
     names = set(flag_types(recipe_type))
     written = {name for name in names if name.startswith(("out", "dest", "to_"))}
-    assert written <= {"output", "output_dir", "out_dim"}
+    assert written <= {"output", "output_dir", "out_dim", "outlier"}
     batches = {name for name in names if "batch" in name}
     assert batches <= {"batch_size", "batch_size_per_gpu", "lr_batch"}
     learns_with_all = "lr_batch" in names or command == "labels"

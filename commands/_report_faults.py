@@ -171,8 +171,8 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
 def unlike(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
     found = outliers.outliers(features, every.images().pixels, looking.outlier)
     yield Words(
-        f"Outliers: {len(found):,} images that are {looking.outlier:g} deviations or more farther from their nearest "
-        "neighbours than images are here."
+        f"Outliers: of {len(every.places):,} images, {len(found):,} by {looking.outlier:g} deviations or more farther "
+        "from their nearest neighbours than images are here."
     )
     rows = [
         [every.split(o.image), every.name(o.image), every.class_of(o.image), round(o.score, 2)]

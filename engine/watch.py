@@ -48,9 +48,11 @@ def end_step() -> None:
 
 @contextmanager
 def waiting(what: str, limited: bool) -> Iterator[None]:
-    """Inside, this process may wait for other ranks, which is called `what`."""
+    """Inside, this process may wait for other ranks, which is called `what`; in a step that is limited the step is."""
     global _now
-    before, _now = _now, Wait(what, time.monotonic(), limited)
+    before = _now
+    if not (limited and before is not None and before.limited):
+        _now = Wait(what, time.monotonic(), limited)
     try:
         yield
     finally:

@@ -22,7 +22,7 @@ from .interrupt import Stopped
 T = TypeVar("T")
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
 WORK = timedelta(days=7)  # how long they wait while one of them decodes images or fits a probe
-MEAN = "what they add up"  # beside steps: accuracies, numbers of a row
+REDUCED = "what they add up"  # beside steps: accuracies, numbers of a row
 BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
@@ -107,7 +107,7 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     if not dist.is_initialized():
         return value
     total = value.clone()
-    with watch.waiting(MEAN, limited=True):
+    with watch.waiting(REDUCED, limited=True):
         dist.all_reduce(total)
     return total / world_size()
 
@@ -117,7 +117,7 @@ def all_reduce_max(value: Tensor) -> Tensor:
     if not dist.is_initialized():
         return value
     top = value.clone()
-    with watch.waiting(MEAN, limited=True):
+    with watch.waiting(REDUCED, limited=True):
         dist.all_reduce(top, op=dist.ReduceOp.MAX)
     return top
 

@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import ranks
+from . import ranks, watch
 from .files import first_line
 
 BACKEND: Any = "inductor"
@@ -65,7 +65,7 @@ class Compiler:
             # The first of its kind, which compiles.
             before = _Before(module, args)
             try:
-                with _backward_is_compiled_too():
+                with watch.waiting("what it compiles first", False), _backward_is_compiled_too():
                     result = compiled(*args, **kwargs)
             except Exception as error:  # of the compiler, in any of its parts
                 reason = _reason(error)

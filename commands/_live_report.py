@@ -3,7 +3,7 @@
 import time
 
 from multicrop.commands import _report_run, _report_write
-from multicrop.commands._report_run import RunFolder
+from multicrop.commands._report_folder import RunFolder
 from multicrop.engine.optional import optional
 from multicrop.engine.run import Run
 from multicrop.pictures.page import check_installed
@@ -13,13 +13,16 @@ FIRST = 8.0  # s that a version is taken to need before one is measured: it impo
 RELOAD = 30  # s between two looks of an open page
 
 
+def check(wanted: bool) -> None:
+    """ValueError where a library of the page is missing: before a run has written anything."""
+    if wanted:
+        check_installed()
+
+
 class LiveReport:
     """Rewrites the page where there is time for it; only rank 0 does, and no error of it ends a run."""
 
     def __init__(self, wanted: bool, run_folder: Run):
-        """ValueError where a library of the page is missing."""
-        if wanted:
-            check_installed()
         self._wanted = wanted and run_folder.writes
         self._folder = run_folder.folder
         self._begun = time.perf_counter()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from multicrop.engine import ranks
 from multicrop.engine.files import first_line
+from multicrop.engine.optional import is_failure
 from multicrop.pictures.page import Block, LeftOut
 
 
@@ -13,7 +14,9 @@ def attempt(what: str, make: Callable[[], Iterable[Block]]) -> list[Block]:
     try:
         for block in make():
             blocks.append(block)
-    except Exception as error:
+    except BaseException as error:
+        if not is_failure(error):
+            raise
         reason = first_line(error)
         if not isinstance(error, ValueError | OSError):  # these are written for people
             reason = f"{type(error).__name__}: {reason}"

@@ -10,18 +10,18 @@ from torch import Tensor
 
 from multicrop.commands._corruption_errors import FILES
 from multicrop.commands._report_block import attempt
-from multicrop.commands._report_data import tile
 from multicrop.commands._report_features import Comparing
 from multicrop.commands._report_images import SplitImages
+from multicrop.commands._report_tiles import tile
 from multicrop.commands.labels import RESULT
 from multicrop.pictures import charts
 from multicrop.pictures.page import Block, Chart, Section, Table, Tiles, Words
 from multicrop.probes.accuracy import accuracies, balanced_accuracy
 from multicrop.probes.calibration import calibration
-from multicrop.probes.confusion import Confusion
 from multicrop.supervised.classifier import Classifier
 
-SQUARES = 30  # classes of a confusion matrix that is drawn
+SQUARES = 100  # classes of a confusion matrix that is drawn
+BARS = 60  # classes whose accuracy is drawn
 PAIRS = 20
 MISTAKES = 24
 BINS = 10
@@ -62,65 +62,61 @@ def section(test: SplitImages, comparing: Comparing, run: Path | None) -> Sectio
 
 def per_class(logits: Tensor, test: SplitImages) -> Iterator[Block]:
     assert test.labels is not None
-    hits = logits.argmax(1) == test.labels
+    hits = (logits.argmax(1) == test.labels).double()
+    images = test.labels.bincount(minlength=len(test.classes)).tolist()
+    right = test.labels.bincount(hits, minlength=len(test.classes)).long().tolist()
+    there = [label for label, count in enumerate(images) if count]
+    there.sort(key=lambda label: right[label] / images[label])
     rows = []
-    for label, name in enumerate(test.classes):
-        of_class = hits[test.labels == label]
-        if len(of_class):
-            right = int(of_class.sum())
-            # Wilson 1927: holds for few images, and near 0 and 100 %, too
-            interval = binomtest(right, len(of_class)).proportion_ci(method="wilson")
-            rows.append(
-                {
-                    "class": name,
-                    "accuracy, percent": round(100 * right / len(of_class), 2),
-                    "from": round(100 * interval.low, 2),
-                    "to": round(100 * interval.high, 2),
-                    "images": len(of_class),
-                }
-            )
-    rows.sort(key=lambda row: row["accuracy, percent"])
-    shown = rows[: 2 * SQUARES]
+    for label in there[:BARS]:
+        # Wilson 1927: holds for few images, and near 0 and 100 %, too
+        interval = binomtest(right[label], images[label]).proportion_ci(method="wilson")
+        rows.append(
+            {
+                "class": test.classes[label],
+                "accuracy, percent": round(100 * right[label] / images[label], 2),
+                "from": round(100 * interval.low, 2),
+                "to": round(100 * interval.high, 2),
+                "images": images[label],
+            }
+        )
     caption = "Accuracy of each class with its 95 % interval (Wilson), the worst first"
-    caption += f"; {len(shown)} of {len(rows)} classes" if len(shown) < len(rows) else ""
+    caption += f"; {len(rows):,} of {len(there):,} classes" if len(rows) < len(there) else ""
     yield Chart(
-        "per_class", caption, charts.intervals(shown, "class", "accuracy, percent", "from", "to")
+        "per_class", caption, charts.intervals(rows, "class", "accuracy, percent", "from", "to")
     )
 
 
 def confusions(logits: Tensor, test: SplitImages) -> Iterator[Block]:
     assert test.labels is not None
-    counts = Confusion(logits, test.labels, test.classes).counts
-    classes = test.classes
-    totals = counts.sum(1).clamp(min=1)
+    classes, totals = test.classes, test.labels.bincount(minlength=len(test.classes)).tolist()
+    # Of each pair that there is (label, taken for): the matrix of 10,000 classes would be a gigabyte
+    found, numbers = (test.labels * len(classes) + logits.argmax(1)).unique(return_counts=True)
+    counted = [
+        (*divmod(pair, len(classes)), count)
+        for pair, count in zip(found.tolist(), numbers.tolist(), strict=True)
+    ]
     if len(classes) <= SQUARES:
         rows = [
             {
                 "class": classes[label],
                 "taken for": classes[taken],
-                "percent": round(100 * int(counts[label, taken]) / int(totals[label]), 1),
-                "images": int(counts[label, taken]),
+                "percent": round(100 * count / totals[label], 1),
+                "images": count,
             }
-            for label in range(len(classes))
-            for taken in range(len(classes))
+            for label, taken, count in counted
         ]
         yield Chart(
             "confusion",
             "Which class is taken for which",
-            charts.heat(rows, "taken for", "class", "percent"),
+            charts.heat(rows, "taken for", "class", "percent", classes),
         )
-    errors = counts.clone()
-    errors.fill_diagonal_(0)
-    values, places = errors.flatten().topk(min(PAIRS, errors.numel()))
+    else:
+        yield Words(f"A matrix of {len(classes):,} classes is not drawn (most: {SQUARES}).")
+    errors = sorted((c for c in counted if c[0] != c[1]), key=lambda c: c[2], reverse=True)
     pairs = [
-        [
-            classes[place // len(classes)],
-            classes[place % len(classes)],
-            value,
-            int(totals[place // len(classes)]),
-        ]
-        for value, place in zip(values.tolist(), places.tolist(), strict=True)
-        if value
+        [classes[label], classes[taken], count, totals[label]]
+        for label, taken, count in errors[:PAIRS]
     ]
     if pairs:
         yield Table("The most frequent confusions", ["class", "taken for", "images", "of"], pairs)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multicrop.commands._report_block import attempt
-from multicrop.commands._report_data import tile
 from multicrop.commands._report_features import Comparing
 from multicrop.commands._report_images import SplitImages
+from multicrop.commands._report_tiles import tile
 from multicrop.commands.visualise import draw_run_crops
 from multicrop.config.report import Looking
 from multicrop.config.sizes import height_width
@@ -30,6 +30,7 @@ from multicrop.probes.knn import search
 IMAGES = 6  # rows of pictures
 HEADS = 4  # of attention that are shown
 NEIGHBOURS = 6
+SMALL = 54  # px of an image: two rows of neighbours stand side by side
 THUMBNAIL = 40  # px, of the map
 TRAINED, RANDOM = "trained", "random weights"
 
@@ -137,6 +138,7 @@ def neighbours(
         f"{test.split} images, and to their right the nearest {train.split} images, by the trained network and by "
         "its random weights",
         groups,
+        SMALL,
     )
 
 
@@ -161,9 +163,10 @@ def map_of(images: SplitImages, features: Tensor, looking: Looking) -> Iterator[
         }
         for image, (x, y) in zip(chosen, places, strict=True)
     ]
+    many = "; colours come again" if len({row["class"] for row in rows}) > charts.COLOURS else ""
     yield Chart(
         "map",
-        f"{len(rows)} {images.split} images by their features (t-SNE); the mouse shows them",
+        f"{len(rows)} {images.split} images by their features (t-SNE); the mouse shows them{many}",
         charts.points(rows, "class"),
     )
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multicrop.engine.files import atomic_write, write_errors
+from multicrop.engine.optional import optional
 from multicrop.pictures import charts
 from multicrop.pictures.page import Chart, Section, render
 
@@ -25,12 +26,9 @@ def write(
         file.write(html.encode("utf-8", "backslashreplace"))  # names of files need not be UTF-8
     if files is None:
         return
-    for section in sections:
-        for block in section.blocks:
-            if isinstance(block, Chart):
-                for ending, content in (
-                    (".svg", charts.as_svg(block.spec).encode()),
-                    (".png", charts.as_png(block.spec)),
-                ):
-                    with atomic_write(files / f"{block.name}{ending}") as file:
-                        file.write(content)
+    every_chart = [b for section in sections for b in section.blocks if isinstance(b, Chart)]
+    for chart in every_chart:
+        for ending, draw in ((".svg", charts.as_svg), (".png", charts.as_png)):
+            path = files / f"{chart.name}{ending}"
+            with optional(str(path)), atomic_write(path) as file:
+                file.write(draw(chart.spec))

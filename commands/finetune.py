@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import cli
-from multicrop.commands import _auto_finetune, _summary
+from multicrop.commands import _auto_finetune, _live_report, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning, with_ancestry
@@ -65,7 +65,9 @@ def train(
     interrupt: Interrupt,
 ) -> dict:
     # A folder that cannot be written is said before a long decoding.
+    _live_report.check(recipe.run.report)
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
+    page = LiveReport(recipe.run.report, run_folder)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their augmentation and mixing of (seed, step).
     stored = run_folder.stored()
@@ -97,7 +99,6 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     seen_as = eval_transform(metadata, size, data.train)
-    page = LiveReport(recipe.run.report, run_folder)
     evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
     if start == 0 and recipe.optimisation.head_init == "linear":
         fit_heads(train_state, data, seen_as, dtype)

@@ -10,7 +10,7 @@ from itertools import cycle
 import torch
 
 from multicrop import cli, registry
-from multicrop.commands import _auto, _beginning, _summary
+from multicrop.commands import _auto, _beginning, _live_report, _summary
 from multicrop.commands._beginning import Origin
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
@@ -56,8 +56,10 @@ def train(
 ) -> dict:
     # Names, networks and the run folder: what is wrong with them is said before a long decoding.
     registry.source(recipe.data.dataset)
+    _live_report.check(recipe.run.report)
     train_state = build(recipe, 3, device)
     run_folder = Run(recipe.run.output_dir, to_flags(recipe), recipe.OPERATIONAL, recipe.ADDED)
+    page = LiveReport(recipe.run.report, run_folder)
     recipe = with_its_global_batch(recipe, run_folder)
 
     # Data: uint8 images; their order is a function of (seed, epoch), their crops of (seed, step).
@@ -76,7 +78,6 @@ def train(
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))
     monitor = Monitor(recipe, train_state.objective, run_folder.rows())
-    page = LiveReport(recipe.run.report, run_folder)
 
     # What the online probe is compared with, before the first step; a resumed run has measured it.
     accuracy = stored_accuracies(run_folder)

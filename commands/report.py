@@ -22,18 +22,22 @@ from multicrop.commands import (
     _report_write,
 )
 from multicrop.commands._conversion import conversion_of
-from multicrop.commands._origin import DataOrigin
+from multicrop.commands._origin import DataOrigin, data_origin
 from multicrop.commands._report_block import attempt
 from multicrop.commands._report_features import Comparing
+from multicrop.commands._report_folder import RunFolder, is_run
 from multicrop.commands._report_images import SplitImages, read_split
-from multicrop.commands._report_run import RunFolder, is_run
 from multicrop.commands._targets import image_origin
 from multicrop.commands.check import recognise, run_name, splits_of
 from multicrop.config.report import Recipe
 from multicrop.engine import lock, ranks
+from multicrop.engine.files import first_line
+from multicrop.engine.metadata import Metadata
 from multicrop.pictures.page import Block, LeftOut, Section, check_installed
 from multicrop.weights import pretrained
 from multicrop.weights.pretrained import Pretrained
+
+NAMED = 3  # runs in the title
 
 
 def run(recipe: Recipe) -> dict[str, Any]:
@@ -52,7 +56,8 @@ def run(recipe: Recipe) -> dict[str, Any]:
         watch(recipe, runs[0])
 
     # What it is about.
-    comparing = Comparing(network_of(recipe, runs), recipe.looking.seed, device)
+    file, problem = network_of(recipe, runs)
+    comparing = Comparing(file, recipe.looking.seed, device)
     page = page_of(recipe, runs)
     files = page.parent / f"{page.stem}_files"
     _report_write.make_folder(files)
@@ -61,9 +66,12 @@ def run(recipe: Recipe) -> dict[str, Any]:
     sections: list[Section] = []
     if "run" in recipe.page.parts and runs:
         sections.append(_report_run.section([RunFolder.read(path) for path in runs]))
+    if problem:
+        sections.append(Section("The network", [LeftOut("the network", problem)]))
     if len(runs) < 2:
         sections += image_sections(recipe, runs, comparing, files)
-    title = ", ".join(path.name or str(path) for path in paths)
+    title = ", ".join(path.name or str(path) for path in paths[:NAMED])
+    title += f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     _report_write.write(page, title, sections, files)
     size = page.stat().st_size
     ranks.log(f"{page}: {size / 1e6:.1f} MB; its pictures and tables: {files}")
@@ -73,18 +81,18 @@ def run(recipe: Recipe) -> dict[str, Any]:
     return {"status": "finished", **result}
 
 
-def network_of(recipe: Recipe, runs: list[Path]) -> Pretrained | None:
-    """Of a run its newest checkpoint, of a data set --network; None where there is none."""
+def network_of(recipe: Recipe, runs: list[Path]) -> tuple[Pretrained | None, str]:
+    """Of a run its newest checkpoint, of a data set --network; None where there is none, and why a run has none."""
     looking = recipe.looking
     if looking.network:
-        return described(pretrained.read(looking.network, trust=looking.trust_checkpoint))
+        return described(pretrained.read(looking.network, trust=looking.trust_checkpoint)), ""
     if len(runs) != 1:
-        return None
+        return None, ""
     try:
-        return described(pretrained.read(runs[0], trust=looking.trust_checkpoint))
+        return described(pretrained.read(runs[0], trust=looking.trust_checkpoint)), ""
     except (ValueError, OSError) as error:  # a run that has just begun, or was damaged
         ranks.log(f"report: without the network of {runs[0]}: {error}")
-        return None
+        return None, first_line(error)
 
 
 def described(file: Pretrained) -> Pretrained:
@@ -160,8 +168,9 @@ def images_of(
     """The data set and its splits, train first and test last."""
     if runs:
         if comparing.file is None:
-            raise ValueError("without a checkpoint it is not known which images the run has")
-        origin, _ = image_origin(recipe.data, comparing.file, comparing.image_size)
+            origin = data_origin(recipe.data, stated_by(runs[0]))
+        else:
+            origin, _ = image_origin(recipe.data, comparing.file, comparing.image_size)
     else:
         _, name = recognise(recipe.paths[0], recipe.data.dataset, recipe.data.columns)
         metadata = comparing.file.metadata if comparing.file else None
@@ -170,6 +179,18 @@ def images_of(
         origin = DataOrigin(name, recipe.paths[0], None, columns, conversion)
     names = splits_of(origin.source, origin.datapath)
     return origin, tuple(sorted(names, key=("train", "val", "test").index))
+
+
+def stated_by(run_folder: Path) -> Metadata:
+    """What the recipe of a run without a checkpoint says of its images. ValueError where it says nothing."""
+    stated = RunFolder.read(run_folder).recipe
+    if not stated.get("dataset"):
+        raise ValueError("neither a checkpoint nor a recipe says which images the run has")
+    data = {"dataset": stated["dataset"], "fit": stated.get("fit"), "value_range": {}}
+    channels = stated.get("channels")
+    data |= {"channels": "all"} if channels == "all" else {}
+    backbone = {"in_channels": 0 if channels == "all" else 1 if channels == "1" else 3}
+    return Metadata(stated.get("kind", ""), recipe=stated, data=data, backbone=backbone)
 
 
 def watch(recipe: Recipe, run_folder: Path) -> None:

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from . import ranks
 from .files import first_line
 
+PANIC = "PanicException"  # of a library in Rust (pyo3): no Exception for Python
+
 
 @contextmanager
 def optional(what: str) -> Iterator[None]:
@@ -13,7 +15,14 @@ def optional(what: str) -> Iterator[None]:
     try:
         yield
     except (
-        Exception
-    ) as error:  # a library of pictures or curves, or one that it imports, may raise anything
+        BaseException
+    ) as error:  # a library of pictures or curves, or one of its own, may raise anything
+        if not is_failure(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         ranks.log(f"warning: no {what}: {reason}; all else goes on")
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether something went wrong: not where a user or the system ends the process."""
+    return isinstance(error, Exception) or type(error).__name__ == PANIC

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         load_classifier,
         predict,
         pretrain,
+        report,
         robustness,
         transform,
     )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 __all__ = [
     "ImageSet", "LoadOptions", "advise", "embed", "export", "finetune", "knn", "labels", "linear", "load",
-    "load_classifier", "predict", "pretrain", "robustness", "transform",
+    "load_classifier", "predict", "pretrain", "report", "robustness", "transform",
 ]  # fmt: skip
 
 _here = Path(__file__).resolve().parent

@@ -60,6 +60,11 @@ def labels(model: str | Path, **flags: Any) -> dict[str, Any]:
     return _run("labels", (model,), flags)
 
 
+def report(*paths: Paths, **flags: Any) -> dict[str, Any]:
+    """One page about a data set, a run, or several runs, report.html. Flags: config/report.py."""
+    return _run("report", paths, flags)
+
+
 def predict(model: str | Path, *images: Paths, **flags: Any) -> dict[str, Any]:
     """The classes of images, a row for each in the file `output`. Flags: config/predict.py.
 

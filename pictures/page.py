@@ -40,6 +40,8 @@ class Table:
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    folded: bool = False
+    """Only its caption is seen until someone opens it."""
 
     def is_number(self, column: int) -> bool:
         cells = [row[column] for row in self.rows if row[column] not in (None, "")]

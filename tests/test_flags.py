@@ -24,6 +24,7 @@ NEEDED = {  # what has no default, or must be said
     "linear": {"model": "runs/ssl"},
     "pack": {"path": "photos", "output_dir": "packed"},
     "predict": {"model": "runs/ft", "images": ["photos"]},
+    "report": {"paths": ["photos"]},
     "robustness": {"model": "runs/finetune"},
     "visualise": {"run": "runs/ssl"},
 }
@@ -50,6 +51,7 @@ CHANGED = {  # one setting of each kind: a number, a switch, words, several numb
         "arch": "swin", "image_size": 64, "source_size": 96, "objective": "simclr", "local_crops_number": 0,
         "blur": [0.0, 0.5, 1.0], "lr": 1e-3, "compile": True, "max_steps": 5,
     },
+    "report": {"parts": ["run", "data"], "every": 2.0, "images": 100, "watch": True, "datapath": "photos"},
     "robustness": {"corruptions": ["fog", "snow"], "severities": [3], "published": "CIFAR-10-C", "seed": 2},
     "visualise": {"images": 3, "datapath": "photos"},
     "weights": {"words": ["cct", "cifar10"], "download": True},
@@ -188,7 +190,7 @@ def test_one_spelling_of_a_flag_for_one_meaning(command):
     recipe_type = import_module(f"multicrop.config.{command}").Recipe
     names = set(flag_types(recipe_type))
     written = {name for name in names if name.startswith(("out", "dest", "to_"))}
-    assert written <= {"output", "output_dir", "out_dim"}
+    assert written <= {"output", "output_dir", "out_dim", "outlier"}
     batches = {name for name in names if "batch" in name}
     assert batches <= {"batch_size", "batch_size_per_gpu", "lr_batch"}
     learns_with_all = "lr_batch" in names or command == "labels"

@@ -1,7 +1,7 @@
 """The curves of runs, and what happened along them: checkpoints, resumes, what the collapse monitor says."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ CURVES = {
     "Feature rank": ("feature_rank",),
     "Feature spread": ("feature_spread",),
     "Entropy of the targets, nats": ("target_entropy", "mean_entropy"),
-    "Between these two, nats": ("target_gap",),
+    "Gap between these two, nats": ("target_gap",),
     "Learning rate": ("lr",),
     "Teacher momentum": ("momentum",),
     "Gradient norm": ("grad_norm",),
@@ -61,7 +61,7 @@ def curves(runs: Sequence[RunFolder]) -> Iterator[Block]:
         colour, dash = ("run", what) if several else (what, None)
         spec = charts.lines(points, "step", title, colour, there, dash)
         shown += 1
-        yield Chart(f"curve_{shown}", caption(title, lines, there), spec)
+        yield Chart(f"curve_{shown}", caption(title, [] if shown > 1 else there), spec)
     if not shown:
         yield Words("There are no curves yet.")
 
@@ -79,12 +79,10 @@ def lines_of(
     return lines
 
 
-def caption(title: str, lines: Iterable[tuple[str, str]], marks: Sequence[dict[str, Any]]) -> str:
-    names = {name for _, name in lines}
-    words = [f"{title}: {names.pop()}" if len(names) == 1 and title == "Loss" else title]
+def caption(title: str, marks: Sequence[dict[str, Any]]) -> str:
+    """marks: those that it explains."""
     kinds = {mark["kind"] for mark in marks}
-    words += [text for kind, text in charts.MARKS.items() if kind in kinds]
-    return "; ".join(words)
+    return "; ".join([title, *(text for kind, text in charts.MARKS.items() if kind in kinds)])
 
 
 def curve(rows: Sequence[dict[str, Any]], name: str) -> list[tuple[int, float]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,9 +13,13 @@ from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine.files import first_line
 from multicrop.engine.run import METRICS, RECIPE, read_metrics, verify_metrics
-from multicrop.engine.starts import STARTS, read_starts
+from multicrop.engine.starts import STARTS, read_starts, verify_starts
 
 T = TypeVar("T")
+RECIPES: dict[str, type[Pretraining] | type[Finetuning]] = {
+    "ssl": Pretraining,
+    "finetune": Finetuning,
+}
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,17 @@ class RunFolder:
             try:
                 return read()
             except (ValueError, OSError, yaml.YAMLError) as error:
-                problems[name] = f"{type(error).__name__}: {first_line(error)}"
+                problems[name] = first_line(error)
                 return otherwise
 
-        rows = attempt(METRICS, lambda: read_metrics(path), [])
-        recipe = attempt(RECIPE, lambda: _recipe(path), {})
-        starts = attempt(STARTS, lambda: read_starts(path), [])
-        damage = attempt(METRICS, lambda: _damage(path), None)
-        if damage:
-            problems[METRICS] = damage
+        nothing: list[dict[str, Any]] = []
+        no_flags: dict[str, Any] = {}
+        rows = attempt(METRICS, lambda: read_metrics(path), nothing)
+        recipe = attempt(RECIPE, lambda: _recipe(path), no_flags)
+        starts = attempt(STARTS, lambda: read_starts(path), nothing)
+        for name, verify in ((METRICS, verify_metrics), (STARTS, verify_starts)):
+            if (path / name).exists() and name not in problems:
+                attempt(name, partial(verify, path / name), None)
         return cls(path, rows, recipe, starts, problems)
 
     @property
@@ -61,8 +68,7 @@ class RunFolder:
         """ValueError where the recipe is another version's, or is not there."""
         if not self.recipe or not self.kind:
             raise ValueError(f"{self.path / RECIPE} does not say what was run")
-        recipe_type = Pretraining if self.kind == "ssl" else Finetuning
-        return from_flags(recipe_type, self.recipe)
+        return from_flags(RECIPES[self.kind], self.recipe)
 
 
 def _recipe(path: Path) -> dict[str, Any]:
@@ -72,17 +78,6 @@ def _recipe(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("holds no flags")
     return {str(name): value for name, value in content.items()}
-
-
-def _damage(path: Path) -> str | None:
-    """Which rows are damaged."""
-    if not (path / METRICS).exists():
-        return None
-    try:
-        verify_metrics(path / METRICS)
-    except ValueError as error:
-        return first_line(error)
-    return None
 
 
 def is_run(path: Path) -> bool:

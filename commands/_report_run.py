@@ -7,7 +7,7 @@ from typing import Any
 from multicrop.commands import _report_curves
 from multicrop.commands._report_block import attempt
 from multicrop.commands._report_curves import CURVES
-from multicrop.commands._report_folder import RunFolder, labels_of
+from multicrop.commands._report_folder import RECIPES, RunFolder, labels_of
 from multicrop.config.flags import from_flags, to_flags, typed
 from multicrop.pictures.page import Block, LeftOut, Section, Table, Words
 
@@ -127,7 +127,7 @@ def recipe(run: RunFolder) -> Iterator[Block]:
     if not run.kind:
         yield every
         return
-    defaults = to_flags(from_flags(type(run.settings), {}))
+    defaults = to_flags(from_flags(RECIPES[run.kind], {}))
     rows = [
         [f"--{name}", shown(value), shown(defaults[name])]
         for name, value in run.recipe.items()

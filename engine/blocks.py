@@ -29,13 +29,13 @@ def _repeated(network: nn.Module, members_of: Members, stages: bool = True) -> l
     passed: set[type] = set()
     if stages:
         passed = {type(member) for member in members if _has_several(member, members_of)}
-    found: list[nn.Module] = []
+    outermost: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for member in members:  # outer ones come before what is in them
         if member not in inside and counts[type(member)] > 1 and type(member) not in passed:
-            found.append(member)
+            outermost.append(member)
             inside.update(member.modules())
-    return found
+    return outermost
 
 
 def _has_several(member: nn.Module, members_of: Members) -> bool:

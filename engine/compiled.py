@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import ranks
+from . import ranks, watch
 from .files import first_line
 
 BACKEND: Any = "inductor"
@@ -53,24 +53,24 @@ class Compiler:
         if not self.on:
             return function
         compiled = torch.compile(_with_code_of_its_own(function), backend=BACKEND, dynamic=False)
-        known: set[tuple] = set()
+        compiled_kinds: set[tuple] = set()
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.on or torch.compiler.is_compiling():  # as a part of a larger graph
                 return function(*args, **kwargs)
             kind = _kind(module, (args, kwargs))
-            if kind in known:
+            if kind in compiled_kinds:
                 return compiled(*args, **kwargs)
 
             # The first of its kind, which compiles.
             before = _Before(module, args)
             try:
-                with _backward_is_compiled_too():
+                with watch.waiting("what it compiles first", False), _backward_is_compiled_too():
                     result = compiled(*args, **kwargs)
             except Exception as error:  # of the compiler, in any of its parts
                 reason = _reason(error)
             else:
-                known.add(kind)
+                compiled_kinds.add(kind)
                 return result
             before.restore()
             self.on = False  # for the modules inside, too

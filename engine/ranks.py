@@ -22,6 +22,7 @@ from .interrupt import Stopped
 T = TypeVar("T")
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
 WORK = timedelta(days=7)  # how long they wait while one of them decodes images or fits a probe
+REDUCED = "what they add up"  # beside steps: accuracies, numbers of a row
 BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
@@ -106,7 +107,8 @@ def all_reduce_mean(value: Tensor) -> Tensor:
     if not dist.is_initialized():
         return value
     total = value.clone()
-    dist.all_reduce(total)
+    with watch.waiting(REDUCED, limited=True):
+        dist.all_reduce(total)
     return total / world_size()
 
 
@@ -115,7 +117,8 @@ def all_reduce_max(value: Tensor) -> Tensor:
     if not dist.is_initialized():
         return value
     top = value.clone()
-    dist.all_reduce(top, op=dist.ReduceOp.MAX)
+    with watch.waiting(REDUCED, limited=True):
+        dist.all_reduce(top, op=dist.ReduceOp.MAX)
     return top
 
 

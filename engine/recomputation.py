@@ -21,15 +21,15 @@ def recompute_blocks(network: nn.Module) -> int:
 
     Modules and names of parameters stay as they are. ValueError where nothing repeats.
     """
-    found = blocks(network)
-    if not found:
+    repeated = blocks(network)
+    if not repeated:
         raise ValueError(
             "--checkpoint_activations goes by the repeated blocks of a network, and "
             f"{type(network).__name__} has none: leave it out"
         )
-    for block in found:
+    for block in repeated:
         block.forward = partial(_recomputed, block, block.forward)
-    return len(found)
+    return len(repeated)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:

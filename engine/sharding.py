@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from . import ranks
+from . import ranks, watch
 from .blocks import blocks
 
 DEVICES = ("cuda", "cpu")
@@ -120,7 +120,9 @@ def whole_state(state: Any) -> Any:
     """
     if not any(isinstance(tensor, DTensor) for tensor in _tensors(state)):
         return state
-    gathered = _gathered(state)
+    # As long as it takes: a rank that was asked to stop saves this
+    with watch.waiting("the weights of all ranks", limited=False):
+        gathered = _gathered(state)
     return gathered if ranks.rank() == 0 else {}
 
 

@@ -46,8 +46,10 @@ class Start:
 
 def read_starts(folder: Path) -> list[dict[str, Any]]:
     """One row for each start, with its end where it came to one; lines that are none are left out."""
-    found, _ = rows.parse(folder / STARTS)
-    by_time = {row["started"]: row for row in found if isinstance(row.get("started"), int | float)}
+    written, _ = rows.parse(folder / STARTS)
+    by_time = {
+        row["started"]: row for row in written if isinstance(row.get("started"), int | float)
+    }
     return list(by_time.values())
 
 

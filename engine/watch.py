@@ -48,12 +48,19 @@ def end_step() -> None:
 
 @contextmanager
 def waiting(what: str, limited: bool) -> Iterator[None]:
-    """Inside, this process may wait for other ranks, which is called `what`."""
+    """Inside, this process may wait for other ranks, which is called `what`; in a step that is limited the step is.
+
+    What has no limit does not count as time of the step around it.
+    """
     global _now
-    before, _now = _now, Wait(what, time.monotonic(), limited)
+    before = _now
+    if not (limited and before is not None and before.limited):
+        _now = Wait(what, time.monotonic(), limited)
     try:
         yield
     finally:
+        if before is not None and not limited:
+            before = before._replace(since=time.monotonic())
         _now = before
 
 

@@ -17,7 +17,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.machine import AutoSwitch
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
-from multicrop.engine import compiled
+from multicrop.engine import compiled, watch
 from multicrop.weights.pretrained import Pretrained
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -160,6 +160,23 @@ def test_where_the_compiler_fails_a_line_says_so_and_nothing_is_done_twice(
     said = capsys.readouterr().err
     (line,) = (line for line in said.splitlines() if "not compiled" in line)
     assert line == "the networks are not compiled, which is slower: OSError: no C compiler here"
+
+
+def test_to_compile_for_minutes_is_no_hang(monkeypatch):
+    """A signal meanwhile would end the process after 30 s, as one that another rank does not answer."""
+    waits = []
+
+    def backend(graph, inputs):
+        waits.append(watch._now)
+        return graph.forward
+
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    watch.begin_step(1)
+    begun = watch._now.since
+    compiled.Compiler(True).function(lambda x: x + 1)(torch.ones(2))
+    assert [wait.limited for wait in waits] == [False]
+    assert watch._now.what == "step 1" and watch._now.limited and watch._now.since > begun
+    watch.end_step()
 
 
 def test_what_fails_uncompiled_too_is_no_fault_of_the_compiler(monkeypatch, capsys):

@@ -12,7 +12,7 @@ from conftest import ROOT, launch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from multicrop.engine import norms, ranks
+from multicrop.engine import norms, ranks, watch
 
 
 def test_alone_every_call_is_the_identity():
@@ -168,6 +168,24 @@ def test_a_synchronised_norm_is_the_norm_of_all_images(activation, monkeypatch):
     for name, buffer in plain.named_buffers():
         close(norm[0].get_buffer(name), buffer)
     close(norm.eval()(own), plain.eval()(own))
+
+
+@pytest.mark.parametrize("reduce", [ranks.all_reduce_mean, ranks.all_reduce_max])
+def test_signals_are_heard_where_ranks_add_up_beside_steps(reduce, monkeypatch):
+    """Accuracies and the numbers of a row; inside a step it is the step that is said."""
+    waits = []
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda *_, **__: waits.append(watch._now))
+    reduce(torch.ones(2))
+    assert watch._now is None
+    watch.begin_step(7)
+    reduce(torch.ones(2))
+    watch.end_step()
+    assert [(wait.what, wait.limited) for wait in waits] == [
+        ("what they add up", True),
+        ("step 7", True),
+    ]
 
 
 WAITING = """

@@ -203,7 +203,7 @@ def test_a_rank_that_alone_cannot_compile_ends_where_others_would_wait_for_its_s
     network = nn.Sequential(nn.Linear(2, 2), norm).eval()
     compiled.Compiler(True).module(network)
     if isinstance(norm, nn.SyncBatchNorm):
-        with pytest.raises(RuntimeError, match="on process 0, .* give --compile false"):
+        with pytest.raises(RuntimeError, match=r"on process 0, .* give --compile false"):
             network(torch.ones(3, 2))
     else:
         assert network(torch.ones(3, 2)).shape == (3, 2)

@@ -30,6 +30,7 @@ from ._console import say_once
 from ._convert import AS_PUBLISHED, Conversion
 from ._decode_all import decode_all
 from ._journal import JOURNAL
+from ._moving import take_name
 from ._places import Root, places, stamp
 
 FORMAT = 2  # raise it when the stored pixels change for the same files
@@ -312,7 +313,7 @@ def _build(entry: Path, stem: str, job: Job) -> None:
         meta = {**asked, **stored, "checksums": checksums(work / PIXELS)}
         (work / META).write_text(json.dumps({**meta, "hash": hash_of(meta)}))
         (work / JOURNAL).unlink(missing_ok=True)
-        os.replace(work, entry)
+        take_name(work, entry)
     except Exception:
         shutil.rmtree(work, ignore_errors=True)
         raise

@@ -17,6 +17,7 @@ from typing import Any
 import filelock
 
 from ._bytes import Place
+from ._moving import take_name
 
 # Of rows by number, in ascending order: the bytes of an image's file, or its path, or None where there is no image
 Contents = Callable[[Sequence[int]], Iterator[bytes | str | None]]
@@ -93,7 +94,7 @@ class Embedded:
             spans = self._copy(names, work / BYTES)
             (work / SPANS).write_text(json.dumps(spans))
             (work / "identity").write_text(current)
-            os.replace(work, entry)
+            take_name(work, entry)
         finally:
             shutil.rmtree(work, ignore_errors=True)
 

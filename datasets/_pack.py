@@ -28,6 +28,7 @@ from ._bytes import Place, read_exactly
 from ._console import progress, say_once
 from ._folders import Listing, check_no_empty_class
 from ._lmdb import Database
+from ._moving import take_name
 from ._places import places, stamp
 
 FORMAT = "multicrop images 1"
@@ -72,7 +73,7 @@ def pack_file(listing: Listing, file: Path) -> int:
                 )
             _write(image_places, listing, work, size)
             _seal(work)
-        os.replace(work, file)
+        take_name(work, file)
     finally:
         work.unlink(missing_ok=True)
     return file.stat().st_size

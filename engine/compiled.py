@@ -69,6 +69,7 @@ class Compiler:
                     result = compiled(*args, **kwargs)
             except Exception as error:  # of the compiler, in any of its parts
                 reason = _reason(error)
+                _check_no_rank_waits(module, self.what, reason)
             else:
                 compiled_kinds.add(kind)
                 return result
@@ -79,6 +80,18 @@ class Compiler:
             return result
 
         return call
+
+
+def _check_no_rank_waits(module: nn.Module | None, what: str, reason: str) -> None:
+    """RuntimeError where a call that is made again would add up statistics with ranks for whom it did not fail."""
+    norms = (
+        [part for part in module.modules() if isinstance(part, nn.SyncBatchNorm)] if module else []
+    )
+    if norms and ranks.world_size() > 1:
+        raise RuntimeError(
+            f"{what} cannot be compiled on process {ranks.rank()}, and the others may go on in step: give "
+            f"--compile false: {reason}"
+        ) from None
 
 
 class _Before:

@@ -16,6 +16,7 @@ from torchvision.transforms import functional as F
 import multicrop
 from multicrop.datasets import _cache, _decode, _decode_all, _decoder, _stopping
 from multicrop.datasets._cache import load_cached
+from multicrop.datasets._moving import take_name
 from multicrop.engine.interrupt import Stopped
 
 ROOT = Path(multicrop.__file__).parents[1]
@@ -351,3 +352,16 @@ def test_chunks_of_other_files_are_not_taken(tmp_path, cache):
 
 def stop() -> None:
     raise Stopped
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux which folder it is")
+def test_what_takes_its_name_is_on_the_disk_by_that_name(tmp_path, monkeypatch):
+    """The folder is flushed after the renaming; without that a power cut can leave neither name."""
+    (tmp_path / "work").write_text("whole")
+    flushed = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    take_name(tmp_path / "work", tmp_path / "place")
+    assert (tmp_path / "place").read_text() == "whole" and not (tmp_path / "work").exists()
+    assert flushed == [str(tmp_path.resolve())]

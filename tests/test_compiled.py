@@ -17,7 +17,7 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.machine import AutoSwitch
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets._images import ImageSet
-from multicrop.engine import compiled, watch
+from multicrop.engine import compiled, ranks, watch
 from multicrop.weights.pretrained import Pretrained
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -189,6 +189,25 @@ def test_what_fails_uncompiled_too_is_no_fault_of_the_compiler(monkeypatch, caps
     with pytest.raises(ZeroDivisionError, match="ours"):
         compiler.function(divide)(torch.ones(2))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.SyncBatchNorm(2), nn.LayerNorm(2)], ids=["synchronised", "own"]
+)
+def test_a_rank_that_alone_cannot_compile_ends_where_others_would_wait_for_its_statistics(
+    norm, monkeypatch, capsys
+):
+    """The backend fails before the synchronised norms run, which a CPU does not have."""
+    monkeypatch.setattr(compiled, "BACKEND", broken)
+    monkeypatch.setattr(ranks, "world_size", lambda: 2)
+    network = nn.Sequential(nn.Linear(2, 2), norm).eval()
+    compiled.Compiler(True).module(network)
+    if isinstance(norm, nn.SyncBatchNorm):
+        with pytest.raises(RuntimeError, match=r"on process 0, .* give --compile false"):
+            network(torch.ones(3, 2))
+    else:
+        assert network(torch.ones(3, 2)).shape == (3, 2)
+        assert "are not compiled" in capsys.readouterr().err
 
 
 def test_auto_compiles_on_cuda_and_not_deterministically(monkeypatch):

@@ -17,7 +17,7 @@ import filelock
 import torch
 
 from ..engine import ranks
-from ..engine.files import atomic_write, first_line, write_errors
+from ..engine.files import atomic_write, first_line, synchronise, write_errors
 
 DRIVE = re.compile(r"https://drive\.google\.com/file/d/([\w-]+)")
 RANGE_NOT_SATISFIABLE = 416  # a partial file that is as long as the whole one, or longer
@@ -99,6 +99,7 @@ def _fetch_whole(url: str, path: Path, sha256: str | None, page: str | None) -> 
         _unpack(partial)
         _write_checksum(path, sha256_of(partial))
         os.replace(partial, path)
+        synchronise(path.parent)
 
 
 def _from_web(url: str, partial: Path) -> None:

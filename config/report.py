@@ -40,7 +40,7 @@ class Looking:
 
     network: str | None = None
     """Run or checkpoint by whose features a data set is looked at (None: random convolutions and raw pixels)."""
-    images: int = 10000
+    images: int = 4000
     """Most images of a split that are looked at, spread evenly over it."""
     map_images: int = 600
     """Most images of the map of test images."""

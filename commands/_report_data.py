@@ -3,8 +3,9 @@
 n images of a split, D width of features.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,10 +61,20 @@ def counts(source: Source, path: str, splits: Sequence[SplitImages]) -> Iterator
                 len(split.unreadable),
                 len(split.classes) or "no labels",
                 channels,
+                sizes(split.files),
                 f"{height} x {width}",
             ]
         )
-    head = ["split", "images", "looked at", "unreadable", "classes", "channels", "px as looked at"]
+    head = [
+        "split",
+        "images",
+        "looked at",
+        "unreadable",
+        "classes",
+        "channels",
+        "px of the files",
+        "px as looked at",
+    ]
     yield Table(path, head, rows)
     for split in splits:
         for name, reason in list(split.unreadable.items())[:SHOWN]:
@@ -71,6 +82,15 @@ def counts(source: Source, path: str, splits: Sequence[SplitImages]) -> Iterator
     inventory = source.inventory(path)
     if inventory is not None and sum(inventory.left_out.values()):
         yield Words(f"Of {inventory.files:,} files left out: {listed(inventory.left_out)}.")
+
+
+def sizes(files: Mapping[str, Any]) -> str:
+    """Height and width in px, of files that differ the smallest, median and largest of each."""
+    if "width" not in files:
+        return ""
+    return " x ".join(
+        " / ".join(map(str, dict.fromkeys(files[side]))) for side in ("height", "width")
+    )
 
 
 def balance(splits: Sequence[SplitImages]) -> Iterator[Block]:

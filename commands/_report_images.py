@@ -1,6 +1,6 @@
 """The images that a report looks at, with their names: a part of each split. n images of C channels."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from multicrop.commands._targets import spread
 from multicrop.config.sizes import ImageSize, height_width
 from multicrop.datasets._given import Given
 from multicrop.datasets._images import LoadOptions
+from multicrop.datasets._survey import survey
 
 MEMORY = 2**30  # bytes of pixels of a split
 BATCH = 256
@@ -31,6 +32,8 @@ class SplitImages:
     total: int
     """Images of the split, of which these are some, spread evenly."""
     unreadable: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
+    """What the headers of their files say, as `multicrop check` counts it; empty where there are none."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +66,8 @@ def read_split(
         raise ValueError(f"none of the {split} images can be read")
     names = [stream.names[int(row)] for row in rows]
     labels = None if labels is None else labels[rows]
+    sampled = replace(listing, names=part.names, labels=None)
+    files = survey(sampled, decode=False)
     return SplitImages(
         split,
         pixels,
@@ -71,6 +76,7 @@ def read_split(
         names,
         len(listing.names),
         unreadable,
+        files,
     )
 
 

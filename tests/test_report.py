@@ -716,3 +716,9 @@ def test_from_python(photos, tmp_path):
         photos, output=tmp_path / "a.html", parts=("data",), images=10, device="cpu"
     )
     assert Path(result["page"]) == tmp_path / "a.html" and (tmp_path / "a_files").is_dir()
+
+
+def test_the_sizes_of_the_files_are_told_apart_from_those_that_are_looked_at():
+    files = {"height": [25, 36, 100], "width": [64, 64, 64]}
+    assert _report_data.sizes(files) == "25 / 36 / 100 x 64"
+    assert _report_data.sizes({}) == ""

@@ -41,9 +41,10 @@ def section(test: SplitImages, comparing: Comparing, run: Path | None) -> Sectio
         logits.append(comparing.of(model.to(comparing.device), test, comparing.transform(test)))
         top1, top5 = accuracies(logits[0], test.labels)
         balanced = balanced_accuracy(logits[0].argmax(1) == test.labels, test.labels)
+        within = f", {top5:.2f} % within the first five" if len(test.classes) > 5 else ""
         yield Words(
-            f"Of {test.looked_at} {top1:.2f} % are right, {top5:.2f} % within the first five; the mean over "
-            f"the classes is {balanced:.2f} %."
+            f"{file.path}, after epoch {file.metadata.epoch:g}: of {test.looked_at} {top1:.2f} % are right"
+            f"{within}; the mean over the classes is {balanced:.2f} %."
         )
 
     blocks = attempt("accuracy", find_logits)
@@ -125,7 +126,7 @@ def confusions(logits: Tensor, test: SplitImages) -> Iterator[Block]:
 def reliability(logits: Tensor, test: SplitImages, calibrated: bool) -> Iterator[Block]:
     """Guo et al. 2017 (arXiv 1706.04599), figure 1."""
     assert test.labels is not None
-    numbers = calibration(logits, test.labels)
+    numbers = calibration(logits, test.labels, BINS)
     confidence, predicted = logits.double().softmax(1).max(1)
     hits = predicted == test.labels
     chosen = (confidence * BINS).ceil().long().clamp(1, BINS) - 1  # bins closed above

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,9 @@ def marks_of(run: RunFolder) -> list[dict[str, Any]]:
         for start in run.starts
         if isinstance(start.get("step"), int) and start["step"]
     ]
-    if run.kind == "ssl":
+    with suppress(
+        ValueError, TypeError
+    ):  # that the recipe is unknown is said where they are listed
         marks += [
             {"step": row["step"], "kind": WARNING, "note": text} for row, text in findings(run)
         ]
@@ -149,11 +152,8 @@ def steps_per_epoch(rows: Sequence[dict[str, Any]]) -> float | None:
 
 
 def findings(run: RunFolder) -> list[tuple[dict[str, Any], str]]:
-    """What the collapse monitor would have said, with the row at which it would; none where the recipe is unknown."""
-    try:
-        settings = run.settings
-    except (ValueError, TypeError):
-        return []
+    """What the collapse monitor said at the ends of epochs, with the row. ValueError where the recipe is unknown."""
+    settings = run.settings
     if not isinstance(settings, Pretraining):
         return []
     objective = registry.find("ssl.objectives", settings.method.objective).Objective
@@ -162,7 +162,9 @@ def findings(run: RunFolder) -> list[tuple[dict[str, Any], str]]:
     for row in run.rows:
         if "feature_rank" in row and "loss" in row:
             monitor.update(row["loss"], row)
-            text = monitor.warning(row.get("epoch", 0.0))
+            epoch = row.get("epoch", 0.0)
+            asked = epoch == round(epoch) or row is run.rows[-1]  # as the run does
+            text = monitor.warning(epoch) if asked else None
             if text:
                 found.append((row, text))
     return found

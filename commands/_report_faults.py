@@ -49,7 +49,9 @@ def blocks(
     to_compare = features[-1] if features else None
     found += attempt("near-duplicates", lambda: duplicates(every, to_compare, looking, files))
     if features:
-        found += attempt("suspect labels", lambda: suspects(every, features[-1], looking, files))
+        found += attempt(
+            "suspect labels", lambda: suspects(every, features[-1], comparing, looking, files)
+        )
         found += attempt("outliers", lambda: unlike(every, features[0], looking, files))
     return found
 
@@ -113,10 +115,11 @@ def duplicates(
     members = near_duplicates.groups(pairs)
     across = [group for group in members if len({every.split(image) for image in group}) > 1]
     labels = [group for group in members if len({every.class_of(image) for image in group}) > 1]
+    too_good = ", so that accuracies are better than on new images" if across else ""
     yield Words(
         f"Near-duplicates (fine structure alike by {looking.duplicates:g} or more, also mirrored or shifted): "
         f"{len(members):,} groups of {sum(map(len, members)):,} images; {len(across):,} of them lie in several "
-        f"splits, so that accuracies are better than on new images; {len(labels):,} have several labels."
+        f"splits{too_good}; {len(labels):,} have several labels."
     )
     rows = [
         [every.split(p.first), every.name(p.first), every.class_of(p.first),
@@ -125,8 +128,7 @@ def duplicates(
     ]  # fmt: skip
     head = ["split", "image", "class", "split_2", "image_2", "class_2", "similarity", "mirrored"]
     write_csv(files / "near_duplicates.csv", head, rows)
-    chosen = across + [group for group in labels if group not in across]
-    chosen += [group for group in members if group not in chosen]
+    chosen = sorted(members, key=lambda group: (group not in across, group not in labels))
     if chosen:
         groups = [
             (
@@ -141,10 +143,12 @@ def duplicates(
         yield Tiles(f"Near-duplicates, those in several splits first{_of(chosen)}", groups)
 
 
-def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
+def suspects(
+    every: Every, features: Tensor, comparing: Comparing, looking: Looking, files: Path
+) -> Iterator[Block]:
     labels = [split.labels for split in every.splits if split.labels is not None]
     if len(labels) < len(every.splits):
-        return
+        raise ValueError("there are images without labels")
     judged = suspect_labels.suspect_labels(features, torch.cat(labels), looking.seed)
     found = judged.suspects
     classes = every.splits[0].classes
@@ -153,6 +157,11 @@ def suspects(every: Every, features: Tensor, looking: Looking, files: Path) -> I
         f"that has not seen them and by at least nine of their {suspect_labels.NEIGHBOURS} nearest neighbours. That "
         f"classifier is right for {judged.accuracy:.0%}: the lower that is, the more of these labels are right."
     )
+    if comparing.has_learned_labels:
+        yield Words(
+            "These features have learned from the training labels, wrong ones too: fewer are found than by features of "
+            "stage one (--network)."
+        )
     rows = [
         [every.split(s.image), every.name(s.image), classes[s.label], classes[s.proposed],
          round(s.margin, 4), round(s.agreeing, 2)]

@@ -40,6 +40,10 @@ class Comparing:
         return f"features of {self.file.path}"
 
     @property
+    def has_learned_labels(self) -> bool:
+        return self.file is not None and bool(self.file.head)
+
+    @property
     def source_size(self) -> ImageSize:
         """At which images are read."""
         if self.file is None:

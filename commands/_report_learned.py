@@ -175,7 +175,7 @@ def spectra(features: dict[str, list[Tensor]]) -> Iterator[Block]:
     rows, ranks = [], []
     for name, (_, values) in features.items():
         if len(values) < 2:
-            return
+            raise ValueError("one image has no spectrum")
         ranks.append(f"{name} {feature_statistics(values)['feature_rank']:.1f}")
         rows += [
             {"direction": number, "share": float(share), "features": name}

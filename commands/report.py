@@ -70,6 +70,11 @@ def run(recipe: Recipe) -> dict[str, Any]:
         sections.append(Section("The network", [LeftOut("the network", problem)]))
     if len(runs) < 2:
         sections += image_sections(recipe, runs, comparing, files)
+    if not sections:
+        parts = " ".join(recipe.page.parts)
+        raise ValueError(
+            f"--parts {parts}: there is none of them for {paths[0]}; nothing was written"
+        )
     title = ", ".join(path.name or str(path) for path in paths[:NAMED])
     title += f" and {len(paths) - NAMED} more" if len(paths) > NAMED else ""
     _report_write.write(page, title, sections, files)

@@ -23,6 +23,7 @@ def outliers(
 
     Distance: the mean of the distances to the nearest others, by features and by what `simple_statistics` says, both
     standardised and of equal weight. Deviation: the median absolute one times 1.4826, as of a normal distribution.
+    ValueError where most images are equal.
     """
     if len(features) < 3:
         return []
@@ -30,14 +31,16 @@ def outliers(
     distances = neighbour_distances(described, neighbours)
     middle = distances.median()
     deviation = 1.4826 * (distances - middle).abs().median()
-    scores = (distances - middle) / deviation.clamp(min=1e-6)
+    if deviation < 1e-4 * distances.max():
+        raise ValueError("half of the images or more are equal to others: see the near-duplicates")
+    scores = (distances - middle) / deviation
     chosen = (scores >= threshold).nonzero()[:, 0].tolist()
     found = [Outlier(image, float(scores[image])) for image in chosen]
     return sorted(found, key=lambda outlier: (-outlier.score, outlier.image))
 
 
 def simple_statistics(pixels: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) -> of each channel mean, deviation and mean step between neighbouring pixels; spread of the
+    """uint8 (N, C, H, W) -> of each channel mean, deviation and mean step from pixel to pixel in a row; spread of the
     channels: (N, 3 C + 1), in units of 0..1. What networks are made blind to, and foreign images differ in."""
     parts = []
     for part in pixels.split(_ROWS):

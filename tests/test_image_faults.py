@@ -197,3 +197,10 @@ def test_simple_statistics():
     mean, deviation, step, spread = (0.5, 0, 0), (3**-0.5, 0, 0), (1, 0, 0), 0.5
     expected = torch.tensor([[*mean, *deviation, *step, spread]])
     assert torch.allclose(outliers.simple_statistics(image), expected)
+
+
+def test_where_most_images_are_equal_there_is_no_usual_distance():
+    same, others = textures(1).expand(30, -1, -1, -1), textures(10, seed=1)
+    features = torch.cat([torch.zeros(30, 4), torch.randn(10, 4)])
+    with pytest.raises(ValueError, match="are equal to others"):
+        outliers.outliers(features, torch.cat([same, others]))

@@ -26,6 +26,7 @@ from multicrop.commands._report_folder import RunFolder
 from multicrop.commands._report_images import SplitImages
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
+from multicrop.config.report import Page as PageSettings
 from multicrop.config.report import Recipe
 from multicrop.engine.rows import line_of
 from multicrop.engine.run import Run
@@ -441,7 +442,7 @@ def bands(root: Path) -> Path:
         for name in ("dry", "wet"):
             (root / split / name).mkdir(parents=True)
             for number in range(4):
-                random = np.random.default_rng(number + len(name + split))
+                random = np.random.default_rng([number, *name.encode(), *split.encode()])
                 pages = [
                     Image.fromarray(random.integers(0, 255, (16, 16), dtype=np.uint8))
                     for _ in range(5)
@@ -722,3 +723,17 @@ def test_the_sizes_of_the_files_are_told_apart_from_those_that_are_looked_at():
     files = {"height": [25, 36, 100], "width": [64, 64, 64]}
     assert _report_data.sizes(files) == "25 / 36 / 100 x 64"
     assert _report_data.sizes({}) == ""
+
+
+def test_a_page_of_nothing_replaces_none(tmp_path):
+    """Of a data set there is no part about a run."""
+    for number in range(4):
+        image = Image.fromarray(np.full((8, 8, 3), 60 * number, np.uint8))
+        (tmp_path / "photos" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "photos" / f"class{number % 2}" / f"{number}.png")
+    page = tmp_path / "page.html"
+    page.write_text("a good one")
+    words = Recipe((str(tmp_path / "photos"),), PageSettings(output=str(page), parts=("run",)))
+    with pytest.raises(ValueError, match=r"--parts run: there is none of them for .*photos"):
+        command.run(words)
+    assert page.read_text() == "a good one"

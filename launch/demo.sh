@@ -3,7 +3,7 @@
 # checkpoint and from scratch at the same budget, a page about each stage, and one table at the end. Two runs at a time
 # with a thread each, since networks of this size gain little from a second one.
 #
-#   launch/demo.sh                    # about 2 minutes on 2 cores, and one to install
+#   launch/demo.sh                    # about 3 minutes on 2 cores, and one to install
 #   SEEDS="0 1 2" launch/demo.sh      # three times that, and mean and spread
 #
 # OUT     folder of the runs (default: runs/demo)
@@ -31,9 +31,10 @@ for seed in ${SEEDS:-0}; do
     "${finetune[@]}" --pretrained_weights "$run/ssl" --output_dir "$run/pretrained" > "$out/pretrained.$seed.json"
     wait "$knn" || { cat "$out/knn.$seed.log" >&2; exit 1; }
 done
-for stage in ssl pretrained; do
-    "$PYTHON" -m multicrop report "$run/$stage" --images 1000 > /dev/null
-done
+"$PYTHON" -m multicrop report "$run/ssl" --images 500 > "$out/report.json" 2> "$out/report.log" &
+page=$!
+"$PYTHON" -m multicrop report "$run/pretrained" --images 500 > /dev/null
+wait "$page" || { cat "$out/report.log" >&2; exit 1; }
 
 "$PYTHON" - "$out" ${SEEDS:-0} <<'TABLE'
 import json

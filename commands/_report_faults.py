@@ -7,6 +7,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def blocks(
     features: list[Tensor] = []  # of the network, and for comparing
 
     def find_features() -> list[Block]:
-        whole = every.images()
+        whole = every.images
         features.append(comparing.features(whole))
         features.append(comparing.with_pixels(features[0], whole))
         return []
@@ -88,6 +89,7 @@ class Every:
         split = self.splits[part]
         return tile(split, image, under(split.names[image], *words))
 
+    @cached_property
     def images(self) -> SplitImages:
         """All of them as one split, brought to the size of the first."""
         first = self.splits[0]
@@ -111,7 +113,7 @@ def resized(pixels: Tensor, sides: Sequence[int]) -> Tensor:
 def duplicates(
     every: Every, features: Tensor | None, looking: Looking, files: Path
 ) -> Iterator[Block]:
-    pairs = near_duplicates.near_duplicates(every.images().pixels, features, looking.duplicates)
+    pairs = near_duplicates.near_duplicates(every.images.pixels, features, looking.duplicates)
     members = near_duplicates.groups(pairs)
     across = [group for group in members if len({every.split(image) for image in group}) > 1]
     labels = [group for group in members if len({every.class_of(image) for image in group}) > 1]
@@ -178,7 +180,7 @@ def suspects(
 
 
 def unlike(every: Every, features: Tensor, looking: Looking, files: Path) -> Iterator[Block]:
-    found = outliers.outliers(features, every.images().pixels, looking.outlier)
+    found = outliers.outliers(features, every.images.pixels, looking.outlier)
     yield Words(
         f"Outliers: of {len(every.places):,} images, {len(found):,} by {looking.outlier:g} deviations or more farther "
         "from their nearest neighbours than images are here."

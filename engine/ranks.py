@@ -16,7 +16,7 @@ import torch.nn as nn
 from torch import Tensor
 from tqdm import tqdm
 
-from . import watch
+from . import waits, watch
 from .interrupt import Stopped
 
 T = TypeVar("T")
@@ -56,14 +56,8 @@ def start(device: str = "auto", group_of_one: bool = False) -> torch.device:
 
 def step_minutes() -> float:
     """$MULTICROP_STEP_MINUTES, how long ranks wait for each other within a step; 60 where it is not set."""
-    stated = os.environ.get(STEP_MINUTES) or "60"
-    try:
-        minutes = float(stated)
-    except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < WORK.total_seconds() / 60:
-        raise ValueError(f"{STEP_MINUTES}={stated} is no number of minutes that ranks can wait")
-    return minutes
+    most = WORK.total_seconds() / 60
+    return waits.stated(STEP_MINUTES, "60", most, "minutes that ranks can wait")
 
 
 def is_lost_peer(error: BaseException) -> bool:

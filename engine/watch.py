@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from . import waits
+
 STOP_SECONDS = "MULTICROP_STOP_SECONDS"
 STEPS = 3  # times the longest step so far: a slow one is no hang
 APART = 1.0  # seconds between signals that are two; a terminal and a launcher may both pass on one
@@ -66,14 +68,7 @@ def waiting(what: str, limited: bool) -> Iterator[None]:
 
 def stop_seconds() -> float:
     """$MULTICROP_STOP_SECONDS, how long a rank that was asked to stop waits for the others; 30 where it is not set."""
-    stated = os.environ.get(STOP_SECONDS) or "30"
-    try:
-        seconds = float(stated)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e6:
-        raise ValueError(f"{STOP_SECONDS}={stated} is no number of seconds that a rank can wait")
-    return seconds
+    return waits.stated(STOP_SECONDS, "30", 1e6, "seconds that a rank can wait")
 
 
 class Watch:

@@ -3,7 +3,7 @@
 # checkpoint and from scratch at the same budget, a page about each stage, and one table at the end. Two runs at a time
 # with a thread each, since networks of this size gain little from a second one.
 #
-#   launch/demo.sh                    # about 3 minutes on 2 cores, and one to install
+#   launch/demo.sh                    # under 4 minutes on 2 cores, and one or two to install
 #   SEEDS="0 1 2" launch/demo.sh      # three times that, and mean and spread
 #
 # OUT     folder of the runs (default: runs/demo)

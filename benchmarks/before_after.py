@@ -1,6 +1,6 @@
 """A benchmark of two versions of the code, in turns: is anything slower than it was?
 
-    python -m benchmarks.before_after --before COMMIT --benchmark train_step --flags "--threads 1 --steps 2"
+    python -m benchmarks.before_after --before COMMIT --benchmark train_step --flags="--threads 1 --steps 2"
 
 Checks the older version out beside this one, and runs `python -m benchmarks.NAME FLAGS` in each of them, again and
 again, each with the benchmark as that version has it. Prints one JSON object: the number that was asked for in each

@@ -37,7 +37,8 @@ from benchmarks._small_sets_settings import (
 from benchmarks._small_sets_table import rows, table
 from benchmarks.recipes_cifar10 import LIGHT
 from multicrop import cli
-from multicrop.config.checks import AT_LEAST_1, check_values
+from multicrop.config import auto_finetune
+from multicrop.config.checks import A_PERCENTAGE, AT_LEAST_1, check_values
 from multicrop.engine import ranks
 
 SETS = ("gtsrb", "neu_det", "malaria50", "cifar100_png", "tiny-imagenet-200", "cifar10")
@@ -66,6 +67,8 @@ class Recipe:
     """Images that pretraining is shown."""
     ft_images: int = 30000
     """Images that the finetune is shown, and scratch at equal epochs."""
+    label_percent: float = 100.0
+    """Percent of each class's training images that stage two has, another draw for each seed; pretraining has all."""
     streams: int = 2
     """Runs at a time."""
     threads: int = 1
@@ -80,6 +83,7 @@ class Recipe:
     def __post_init__(self):
         names = ("cap", "test_cap", "ssl_images", "ft_images", "streams", "threads")
         check_values(self, AT_LEAST_1, *names)
+        check_values(self, A_PERCENTAGE, "label_percent")
         for name, known in (("backbones", BACKBONES), ("settings", SETTINGS)):
             for value in getattr(self, name):
                 if value not in known:
@@ -115,8 +119,13 @@ class Plan:
         return "auto" if "auto" in self.r.settings else self.r.settings[0]
 
     @property
+    def labelled(self) -> int:
+        """Training images of stage two, about."""
+        return max(1, round(self.images * self.r.label_percent / 100))
+
+    @property
     def ft_epochs(self) -> int:
-        return epochs_of(self.r.ft_images, self.images)
+        return epochs_of(self.r.ft_images, self.labelled)
 
     @property
     def data(self) -> str:
@@ -204,6 +213,9 @@ class Plan:
 
     def _stage_two(self, start: str, network: str, epochs: int, seed: int) -> str:
         flags = f"{network} {LIGHT} --epochs {epochs} --eval_freq 100000"
+        if self.r.label_percent < 100:
+            batch = auto_finetune.batch_size(self.labelled)
+            flags += f" --label_percent {self.r.label_percent:g} --label_draw {seed} --batch_size {batch}"
         return f"finetune.py {start} {self.data} {flags} --seed {seed}"
 
     def _name(self, what: str, setting: str | None, seed: int) -> str:
@@ -294,13 +306,14 @@ def judge(r: Recipe) -> dict:
 
 def check_budget(r: Recipe) -> None:
     """ValueError where OUT holds results of another budget, which one table cannot hold."""
-    names = ("cap", "test_cap", "ssl_images", "ft_images", "threads", "device")
+    names = ("cap", "test_cap", "ssl_images", "ft_images", "label_percent", "threads", "device")
     budget = {name: getattr(r, name) for name in names}
     file = Path(r.out) / "budget.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         file.write_text(json.dumps(budget) + "\n")
     before = json.loads(file.read_text())
+    before.setdefault("label_percent", 100.0)  # written before there was the flag
     for name, value in budget.items():
         if before[name] != value:
             raise ValueError(

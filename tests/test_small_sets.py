@@ -195,6 +195,17 @@ def test_a_setting_that_chooses_the_network_is_compared_with_that_network(recipe
     assert ("scratch_compute", "published") not in lines
 
 
+def test_with_few_labels_pretraining_has_all_images_and_stage_two_a_draw_for_each_seed(
+    recipe, runner
+):
+    judge(replace(recipe, settings=("published",), seeds=(0, 1), label_percent=20))
+    commands = {(line["what"], line["seed"]): line["command"] for line in lines_of(recipe)}
+    assert "--epochs 2 " in commands["pretrain", 1] and "--label" not in commands["pretrain", 1]
+    for what in ("scratch", "finetune", "scratch_compute"):
+        assert "--label_percent 20 --label_draw 1 --batch_size 2 " in commands[what, 1]
+    assert "--epochs 15 " in commands["finetune", 0] and "--epochs 15 " in commands["scratch", 0]
+
+
 def test_what_is_there_is_not_run_again_and_a_stopped_run_begins_anew(recipe, runner):
     runner.fails = "one-vit-finetune"
     with pytest.raises(ValueError, match="3 of 10 runs failed; one-vit-finetune"):
@@ -227,6 +238,8 @@ def test_another_budget_and_a_set_that_is_not_there_are_refused_before_any_run(r
     other = {"datapath": recipe.datapath, "out": recipe.out, "device": "cpu"}
     with pytest.raises(ValueError, match="has results of --cap 10, not 4000"):
         judge(Recipe(**other))
+    with pytest.raises(ValueError, match=r"has results of --label_percent 100\.0, not 10"):
+        judge(replace(recipe, label_percent=10))
     with pytest.raises(ValueError, match="has no folder gtsrb"):
         judge(Recipe(**{**other, "out": f"{recipe.out}2"}))
     with pytest.raises(ValueError, match="--backbones swin: there are vit, cct, resnet"):

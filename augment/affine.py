@@ -1,18 +1,20 @@
 """Shear, translation and rotation of uint8 images, pixel for pixel as Pillow's Image.transform.
 
-All take images (B, C, H, W) uint8 on any device and one amount per sample (B,) on the CPU. What is the same for a
-whole row or image is worked out there in float64; the rest runs on the device. An output pixel looks up
-x' = a x + b y + c, y' = d x + e y + f at pixel centres; where that is outside, it is of the colour `fill`: one level or
-one for each channel.
+Each takes an amount for each image (B,) on the CPU, the images' height and width, and gives the change of uint8 images
+(B, C, H, W) on any device. What is the same for a whole row or image is worked out on the CPU in float64. An output
+pixel looks up x' = a x + b y + c, y' = d x + e y + f at pixel centres; where that is outside, it is of the colour
+`fill`: one level or one for each channel.
 """
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .device import channels, send
+from .changes import Change
+from .device import channels
 
 FILL = 128  # grey
 TAPS = (-1, 0, 1, 2)  # the pixels of a cubic interpolation, counted from the one on the left
@@ -20,62 +22,63 @@ FIXED_POINT_BITS = 16
 Fill = int | tuple[int, ...]
 
 
-def shear_x(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
+def shear_x(amounts: Tensor, height: int, width: int, fill: Fill = FILL) -> Change:
     """x' = x + amount * y, bicubic."""
-    y = torch.arange(images.shape[2]) + 0.5
-    shift = amounts.double()[:, None] * y
-    return _shift_rows(images, shift, fill)
+    y = torch.arange(height) + 0.5
+    return _shift_rows(amounts.double()[:, None] * y, fill)
 
 
-def shear_y(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
+def shear_y(amounts: Tensor, height: int, width: int, fill: Fill = FILL) -> Change:
     """y' = y + amount * x, bicubic."""
-    sheared = shear_x(images.transpose(2, 3), amounts, fill)
-    return sheared.transpose(2, 3)
+    return _transposed(shear_x(amounts, width, height, fill))
 
 
-def translate_x_bicubic(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
+def translate_x_bicubic(amounts: Tensor, height: int, width: int, fill: Fill = FILL) -> Change:
     """x' = x + amount * width, bicubic."""
-    height, width = images.shape[2:]
     shift = amounts.double()[:, None] * width
-    return _shift_rows(images, shift.expand(-1, height), fill)
+    return _shift_rows(shift.expand(-1, height), fill)
 
 
-def translate_y_bicubic(images: Tensor, amounts: Tensor, fill: Fill = FILL) -> Tensor:
+def translate_y_bicubic(amounts: Tensor, height: int, width: int, fill: Fill = FILL) -> Change:
     """y' = y + amount * height, bicubic."""
-    moved = translate_x_bicubic(images.transpose(2, 3), amounts, fill)
-    return moved.transpose(2, 3)
+    return _transposed(translate_x_bicubic(amounts, width, height, fill))
 
 
-def rotate_bicubic(images: Tensor, degrees: Tensor, fill: Fill = FILL) -> Tensor:
+def rotate_bicubic(degrees: Tensor, height: int, width: int, fill: Fill = FILL) -> Change:
     """Counter-clockwise about the centre, bicubic."""
-    x, y = _source_positions(images, _rotation(images, degrees))
-    values = _interpolate_cubic(images, x - 0.5, y - 0.5)
-    levels = values.clamp_(0, 255).to(torch.uint8)
-    return torch.where(_inside(x, y, images), levels, _fill_levels(fill, images))
+    terms = torch.stack(_rotation(degrees, height, width), 1)
+    return Change((terms,), partial(_look_up_cubic, fill=fill))
 
 
-def translate_x(images: Tensor, amounts: Tensor) -> Tensor:
+def translate_x(amounts: Tensor, height: int, width: int) -> Change:
     """x' = x + amount * width, nearest."""
-    shift = amounts * images.shape[3]
+    shift = amounts * width
     one = torch.ones_like(shift)
     zero = torch.zeros_like(shift)
-    return _nearest(images, (one, zero, shift, zero, one, zero))
+    return _nearest((one, zero, shift, zero, one, zero))
 
 
-def translate_y(images: Tensor, amounts: Tensor) -> Tensor:
+def translate_y(amounts: Tensor, height: int, width: int) -> Change:
     """y' = y + amount * height, nearest."""
-    moved = translate_x(images.transpose(2, 3), amounts)
-    return moved.transpose(2, 3)
+    return _transposed(translate_x(amounts, width, height))
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+def rotate(degrees: Tensor, height: int, width: int) -> Change:
     """Counter-clockwise about the centre, nearest."""
-    return _nearest(images, _rotation(images, degrees))
+    return _nearest(_rotation(degrees, height, width))
 
 
-def _rotation(images: Tensor, degrees: Tensor) -> tuple[Tensor, ...]:
+def _transposed(change: Change) -> Change:
+    """The same with rows and columns exchanged."""
+
+    def run(images: Tensor, *numbers: Tensor) -> Tensor:
+        return change.run(images.transpose(2, 3), *numbers).transpose(2, 3)
+
+    return Change(change.numbers, run)
+
+
+def _rotation(degrees: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
     """The terms a, b, c, d, e, f of each sample."""
-    height, width = images.shape[2:]
     x = width / 2
     y = height / 2
     angle = -degrees.double() * math.pi / 180
@@ -86,12 +89,15 @@ def _rotation(images: Tensor, degrees: Tensor) -> tuple[Tensor, ...]:
     return cos, sin, c, -sin, cos, f
 
 
-def _shift_rows(images: Tensor, shift: Tensor, fill: Fill) -> Tensor:
+def _shift_rows(shift: Tensor, fill: Fill) -> Change:
     """Each row's pixels look up x + shift (B, H), bicubic."""
-    width = images.shape[3]
     whole = shift.floor()
-    fraction = _to_device_of(images, shift - whole)
-    offset = _to_device_of(images, whole.long())
+    return Change((shift - whole, whole.long()), partial(_look_up_in_rows, fill=fill))
+
+
+def _look_up_in_rows(images: Tensor, fraction: Tensor, offset: Tensor, fill: Fill) -> Tensor:
+    """Both (B, H): whole columns to the left of what a pixel shows, and the rest."""
+    width = images.shape[3]
     fraction = fraction[:, None, :, None]  # (B, 1, H, 1)
     column = torch.arange(width, device=images.device)
     left = offset[:, None, :, None] + column  # (B, 1, H, W): x' lies between left and left + 1
@@ -106,15 +112,27 @@ def _shift_rows(images: Tensor, shift: Tensor, fill: Fill) -> Tensor:
     return torch.where(inside, levels, _fill_levels(fill, images))
 
 
-def _nearest(images: Tensor, matrix: tuple[Tensor, ...]) -> Tensor:
+def _look_up_cubic(images: Tensor, terms: Tensor, fill: Fill) -> Tensor:
+    """terms (B, 6)."""
+    x, y = _source_positions(images, terms)
+    values = _interpolate_cubic(images, x - 0.5, y - 0.5)
+    levels = values.clamp_(0, 255).to(torch.uint8)
+    return torch.where(_inside(x, y, images), levels, _fill_levels(fill, images))
+
+
+def _nearest(matrix: tuple[Tensor, ...]) -> Change:
     """Nearest neighbour in 16.16 fixed point, as Pillow walks the image, so that ties fall on the same pixel."""
-    height, width = images.shape[2:]
     a, b, c, d, e, f = (term.double() for term in matrix)
     first_x = c + (a + b) / 2
     first_y = f + (d + e) / 2
     terms = torch.stack([a, b, first_x, d, e, first_y], 1)
     fixed = (terms * 2**FIXED_POINT_BITS + 0.5).floor().long()
-    fixed = _to_device_of(images, fixed)
+    return Change((fixed,), _look_up_nearest)
+
+
+def _look_up_nearest(images: Tensor, fixed: Tensor) -> Tensor:
+    """fixed (B, 6): the terms in fixed point."""
+    height, width = images.shape[2:]
     a, b, c, d, e, f = fixed[:, :, None, None].unbind(1)
     column = torch.arange(width, device=images.device)
     row = torch.arange(height, device=images.device)[:, None]
@@ -164,10 +182,9 @@ def _gather_pixels(flat: Tensor, places: Tensor) -> Tensor:
     return flat.gather(2, source.expand(-1, flat.shape[1], -1))
 
 
-def _source_positions(images: Tensor, matrix: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+def _source_positions(images: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
     """x' and y' (B, H, W) of every pixel's centre."""
     height, width = images.shape[2:]
-    terms = _to_device_of(images, torch.stack(matrix, 1))
     a, b, c, d, e, f = terms[:, :, None, None].unbind(1)
     column = torch.arange(width, device=images.device) + 0.5
     row = torch.arange(height, device=images.device)[:, None] + 0.5
@@ -189,10 +206,3 @@ def _fill_levels(fill: Fill, images: Tensor) -> Tensor:
     if isinstance(fill, int):
         fill = (fill,)
     return channels(fill, images.device).to(torch.uint8)
-
-
-def _to_device_of(images: Tensor, numbers: Tensor) -> Tensor:
-    """Numbers on the images' device; MPS has no float64."""
-    if images.device.type == "mps" and numbers.is_floating_point():
-        numbers = numbers.float()
-    return send(numbers, images.device)

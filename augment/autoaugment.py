@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import affine, operations, tone
-from .operations import Operations
+from .changes import Change, in_turn
+from .operations import Operation, Operations
 
 MOVING = {
     "shear_x": affine.shear_x,
@@ -33,6 +34,10 @@ TONAL = {
     "solarise": tone.solarise,
 }
 PLAIN = {"autocontrast": tone.autocontrast, "equalise": tone.equalise, "invert": tone.invert}
+TABLE: list[Operation] = [
+    *MOVING.values(),
+    *(partial(tone.change, run) for run in (TONAL | PLAIN).values()),
+]
 NAMES = (*MOVING, *TONAL, *PLAIN)
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y")
 ENHANCING = ("colour", "contrast", "brightness", "sharpness")
@@ -71,6 +76,10 @@ class AutoAugment:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
         return apply(images, draws)
 
+    def change(self, draws: Operations, size: tuple[int, int]) -> Change:
+        """The same, to be run later on images of this height and width in px."""
+        return operations.change(draws, size, TABLE)
+
 
 def signed_amount(operation: Tensor, magnitude: Tensor, sign: Tensor) -> Tensor:
     """The amount that an operation takes, from its magnitude and a sign of +1 or -1, element by element."""
@@ -86,15 +95,11 @@ def _is_one_of(operation: Tensor, names: tuple[str, ...]) -> Tensor:
 
 
 def run(name: str, images: Tensor, amount: Tensor) -> Tensor:
-    """One operation on uint8 images (B, C, H, W), an amount for each (B,)."""
-    if name in PLAIN:
-        return tone.on_colours(PLAIN[name], images)
-    if name in TONAL:
-        return tone.on_colours(TONAL[name], images, amount)
-    return MOVING[name](images, amount)
+    """One operation on uint8 images (B, C, H, W) on any device, an amount for each (B,) on the CPU."""
+    operation = TABLE[NAMES.index(name)]
+    return in_turn(images, [operation(amount, *images.shape[2:])])
 
 
 def apply(images: Tensor, draws: Operations) -> Tensor:
     """Both operations of every image, in order: uint8 (B, C, H, W) on any device, draws on the CPU -> uint8."""
-    table = [partial(run, name) for name in NAMES]
-    return operations.apply(images, draws, table)
+    return operations.apply(images, draws, TABLE)

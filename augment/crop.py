@@ -1,13 +1,14 @@
 """Random resized crops: each image's own box, flipped or not, brought to one size by bicubic resampling."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import boxes, resample
-from .device import send_together
+from .changes import Change, in_turn
 from .draws import Draws
 
 
@@ -46,10 +47,19 @@ def apply(images: Tensor, draws: CropBoxes, size: int | tuple[int, int]) -> Tens
     ValueError where a box, drawn for images of another size, is not inside.
     """
     height, width = images.shape[2:]
+    return in_turn(images, [change(draws, (height, width), size)])
+
+
+def change(draws: CropBoxes, source: tuple[int, int], size: int | tuple[int, int]) -> Change:
+    """The same, to be run later on images of `source`, height and width in px."""
+    height, width = source
     edge = draws.box[:, :2] + draws.box[:, 2:]
     if (edge > torch.tensor([height, width])).any():
         raise ValueError(f"crops drawn for larger images than {height} x {width} px")
-    box, flipped = send_together((draws.box[None], draws.flipped[None]), images.device)
-    levels = resample.resize_crops(images, box, flipped, _pair(size))  # (C, 1, B, h, w)
+    return Change((draws.box, draws.flipped), partial(_crop, size=_pair(size)))
+
+
+def _crop(images: Tensor, box: Tensor, flipped: Tensor, size: tuple[int, int]) -> Tensor:
+    levels = resample.resize_crops(images, box[None], flipped[None], size)  # (C, 1, B, h, w)
     cropped = levels[:, 0].round_().to(torch.uint8)
     return cropped.transpose(0, 1).contiguous()

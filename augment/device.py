@@ -18,8 +18,11 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A copy on the device, or the tensor itself where it is there already.
 
     To CUDA it goes from pinned memory, which the allocator keeps until the copy is done, so that the CPU need not wait.
-    Elsewhere the copy is complete on return: MPS reads a freed temporary otherwise (pytorch#189690).
+    Elsewhere the copy is complete on return: MPS reads a freed temporary otherwise (pytorch#189690). MPS has no
+    float64, so such numbers arrive there as float32.
     """
+    if torch.device(device).type == "mps" and tensor.dtype == torch.float64:
+        tensor = tensor.float()
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -29,6 +32,8 @@ def send_together(tensors: Sequence[Tensor], device: torch.device | str) -> list
     """Copies of several tensors of the CPU on the device; to CUDA in one transfer, since each costs the host time."""
     if torch.device(device).type != "cuda":
         return [send(tensor, device) for tensor in tensors]
+    if not tensors:
+        return []
     ends = list(accumulate(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors))
     starts = [0, *ends[:-1]]
     packed = torch.empty(ends[-1], dtype=torch.uint8)

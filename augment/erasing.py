@@ -7,12 +7,14 @@ box is smaller than the image in both directions.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from . import noise
-from .device import channels, send, send_together
+from .changes import Change, in_turn
+from .device import channels
 
 TRIES = 100
 
@@ -65,6 +67,15 @@ class Erasing:
 
 def apply(images: Tensor, boxes: Tensor, fill: float | tuple[float, ...] = 0.0) -> Tensor:
     """Fill each image's box: (B, C, H, W) float; `fill` is a number or one per channel."""
+    return in_turn(images, [change(boxes, fill)])
+
+
+def change(boxes: Tensor, fill: float | tuple[float, ...] = 0.0) -> Change:
+    """The same, to be run later."""
+    return Change((boxes,), partial(_fill, fill=fill))
+
+
+def _fill(images: Tensor, boxes: Tensor, fill: float | tuple[float, ...]) -> Tensor:
     if not isinstance(fill, tuple):
         fill = (fill,)
     value = channels(fill, images.device).to(images.dtype)
@@ -78,12 +89,21 @@ def draw_seeds(batch: int, generator: torch.Generator) -> Tensor:
 
 def apply_noise(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
     """Fill each image's box with standard normal noise, pixel by pixel: (B, C, H, W) float, boxes, seeds on the CPU."""
+    return in_turn(images, [noise_change(boxes, seeds)])
+
+
+def noise_change(boxes: Tensor, seeds: Tensor) -> Change:
+    """The same, to be run later."""
     chosen = (boxes[:, 2] > 0).nonzero()[:, 0]
     if not len(chosen):
-        return images
-    rows, seeds = send_together((chosen, seeds[chosen]), images.device)
+        return Change((), lambda images: images)
+    return Change((chosen, boxes[chosen], seeds[chosen]), _fill_with_noise)
+
+
+def _fill_with_noise(images: Tensor, rows: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
+    """rows: the images that have these boxes."""
     values = noise.normal(seeds, tuple(images.shape[1:]))
-    inside = _inside(boxes[chosen], images)
+    inside = _inside(boxes, images)
     erased = torch.where(inside, values.to(images.dtype), images[rows])
     return images.index_copy(0, rows, erased)
 
@@ -94,8 +114,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
 
 def _inside(boxes: Tensor, images: Tensor) -> Tensor:
     """(B, 1, H, W) bool, of boxes (B, 4)."""
-    boxes = send(boxes, images.device)[:, :, None, None, None]
-    top, left, rows, columns = boxes.unbind(1)
+    top, left, rows, columns = boxes[:, :, None, None, None].unbind(1)
     height, width = images.shape[2:]
     row = torch.arange(height, device=images.device)[:, None]
     column = torch.arange(width, device=images.device)

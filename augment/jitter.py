@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from . import colour
-from .device import send_together
+from .changes import Change, in_turn
 from .draws import Draws
 
 ORDERS = tuple(permutations(range(4)))
@@ -33,8 +33,16 @@ def draw(batch: int, strength: float, generator: torch.Generator) -> Jitter:
 
 def apply(images: Tensor, draws: Jitter) -> Tensor:
     """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
+    return in_turn(images, [change(draws)])
+
+
+def change(draws: Jitter) -> Change:
+    """The same, to be run later."""
+    return Change((draws.order, draws.factors), _jitter)
+
+
+def _jitter(images: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     planes = images.transpose(0, 1).float().contiguous()
-    order, factors = send_together((draws.order, draws.factors), images.device)
     colour.jitter_(planes, order, factors)
     levels = planes.round_().to(torch.uint8)
     return levels.transpose(0, 1).contiguous()

@@ -8,7 +8,6 @@ DHVT, LocalViT and locality-guidance recipes have them; the compact transformers
 
 import re
 import string
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,7 +15,8 @@ import torch
 from torch import Tensor
 
 from . import affine, operations, tone
-from .operations import Operations
+from .changes import Change
+from .operations import Operation, Operations
 
 HIGHEST = 10  # magnitude
 SPEC = re.compile(r"rand(-(m\d+|n\d+|mstd\d*\.?\d+|p\d*\.?\d+|inc[01]))*")
@@ -81,10 +81,16 @@ class RandAugment:
 
     def __call__(self, images: Tensor, draws: Operations) -> Tensor:
         """uint8 images (B, C, H, W) on any device, draws on the CPU -> uint8."""
-        plain = [partial(_run_plain, run) for run in PLAIN.values()]
-        moving = [partial(run, fill=self.fill) for run in MOVING.values()]
-        tonal = [partial(tone.on_colours, run) for run in TONAL.values()]
-        return operations.apply(images, draws, [*plain, *tonal, *moving])
+        return operations.apply(images, draws, self._table())
+
+    def change(self, draws: Operations, size: tuple[int, int]) -> Change:
+        """The same, to be run later on images of this height and width in px."""
+        return operations.change(draws, size, self._table())
+
+    def _table(self) -> list[Operation]:
+        """What each of NAMES does."""
+        toned = [partial(tone.change, run) for run in (PLAIN | TONAL).values()]
+        return [*toned, *(partial(run, fill=self.fill) for run in MOVING.values())]
 
 
 def read(spec: str, fill: affine.Fill = affine.FILL) -> RandAugment:
@@ -137,8 +143,3 @@ def amounts(operation: Tensor, magnitude: Tensor, sign: Tensor, increasing: bool
     for name, value in table.items():
         amount = torch.where(operation == NAMES.index(name), value, amount)
     return amount
-
-
-def _run_plain(run: Callable[[Tensor], Tensor], images: Tensor, _: Tensor) -> Tensor:
-    """An operation that has no amount."""
-    return tone.on_colours(run, images)

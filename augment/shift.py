@@ -1,12 +1,13 @@
 """Horizontal flips, and crops of the padded image: a shift by a few pixels."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .device import send_together
+from .changes import Change, in_turn
 from .draws import Draws
 
 
@@ -30,8 +31,16 @@ def apply(images: Tensor, draws: Shifts, padding: int, edge: bool = False) -> Te
 
     Padded with zeros, or with edge=True by the pixels of the border, which keep an image's brightness and contrast.
     """
+    return in_turn(images, [change(draws, padding, edge)])
+
+
+def change(draws: Shifts, padding: int, edge: bool = False) -> Change:
+    """The same, to be run later."""
+    return Change((draws.start, draws.flipped), partial(_shift, padding=padding, edge=edge))
+
+
+def _shift(images: Tensor, start: Tensor, flipped: Tensor, padding: int, edge: bool) -> Tensor:
     height, width = images.shape[2:]
-    start, flipped = send_together((draws.start, draws.flipped), images.device)
     top, left = start.unbind(1)
     images = torch.where(flipped[:, None, None, None], images.flip(3), images)
     margins = (padding, padding, padding, padding)

@@ -1,16 +1,18 @@
 """Operations on the values of uint8 images, integer for integer as Pillow's ImageOps and ImageEnhance.
 
-All take images (B, C, H, W) uint8 on any device and, where they have one, an amount per sample (B,), and return uint8.
+All take images (B, C, H, W) uint8 on any device and, where they have one, an amount per sample (B,) there, and return
+uint8; `change` brings the amounts there.
 The enhancing operations blend with a degenerate image: factor 1 keeps the image, 0 gives the degenerate one, others
 extrapolate. C is 3 (red, green, blue) or 1; `on_colours` takes any number.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .device import send
+from .changes import Change
 
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 weights in 16-bit fixed point
 _HALF = 0x8000  # in the same, for rounding
@@ -31,26 +33,41 @@ def on_colours(operation: Callable[..., Tensor], images: Tensor, *amount: Tensor
     return torch.cat(parts, 1)
 
 
+def change(operation: Callable[..., Tensor], amounts: Tensor, height: int, width: int) -> Change:
+    """An operation on colours, and its amounts on the CPU as drawn: factors, bits to keep, thresholds or raises."""
+    if operation in (invert, autocontrast, equalise):
+        numbers: tuple[Tensor, ...] = ()
+    elif operation is posterise:
+        mask = 256 - 2 ** (8 - amounts.long())
+        numbers = (mask.to(torch.uint8),)
+    elif operation is solarise:
+        numbers = (amounts.ceil().int(),)
+    elif operation is solarise_add:
+        numbers = (amounts.int(),)
+    else:
+        numbers = (amounts.float(),)
+    return Change(numbers, partial(on_colours, operation))
+
+
 def invert(images: Tensor) -> Tensor:
     """Every level v becomes 255 - v."""
     return 255 - images
 
 
-def posterise(images: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits` bits of each value."""
-    mask = 256 - 2 ** (8 - bits.long())
-    return images & _per_sample(mask.to(torch.uint8), images)
+def posterise(images: Tensor, mask: Tensor) -> Tensor:
+    """Keep those bits of each value that are set in `mask`, uint8."""
+    return images & _per_sample(mask)
 
 
 def solarise(images: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above `threshold` (0..256)."""
-    limit = _per_sample(threshold.ceil().int(), images)
+    """Invert the values at or above `threshold` (0..256), int32."""
+    limit = _per_sample(threshold)
     return torch.where(images < limit, images, 255 - images)
 
 
 def solarise_add(images: Tensor, amount: Tensor) -> Tensor:
-    """Raise the values below 128 by `amount`, at most to 255."""
-    raised = images + _per_sample(amount.int(), images)
+    """Raise the values below 128 by `amount`, int32, at most to 255."""
+    raised = images + _per_sample(amount)
     raised = raised.clamp(max=255).to(torch.uint8)
     return torch.where(images < 128, raised, images)
 
@@ -67,7 +84,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
     pixels = grey.shape[1]
     total = grey.sum(1, dtype=torch.int64)
     mean = (2 * total + pixels) // (2 * pixels)
-    return _blend(_per_sample(mean, images), images, factor)
+    return _blend(_per_sample(mean), images, factor)
 
 
 def colour(images: Tensor, factor: Tensor) -> Tensor:
@@ -134,14 +151,13 @@ def luma(images: Tensor) -> Tensor:
 def _blend(degenerate: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """degenerate + factor * (images - degenerate), cut to 0..255 and rounded down as Pillow does."""
     start = degenerate.float()
-    factor = _per_sample(factor.float(), images)
+    factor = _per_sample(factor)
     values = start + factor * (images - start)
     return values.clamp_(0, 255).to(torch.uint8)
 
 
-def _per_sample(amounts: Tensor, images: Tensor) -> Tensor:
-    """Amounts (B,) as (B, 1, 1, 1) on the images' device."""
-    amounts = send(amounts, images.device)
+def _per_sample(amounts: Tensor) -> Tensor:
+    """Amounts (B,) as (B, 1, 1, 1)."""
     return _over_pixels(amounts[:, None])
 
 

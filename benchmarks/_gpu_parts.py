@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ARCHS = ("vit", "swin", "cait", "cct_7_3x1_32", "resnet56", "dhvt")
 BATCHES = (256, 64)
+WAYS = {"eager": ("false", "false"), "compiled": ("true", "false"), "graph": ("true", "true")}
+"""--compile and --graph of a step."""
 TINY_PARITY = ("resnet8", "cct_2_3x2_32")
 SSL, FINETUNE = "recipes/gani2022_cifar10_vit_ssl.yaml", "recipes/gani2022_finetune.yaml"
 
@@ -64,21 +66,25 @@ def _step(r: "Recipe", device: torch.device) -> list[Work]:
         products = tuple(name for name in products if name.endswith("fp32"))
     found = [_streamed(r, "_gpu_kernels", products)]
     if r.tiny:
-        return [*found, _train_step(r, "resnet8", 4, "fp32", False)]
+        return [*found, _train_step(r, "resnet8", 4, "fp32", "eager")]
     for batch in BATCHES:
-        for compiled in (False, True):
-            found += [_train_step(r, arch, batch, "auto", compiled) for arch in ARCHS]
+        for way in WAYS:
+            if device.type == "cuda" or way != "graph":
+                found += [_train_step(r, arch, batch, "auto", way) for arch in ARCHS]
     if device.type == "cuda":
-        found += [_train_step(r, "vit", 256, precision, True) for precision in ("tf32", "fp32")]
+        found += [
+            _train_step(r, "vit", 256, precision, "compiled") for precision in ("tf32", "fp32")
+        ]
     return found
 
 
-def _train_step(r: "Recipe", arch: str, batch: int, precision: str, compiled: bool) -> Work:
-    name = f"{arch}, batch {batch}, {precision}, {'compiled' if compiled else 'eager'}"
+def _train_step(r: "Recipe", arch: str, batch: int, precision: str, way: str) -> Work:
+    name = f"{arch}, batch {batch}, {precision}, {way}"
+    compiles, graph = WAYS[way]
     often = ("1", "1") if r.tiny else ("10", "5")
     words = (
         "-m", "benchmarks.train_step", "--device", r.device, "--arch", arch, "--batch_size", str(batch),
-        "--precision", precision, "--compile", str(compiled).lower(), "--plain", "false", "--whole", "true",
+        "--precision", precision, "--compile", compiles, "--graph", graph, "--plain", "false", "--whole", "true",
         "--steps", often[0], "--repeats", often[1],
     )  # fmt: skip
     return Work((name,), lambda _: words)
@@ -105,7 +111,10 @@ def _nccl(r: "Recipe", device: torch.device) -> list[Work]:
 
 
 def _resume(r: "Recipe", device: torch.device) -> list[Work]:
-    return [_streamed(r, "_gpu_resume", _gpu_resume.TINY if r.tiny else tuple(_gpu_resume.ROWS))]
+    rows = _gpu_resume.TINY if r.tiny else tuple(_gpu_resume.ROWS)
+    if device.type != "cuda":
+        rows = tuple(row for row in rows if "graph" not in row)
+    return [_streamed(r, "_gpu_resume", rows)]
 
 
 def _crops(r: "Recipe", device: torch.device) -> list[Work]:

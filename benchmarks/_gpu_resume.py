@@ -22,6 +22,7 @@ ROWS = {
     "train_ssl vit": f"{STAGE_ONE} --arch vit {SMALL}",
     "train_ssl resnet8": f"{STAGE_ONE} --arch resnet8",
     "train_ssl vit, compiled": f"{STAGE_ONE} --arch vit {SMALL} --compile true",
+    "train_ssl vit, graph": f"{STAGE_ONE} --arch vit {SMALL} --compile true --graph true",
     "finetune vit": f"{STAGE_TWO} --arch vit {SMALL}",
     "finetune resnet8": f"{STAGE_TWO} --arch resnet8",
 }

@@ -26,13 +26,13 @@ from multicrop.commands._data import pretraining_images
 from multicrop.commands._student import build
 from multicrop.config.flags import from_flags
 from multicrop.config.pretrain import Recipe as Pretraining
-from multicrop.engine import optim, ranks, seeds
+from multicrop.engine import graphs, optim, ranks, seeds
 from multicrop.engine.batches import Batches
 from multicrop.engine.precision import autocast_dtype
 from multicrop.ssl.teacher import update_ema
 
 SHARED = (
-    "arch", "image_size", "patch_size", "local_crops_number", "out_dim", "compile",
+    "arch", "image_size", "patch_size", "local_crops_number", "out_dim", "compile", "graph",
 )  # fmt: skip
 SCHEDULE = {"teacher_temp": 0.04, "frozen": False}
 
@@ -59,6 +59,8 @@ class Recipe:
     """auto, fp32, bf16 or fp16."""
     compile: bool = False
     """torch.compile both encoders, and on CUDA the crops."""
+    graph: bool = False
+    """What is compiled as CUDA graphs, on CUDA."""
     steps: int = 4
     """Steps per repeat."""
     repeats: int = 5
@@ -87,6 +89,8 @@ def measure(b: Recipe) -> dict:
     clock = Clock(device)
     for step in range(2):  # warm-up: allocators, compilation, autotuning
         parts(clock, nets, batches, crop, r, step, cast)
+    if graphs.left_out:
+        raise RuntimeError(f"no CUDA graphs: {graphs.left_out[0]}")
     # Counted on the plain code: what a compiler writes itself is not seen
     with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
         parts(clock, nets, batches, crop, r, 0, cast)

@@ -10,12 +10,13 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import registry
-from multicrop.commands._finetune_data import FinetuneData, MapsOfBatch
+from multicrop.commands._compiler import network_compiler
+from multicrop.commands._finetune_data import FinetuneData, MapsOfBatch, images_per_part
 from multicrop.commands._networks import build_teacher_backbone, fill_backbone
 from multicrop.config.finetune import Recipe
 from multicrop.config.sizes import height_width
 from multicrop.config.teaching import Teaching
-from multicrop.engine import compiled, norms, optim, ranks, seeds
+from multicrop.engine import norms, optim, ranks, seeds
 from multicrop.engine.fingerprint import dataset_fingerprint, teacher_fingerprint
 from multicrop.engine.metadata import Metadata
 from multicrop.engine.parameter_groups import select_groups
@@ -108,9 +109,10 @@ def build(recipe: Recipe, file: Pretrained, data: FinetuneData, device: torch.de
     if recipe.run.checkpoint_activations:
         recompute_blocks(model.backbone)
     train_module = TrainModule(model, guidance, names, teaching.distils).to(device)
-    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile_networks, device))
-    compiler.module(model)
-    compiler.module(train_module)
+    images = images_per_part(recipe, ranks.world_size())
+    compiler = network_compiler(recipe.run, device, images)
+    compiler.module(model)  # which evaluations call, so often that each would be a graph of its own
+    compiler.module(train_module, in_graphs=True)
 
     objective = build_objective(recipe, class_weights(recipe, data)).to(device)
     distillation = LogitDistillation.from_recipe(teaching)

@@ -7,9 +7,10 @@ import torch
 import torch.nn as nn
 
 from multicrop import registry
+from multicrop.commands._compiler import network_compiler
 from multicrop.config.pretrain import Recipe
 from multicrop.config.sizes import half
-from multicrop.engine import compiled, norms, optim, ranks, seeds, sharding
+from multicrop.engine import norms, optim, ranks, seeds, sharding
 from multicrop.engine.parameter_groups import parameter_groups
 from multicrop.engine.recomputation import recompute_blocks
 from multicrop.ssl.encoder import Encoder, check_sizes
@@ -79,9 +80,9 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
         recompute_blocks(student.backbone)
     if sharded:
         sharding.shard((student, teacher), device)
-    compiler = compiled.Compiler(compiled.is_wanted(recipe.run.compile_networks, device))
-    compiler.module(student)
-    compiler.module(teacher)
+    compiler = network_compiler(recipe.run, device, recipe.optimisation.batch_size_per_gpu)
+    compiler.module(student, in_graphs=True)
+    compiler.module(teacher, in_graphs=True)
     groups = parameter_groups(student)
     optimizer = optim.build_optimizer(recipe.optimisation.optimizer, groups)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.run.precision == "fp16")

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from multicrop.commands import _imbalance
+from multicrop.commands import _compiler, _imbalance
 from multicrop.commands._finetune_data import FinetuneData
 from multicrop.commands._student import TrainState
 from multicrop.config.finetune import Recipe as Finetuning
@@ -11,7 +11,7 @@ from multicrop.config.learning_rate import scaling_in_words
 from multicrop.config.pretrain import LR_BATCH
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import ImageSize, half, height_width, in_words
-from multicrop.engine import compiled, ranks, sharding
+from multicrop.engine import ranks, sharding
 from multicrop.engine.batches import Batches
 from multicrop.supervised.augmentation import flip_probability, policy_name
 
@@ -43,7 +43,7 @@ def pretraining(
         f"after {optimisation.warmup_epochs} epochs",
         f"{recipe.backbone.arch}: {weights:,} weights with the head; crops {counted(2, size)}, "
         f"{counted(recipe.crops.local_crops_number, half(size))}; {chance} = {objective.uninformed_loss:.2f} nats",
-        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile_networks, device)}"
+        f"{device.type}, {recipe.run.precision} precision, {_compiler.in_words(recipe.run, device, batches.size)}"
         f"run folder {recipe.run.output_dir}",
     ]
     if recipe.run.shard:
@@ -95,6 +95,6 @@ def finetuning(
         f"{data.backbone['arch']}: {sum(weights):,} weights with the classifier, {sum(learning):,} of them learn; "
         f"images {in_words(data.backbone['image_size'])} px, flips {flip:g}, {policy or 'no'} augmentation policy, "
         f"erasing {recipe.augmentation.re:g}",
-        f"{device.type}, {recipe.run.precision} precision, {compiled.in_words(recipe.run.compile_networks, device)}"
+        f"{device.type}, {recipe.run.precision} precision, {_compiler.in_words(recipe.run, device, batches.size)}"
         f"run folder {recipe.run.output_dir}",
     ]

@@ -108,9 +108,9 @@ class Recipe:
     )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "checkpoint_activations",
-        "deterministic", "output_dir", "max_steps", "save_steps", "log_freq", "log", "report", "accumulate",
-        "batch_size", *PIXEL_FLAGS,
+        "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "graph",
+        "checkpoint_activations", "deterministic", "output_dir", "max_steps", "save_steps", "log_freq", "log", "report",
+        "accumulate", "batch_size", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

@@ -28,6 +28,10 @@ class RunSettings(Machine):
     compile: AutoSwitch = "auto"
     """torch.compile the networks, the first step of which takes minutes (auto: on CUDA, without --deterministic). Where
     the compiler fails, a line says so and the run goes on without."""
+    graph: AutoSwitch = "auto"
+    """Compiled networks as CUDA graphs, whose launches cost the CPU next to nothing (auto: in one process, where they
+    see at most 128 images at a time). They are tried out in the first step; where that fails, a line says so and the
+    run goes on without."""
     checkpoint_activations: bool = False
     """Activation checkpointing: the blocks of the backbone keep their inputs only, and compute the rest again for the
     gradients. Less memory, more time, the same numbers."""
@@ -52,6 +56,8 @@ class RunSettings(Machine):
         both = self.compile is True and self.checkpoint_activations
         words = "not with --compile, which chooses itself what is computed again"
         require(not both, "checkpoint_activations", True, words)
+        words = "is for networks that are compiled, and these are not"
+        require(not (self.graph is True and self.compile_networks is False), "graph", True, words)
 
     @property
     def compile_networks(self) -> AutoSwitch:

@@ -260,10 +260,10 @@ class Recipe:
     )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "datapath", "download", "workers", "device", "compile", "checkpoint_activations", "shard", "deterministic",
-        "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "report", "knn_freq", "knn_images",
-        "knn_dataset", "knn_datapath", "mlp_head_in", "batch_size_per_gpu", "accumulate", "minutes",
-        "trust_checkpoint", "resume_changed_data", *PIXEL_FLAGS,
+        "datapath", "download", "workers", "device", "compile", "graph", "checkpoint_activations", "shard",
+        "deterministic", "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "report",
+        "knn_freq", "knn_images", "knn_dataset", "knn_datapath", "mlp_head_in", "batch_size_per_gpu", "accumulate",
+        "minutes", "trust_checkpoint", "resume_changed_data", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

@@ -113,8 +113,11 @@ class Batches:
 
     def _batch(self, step: int, part: int) -> Batch:
         index, rank_slice = self._index(step, part)
-        images = self.pixels[self._send(index)] if self.resident else self._prefetched(step, part)
-        labels = self.labels[self._send(index)] if self.labels is not None else None
+        there = index
+        if self.resident or self.labels is not None:
+            there = self._send(index)
+        images = self.pixels[there] if self.resident else self._prefetched(step, part)
+        labels = self.labels[there] if self.labels is not None else None
         return Batch(images, labels, rank_slice, index)
 
     def _index(self, step: int, part: int) -> tuple[Tensor, slice]:

@@ -1,7 +1,7 @@
 """torch.compile, and the plain arithmetic where the compiler fails."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import FunctionType
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from . import ranks, watch
+from . import graphs, ranks, watch
 from .files import first_line
 
 BACKEND: Any = "inductor"
@@ -35,43 +35,66 @@ class Compiler:
     not), until the compiler fails for one of them: then one line says why, and all of its go on as they are written.
 
     What fails is a first call of a kind, backward pass included. It leaves no trace: random numbers and the module's
-    buffers are as before when the call is made again.
+    buffers are as before when the call is made again. Where CUDA graphs are asked for, such a call tries them out
+    first, and where that fails, they alone are left out.
     """
 
-    def __init__(self, on: bool, what: str = "the networks") -> None:
-        """what: it compiles, for the line that says that it does not."""
-        self.on, self.what = on, what
+    def __init__(
+        self, on: bool, what: str = "the networks", graphs_of: graphs.Graphs | None = None
+    ) -> None:
+        """what: it compiles, for the line that says that it does not. graphs_of: see `module`."""
+        self.on, self.what, self.graphs = on, what, graphs_of
 
-    def module(self, module: nn.Module) -> None:
-        """Compile what a call of a module does, in place."""
+    def module(self, module: nn.Module, in_graphs: bool = False) -> None:
+        """Compile what a call of a module does, in place.
+
+        in_graphs: as CUDA graphs, if there are any: for what a step calls, with its backward pass before the next such
+        call.
+        """
         if self.on:
             call = module._call_impl  # as nn.Module.compile has it
-            module._compiled_call_impl = self.function(call, module)
+            module._compiled_call_impl = self.function(call, module, in_graphs)
 
-    def function(self, function: Callable, module: nn.Module | None = None) -> Callable:
+    def function(
+        self, function: Callable, module: nn.Module | None = None, in_graphs: bool = False
+    ) -> Callable:
         """The function, compiled. module: whose buffers it changes."""
         if not self.on:
             return function
-        compiled = torch.compile(_with_code_of_its_own(function), backend=BACKEND, dynamic=False)
-        compiled_kinds: set[tuple] = set()
+        compiled, replaying = _compiled(function), None
+        if in_graphs and module is not None and self.graphs:
+            replaying = self.graphs.replaying(_compiled(function, graphs.OPTIONS), module)
+        ways: dict[tuple, Callable] = {}  # by the kind of arguments: how it is called
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not self.on or torch.compiler.is_compiling():  # as a part of a larger graph
                 return function(*args, **kwargs)
             kind = _kind(module, (args, kwargs))
-            if kind in compiled_kinds:
-                return compiled(*args, **kwargs)
+            way = ways.get(kind)
+            if way is not None and (way is compiled or self.graphs):
+                return way(*args, **kwargs)
 
             # The first of its kind, which compiles.
             before = _Before(module, args)
+            if module is not None and replaying and self.graphs:
+                try:
+                    with _compiling():
+                        graphs.try_out(replaying, module, args, kwargs, before.restore)
+                except Exception as error:  # of the compiler or of CUDA
+                    self.graphs = None  # for all of them
+                    graphs.forget(_reason(error))
+                    ranks.log(f"{self.what} run without CUDA graphs: {_reason(error)}")
+                else:
+                    ways[kind] = replaying
+                    return replaying(*args, **kwargs)
             try:
-                with watch.waiting("what it compiles first", False), _backward_is_compiled_too():
+                with _compiling():
                     result = compiled(*args, **kwargs)
             except Exception as error:  # of the compiler, in any of its parts
                 reason = _reason(error)
                 _check_no_rank_waits(module, self.what, reason)
             else:
-                compiled_kinds.add(kind)
+                ways[kind] = compiled
                 return result
             before.restore()
             self.on = False  # for the modules inside, too
@@ -80,6 +103,17 @@ class Compiler:
             return result
 
         return call
+
+
+def _compiled(function: Callable, options: dict[str, Any] | None = None) -> Callable:
+    own = _with_code_of_its_own(function)
+    return torch.compile(own, backend=BACKEND, dynamic=False, options=options)
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    with watch.waiting("what it compiles first", False), _backward_is_compiled_too():
+        yield
 
 
 def _check_no_rank_waits(module: nn.Module | None, what: str, reason: str) -> None:

@@ -5,12 +5,15 @@ another side than the network's are resized first. As published elsewhere (DHVT,
 locality guidance): random resized crop and flip, RandAugment, normalisation, random erasing with noise.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn.modules.utils import _pair
 
 from ..augment import autoaugment, crop, erasing, jitter, randaugment, shift
+from ..augment.changes import Change, in_turn
 from ..augment.device import exact_products
 from ..augment.draws import Draws
 from ..augment.evaluation import EvalTransform, Resample, resize
@@ -136,37 +139,35 @@ class TrainTransform:
             noise = erasing.draw_seeds(batch, generator)
         return TrainDraws(shifts, operations, boxes, crops, jitters, noise)
 
+    @exact_products()
     def __call__(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """Images on any device; their draws on the CPU, cut to these images where they are a part of the batch."""
-        images = self.crop_images(images, draws)
+        """Images on any device; their draws on the CPU, cut to these images where they are a part of the batch.
+
+        What is drawn goes to the device at once.
+        """
+        height, width = images.shape[2:]
+        return in_turn(images, self._changes(draws, (height, width)))
+
+    def _changes(self, draws: TrainDraws, source: tuple[int, int]) -> Iterator[Change]:
+        """What happens to uint8 images of this height and width in px, one after the other."""
+        size = self.height, self.width
+        if draws.crops is not None:
+            yield crop.change(draws.crops, source, size)
+        else:
+            assert draws.shifts is not None
+            yield Change((), partial(resize, size=size, resample=self.resample))
+            yield shift.change(draws.shifts, self.padding, self.edge)
         if draws.jitters is not None:
-            images = jitter.apply(images, draws.jitters)
+            yield jitter.change(draws.jitters)
         if draws.operations is not None:
             assert self.policy is not None
-            images = self.policy(images, draws.operations)
-        return self.erase_boxes(self.normalise(images), draws)
-
-    @exact_products()
-    def crop_images(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """uint8 (B, C, height, width): cut or shifted, and flipped, as drawn for each image."""
-        if draws.crops is not None:
-            return crop.apply(images, draws.crops, (self.height, self.width))
-        assert draws.shifts is not None
-        return shift.apply(
-            resize(images, (self.height, self.width), resample=self.resample),
-            draws.shifts,
-            self.padding,
-            self.edge,
-        )
-
-    def erase_boxes(self, images: torch.Tensor, draws: TrainDraws) -> torch.Tensor:
-        """Normalised images (B, C, height, width) with a box filled in each for which one was drawn."""
-        if draws.boxes is None:
-            return images
-        if draws.noise is not None:
-            return erasing.apply_noise(images, draws.boxes, draws.noise)
-        assert self.fill is not None
-        return erasing.apply(images, draws.boxes, self.fill)
+            yield self.policy.change(draws.operations, size)
+        yield Change((), self.normalise)
+        if draws.noise is not None and draws.boxes is not None:
+            yield erasing.noise_change(draws.boxes, draws.noise)
+        elif draws.boxes is not None:
+            assert self.fill is not None
+            yield erasing.change(draws.boxes, self.fill)
 
 
 def read_policy(policy: str, mean: tuple[float, ...] = (0.5,)) -> Policy:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from ..augment.crop import CropBoxes
-from ..augment.device import exact_products, send
+from ..augment.device import exact_products, send, send_together
 from ..augment.shift import Shifts
 from .augmentation import TrainDraws
 
@@ -39,8 +39,8 @@ def transform_maps(
         assert draws.shifts is not None
         rows, columns = _shift_positions(draws.shifts, size, padding, height, width)
     # Positions are float64, which stays on the CPU: MPS has none
-    row_weights = send(_interpolation(rows), maps.device)
-    column_weights = send(_interpolation(columns), maps.device)
+    weights = _interpolation(rows), _interpolation(columns)
+    row_weights, column_weights = send_together(weights, maps.device)
     narrowed = torch.einsum("bcij,bkj->bcik", maps.float(), column_weights)
     return torch.einsum("bli,bcik->bclk", row_weights, narrowed)
 

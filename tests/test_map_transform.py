@@ -30,9 +30,12 @@ def shifted(found: torch.Tensor, start, flipped, size: int = 32, padding: int = 
 def test_no_float64_leaves_the_cpu(monkeypatch):
     """MPS has none."""
     sent = []
-    monkeypatch.setattr(
-        map_transform, "send", lambda x, device: sent.append(x.dtype) or x.to(device)
-    )
+
+    def noted(numbers, _):
+        sent.extend(number.dtype for number in numbers)
+        return numbers
+
+    monkeypatch.setattr(map_transform, "send_together", noted)
     cut(maps(1, 3, 4, 4), [[1, 2, 20, 30]], [True], (32, 32))
     shifted(maps(1, 3, 4, 4), [[1, 7]], [False])
     assert set(sent) == {torch.float32}

@@ -26,8 +26,8 @@ LIMITS = {
     "resnet, two ranks": (1065, 2, 0, 183.3),
     "manifold": (1957, 2, 0, 758.2),
     "grassmann": (1800, 2, 6, 603.6),
-    "stage two": (970, 24, 0, 20.9),
-    "stored maps": (3, 2, 0, 0.1),
+    "stage two": (970, 4, 0, 20.9),
+    "stored maps": (3, 1, 0, 0.1),
     "evaluation": (10, 0, 0, 15.7),
     "check of the losses": (12, 0, 3, 0.1),
 }

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
+from conftest import ROOT
 
-from multicrop.augment import crop, jitter, shift
+from multicrop.augment import changes, crop, jitter, shift
 from multicrop.augment.crop import RandomResizedCrop
 from multicrop.augment.erasing import Erasing
 from multicrop.augment.evaluation import EvalTransform
@@ -50,6 +51,41 @@ def test_shift_draws_are_uniform():
         assert len(share) == 9 and (share - 1 / 9).abs().max() < 0.01
     assert abs(draws.flipped.double().mean() - 0.5) < 0.02
     assert not shift.draw(100, 4, 0.0, generator()).flipped.any()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"jitters": 0.4, "policy": None},
+        {
+            "policy": "rand-m9-n3-p1",
+            "cut": RandomResizedCrop(),
+            "fill": None,
+            "erase": Erasing(1.0),
+        },
+    ],
+    ids=["jittered", "all"],
+)
+def test_what_is_drawn_is_sent_once(values, monkeypatch):
+    """All the changes' numbers together, and by nobody else."""
+    sent = []
+    send_together = changes.send_together
+
+    def noted(numbers, there):
+        sent.append(len(numbers))
+        return send_together(numbers, there)
+
+    monkeypatch.setattr(changes, "send_together", noted)
+    values = {"color_jitter": values.pop("jitters", 0.0), **values}
+    transform = TrainTransform(32, MEAN, STD, **values)
+    transform(IMAGES, transform.draw(48, generator()))
+    assert len(sent) == 1 and sent[0] >= 4
+    senders = [
+        path.name
+        for path in (ROOT / "augment").glob("*.py")
+        if "send(" in path.read_text() or "send_together(" in path.read_text()
+    ]
+    assert sorted(senders) == ["changes.py", "device.py"]
 
 
 def test_all_off_is_evaluation():

@@ -107,6 +107,14 @@ ROWS = {
     ],
     "a rank is lost, or does not answer": [
         "test_cli.py::test_a_rank_that_has_lost_another_says_so_in_one_line",
+        "faults/test_lost_rank.py::test_a_killed_rank_is_named",
+        "faults/test_lost_rank.py::test_a_rank_that_fails_is_named_at_once",
+        "faults/test_lost_rank.py::test_a_rank_that_is_stopped_is_given_up_and_named",
+        "faults/test_lost_rank.py::test_a_rank_that_lives_and_does_not_answer_is_named_with_its_step",
+    ],
+    "a rank that works for all the others is stopped, or takes longer than any limit": [
+        "faults/test_lost_rank.py::test_who_works_for_all_is_waited_for_as_long_as_it_lives",
+        "faults/test_lost_rank.py::test_who_works_for_all_and_is_heard_of_no_more_is_given_up",
     ],
     "fewer ranks than before": [
         "test_train_ssl.py::test_with_smaller_parts_a_run_keeps_its_global_batch",

@@ -68,7 +68,7 @@ class Made:
 
     def load(self, name: str, severity: int, clean: ImageSet) -> ImageSet:
         pixels = CorruptedPixels(clean.pixels, name, severity, self._seed, self._device)
-        return replace(clean, pixels=cast(Tensor, pixels), file=None)
+        return replace(clean, pixels=cast(Tensor, pixels), file=None, checksums=None)
 
 
 class Published:

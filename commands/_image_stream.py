@@ -178,7 +178,7 @@ class _Files:
     def __call__(self, start: int, stop: int) -> Decoded:
         wanted = [self._places[index] for index in range(start, stop)]
         try:
-            pixels, unreadable, notes = self._decoders.decode(wanted)
+            pixels, unreadable, notes, _ = self._decoders.decode(wanted)
         except NoRange:
             raise ValueError(
                 "some of these images have more than 8 bits, and those of a sample had not: give --value_range LOW "

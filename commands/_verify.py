@@ -13,7 +13,7 @@ from multicrop.datasets._endings import ending, is_table
 from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._inventory import listed
 from multicrop.datasets._journal import JOURNAL
-from multicrop.engine import board, checkpoint, ranks
+from multicrop.engine import board, checkpoint, image_record, ranks
 from multicrop.engine.run import METRICS, RECIPE, verify_metrics
 from multicrop.engine.starts import STARTS, verify_starts
 from multicrop.weights import _maps_check, download
@@ -134,6 +134,8 @@ def comparison(path: Path) -> Compare | None:
     """How a file is compared, None where it is of no kind that this program writes."""
     if path.name in ROWS and any((path.parent / name).exists() for name in OF_A_RUN):
         return partial(ROWS[path.name], path)
+    if path.name == image_record.FILE:
+        return partial(image_record.verify, path)
     if path.name.startswith(board.EVENTS):
         return partial(board.verify, path)
     if path.name.endswith(WEIGHTS) and path.name != checkpoint.DAMAGED:

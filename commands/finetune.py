@@ -94,6 +94,7 @@ def train(
     )
     metadata = with_ancestry(metadata, recipe, file, stored)
     start = run_folder.resume(train_state, metadata.identity)
+    run_folder.compare_images(train_images.pixels, metadata.identity, start)
     forget_lost_best(train_state, run_folder)
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):
         ranks.log(line)

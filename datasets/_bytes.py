@@ -3,6 +3,7 @@
 An image's place is the path of a file, or a list: [file, offset, length] of bytes inside a file,
 [file, offset, length, CRC-32] of bytes whose checksum is known, or
 [file, offset of the member's header, stored length, length, compressed?, CRC-32] of a member of a zip file.
+What has been read already is opened in its place.
 """
 
 import functools
@@ -22,6 +23,7 @@ for library in ("PIL", "tifffile"):
     logging.getLogger(library).addHandler(logging.NullHandler())
 
 Place = str | list
+Source = Place | bytes  # an image's place, or its file's bytes
 MAX_PIXELS = "MULTICROP_MAX_IMAGE_PIXELS"
 MAX_BYTES = "MULTICROP_MAX_IMAGE_BYTES"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how its files begin
@@ -31,7 +33,7 @@ UNREADABLE = (  # what Pillow raises for damaged bytes
 )  # fmt: skip
 
 
-def open_image(place: Place) -> Image.Image:
+def open_image(place: Source) -> Image.Image:
     """The image, its pixels not decoded yet. One of UNREADABLE when that cannot be."""
     allow_pixels()
     try:
@@ -96,8 +98,10 @@ def is_allowed_now(reason: str) -> bool:
     return bool(too_long and int(too_long[1]) <= most_bytes())
 
 
-def content(place: Place) -> bytes:
+def content(place: Source) -> bytes:
     """The bytes of an image's file. OSError when they are not those that were stored."""
+    if isinstance(place, bytes):
+        return place
     if isinstance(place, str):
         with open(place, "rb") as image:
             return image.read()
@@ -112,11 +116,33 @@ def content(place: Place) -> bytes:
     return data
 
 
+def content_and_checksum(place: Place) -> tuple[bytes, int]:
+    """The bytes of an image's file, and their CRC-32. OSError as content's."""
+    data = content(place)
+    if isinstance(place, list) and len(place) > 3:
+        return data, place[-1]  # with which they have just been compared
+    return data, zlib.crc32(data)
+
+
 def size_of(place: Place) -> int:
     """The bytes of an image's file, unpacked."""
     if isinstance(place, str):
         return os.stat(place).st_size
     return place[3] if len(place) > 4 else place[2]
+
+
+def size_and_time(place: Place, archives: dict[str, int]) -> tuple[int, int]:
+    """The bytes of an image's file, unpacked, and the second it was last written, an archive's for its members.
+
+    archives: the times of those that were asked for before.
+    """
+    file = file_of(place)
+    if not isinstance(place, str):
+        if file not in archives:
+            archives[file] = int(os.stat(file).st_mtime)
+        return size_of(place), archives[file]
+    status = os.stat(file)
+    return status.st_size, int(status.st_mtime)
 
 
 def unzip(stored: BinaryIO, packed: int, length: int, compressed: bool, crc: int) -> bytes:
@@ -147,7 +173,7 @@ def file_of(place: Place) -> str:
     return place if isinstance(place, str) else str(place[0])
 
 
-def is_tiff(place: Place) -> bool:
+def is_tiff(place: Source) -> bool:
     """Whether a file begins as a TIFF file does."""
     if isinstance(place, str):
         with open(place, "rb") as image:
@@ -155,6 +181,6 @@ def is_tiff(place: Place) -> bool:
     return content(place)[:4] in TIFF
 
 
-def file_or_bytes(place: Place) -> str | BinaryIO:
+def file_or_bytes(place: Source) -> str | BinaryIO:
     """What tifffile opens."""
     return place if isinstance(place, str) else io.BytesIO(content(place))

@@ -59,6 +59,8 @@ class Cached:
     """What was chosen, dropped or replaced, for people."""
     file: Path
     """What the map lies over."""
+    checksums: tuple[int, ...] | None
+    """Those of `file`, which have just been compared (_checksums.py); None of an older entry, which has none."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def _open(entry: Path, job: Job) -> Cached | None:
     readable[[index for index, _ in skipped]] = False
     kept = readable.nonzero()[:, 0]
     pixels = map_pixels(file, shape)
-    return Cached(pixels, kept, mean, std, skipped, conversion, lines, file)
+    compared = tuple(meta["checksums"]) if "checksums" in meta else None
+    return Cached(pixels, kept, mean, std, skipped, conversion, lines, file, compared)
 
 
 def hash_of(meta: dict) -> str:

@@ -39,7 +39,7 @@ class CorruptedArrays:
         part = slice((severity - 1) * count, severity * count)
         labels = self._labels(len(pixels), clean)[part]
         images = torch.from_numpy(np.ascontiguousarray(pixels[part].transpose(0, 3, 1, 2)))
-        return replace(clean, pixels=images, labels=labels, file=None)
+        return replace(clean, pixels=images, labels=labels, file=None, checksums=None)
 
     def _labels(self, images: int, clean: ImageSet) -> torch.Tensor:
         """int64 (images,); a file of one severity's labels stands for all."""

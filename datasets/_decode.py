@@ -23,14 +23,18 @@ from ._bytes import (
     MAX_PIXELS,
     UNREADABLE,
     Place,
+    Source,
+    content_and_checksum,
     file_of,
     file_or_bytes,
     is_tiff,
     open_image,
+    size_of,
 )
 from ._convert import Conversion, Form, NoRange, Notes, OtherSize
 
 ORIENTATION = 0x0112  # the EXIF tag
+LARGE = 1 << 24  # bytes of a file that is not read whole before it is decoded
 
 
 class Header(NamedTuple):
@@ -45,7 +49,7 @@ class Header(NamedTuple):
     format: str
 
 
-def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
+def read(place: Source, form: Form, notes: Notes) -> np.ndarray:
     """One image as uint8 (C, height, width), upright. One of UNREADABLE when that cannot be; NoRange, OtherSize."""
     try:
         image = open_image(place)
@@ -66,7 +70,7 @@ def read(place: Place, form: Form, notes: Notes) -> np.ndarray:
 
 
 def whole_planes(
-    image: Image.Image, place: Place, conversion: Conversion, notes: Notes
+    image: Image.Image, place: Source, conversion: Conversion, notes: Notes
 ) -> np.ndarray | None:
     """Pages and channels (P, C, H, W) of an image of which Pillow's own would be a part; None where they are all.
 
@@ -190,17 +194,30 @@ class Rows(NamedTuple):
     """[row, reason] of each of these."""
     notes: Notes
     """What was dropped or replaced, and how often."""
+    checksums: list[int]
+    """Where they are asked for: of each image the CRC-32 of its file, of a large one that of its pixels.
+
+    0 of one whose bytes could not be read, and never else.
+    """
 
 
-def decode_rows(places: list[Place], form: Form) -> Rows:
-    """NoRange and OtherSize where the form is not that of these images."""
-    rows = Rows(np.zeros((len(places), *form.shape), np.uint8), [], Counter())
+def decode_rows(places: list[Place], form: Form, checked: bool = False) -> Rows:
+    """NoRange and OtherSize where the form is not that of these images. checked: with the checksums of their files."""
+    rows = Rows(np.zeros((len(places), *form.shape), np.uint8), [], Counter(), [])
     for row, place in enumerate(places):
+        source: Source = place
+        checksum: int | None = None
         try:
-            rows.pixels[row] = read(place, form, rows.notes)
+            if checked and size_of(place) <= LARGE:
+                source, checksum = content_and_checksum(place)
+            rows.pixels[row] = read(source, form, rows.notes)
+            if checked and checksum is None:
+                checksum = zlib.crc32(rows.pixels[row])
         except UNREADABLE as error:
             rows.notes["needs tifffile"] += isinstance(error, _tiff.NoTifffile)
             rows.unreadable.append([row, one_line(error, place)])
+        if checked:
+            rows.checksums.append(0 if checksum is None else checksum or 1)
     return rows
 
 
@@ -210,7 +227,7 @@ def decode(out: BinaryIO, start: int, places: list[Place], form: Form) -> dict[s
     Returns {count, unreadable: [[row, reason]], notes, sums, squares, checksum}; the sums are per channel, the checksum
     is the CRC-32 of what was written.
     """
-    pixels, unreadable, notes = decode_rows(places, form)
+    pixels, unreadable, notes, _ = decode_rows(places, form)
     out.seek(start * pixels[0].nbytes)
     out.write(pixels.data)
     out.flush()  # so that a full disk is an error here
@@ -256,18 +273,22 @@ def serve_file(form: Form, path: str) -> None:
 
 
 def serve_stream(form: Form) -> None:
-    """Reply to each line of places with a line {unreadable, notes} and the pixels' bytes, until the input ends."""
+    """Reply to each line of places with one {unreadable, notes, checksums} and the pixels, until the input ends."""
     out = sys.stdout.buffer
     for line in sys.stdin:
         try:
-            pixels, unreadable, notes = decode_rows(json.loads(line), form)
+            rows = decode_rows(json.loads(line), form, checked=True)
         except NoRange as error:
             out.write(json.dumps({"no_range": str(error)}).encode() + b"\n")
             out.flush()
             continue
-        reply = json.dumps({"unreadable": unreadable, "notes": +notes})
-        out.write(reply.encode() + b"\n")
-        out.write(pixels.data)
+        reply = {
+            "unreadable": rows.unreadable,
+            "notes": +rows.notes,
+            "checksums": rows.checksums,
+        }
+        out.write(json.dumps(reply).encode() + b"\n")
+        out.write(rows.pixels.data)
         out.flush()
 
 

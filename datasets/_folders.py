@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -277,9 +277,8 @@ def image_set(
             say_lost_classes(labels, labels[cached.kept], listing.classes)
         labels = labels[cached.kept]
     mean, std = constants or (cached.mean, cached.std)
-    return ImageSet(
-        cached.pixels, labels, listing.classes, mean, std, cached.conversion, file=cached.file
-    )
+    images = ImageSet(cached.pixels, labels, listing.classes, mean, std, cached.conversion)
+    return replace(images, file=cached.file, checksums=cached.checksums)
 
 
 def _check_readable(listing: Listing, labels: torch.Tensor, kept: torch.Tensor) -> None:

@@ -53,6 +53,8 @@ class ImageSet:
     """The channels that do not vary: their std is replaced, since normalisation divides by it."""
     file: Path | None = None
     """That of the image cache over which the pixels are a memory map, if they are."""
+    checksums: tuple[int, ...] | None = None
+    """The CRC-32 of every 16 MiB of that file, where they have just been compared."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.pixels):

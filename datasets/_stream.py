@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.modules.utils import _pair
 
 from . import _notes
-from ._bytes import Place, file_of, size_of
+from ._bytes import Place, file_of, size_and_time
 from ._console import say_once, say_once_of
 from ._convert import AS_PUBLISHED, Conversion, Form, NoRange
 from ._workers import Decoders, processors
@@ -66,6 +66,11 @@ class Streamed:
         self._replaces = substitutes
         self._standing_in: Tensor | None = None  # a mask (N,), or all
         self._substitutes: dict[int, int] = {}  # of an unreadable image: the next of its class
+        self._checksums: np.ndarray | None = None  # uint32 (N,), once they are compared
+        self._new_numbers: list[
+            np.ndarray
+        ] = []  # of images that were first read since they were asked for
+        self._looked_at: tuple[tuple[int, int], Tensor] | None = None  # by `_look`
         share = processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         self._decoders = Decoders(workers or max(1, share), form)
 
@@ -101,23 +106,42 @@ class Streamed:
         return self._names[number]
 
     def file_sizes(self, start: int, stop: int) -> Tensor:
-        """Bytes of the files of the images from start to before stop (n,), -1 of one that cannot be looked at.
+        """Bytes of the files of the images from start to before stop (n,), -1 of one that cannot be looked at."""
+        return self._look(start, stop)[:, 0]
+
+    def file_times(self, start: int, stop: int) -> Tensor:
+        """When these files were last written, in whole seconds (n,): some ways to copy files keep no more.
+
+        -1 of one that cannot be looked at. An archive's members have its time.
+        """
+        times = self._look(start, stop)[:, 1]
+        self._looked_at = None
+        return times
+
+    def _look(self, start: int, stop: int) -> Tensor:
+        """Sizes and times (n, 2). Kept until the times are asked for: a run's start wants both.
 
         Threads look at several at a time: a network file system takes its time to answer.
         """
-        parts = range(start, stop, SIZES)
-        with ThreadPoolExecutor(THREADS, "sizes") as threads:
-            sizes = threads.map(lambda first: self._sizes(first, min(first + SIZES, stop)), parts)
-            return torch.cat([torch.empty(0, dtype=torch.int64), *sizes])
+        if self._looked_at is None or self._looked_at[0] != (start, stop):
+            parts = range(start, stop, SIZES)
+            with ThreadPoolExecutor(THREADS, "look") as threads:
+                looks = threads.map(
+                    lambda first: self._part(first, min(first + SIZES, stop)), parts
+                )
+                rows = torch.cat([torch.empty((0, 2), dtype=torch.int64), *looks])
+            self._looked_at = (start, stop), rows
+        return self._looked_at[1]
 
-    def _sizes(self, start: int, stop: int) -> Tensor:
-        sizes = []
+    def _part(self, start: int, stop: int) -> Tensor:
+        rows: list[tuple[int, int]] = []
+        archives: dict[str, int] = {}
         for number in range(start, stop):
             try:
-                sizes.append(size_of(self._places[number]))
+                rows.append(size_and_time(self._places[number], archives))
             except OSError:
-                sizes.append(-1)
-        return torch.tensor(sizes)
+                rows.append((-1, -1))
+        return torch.tensor(rows, dtype=torch.int64).reshape(-1, 2)
 
     def stamp(self, sizes: Tensor) -> str:
         """Changes when the names of the files do, or their sizes in bytes, which are those of file_sizes(0, N)."""
@@ -128,17 +152,45 @@ class Streamed:
                 digest.update(b"%s\0%d\n" % (os.fsencode(self._names[number]), size))
         return digest.hexdigest()
 
+    def compare_with(self, checksums: np.ndarray) -> None:
+        """Compare whatever is read from now on with these, uint32 (N,), as `Rows.checksums`: 0 where none is known yet.
+
+        Where an image turns out to be another than it was, reading is a ValueError.
+        """
+        self._checksums = checksums
+
+    def new_checksums(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and checksums uint32 (n,) of images that were first read since the last call."""
+        assert self._checksums is not None
+        new, self._new_numbers = self._new_numbers, []
+        numbers = np.unique(np.concatenate([np.empty(0, np.uint32), *new]))
+        return numbers, self._checksums[numbers]
+
+    def _compare(self, numbers: list[int], read: list[int]) -> None:
+        if self._checksums is None:
+            return
+        of, now = np.array(numbers, np.uint32), np.array(read, np.uint32)
+        before = self._checksums[of]
+        changed = of[(before != 0) & (now != 0) & (before != now)]
+        if len(changed):
+            raise ValueError(changed_image(self._names[int(changed[0])]))
+        first = (before == 0) & (now != 0)
+        self._checksums[of[first]] = now[first]
+        if first.any():
+            self._new_numbers.append(of[first])
+
     def _decode(self, numbers: list[int]) -> np.ndarray:
         """uint8 (len(numbers), C, H, W). Images that turn out unreadable are replaced by their substitutes, if any."""
         numbers = [self._readable(number) for number in numbers]
         places = [self._places[number] for number in numbers]
         try:
-            pixels, unreadable, notes = self._decoders.decode(places)
+            pixels, unreadable, notes, checksums = self._decoders.decode(places)
         except NoRange:
             raise ValueError(
                 f"some of these {len(self)} images have more than 8 bits, and those of a sample had not: give "
                 "--value_range LOW HIGH, the values that are to be black and white"
             ) from None
+        self._compare(numbers, checksums)
         self._say(notes)
         for row, reason in unreadable:
             self._say_unreadable(numbers[row], reason)
@@ -220,6 +272,14 @@ def say_lost_classes(there: Tensor, kept: Tensor, classes: tuple[str, ...]) -> N
         say_once(
             f"warning: no image of {noun} {names} can be read where accuracy is measured: left out of it"
         )
+
+
+def changed_image(name: str) -> str:
+    """What to do about an image that is another than it was."""
+    return (
+        f"image {name} has changed since this run first read it: its file has another checksum. Put back the earlier "
+        "file and give the same command again, or begin again in another --output_dir"
+    )
 
 
 def unreadable_class(name: str) -> str:

@@ -117,14 +117,16 @@ class Decoders:
         )
         unreadable: list[list] = []
         notes: Notes = Counter()
+        checksums: list[int] = []
         for start, reply in zip(starts, replies, strict=True):
             for row, reason in reply["unreadable"]:
                 unreadable.append([start + row, reason])
             notes.update(reply["notes"])
-        return Rows(pixels, unreadable, notes)
+            checksums += reply["checksums"]
+        return Rows(pixels, unreadable, notes, checksums)
 
     def _decode(self, places: list[Place], rows: np.ndarray) -> dict[str, Any]:
-        """Decode into `rows`; what cannot be read as [row, reason], and notes."""
+        """Decode into `rows`; what cannot be read as [row, reason], notes, and checksums."""
         worker = self._take()
         try:
             reply = worker.ask(places)

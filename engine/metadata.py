@@ -23,7 +23,7 @@ class Metadata:
     (engine/run.py). ancestry: what it began from, the oldest first. calibration: of each network of the file ("model",
     "average") the temperature that its validation images ask for; empty where none was fitted on these weights.
     unlogged: losses in nats of the steps since the last row of metrics, with which the next row's mean begins (None:
-    of an older version, which did not keep them).
+    of an older version, which did not keep them). images_read: of streamed images how many the run had read by then.
     """
 
     kind: str
@@ -36,6 +36,7 @@ class Metadata:
     ancestry: list[dict[str, Any]] = field(default_factory=list)
     calibration: dict[str, Any] = field(default_factory=dict)
     unlogged: list[float] | None = None
+    images_read: int | None = None
 
     def at(
         self,

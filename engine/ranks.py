@@ -17,17 +17,21 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import waits, watch
+from .heartbeat import Heartbeat
 from .interrupt import Stopped
 
 T = TypeVar("T")
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
-WORK = timedelta(days=7)  # how long they wait while one of them decodes images or fits a probe
+WORK = timedelta(
+    days=365
+)  # longer than any work that one does for all: heartbeats say whether it still lives
 REDUCED = "what they add up"  # beside steps: accuracies, numbers of a row
 BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
 _host: dist.ProcessGroup | None = (
     None  # the ranks once more, for what is not on a GPU and for waiting
 )
+_heartbeat: Heartbeat | None = None
 _node: tuple[int, dist.ProcessGroup] | None = (
     None  # the rank that leads this node, and the node's ranks
 )
@@ -38,7 +42,7 @@ def start(device: str = "auto", group_of_one: bool = False) -> torch.device:
 
     group_of_one: also where torchrun has started one process alone, which needs no group.
     """
-    global _host
+    global _host, _heartbeat
     chosen = _device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -50,8 +54,26 @@ def start(device: str = "auto", group_of_one: bool = False) -> torch.device:
             backend, device_id = "nccl", chosen
         limit = timedelta(minutes=step_minutes())
         dist.init_process_group(backend, timeout=limit, device_id=device_id)
+        _heartbeat = _start_heartbeat()
         _host = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=WORK))
     return chosen
+
+
+def _start_heartbeat() -> Heartbeat | None:
+    """By a connection of its own to the store in which the ranks have met: another's may be inside a long call."""
+    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if host is None or port is None:
+        return None
+    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False)
+    # torchrun may keep one store over all restarts
+    started = os.environ.get("TORCHELASTIC_RUN_ID"), os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    own = dist.PrefixStore(f"heartbeat {started}", store)
+    return Heartbeat(own, dist.get_rank(), dist.get_world_size(), host)
+
+
+def lost_peers() -> str:
+    """Which ranks are lost, where a collective has failed; empty where nobody can say."""
+    return _heartbeat.lost() if _heartbeat is not None else ""
 
 
 def step_minutes() -> float:
@@ -68,7 +90,10 @@ def is_lost_peer(error: BaseException) -> bool:
 
 def stop(failed: bool = False) -> None:
     """Leave the process group. failed: this rank ends on its own, at any point of what the ranks do together."""
-    global _host, _node
+    global _host, _node, _heartbeat
+    if _heartbeat is not None:
+        _heartbeat.end(failed)
+        _heartbeat = None
     if not dist.is_initialized():
         return
     if failed and dist.get_backend() == "nccl":

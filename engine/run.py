@@ -17,6 +17,7 @@ from . import checkpoint, lock, ranks, rows, trackers
 from .board import WHAT, Board
 from .files import append_line, atomic_write, write_errors
 from .guard import check_finite
+from .image_record import ImageRecord
 from .metadata import Checkpoint, Metadata
 from .outlet import Outlet
 from .starts import Start
@@ -71,6 +72,8 @@ class Run:
         # What a checkpoint that is resumed says of itself
         self.calibration: dict[str, Any] = {}
         self.unlogged: list[float] | None = None
+        self._images_read: int | None = None
+        self._image_record: ImageRecord | None = None  # where images are streamed
         if self.writes:
             trackers.check_installed(self.recipe.get("log", ()))
             _make(self.folder)
@@ -110,8 +113,24 @@ class Run:
             )
         train_state.load_state(stored.state)
         self.calibration, self.unlogged = stored.metadata.calibration, stored.metadata.unlogged
+        self._images_read = stored.metadata.images_read
         ranks.log(f"resuming {path} after step {stored.metadata.step}")
         return stored.metadata.step
+
+    def compare_images(self, pixels: Any, identity: dict[str, Any], start: int) -> None:
+        """Compare images that are streamed with what this run has first read of them, whenever they are read.
+
+        identity: as in `resume`, after which it is called, on every rank. start: its step. Images in the cache have
+        been compared as a whole.
+        """
+        if "files" in identity:
+            read = self._images_read if start else None
+            if start and read is None:
+                ranks.log(
+                    f"{self.folder} is of an older version, which kept no checksums of streamed images: they are "
+                    "compared from now on"
+                )
+            self._image_record = ImageRecord(self.folder, pixels, identity["files"], read)
 
     def _newest(self) -> tuple[Checkpoint, Path] | None:
         """The newest state that any rank finds, on every rank: nodes need not see the same disk."""
@@ -217,6 +236,8 @@ class Run:
     def save(self, metadata: Metadata, state: dict[str, Any]) -> None:
         """Replace the newest checkpoint, keeping the one before in reserve. FloatingPointError as check_finite's."""
         check_finite(state, metadata.step)
+        if self._image_record is not None:
+            metadata = replace(metadata, images_read=self._image_record.write())
         if self.writes:
             checkpoint.save_newest(self._checkpoint(metadata, state), self.folder)
 

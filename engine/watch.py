@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -33,6 +33,14 @@ class Wait(NamedTuple):
 
 _now: Wait | None = None
 _longest = 0.0  # seconds of the longest step
+describe_lost: Callable[[], str] | None = (
+    None  # the ranks that are not heard of, where there are heartbeats
+)
+
+
+def current() -> Wait | None:
+    """What this process may be waiting in now."""
+    return _now
 
 
 def begin_step(step: int) -> None:
@@ -119,9 +127,11 @@ class Watch:
         wait = _now
         if wait is None:
             return
+        lost = describe_lost() if describe_lost else ""
+        named = f" ({lost})" if lost else ""
         line = (
-            f"process {os.environ.get('RANK', '0')}: {why}, and still waiting for another rank in {wait.what}: ended "
-            "unsaved; what was saved before is intact, the same command goes on from there\n"
+            f"process {os.environ.get('RANK', '0')}: {why}, and still waiting for another rank in {wait.what}{named}: "
+            "ended unsaved; what was saved before is intact, the same command goes on from there\n"
         )
         with suppress(OSError):
             os.write(2, line.encode())

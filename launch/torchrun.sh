@@ -6,7 +6,9 @@
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 launch/torchrun.sh train_ssl.py ...     # and NODE_RANK=1 on the other node
 #
 # NPROC        processes on this machine (default: its GPUs, or 1)
-# NNODES       machines (default: 1); with more, each runs this command with its own NODE_RANK, 0 to NNODES-1
+# NNODES       machines (default: 1); with more, each runs this command with its own NODE_RANK, 0 to NNODES-1.
+#              1:2, from one to two: where one is lost the others start again from the last checkpoint without it
+#              (RESTARTS is 3 then), and one that comes is taken in; no NODE_RANK, and MASTER_ADDR must stay
 # MASTER_ADDR  the machine with NODE_RANK 0, as the others reach it; MASTER_PORT a free port there (default: 29500)
 # RESTARTS     how often all processes start again, from the last checkpoint, after one has failed (default: 0)
 # PYTHON       the interpreter (default: .venv of this folder, else python)
@@ -30,6 +32,11 @@ NPROC=${NPROC:-$("$python" -c 'import torch; print(torch.cuda.device_count() or 
 
 if [ "${NNODES:-1}" = 1 ]; then
     where=(--standalone)  # picks a free port, so several jobs share a machine
+elif [[ $NNODES == *:* ]]; then
+    [ -n "${MASTER_ADDR:-}" ] || usage "NNODES=$NNODES needs MASTER_ADDR, a machine that stays to the end"
+    RESTARTS=${RESTARTS:-3}
+    where=(--nnodes "$NNODES" --rdzv-id multicrop --rdzv-backend c10d
+           --rdzv-endpoint "$MASTER_ADDR:${MASTER_PORT:-29500}")
 else
     [ -n "${MASTER_ADDR:-}" ] || usage "NNODES=$NNODES needs MASTER_ADDR, the machine with NODE_RANK 0"
     [ -n "${NODE_RANK:-}" ] || usage "NNODES=$NNODES needs NODE_RANK, this machine's number from 0"

@@ -85,10 +85,11 @@ def main(
             sys.exit(1)
         if ranks.world_size() == 1 or not ranks.is_lost_peer(error):
             raise
-        _say(
+        lost = ranks.lost_peers() or (
             "another rank has failed, as its message says, or has not answered for "
-            f"{ranks.step_minutes():g} minutes ({first_line(error)})"
+            f"{ranks.step_minutes():g} minutes"
         )
+        _say(f"{lost} ({first_line(error)})")
         sys.exit(1)
     finally:
         ranks.stop(failed)

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,15 @@ def test_the_fingerprint_of_streamed_images_is_that_of_older_checkpoints(colours
     cuts = [0, 7, 7, len(streamed)]
     shares = [streamed.pixels.file_sizes(*cut) for cut in itertools.pairwise(cuts)]
     assert streamed.pixels.stamp(torch.cat(shares)) == digest.hexdigest()
+
+
+def test_pixels_that_the_cache_has_summed_are_not_summed_again(colours, monkeypatch):
+    options = LoadOptions(source_size=8, stream=False)
+    images = source("image_folder").load(colours, "train", options)
+    assert images.checksums
+    whole = content_hashes(replace(images, checksums=None))
+    monkeypatch.setattr("multicrop.engine.fingerprint.zlib", None)
+    assert content_hashes(images) == whole
 
 
 def test_a_file_that_is_gone_has_no_size(tmp_path):

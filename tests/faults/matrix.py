@@ -86,6 +86,13 @@ ROWS = {
     ],
     "one image exchanged among many, then resumed": [
         "test_train_ssl.py::test_one_exchanged_image_among_many_does_not_resume",
+        "test_image_record.py::test_an_exchanged_image_of_the_same_name_size_and_time_is_noticed_when_read_again",
+        "test_image_record.py::test_an_image_that_was_not_read_before_is_said_where_its_time_tells",
+        "test_image_record.py::test_copied_images_have_other_times_and_the_run_goes_on",
+        "test_image_record.py::test_put_back_it_goes_on_bit_equal",
+    ],
+    "the record of streamed images cut, emptied, flipped by a bit, or deleted": [
+        "test_image_record.py::test_what_is_lost_of_the_record_is_said",
     ],
     "`pack` killed, between splits or within one": [
         "test_lmdb.py::test_an_interrupted_command_goes_on_and_other_images_are_never_overwritten",
@@ -100,10 +107,19 @@ ROWS = {
     ],
     "a rank is lost, or does not answer": [
         "test_cli.py::test_a_rank_that_has_lost_another_says_so_in_one_line",
+        "faults/test_lost_rank.py::test_a_killed_rank_is_named",
+        "faults/test_lost_rank.py::test_a_rank_that_fails_is_named_at_once",
+        "faults/test_lost_rank.py::test_a_rank_that_is_stopped_is_given_up_and_named",
+        "faults/test_lost_rank.py::test_a_rank_that_lives_and_does_not_answer_is_named_with_its_step",
+    ],
+    "a rank that works for all the others is stopped, or takes longer than any limit": [
+        "faults/test_lost_rank.py::test_who_works_for_all_is_waited_for_as_long_as_it_lives",
+        "faults/test_lost_rank.py::test_who_works_for_all_and_is_heard_of_no_more_is_given_up",
     ],
     "fewer ranks than before": [
         "test_train_ssl.py::test_with_smaller_parts_a_run_keeps_its_global_batch",
     ],
+    "one of two nodes is killed, `NNODES=1:2 launch/torchrun.sh`": ["faults/test_elastic.py"],
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from test_damage import flipped
 from multicrop.commands import check
 from multicrop.config.check import Recipe
 from multicrop.datasets import _cache
+from multicrop.datasets._images import LoadOptions
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.engine.run import Run
@@ -67,7 +69,12 @@ def teacher_maps(folder: Path, _) -> tuple[Path, list[Path]]:
 
 
 def run_folder(folder: Path, _) -> tuple[Path, list[Path]]:
+    """Of images that are streamed."""
     run = Run(folder / "run", {"lr": 0.5})
+    images = photos(folder / "photos")
+    pixels = source("images").load(images, "train", LoadOptions(source_size=8, stream=True)).pixels
+    run.compare_images(pixels, {"files": "hash"}, 0)
+    pixels[:5]
     run.open(0, {})
     metadata = Metadata("ssl", 0)
     for step in range(1, 5):
@@ -113,11 +120,12 @@ def test_every_flipped_bit_is_found(make, tmp_path, monkeypatch, capsys, record_
 
 def test_a_file_alone_and_folders_of_several(tmp_path, monkeypatch):
     run, _ = run_folder(tmp_path / "a", monkeypatch)
+    shutil.rmtree(tmp_path / "a" / "photos")
     maps, _ = teacher_maps(tmp_path / "b", monkeypatch)
     assert verify(run / "best.pt")["whole"] == verify(maps)["whole"] == 1
-    assert verify(tmp_path)["whole"] == 8
+    assert verify(tmp_path)["whole"] == 9
     (run / "best.pt").write_bytes(flipped((run / "best.pt").read_bytes(), random.Random(1)))
-    with pytest.raises(ValueError, match=r"1 of 8 are damaged"):
+    with pytest.raises(ValueError, match=r"1 of 9 are damaged"):
         verify(tmp_path)
 
 
@@ -156,7 +164,7 @@ def test_what_cannot_be_looked_at_is_not_passed_over(tmp_path, monkeypatch, caps
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(ValueError, match="2 of 8 are damaged or cannot be read"):
+    with pytest.raises(ValueError, match="2 of 9 are damaged or cannot be read"):
         verify(tmp_path)
     said = capsys.readouterr().err
     assert f"not there: {run / 'checkpoint0001.pt'} is a link that leads nowhere" in said

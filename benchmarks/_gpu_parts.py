@@ -135,47 +135,18 @@ def _recipe(r: "Recipe", device: torch.device) -> list[Work]:
     """The published commands; what they have done is in their run folders."""
     ssl, finetune = f"{r.runs}/stage_one", f"{r.runs}/stage_two"
     if r.tiny:
-        small = ("--arch", "resnet8", "--dataset", "shapes", "--batch_size", "500")
-        first: Words = (
-            "train_ssl.py",
-            "--recipe",
-            "published",
-            *small[:4],
-            "--batch_size_per_gpu",
-            "100",
-        )
-        first += (
-            "--epochs",
-            "1",
-            "--local_crops_number",
-            "0",
-            "--knn_freq",
-            "0",
-            "--out_dim",
-            "64",
-        )
-        second: Words = (
-            "finetune.py",
-            "--recipe",
-            "published",
-            *small,
-            "--epochs",
-            "1",
-            "--ra",
-            "1",
-        )
+        small = "--recipe published --arch resnet8 --image_size 16 --dataset shapes --epochs 1"
+        alone = "--local_crops_number 0 --knn_freq 0 --out_dim 64 --batch_size_per_gpu 100"
+        first: Words = ("train_ssl.py", *small.split(), *alone.split())
+        few = "--batch_size 500 --ra 1 --label_percent 20"
+        second: Words = ("finetune.py", *small.split(), *few.split())
     else:
         data = ("--datapath", r.datapath)
         first = ("train_ssl.py", "--recipe", SSL, "--batch_size_per_gpu", "512", *data)
         second = ("finetune.py", "--recipe", FINETUNE, "--dataset", "CIFAR10", *data)
     settings = (
-        "--device",
-        r.device,
-        "--precision",
-        r.precision,
-        "--compile",
-        str(r.compile).lower(),
-    )
+        "--device", r.device, "--precision", r.precision, "--compile", str(r.compile).lower(),
+    )  # fmt: skip
     first += (*settings, "--output_dir", ssl)
     second += (*settings, "--pretrained_weights", ssl, "--output_dir", finetune)
     return [

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands._data import labelled_images, load_options
-from multicrop.commands._features import shared_features
+from multicrop.commands._features import own_features
 from multicrop.commands._inherited import has_validation
 from multicrop.commands._origin import DataOrigin
 from multicrop.commands._targets import spread
@@ -90,7 +90,7 @@ class Known(NamedTuple):
     """Images that could be read."""
 
     features: Tensor
-    """float32 (n, D), on the device."""
+    """float32 (n, D), on the device; (0, D) on a rank that has not asked for them."""
     labels: Tensor
     """int64 (n,)."""
     indices: Tensor
@@ -107,11 +107,15 @@ class Probe(NamedTuple):
     device: torch.device
     dtype: torch.dtype | None
 
-    def of(self, images: ImageSet, indices: Tensor | None = None) -> Known:
-        """Features and labels of whole images, the work shared by the ranks."""
+    def of(self, images: ImageSet, indices: Tensor | None = None, to: int | None = None) -> Known:
+        """Features and labels of whole images, the work shared by the ranks.
+
+        to: the rank that gets the features; None: every one.
+        """
         if indices is None:
             indices = torch.arange(len(images))
         assert images.labels is not None
         settings = self.seen_as, self.device, self.dtype, self.recipe.machine.batch_size
-        values, kept = shared_features(self.features, images, indices, *settings)
-        return Known(values, images.labels[kept], kept)
+        own = own_features(self.features, images, indices, *settings)
+        kept = ranks.gather(own.indices)
+        return Known(ranks.gather(own.values, to), images.labels[kept], kept)

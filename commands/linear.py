@@ -96,14 +96,15 @@ def features_of(recipe: Recipe, network: nn.Module, target: ProbeTarget) -> Line
 def logistic_probe(probe: Probe) -> dict[str, Any]:
     """C is chosen on the validation images, and the classifier then fitted on these, too."""
     parts, stated = probe.parts, probe.recipe.linear.linear_c
-    train, test = probe.of(parts.train, parts.chosen), probe.of(parts.test)
+    # The first process fits, and it alone holds the features.
+    train, test = probe.of(parts.train, parts.chosen, to=0), probe.of(parts.test, to=0)
     numbers: dict[str, Any] = {}
     if stated and len(stated) == 1:
         c, fitted = stated[0], train[:2]
     else:
         held_out = torch.isin(train.indices, parts.held_out)
         fits = part_of(train, ~held_out)
-        chooses = part_of(train, held_out) if parts.own is None else probe.of(parts.own)[:2]
+        chooses = part_of(train, held_out) if parts.own is None else probe.of(parts.own, to=0)[:2]
         progress = Progress(len(stated) if stated else linear.fits_of_search(), 0, len(fits[1]))
         sweep = on_rank_0(lambda: linear.sweep(fits, chooses, stated or (), progress.step))
         progress.close()
@@ -142,8 +143,11 @@ def say_sweep(sweep: linear.Sweep) -> None:
 
 
 def part_of(known: Known, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and labels of some."""
-    return known.features[mask.to(known.features.device)], known.labels[mask]
+    """Features, where there are any, and labels of some."""
+    features = known.features
+    if len(features):
+        features = features[mask.to(features.device)]
+    return features, known.labels[mask]
 
 
 def joined(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,9 @@ from sklearn.preprocessing import StandardScaler
 import multicrop
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.commands import linear
+from multicrop.commands._linear_parts import Known
 from multicrop.commands._linear_sgd import CroppedImages, flip_probability, predictions_of
+from multicrop.commands.linear import part_of
 from multicrop.config.linear import RATES, Recipe, SgdProbe
 from multicrop.engine.batches import Batches
 from multicrop.engine.metadata import Metadata
@@ -382,3 +384,20 @@ def test_two_processes_measure_what_one_does(model):
     own, other = alone["results"][0], two["results"][0]
     assert other["peak_lr"] == own["peak_lr"] and other["lr"] == own["lr"]
     assert numbers(other) == pytest.approx(numbers(own), abs=9)
+
+
+@pytest.mark.slow
+def test_one_process_of_two_fits_and_both_compute_features(model):
+    settings = {"linear_c": "0.1 1", "random_weights": "false"}
+    words = [word for name, value in settings.items() for word in (f"--{name}", *value.split())]
+    two = result_of(launch("linear", model, *words, ranks=2))
+    alone = run(model, linear_c=(0.1, 1.0), random_weights=False)
+    (own,), (other,) = alone["results"], two["results"]
+    assert other["linear_c"] == own["linear_c"]
+    assert numbers(other) == pytest.approx(numbers(own), abs=1)
+
+
+def test_a_process_that_holds_no_features_has_the_labels():
+    labels, mask = torch.tensor([3, 4, 5]), torch.tensor([True, False, True])
+    features, kept = part_of(Known(torch.empty(0, 7), labels, torch.arange(3)), mask)
+    assert features.shape == (0, 7) and kept.tolist() == [3, 5]

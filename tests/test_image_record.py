@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import recipe, same
+from conftest import launch, recipe, same
 from faults.test_damage import cut, empty, flipped, gone
 from PIL import Image
 
@@ -226,3 +226,17 @@ def test_checksums_are_of_files_and_of_large_ones_pixels(original, tmp_path, mon
     large = _decode.decode_rows([file], form, checked=True)
     assert large.checksums == [zlib.crc32(rows.pixels[0])]
     assert np.array_equal(large.pixels[0], rows.pixels[0])
+
+
+@pytest.mark.slow
+def test_two_ranks_know_what_either_has_read(images, tmp_path):
+    settings = {**SMALL, "batch_size_per_gpu": COUNT // STEPS // 2, "datapath": images}
+    settings |= {"output_dir": tmp_path / "run", "stream": "true"}
+    words = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+    launch("pretrain", *words, "--max_steps", "3", ranks=2)
+    read = read_by(tmp_path / "run")
+    assert len(read) >= 3 * COUNT // STEPS
+    number = beyond_sample(read)[2]
+    exchange(images, number, same_time=True)
+    done = launch("pretrain", *words, ranks=2)
+    assert done.returncode != 0 and f"image {number:03d}.bmp has changed" in done.stderr

@@ -14,6 +14,10 @@ R = TypeVar("R")
 ALIGNMENT = 16  # bytes; a number of any type may begin there
 
 
+def has_float64(device: torch.device) -> bool:
+    return device.type != "mps"
+
+
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     """A copy on the device, or the tensor itself where it is there already.
 
@@ -21,7 +25,7 @@ def send(tensor: Tensor, device: torch.device | str) -> Tensor:
     Elsewhere the copy is complete on return: MPS reads a freed temporary otherwise (pytorch#189690). MPS has no
     float64, so such numbers arrive there as float32.
     """
-    if torch.device(device).type == "mps" and tensor.dtype == torch.float64:
+    if tensor.dtype == torch.float64 and not has_float64(torch.device(device)):
         tensor = tensor.float()
     if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
         return tensor.contiguous().pin_memory().to(device, non_blocking=True)

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from . import device
 from .changes import Change
 
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 weights in 16-bit fixed point
@@ -109,7 +110,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel to 0..255; a constant channel stays as it is."""
     exact = torch.float64
-    if images.device.type == "mps":
+    if not device.has_float64(images.device):
         exact = torch.float32
     least, greatest = torch.aminmax(images.flatten(2), dim=2)
     low = _over_pixels(least).to(exact)

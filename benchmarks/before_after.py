@@ -61,6 +61,7 @@ def measure(r: Recipe) -> dict:
         "what": f"{r.number} of benchmarks/{r.benchmark}.py, two versions in turns",
         "settings": asdict(r),
         "after": git("rev-parse", "HEAD"),
+        "uncommitted": git("status", "--porcelain", "--untracked-files=no").splitlines(),
         "machine": machine(torch.device("cpu")),
         "turns": turns,
         "after_over_before": round(statistics.median(ratios), 3),

@@ -74,7 +74,8 @@ def train(
     # The networks' latest state, where the run folder holds one, or the weights to begin from.
     metadata = describe_pretraining(recipe, train_state.student.backbone, images, batches)
     start, metadata = _beginning.begin(recipe, origin, train_state, run_folder, metadata)
-    run_folder.compare_images(images.pixels, metadata.identity, start)
+    taken = recipe.begin.resume_changed_data
+    run_folder.compare_images(images.pixels, metadata.identity, start, as_they_are=taken)
     for line in _summary.pretraining(recipe, train_state, batches, device):
         ranks.log(line)
     run_folder.open(start, changed_flags(recipe))

@@ -64,7 +64,8 @@ class Beginning:
     """Go on for so many epochs with the settings and the whole state of the stage-one run --pretrained_weights, in a
     new --output_dir: a warm restart at half of its peak learning rate."""
     resume_changed_data: bool = False
-    """Resume a run whose images changed: order and schedules begin again, its files so far stay in a sub-folder."""
+    """Resume a run whose images changed: order and schedules begin again, its files so far stay in a sub-folder. Of
+    streamed images with the names and sizes of before contents are taken as they are, and the run simply goes on."""
 
     def __post_init__(self):
         check_values(self, AT_LEAST_1, "extend_epochs")

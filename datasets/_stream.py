@@ -277,7 +277,7 @@ def say_lost_classes(there: Tensor, kept: Tensor, classes: tuple[str, ...]) -> N
 def changed_image(name: str) -> str:
     """What to do about an image that is another than it was."""
     return (
-        f"image {name} has changed since this run first read it: its file has another checksum. Put back the earlier "
+        f"image {name} has changed since this run first read it: its checksum is another. Put back the earlier "
         "file and give the same command again, or begin again in another --output_dir"
     )
 

@@ -70,8 +70,9 @@ class Heartbeat:
         self._woken, self._closed, self._told = (threading.Event() for _ in range(3))
         self._hurries, self._looked = False, time.monotonic()
         self._beat()  # here, so that all are there once the ranks have met
-        for work in (self._beats, self._look_at_clock):
-            threading.Thread(target=work, daemon=True).start()
+        self._asking = threading.Thread(target=self._beats, daemon=True)
+        self._asking.start()
+        threading.Thread(target=self._look_at_clock, daemon=True).start()
         watch.describe_lost = self._lost_so_far
 
     def end(self, failed: bool) -> None:
@@ -83,6 +84,7 @@ class Heartbeat:
         watch.describe_lost = None
         self._closed.set()
         self._woken.set()
+        self._asking.join(self.pause)  # Python ends the process where a thread is inside torch
 
     def lost(self) -> str:
         """Which ranks no longer answer, for people; empty where all do. Called where a collective has failed."""
@@ -148,13 +150,13 @@ class Heartbeat:
         while not self._is_gone:
             self._woken.wait(self.pause / (HURRY if self._hurries else 1))
             self._woken.clear()
+            if self._closed.is_set():
+                return
             try:
                 self._beat()
             except Exception:  # torch has several errors for a store that is gone
                 self._is_gone = True
             self._told.set()
-            if self._closed.is_set():
-                return
 
     def _beat(self) -> None:
         self._count += 1

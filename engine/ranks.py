@@ -25,6 +25,7 @@ STEP_MINUTES = "MULTICROP_STEP_MINUTES"
 WORK = timedelta(
     days=365
 )  # longer than any work that one does for all: heartbeats say whether it still lives
+SILENT = timedelta(days=7)  # the heartbeats' own limit is for a store that does not answer
 REDUCED = "what they add up"  # beside steps: accuracies, numbers of a row
 BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100
 LOST = ("closed by peer", "reset by peer", "broken pipe", "timed out", "timeout", "process exited")
@@ -64,7 +65,18 @@ def _start_heartbeat() -> Heartbeat | None:
     host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
     if host is None or port is None:
         return None
-    store = dist.TCPStore(host, int(port), is_master=False, wait_for_workers=False)
+    try:
+        store = dist.TCPStore(
+            host,
+            int(port),
+            is_master=False,
+            timeout=SILENT,
+            wait_for_workers=False,
+            use_libuv=False,
+        )
+    except RuntimeError as error:  # not worth a run that could begin without
+        log(f"process {dist.get_rank()} has no heartbeats, so a lost process is not named: {error}")
+        return None
     # torchrun may keep one store over all restarts
     started = os.environ.get("TORCHELASTIC_RUN_ID"), os.environ.get("TORCHELASTIC_RESTART_COUNT")
     own = dist.PrefixStore(f"heartbeat {started}", store)

@@ -117,18 +117,24 @@ class Run:
         ranks.log(f"resuming {path} after step {stored.metadata.step}")
         return stored.metadata.step
 
-    def compare_images(self, pixels: Any, identity: dict[str, Any], start: int) -> None:
+    def compare_images(
+        self, pixels: Any, identity: dict[str, Any], start: int, as_they_are: bool = False
+    ) -> None:
         """Compare images that are streamed with what this run has first read of them, whenever they are read.
 
         identity: as in `resume`, after which it is called, on every rank. start: its step. Images in the cache have
-        been compared as a whole.
+        been compared as a whole. as_they_are: those that were read before are not compared with what they were.
         """
         if "files" in identity:
-            read = self._images_read if start else None
-            if start and read is None:
+            read = self._images_read if start and not as_they_are else None
+            if start and as_they_are:
                 ranks.log(
-                    f"{self.folder} is of an older version, which kept no checksums of streamed images: they are "
-                    "compared from now on"
+                    "--resume_changed_data: streamed images are taken as they are now, and compared from now on"
+                )
+            elif start and read is None:
+                ranks.log(
+                    f"{self.folder} has no checksums of streamed images yet (it is of an older version, or they were "
+                    "in the cache): they are compared from now on"
                 )
             self._image_record = ImageRecord(self.folder, pixels, identity["files"], read)
 
@@ -152,6 +158,7 @@ class Run:
 
     def set_aside(self) -> Path:
         """Keep all files of the run so far in a sub-folder too, before it begins again in its place; the sub-folder."""
+        self._images_read = None  # none of the images of the run that begins
         return ranks.broadcast_object(self._set_aside)
 
     def _set_aside(self) -> Path:
@@ -237,7 +244,9 @@ class Run:
         """Replace the newest checkpoint, keeping the one before in reserve. FloatingPointError as check_finite's."""
         check_finite(state, metadata.step)
         if self._image_record is not None:
-            metadata = replace(metadata, images_read=self._image_record.write())
+            self._images_read = self._image_record.write()
+        # Also where this start had the images in the cache: the next one may stream them again
+        metadata = replace(metadata, images_read=self._images_read)
         if self.writes:
             checkpoint.save_newest(self._checkpoint(metadata, state), self.folder)
 

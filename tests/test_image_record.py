@@ -15,7 +15,7 @@ from PIL import Image
 
 from multicrop.commands import pretrain
 from multicrop.config.pretrain import Recipe
-from multicrop.datasets import _decode
+from multicrop.datasets import _decode, _folders
 from multicrop.datasets._bytes import content
 from multicrop.datasets._convert import Conversion, Form
 from multicrop.engine import checkpoint, image_record
@@ -118,6 +118,30 @@ def test_put_back_it_goes_on_bit_equal(images, original, resumed, runs):
     shutil.copy2(original / "101.bmp", images)
     run(images, folder)
     same(*(checkpoint.load(each / "checkpoint.pt").state for each in (folder, runs / "whole")))
+
+
+def test_what_was_read_is_compared_also_after_a_start_that_had_the_images_in_the_cache(
+    images, tmp_path, monkeypatch, capsys
+):
+    """Without --stream the machine's memory decides."""
+    folder = tmp_path / "run"
+    for too_large, steps in ((True, STEPS), (False, STEPS + 1)):
+        monkeypatch.setattr(_folders, "_is_too_large", lambda *_, answer=too_large: answer)
+        run(images, folder, stream=None, max_steps=steps)
+    exchange(images, 101, same_time=True)
+    monkeypatch.setattr(_folders, "_is_too_large", lambda *_: True)
+    with pytest.raises(ValueError, match=r"image 101.bmp has changed"):
+        run(images, folder, stream=None)
+    assert "has no checksums" not in capsys.readouterr().err
+
+
+def test_exchanged_images_are_taken_as_they_are_where_that_is_asked_for(images, resumed, capsys):
+    folder = resumed(STEPS)
+    exchange(images, 101, same_time=True)
+    run(images, folder, resume_changed_data=True)
+    assert "streamed images are taken as they are now" in capsys.readouterr().err
+    assert checkpoint.load(folder / "checkpoint.pt").metadata.step == 2 * STEPS
+    assert read_by(folder) == {*range(COUNT)}
 
 
 def test_an_image_that_was_not_read_before_is_said_where_its_time_tells(images, resumed, capsys):

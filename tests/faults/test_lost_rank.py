@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 from forks import free_port
 
+from multicrop.engine import ranks
 from multicrop.engine.heartbeat import heartbeat_seconds
 
 # For each line (a port, what the ranks do, and settings) two ranks, forked once all is imported
@@ -193,3 +194,50 @@ def test_a_time_that_is_no_number_of_seconds(monkeypatch, stated):
     monkeypatch.setenv("MULTICROP_HEARTBEAT_SECONDS", stated)
     with pytest.raises(ValueError, match=f"MULTICROP_HEARTBEAT_SECONDS={stated} is no number"):
         heartbeat_seconds()
+
+
+@pytest.fixture
+def met(monkeypatch):
+    """As if two ranks had met; what TCPStore is asked for."""
+    asked: dict = {}
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.setattr(ranks.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(ranks.dist, "TCPStore", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(ranks.dist, "PrefixStore", lambda prefix, store: Answering())
+    return asked
+
+
+class Answering:
+    """A store that answers."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, bytes] = {}
+
+    def set(self, key, value):
+        self.said[key] = value.encode()
+
+    def multi_get(self, keys):
+        return [self.said.get(key, b"") for key in keys]
+
+
+def test_a_silent_store_is_waited_for_and_no_thread_is_left_at_the_end(met):
+    heartbeat = ranks._start_heartbeat()
+    assert heartbeat is not None and heartbeat._asking.is_alive()
+    assert met["timeout"].days >= 1, "torch's 5 minutes would end a job that was suspended"
+    assert met["use_libuv"] is False, "on Windows torch has none"
+    heartbeat.end(failed=True)
+    assert not heartbeat._asking.is_alive()
+
+
+def test_ranks_that_cannot_have_heartbeats_go_on_without(met, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise RuntimeError("no route to here")
+
+    monkeypatch.setattr(ranks.dist, "TCPStore", refuse)
+    assert ranks._start_heartbeat() is None
+    assert (
+        "process 0 has no heartbeats, so a lost process is not named: no route"
+        in capsys.readouterr().err
+    )

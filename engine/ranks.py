@@ -22,9 +22,8 @@ from .interrupt import Stopped
 
 T = TypeVar("T")
 STEP_MINUTES = "MULTICROP_STEP_MINUTES"
-WORK = timedelta(
-    days=365
-)  # longer than any work that one does for all: heartbeats say whether it still lives
+# Longer than any work that one does for all: heartbeats say whether it still lives
+WORK = timedelta(days=365)
 SILENT = timedelta(days=7)  # the heartbeats' own limit is for a store that does not answer
 REDUCED = "what they add up"  # beside steps: accuracies, numbers of a row
 BUCKET = 25  # MB of gradients that GPUs exchange at once; our networks have 1 to 100

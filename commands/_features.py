@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from multicrop.augment.device import send
 from multicrop.augment.evaluation import EvalTransform
 from multicrop.datasets._console import say_once
 from multicrop.datasets._images import ImageSet
@@ -74,7 +75,9 @@ def own_features(
         network, images.pixels, transform, batch_size, device, dtype, indices=asked
     )[: len(own)]
     mask = readable(images.pixels, own)
-    values, kept = values[mask.to(values.device)], own[mask]
+    kept = own[mask]
+    if len(kept) < len(own):  # by row numbers: for a mask a GPU is asked how many it keeps
+        values = values[send(mask.nonzero().flatten(), values.device)]
     total = sum(ranks.gather_objects(len(kept)))
     if total < len(indices):
         _say_left_out(images, indices, ranks.gather(kept))

@@ -48,8 +48,7 @@ def rank_classes(
     own_train_labels = train.labels[known.indices]
 
     def check() -> None:
-        probe.check_features(known.values, own_train_labels, "training")
-        probe.check_features(asked.values, own_labels, "test")
+        probe.check_features(known.values, own_train_labels, asked.values, own_labels)
         if len(own_train_labels):
             probe.count_classes(own_train_labels, labels, classes)
 

@@ -38,10 +38,16 @@ def extract_features(
         for start in range(0, count, batch_size):
             rows = slice(start, start + batch_size)
             batch = images[rows] if indices is None else images[indices[rows]]
-            batch = batch.to(device, non_blocking=device.type == "cuda")
-            features = network(transform(batch))
+            features = network(transform(_sent(batch, device)))
             batches.append(features.float())
     return torch.cat(batches)
+
+
+def _sent(batch: Tensor, device: torch.device) -> Tensor:
+    """On the device; to CUDA from pinned memory, so that the CPU reads the next batch while the network works."""
+    if device.type != "cuda" or batch.device.type != "cpu":
+        return batch.to(device)
+    return batch.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

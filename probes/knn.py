@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BACKENDS = ("auto", "faiss", "torch")
-_SIMILARITIES = 2**24  # held at once by the torch search: 64 MiB
+# Held at once by the torch search: 64 MiB, on CUDA with their keys up to six times that
+_SIMILARITIES = 2**24
 _BLOCK = 2**16  # training images that the torch search compares with at once
 _ROWS = 4096  # test images whose votes are counted at once
 
@@ -72,8 +73,7 @@ def places(
     train_labels = train_labels.cpu().long()
     test_labels = test_labels.cpu().long()
     classes = count_classes(train_labels, test_labels, classes)
-    check_features(train_features, train_labels, "training")
-    check_features(test_features, test_labels, "test")
+    check_features(train_features, train_labels, test_features, test_labels)
     similarity, index = search(train_features, test_features, max(ks), backend)
     return neighbour_places(similarity, train_labels[index], test_labels, ks, temperature, classes)
 
@@ -245,11 +245,26 @@ def _search_torch(train: Tensor, test: Tensor, k: int) -> Neighbours:
                 best = [merge([*best, (similarity, index + start)], k)]
             found.append(best[0])
     similarities, indices = zip(*found, strict=True)
-    return torch.cat(similarities).cpu(), torch.cat(indices).cpu()
+    return _on_cpu(torch.cat(similarities), torch.cat(indices))
+
+
+def _on_cpu(similarity: Tensor, index: Tensor) -> Neighbours:
+    """From a device in one copy, for which the CPU waits."""
+    if similarity.device.type == "cpu":
+        return similarity, index
+    bits, index = _packed(similarity, index).cpu()
+    return bits.view(torch.float32), index.long()
+
+
+def _packed(similarity: Tensor, index: Tensor) -> Tensor:
+    """float32 and int64 (n, k) -> int32 (2, n, k), the similarities by their bits."""
+    return torch.stack((similarity.view(torch.int32), index.int()))
 
 
 def _largest(similarity: Tensor, k: int) -> Neighbours:
     """The k largest of each row (n, m) and where they are, of equals the first."""
+    if similarity.device.type == "cuda":
+        return _largest_unread(similarity, k)
     values, index = similarity.topk(min(k + 1, similarity.shape[1]))
     tied = _cut_ties(values, k)
     values, index = values[:, :k], index[:, :k]
@@ -261,6 +276,19 @@ def _largest(similarity: Tensor, k: int) -> Neighbours:
         index[tied] = chosen.nonzero()[:, 1].view(-1, k)
         values[tied] = rows[chosen].view(-1, k)
     return _sorted(values, index)
+
+
+def _largest_unread(similarity: Tensor, k: int) -> Neighbours:
+    """What `_largest` gives, of float32 (n, m), for a device: that there are ties is not read from it.
+
+    Each number has a key of its own, an int64: its bits, as an int32 in the order of the numbers, above its distance
+    from the row's end.
+    """
+    bits = (similarity + 0).view(torch.int32)  # -0 becomes 0, its equal
+    ordered = (bits >> 31).bitwise_and_(0x7FFFFFFF).bitwise_xor_(bits)
+    from_end = torch.arange(similarity.shape[1] - 1, -1, -1, device=similarity.device)
+    index = ordered.long().mul_(2**32).add_(from_end).topk(k).indices
+    return similarity.gather(1, index), index
 
 
 def _cut_ties(values: Tensor, k: int) -> Tensor:
@@ -301,11 +329,21 @@ def count_classes(train_labels: Tensor, test_labels: Tensor, classes: int | None
     return classes
 
 
-def check_features(features: Tensor, labels: Tensor, which: str) -> None:
-    """ValueError unless features (n, D) are finite, and labels (n,) as many. which: "training" or "test"."""
-    if len(features) != len(labels):
-        raise ValueError(f"{len(features)} {which} features for {len(labels)} labels")
-    if not features.isfinite().all():
-        raise ValueError(
-            f"the {which} features are not finite: the network's weights are damaged or it has diverged"
-        )
+def check_features(
+    train_features: Tensor, train_labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> None:
+    """ValueError unless features (m, D) and (n, D) are finite, and labels (m,) and (n,) as many.
+
+    Of a device one number is read where they are.
+    """
+    banks = {"training": (train_features, train_labels), "test": (test_features, test_labels)}
+    for which, (features, labels) in banks.items():
+        if len(features) != len(labels):
+            raise ValueError(f"{len(features)} {which} features for {len(labels)} labels")
+    train, test = train_features.isfinite().all(), test_features.isfinite().all()
+    if train & test.to(train.device):
+        return
+    which = "test" if train else "training"
+    raise ValueError(
+        f"the {which} features are not finite: the network's weights are damaged or it has diverged"
+    )

@@ -293,7 +293,8 @@ PUBLISHED = {  # for docs/speed.md: networks as published, 2 + 8 crops of 32 px,
     "published cct": {"arch": "compact:cct_7_3x1_32"},
     "published resnet": {"arch": "resnet56"},
 }
-CASES = (*STAGE_ONE, "stage two", "stored maps", "evaluation", "check of the losses")
+PROBES = {"k-NN probe": (2000, 1000), "k-NN probe in parts": (4000, 1000)}  # training, test images
+CASES = (*STAGE_ONE, *PROBES, "stage two", "stored maps", "evaluation", "check of the losses")
 
 
 def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
@@ -312,6 +313,8 @@ def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
     if case in PUBLISHED:
         settings = recipe(Recipe, image_size=32, compile=False, **PUBLISHED[case])
         return test_device.whole_step("one", cuda, settings, batch=256)
+    if case in PROBES:
+        return probe(*PROBES[case], cuda, "in parts" in case)
     if case == "stage two":
         return test_device.whole_step("two", cuda)
     if case == "stored maps":
@@ -328,6 +331,36 @@ def function_of(case: str, cuda: torch.device) -> Callable[[int], Any]:
         guard.check(asked=False)
 
     return check
+
+
+def probe(train: int, test: int, cuda: torch.device, in_parts: bool) -> Callable[[int], Any]:
+    """The online k-NN of stage one, with `vit` as above; in parts: of 250 test images and 1,500 training images."""
+    import test_device
+    from conftest import recipe
+
+    from multicrop.commands import _student
+    from multicrop.commands._data import ProbeImages
+    from multicrop.commands._monitor import online_knn
+    from multicrop.config.pretrain import Recipe
+    from multicrop.datasets._images import ImageSet
+    from multicrop.probes import knn
+
+    def images(count: int) -> ImageSet:
+        pixels = test_device.PIXELS.repeat(-(-count // 64), 1, 1, 1)[:count]
+        return ImageSet(
+            pixels, torch.arange(count) % 10, tuple("abcdefghij"), *[test_device.RGB] * 2
+        )
+
+    settings = recipe(Recipe, **{**test_device.ONE, **SMALL})
+    teacher = _student.build(settings, 3, cuda).teacher.backbone
+    sets = ProbeImages(images(train), images(test))
+    sizes = {"_SIMILARITIES": 1500 * 250, "_BLOCK": 1500} if in_parts else {}
+
+    def measure(step: int) -> float:
+        with mock.patch.multiple(knn, **sizes) if sizes else nullcontext():
+            return online_knn(teacher, sets, settings, cuda, torch.bfloat16)
+
+    return measure
 
 
 @contextmanager

@@ -142,6 +142,46 @@ def test_of_equally_similar_images_the_first_are_neighbours(backend, k):
     assert torch.equal(index, expected.indices[:, :k])
 
 
+def alike(images: int, seed: int) -> torch.Tensor:
+    """Rows of numbers of both signs, zeros of both signs and ties among them."""
+    random = torch.Generator().manual_seed(seed)
+    numbers = torch.randn(7, images, generator=random)
+    numbers[:, ::3] = numbers[:, 1:2]
+    numbers[:4, ::5] = -0.0
+    numbers[:4, 2::5] = 0.0
+    return numbers
+
+
+@pytest.mark.parametrize(
+    "similarity", [with_ties(40, 1) @ with_ties(301, 0).T / 4, alike(301, 2), alike(301, 3) - 9]
+)
+@pytest.mark.parametrize("k", [1, 20, 200, 301])
+def test_what_a_gpu_is_asked_for_is_what_a_cpu_finds(similarity, k):
+    """Without a look at the ties."""
+    values, index = probe._largest_unread(similarity, k)
+    expected = similarity.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(index, expected.indices[:, :k])
+    assert torch.equal(values.view(torch.int32), expected.values[:, :k].view(torch.int32))
+    assert all(map(torch.equal, probe._largest(similarity, k), (values, index)))
+
+
+def test_neighbours_come_from_a_device_as_they_are():
+    similarity, index = probe.search(with_ties(301, 0), with_ties(40, 1), 20, "torch")
+    bits, places = probe._packed(similarity, index)
+    assert torch.equal(bits.view(torch.float32), similarity) and torch.equal(places.long(), index)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("k", [1, 20, 301])
+def test_a_gpu_finds_the_neighbours_that_a_cpu_finds(monkeypatch, k):
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    train, test = with_ties(301, 0), with_ties(40, 1)
+    monkeypatch.setattr(probe, "_BLOCK", 100)
+    found = probe.search(train.cuda(), test.cuda(), k)
+    assert all(map(torch.equal, found, probe.search(train, test, k)))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 @pytest.mark.parametrize("k", [5, 200])
@@ -191,6 +231,7 @@ def test_autocast_around_the_search_changes_nothing():
         ({"backend": "annoy"}, "known: auto, faiss, torch"),
         ({"test_labels": DATA[3][:-1]}, "230 test features for 229 labels"),
         ({"train_features": DATA[0] * float("nan")}, "training features are not finite"),
+        ({"test_features": DATA[2] * float("inf")}, "test features are not finite"),
         (
             {"test_features": DATA[2][:0], "test_labels": DATA[3][:0]},
             "at least one training and one test image",

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 PROGRAM = pretended_cuda.__file__
-# Launches of one step (in stage two of two parts), copies from pinned memory, times that the CPU waits for numbers
-# (with the descriptors of grassmann, to hear whether a decomposition has converged), and MB that the launched
+# Launches of one step (in stage two of two parts) or probe, copies from pinned memory, times that the CPU waits for
+# numbers (with the descriptors of grassmann, to hear whether a decomposition has converged), and MB that the launched
 # operations read and write. Counted with torch 2.14; other versions compose some operations of others.
 COUNTED_WITH, ELSEWHERE = "2.14.", 1.05
 LIMITS = {
@@ -26,6 +26,8 @@ LIMITS = {
     "resnet, two ranks": (1065, 2, 0, 183.3),
     "manifold": (1957, 2, 0, 758.2),
     "grassmann": (1800, 2, 6, 603.6),
+    "k-NN probe": (699, 12, 2, 1078.8),
+    "k-NN probe in parts": (1315, 20, 2, 1867.6),
     "stage two": (970, 4, 0, 20.9),
     "stored maps": (3, 1, 0, 0.1),
     "evaluation": (10, 0, 0, 15.7),

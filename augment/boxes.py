@@ -26,36 +26,34 @@ def random_boxes(
     scale: (samples, 2), least and greatest share of the image's area.
     ratio: least and greatest width / height.
     """
-    boxes = torch.tensor(centred_box(height, width, ratio)).repeat(len(scale), 1)
-    pending = torch.arange(len(scale))
-    for tries in (1, TRIES - 1):  # most fit at once; the others get all their other tries together
-        draws = torch.rand(4, tries, len(pending), generator=generator)
-        proposed, fits = _first_fitting(scale[pending], height, width, ratio, draws)
-        boxes[pending[fits]] = proposed[fits]
-        pending = pending[~fits]
+    draws = torch.rand(4, len(scale), generator=generator)
+    boxes, fits = _proposed(scale, height, width, ratio, draws)
+    # Most fit at once; the others get all their other tries together
+    pending = (~fits).nonzero().flatten()
+    draws = torch.rand(4, TRIES - 1, len(pending), generator=generator)
+    proposed, fits = _proposed(scale[pending], height, width, ratio, draws)
+    first = fits.byte().argmax(0)  # of equals the first
+    chosen = proposed[first, torch.arange(len(pending))]
+    chosen[~fits.any(0)] = torch.tensor(centred_box(height, width, ratio))
+    boxes[pending] = chosen
     return boxes
 
 
-def _first_fitting(
+def _proposed(
     scale: Tensor, height: int, width: int, ratio: tuple[float, float], draws: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """draws (4, tries, samples) uniform in 0..1 -> the first boxes that fit (samples, 4), whether any did (samples)."""
+    """draws (4, ..., samples) uniform in 0..1 -> boxes (..., samples, 4), and whether they fit (..., samples)."""
     least, greatest = scale.T
-    area = height * width * torch.lerp(least, greatest, draws[0].double())
+    area = torch.lerp(least, greatest, draws[0].double()).mul_(height * width)
     log_least = math.log(ratio[0])
     log_range = math.log(ratio[1] / ratio[0])
-    aspect = torch.exp(log_least + log_range * draws[1].double())
+    aspect = draws[1].double().mul_(log_range).add_(log_least).exp_()
     h = (area / aspect).sqrt_().round_()
     w = (area * aspect).sqrt_().round_()
-    fits_height = (h > 0) & (h <= height)
-    fits_width = (w > 0) & (w <= width)
-    fits = fits_height & fits_width
-    top = (draws[2] * (height - h + 1)).floor_()
-    left = (draws[3] * (width - w + 1)).floor_()
-    boxes = torch.stack((top, left, h, w), -1)
-    first = fits.byte().argmax(0)  # of equals the first
-    chosen = boxes[first, torch.arange(len(first))]
-    return chosen.long(), fits.any(0)
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    top = (height - h).add_(1).mul_(draws[2]).floor_()
+    left = (width - w).add_(1).mul_(draws[3]).floor_()
+    return torch.stack((top, left, h, w), -1).long(), fits
 
 
 def centred_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int, int, int]:

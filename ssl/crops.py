@@ -210,7 +210,7 @@ class MultiCrop:
         flip, jitter, order, grayscale, blurred, sigma, solarised = uniform
 
         # Colour: each crop has an order of the operations and a factor for each of them.
-        orders = torch.tensor(ORDERS)
+        chosen = (order * len(ORDERS)).long().flatten()
         spread = torch.tensor([self.brightness, self.contrast, self.saturation, self.hue])
         identity = torch.tensor(colour.IDENTITY)
         signed = 2 * torch.rand(V, batch, 4, generator=generator) - 1
@@ -221,7 +221,7 @@ class MultiCrop:
         return Views(
             box=box.view(V, batch, 4),
             flip=flip < self.flip,
-            order=orders[(order * len(ORDERS)).long()],
+            order=torch.tensor(ORDERS).index_select(0, chosen).view(V, batch, 4),
             factors=torch.where(jittered, identity + spread * signed, identity),
             grayscale=grayscale < self.grayscale,
             sigma=sigma * (blurred < blur.unsqueeze(1)),

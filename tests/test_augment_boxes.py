@@ -60,6 +60,32 @@ def test_fallback_is_torchvisions(height, width):
     assert centred_box(height, width, (3 / 4, 4 / 3)) == tuple(theirs)
 
 
+@pytest.mark.parametrize("low,high", [(0.7, 1.0), (0.9, 1.3), (9.0, 9.0)])
+def test_a_box_is_the_first_of_ten_tries_that_fits(low, high):
+    """The first try of all boxes is drawn first, then the nine others of those that need them."""
+    samples, height, width = 200, 24, 40
+    scale = torch.tensor([[low, high]], dtype=torch.float64).expand(samples, 2)
+    boxes = random_boxes(scale, height, width, generator=torch.Generator().manual_seed(0))
+
+    def box(share, shape, down, right):
+        area = height * width * (low + (high - low) * share)
+        aspect = math.exp(math.log(3 / 4) + math.log((4 / 3) / (3 / 4)) * shape)
+        h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        fits = 0 < h <= height and 0 < w <= width
+        return [int(down * (height - h + 1)), int(right * (width - w + 1)), h, w] if fits else None
+
+    generator = torch.Generator().manual_seed(0)
+    first = torch.rand(4, samples, generator=generator).T.tolist()
+    tries = [[box(*draws)] for draws in first]
+    again = [number for number, (one,) in enumerate(tries) if one is None]
+    others = torch.rand(4, 9, len(again), generator=generator).permute(2, 1, 0).tolist()
+    for number, nine in zip(again, others, strict=True):
+        tries[number] += [box(*draws) for draws in nine]
+    centred = list(centred_box(height, width, (3 / 4, 4 / 3)))
+    expected = [next((one for one in each if one), centred) for each in tries]
+    assert boxes.tolist() == expected
+
+
 def test_a_seed_fixes_the_boxes():
     assert torch.equal(draw(0.2, 0.5, seed=3), draw(0.2, 0.5, seed=3))
     assert not torch.equal(draw(0.2, 0.5, seed=3), draw(0.2, 0.5, seed=4))

@@ -12,11 +12,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -143,7 +143,9 @@ class PretendedGpu(TorchDispatchMode):
         real = [t for t in tensors if t.ndim and not isinstance(t, FakeTensor)]
         if real and func not in COPIES:
             raise RuntimeError(f"{func} at {place()} mixes tensors of the CPU and of CUDA")
-        fake_args, fake_kwargs = tree_map_only(Tensor, self._fake, (args, kwargs))
+        fake_args, fake_kwargs = args, kwargs
+        if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
+            fake_args, fake_kwargs = tree_map_only(Tensor, self._fake, (args, kwargs))
         with self.shapes:  # raises where a shape follows from what is on the device
             out = UNKNOWN.get(func, func)(*fake_args, **fake_kwargs)
         if func in COPIES and len({t.device.type for t in (*tensors, out)}) > 1:
@@ -214,11 +216,21 @@ def launches(func: Any, name: str, args: tuple) -> int:
 
 def place() -> str:
     """The innermost line of the project that is under way."""
-    for frame in reversed(traceback.extract_stack()):
-        path = Path(frame.filename)
-        if path.is_relative_to(ROOT) and not path.is_relative_to(TESTS):
-            return f"{path.relative_to(ROOT)}:{frame.lineno}"
+    frame = sys._getframe()
+    while frame is not None:
+        file = file_of_project(frame.f_code.co_filename)
+        if file:
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
     return "?"
+
+
+@cache
+def file_of_project(name: str) -> str | None:
+    """Its path from the root; None of another file, or of one of the tests."""
+    path = Path(name)
+    is_ours = path.is_relative_to(ROOT) and not path.is_relative_to(TESTS)
+    return str(path.relative_to(ROOT)) if is_ours else None
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **more: Any):

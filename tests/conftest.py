@@ -56,11 +56,16 @@ def recordings(request) -> Path:
 
 
 def launch(
-    script: str, *flags, ranks: int = 1, timeout: float = 300, **environment
+    script: str,
+    *flags,
+    ranks: int = 1,
+    timeout: float = 300,
+    outputs: dict[str, str] | None = None,
+    **environment,
 ) -> subprocess.CompletedProcess:
     """Run a root script, or a command by its name, as a user would, on the CPU; .stdout ends with its JSON line.
 
-    A process of its own, but for its imports: see forks.py.
+    A process of its own, but for its imports: see forks.py, also for what `outputs` are.
     """
     program = [str(ROOT / script)] if script.endswith(".py") else ["-m", "multicrop", script]
     words = [*program, *map(str, flags), "--device", "cpu"]
@@ -72,7 +77,7 @@ def launch(
         **environment,
     }
     with tempfile.TemporaryDirectory() as folder:
-        return FORKS.run(words, env, Path(folder), ranks, timeout)
+        return FORKS.run(words, env, Path(folder), ranks, timeout, outputs or {})
 
 
 def result_of(process: subprocess.CompletedProcess) -> dict:

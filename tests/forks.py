@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+GONE = "gone"  # in place of an output's file: a pipe that nobody reads
 
 
 def free_port() -> str:
@@ -38,12 +39,20 @@ class Server:
         folder: Path,
         ranks: int,
         timeout: float,
+        outputs: dict[str, str],
     ) -> subprocess.CompletedProcess:
-        """Run `SCRIPT.py ...` or `-m MODULE ...`, by several ranks where asked; its output passes through `folder`."""
+        """Run `SCRIPT.py ...` or `-m MODULE ...`, by several ranks where asked; its output passes through `folder`.
+
+        outputs: files that its stdout or stderr is in place of that, and which are not read; or GONE.
+        """
         if self._process is None:
             self._process = self._start()
         out, err = folder / "stdout", folder / "stderr"
-        request = {"words": words, "environment": environment, "out": str(out), "err": str(err)}
+        request = {"words": words, "environment": environment}
+        request |= {"out": outputs.get("stdout", str(out)), "err": outputs.get("stderr", str(err))}
+        for name, file in (("stdout", out), ("stderr", err)):
+            if name in outputs:
+                file.touch()
         self._process.stdin.write(json.dumps({**request, "ranks": ranks}) + "\n")
         self._process.stdin.flush()
         with selectors.DefaultSelector() as selector:
@@ -96,7 +105,7 @@ def main() -> None:
 def become(request: dict) -> None:
     """The rest of a child's life: the command, or the parent of its ranks."""
     for name, target in (("out", 1), ("err", 2)):
-        opened = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+        opened = open_output(request[name])
         os.dup2(opened, target)
         os.close(opened)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -113,6 +122,14 @@ def become(request: dict) -> None:
     else:
         sys.argv = [first, *rest]
         runpy.run_path(first, run_name="__main__")
+
+
+def open_output(name: str) -> int:
+    if name != GONE:
+        return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
 
 
 def fork_ranks(count: int) -> int:

@@ -361,30 +361,39 @@ IN_FULL = pytest.mark.skipif(
     "MULTICROP_FULL_SIZE" not in os.environ,
     reason="a minute, of what other tests have too: set MULTICROP_FULL_SIZE=1",
 )
+IN_FULL_PARTS = ("nccl", "resume")
 REHEARSED = [
-    pytest.param(part, marks=IN_FULL) if part in ("nccl", "resume") else part
+    pytest.param(part, marks=IN_FULL) if part in IN_FULL_PARTS else part
     for part in _gpu_parts.PARTS
 ]
 
 
+@pytest.fixture(scope="module")
+def rehearsal(tmp_path_factory):
+    """A report of all parts on a CPU: its settings, its result, what is in its file, and its table."""
+    folder = tmp_path_factory.mktemp("rehearsal")
+    in_full = "MULTICROP_FULL_SIZE" in os.environ
+    parts = tuple(part for part in _gpu_parts.PARTS if in_full or part not in IN_FULL_PARTS)
+    r = Recipe(only=parts, device="cpu", tiny=True, out=str(folder / "gpu"))
+    words = ["-m", "benchmarks.gpu_report", "--device", "cpu", "--tiny", "--compile", "false"]
+    words += ["--only", *parts, "--out", r.out, "--runs", str(folder / "runs")]
+    printed: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MULTICROP_CACHE", str(folder / "cache"))
+        ended = follow(words, printed.append, line_seconds=None, seconds=590, grace=5)
+    assert ended.code == 0, ended.messages
+    stored = json.loads(Path(f"{r.out}.json").read_text())
+    return r, json.loads(printed[-1]), stored, Path(f"{r.out}.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", REHEARSED)
-def test_a_rehearsal_on_a_cpu_measures_every_row(part, tmp_path):
-    out = tmp_path / "gpu"
-    words = ["--device", "cpu", "--tiny", "--compile", "false", "--only", part]
-    words += ["--out", str(out), "--runs", str(tmp_path / "runs")]
-    printed: list[str] = []
-    words = ["-m", "benchmarks.gpu_report", *words]
-    ended = follow(words, printed.append, line_seconds=None, seconds=590, grace=5)
-    assert ended.code == 0, ended.messages
-    result = json.loads(printed[-1])
-    assert (result["failed"], result["left"], result["left_out"]) == ([], 0, {})
-    found = json.loads(out.with_suffix(".json").read_text())
-    rows = found["parts"][part]
-    assert len(rows) == result["rows"] and found["rehearsal"]
+def test_a_rehearsal_on_a_cpu_measures_every_row(part, rehearsal):
+    r, _, stored, table = rehearsal
+    rows = stored["parts"][part]
+    assert list(rows) == [row for work in _gpu_parts.works(r, part, CPU) for row in work.rows]
     assert not any({"failed", "unmeasured"} & row.keys() for row in rows.values())
-    table = out.with_suffix(".md").read_text()
-    assert all(f"| {name} |" in table for name in rows) and "A rehearsal" in table
+    assert all(f"| {name} |" in table for name in rows)
     if part == "resume":
         assert all(row["equal"] for row in rows.values())
     if part == "nccl":
@@ -392,3 +401,12 @@ def test_a_rehearsal_on_a_cpu_measures_every_row(part, tmp_path):
         assert all(row["mean_is_right"] for row in rows.values())
     if part == "recipe":
         assert all(row["status"] == "finished" for row in rows.values())
+
+
+@pytest.mark.slow
+def test_a_rehearsal_says_what_it_is_and_that_nothing_is_left(rehearsal):
+    r, result, stored, table = rehearsal
+    assert (result["failed"], result["left"], result["left_out"]) == ([], 0, {})
+    assert result["rows"] == sum(len(rows) for rows in stored["parts"].values())
+    assert list(stored["parts"]) == list(r.only)
+    assert stored["rehearsal"] and "A rehearsal" in table

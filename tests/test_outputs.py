@@ -4,10 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, launch
+from forks import GONE
 
 from multicrop.engine.interrupt import Interrupt
 
@@ -25,32 +25,14 @@ with ending_at_once():
 """
 
 
-def gone() -> int:
-    """The number of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
-def full_disk() -> int:
-    return os.open("/dev/full", os.O_WRONLY)
-
-
-@pytest.mark.parametrize("output", [gone, full_disk])
+@pytest.mark.parametrize("output", [GONE, "/dev/full"])
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_a_run_whose_output_is_gone_is_finished(tmp_path: Path, output, name):
-    if output is full_disk and not os.path.exists("/dev/full"):
+def test_a_run_whose_output_is_gone_is_finished(colours, tmp_path, output, name):
+    if output != GONE and not os.path.exists(output):
         pytest.skip("this system has no /dev/full")
-    words = [sys.executable, "train_ssl.py", "--device", "cpu", "--max_steps", "1"]
-    words += ["--arch", "resnet8", "--image_size", "32", "--out_dim", "16", "--knn_freq", "0"]
-    words += ["--batch_size_per_gpu", "2", "--output_dir", str(tmp_path / "run"), "--dataset"]
-    words += ["shapes", "--datapath", str(tmp_path)]
-    number = output()
-    outputs = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, name: number}
-    try:
-        done = subprocess.run(words, cwd=ROOT, text=True, timeout=120, **outputs)
-    finally:
-        os.close(number)
+    flags = f"""--max_steps 1 --arch resnet8 --image_size 16 --out_dim 16 --knn_freq 0 --batch_size_per_gpu 2
+        --dataset image_folder --datapath {colours} --output_dir {tmp_path / "run"}"""
+    done = launch("train_ssl.py", *flags.split(), outputs={name: output})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     if name == "stdout":

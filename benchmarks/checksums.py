@@ -134,7 +134,7 @@ def streamed(r: Recipe, folder: Path) -> dict:
 
 
 class Images:
-    """Streamed images that are all read between two saves."""
+    """What a record asks of streamed images; `new`: which were read since the last save, and their checksums."""
 
     def __init__(self, count: int):
         self.count = count

@@ -14,6 +14,7 @@ import forks
 import numpy as np
 import pytest
 import torch
+from faults.pairs import Pair
 from PIL import Image
 
 from multicrop.config.flags import flag_types, from_flags
@@ -140,6 +141,14 @@ def forks_end():
     """With the tests, whatever is left of them."""
     yield
     FORKS.stop()
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory):
+    """Two ranks at a time, of which one may be lost."""
+    pair = Pair(tmp_path_factory.mktemp("pair") / "errors")
+    yield pair
+    pair.close()
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from conftest import launch, recipe, same
 from faults.test_damage import cut, empty, flipped, gone
 from PIL import Image
 
+from benchmarks.checksums import Images
 from multicrop.commands import pretrain
 from multicrop.config.pretrain import Recipe
 from multicrop.datasets import _decode, _folders
@@ -193,28 +194,6 @@ def test_a_run_of_an_older_version_says_that_it_begins_to_compare(original, resu
     assert "they are compared from now on" in capsys.readouterr().err
 
 
-class Images:
-    """Streamed images of which this rank has read some."""
-
-    def __init__(self, count: int):
-        self.count, self.new = count, (np.empty(0, np.uint32), np.empty(0, np.uint32))
-
-    def __len__(self) -> int:
-        return self.count
-
-    def name_of(self, number: int) -> str:
-        return f"{number}.png"
-
-    def file_times(self, start: int, stop: int) -> torch.Tensor:
-        return torch.arange(start, stop)
-
-    def compare_with(self, checksums: np.ndarray) -> None:
-        self.checksums = checksums
-
-    def new_checksums(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.new
-
-
 def test_ranks_that_read_different_files_of_one_image(tmp_path, monkeypatch):
     images = Images(9)
     record = ImageRecord(tmp_path, images, "files", None)
@@ -222,7 +201,7 @@ def test_ranks_that_read_different_files_of_one_image(tmp_path, monkeypatch):
     assert record.write() == 2
     other = np.array([5, 6], np.uint32), np.array([9, 9], np.uint32)
     monkeypatch.setattr("multicrop.engine.ranks.gather_objects", lambda own, to: [own, other])
-    with pytest.raises(ValueError, match=r"image 5.png has changed while this run went on"):
+    with pytest.raises(ValueError, match=r"image 5 has changed while this run went on"):
         record.write()
     monkeypatch.undo()
     assert ImageRecord(tmp_path, Images(9), "files", 2).write() == 2

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, same
+from conftest import ROOT, launch, same
 from PIL import Image
 
 from multicrop.engine import checkpoint
 
 SECONDS = float(
-    os.environ.get("MULTICROP_KILL_SECONDS", 15)
+    os.environ.get("MULTICROP_KILL_SECONDS", 10)
 )  # of kills; `make faults` has ten minutes
 STEPS = 40
 
@@ -27,12 +27,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def command(images: Path, folder: Path, steps: int) -> list[str]:
-    words = f"""train_ssl.py --device cpu --dataset images --arch vit --image_size 16 --embed_dim 16 --num_layers 2
+def flags(images: Path, folder: Path, steps: int) -> list[str]:
+    words = f"""--device cpu --dataset images --arch vit --image_size 16 --embed_dim 16 --num_layers 2
         --num_heads 2 --out_dim 32 --local_crops_number 2 --batch_size_per_gpu 4 --epochs {steps} --warmup_epochs 1
         --warmup_teacher_temp_epochs 1 --knn_freq 0 --save_steps 1 --log_freq 3"""
-    paths = ["--datapath", str(images), "--output_dir", str(folder)]
-    return [str(ROOT / "launch" / "torchrun.sh"), *words.split(), *paths]
+    return [*words.split(), "--datapath", str(images), "--output_dir", str(folder)]
 
 
 def ranks_of(folder: Path) -> list[int]:
@@ -73,16 +72,13 @@ def test_random_kills_end_bit_equal(tmp_path, record_property):
     environment = {**os.environ, "PYTHON": sys.executable, "NPROC": "2", "OMP_NUM_THREADS": "1"}
     environment |= {"RESTARTS": "1000", "CUDA_VISIBLE_DEVICES": ""}
     steps = round(STEPS * max(1, SECONDS / 15))
-
-    def start(folder: Path) -> subprocess.Popen:
-        with open(tmp_path / f"{folder.name}.log", "wb") as log:
-            return subprocess.Popen(
-                command(images, folder, steps), env=environment, stdout=log, stderr=log
-            )
-
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole).wait(timeout=1800) == 0
-    process, chance, kills, restarts = start(killed), random.Random(0), 0, 0
+    undisturbed = launch("train_ssl.py", *flags(images, whole, steps), ranks=2, timeout=1800)
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    words = [str(ROOT / "launch" / "torchrun.sh"), "train_ssl.py", *flags(images, killed, steps)]
+    with open(tmp_path / "killed.log", "wb") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+    chance, kills, restarts = random.Random(0), 0, 0
     started = time.monotonic()
     while process.poll() is None and not (killed / "checkpoint.pt").exists():
         time.sleep(0.1)

@@ -1,123 +1,15 @@
 """A rank that is lost, fails, hangs, or is stopped: the others say which one, on which host, and in which step."""
 
-import os
-import select
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from forks import free_port
 
 from multicrop.engine import ranks
 from multicrop.engine.heartbeat import heartbeat_seconds
 
-# For each line (a port, what the ranks do, and settings) two ranks, forked once all is imported
-PROGRAM = """
-import os, sys, time
-sys.path.insert(0, {root!r})
-from dataclasses import dataclass
-import torch
-from multicrop import cli
-from multicrop.engine import ranks, watch
-
-@dataclass
-class Recipe:
-    pass
-
-def steps(recipe):
-    device = ranks.start("cpu")
-    for step in range(10**6):
-        watch.begin_step(step)
-        ranks.all_reduce_mean(torch.ones(4))
-        watch.end_step()
-        if step == 5:
-            os.write(1, f"{{ranks.rank()}} {{os.getpid()}}\\n".encode())
-        if ranks.rank() == 1 and step == 8 and doing == "fail":
-            raise ValueError("no such thing")
-        if ranks.rank() == 1 and step == 8 and doing == "hang":
-            watch.begin_step(9)
-            time.sleep(100)
-
-def work_for_all(recipe):
-    device = ranks.start("cpu")
-    os.write(1, f"{{ranks.rank()}} {{os.getpid()}}\\n".encode())
-    worked = ranks.broadcast_object(lambda: time.sleep(float(doing)) or "worked", source=1)
-    return {{"status": worked}}
-
-for line in iter(sys.stdin.readline, ""):
-    port, doing, *settings = line.split()
-    os.environ["MASTER_PORT"] = port
-    for setting in settings:
-        name, value = setting.split("=")
-        os.environ[name] = value
-    children = []
-    for rank in range(2):
-        os.environ["RANK"] = str(rank)
-        children.append(os.fork())
-        if children[-1] == 0:
-            cli.main(Recipe, work_for_all if doing[0].isdigit() else steps, [])
-    codes = []
-    for _ in range(2):
-        child, status = os.waitpid(-1, 0)
-        codes.append((children.index(child), os.waitstatus_to_exitcode(status)))
-        os.write(1, f"{{children.index(child)}} {{codes[-1][1]}}\\n".encode())
-"""
 HOST = socket.gethostname()
 QUICK = "MULTICROP_HEARTBEAT_SECONDS=3"  # so that heartbeats come every second
-
-
-class Pair:
-    def __init__(self, log: Path):
-        self.log = log
-        environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        with open(log, "a") as errors:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM.format(root=str(ROOT))],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                bufsize=0,
-                start_new_session=True,
-            )
-        self.pids: dict[int, int] = {}
-
-    def start(self, doing: str, *settings: str) -> None:
-        self.log.write_text("")
-        words = [str(free_port()), doing, "MULTICROP_STEP_MINUTES=60", *settings]
-        self.process.stdin.write(f"{' '.join(words)}\n".encode())
-        self.pids = dict(self.pair() for _ in range(2))
-
-    def pair(self) -> tuple[int, int]:
-        ready, _, _ = select.select([self.process.stdout], [], [], 60)
-        assert ready, "no answer"
-        line = self.process.stdout.readline()
-        if line.startswith(b"{"):  # the result
-            return self.pair()
-        rank, number = line.split()
-        return int(rank), int(number)
-
-    def end(self, rank: int) -> tuple[int, str]:
-        """Exit code of a rank that ends first, and what was said; the other one is killed then."""
-        first, code = self.pair()
-        assert first == rank
-        said = self.log.read_text()
-        os.kill(self.pids[1 - rank], signal.SIGKILL)
-        self.pair()
-        return code, said
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    pair = Pair(tmp_path_factory.mktemp("pair") / "errors")
-    yield pair
-    os.killpg(pair.process.pid, signal.SIGKILL)
-    pair.process.communicate()
 
 
 def the_line(said: str, words: str) -> str:
@@ -128,8 +20,8 @@ def the_line(said: str, words: str) -> str:
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank_is_named(pair, lost):
-    pair.start("train", QUICK)
-    os.kill(pair.pids[lost], signal.SIGKILL)
+    pair.start("meet", QUICK)
+    pair.send(lost, signal.SIGKILL)
     assert pair.pair() == (lost, -signal.SIGKILL)
     rank, code = pair.pair()
     assert (rank, code) == (1 - lost, 1)
@@ -142,8 +34,7 @@ def test_a_killed_rank_is_named(pair, lost):
 
 def test_a_rank_that_fails_is_named_at_once(pair):
     pair.start("fail", "MULTICROP_HEARTBEAT_SECONDS=600")
-    codes = dict(pair.pair() for _ in range(2))
-    assert codes == {0: 1, 1: 2}
+    assert pair.codes() == {0: 1, 1: 2}
     said = pair.log.read_text()
     assert "error (rank 1): no such thing" in said
     assert f"error (rank 0): process 1 on {HOST} has failed" in said
@@ -152,8 +43,8 @@ def test_a_rank_that_fails_is_named_at_once(pair):
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_rank_that_is_stopped_is_given_up_and_named(pair, stopped):
-    pair.start("train", QUICK)
-    os.kill(pair.pids[stopped], signal.SIGSTOP)
+    pair.start("meet", QUICK)
+    pair.send(stopped, signal.SIGSTOP)
     code, said = pair.end(1 - stopped)
     line = the_line(said, "ended unsaved")
     host = "127.0.0.1" if stopped == 0 else HOST
@@ -175,14 +66,14 @@ def test_a_rank_that_lives_and_does_not_answer_is_named_with_its_step(pair):
 @pytest.mark.slow
 def test_who_works_for_all_is_waited_for_as_long_as_it_lives(pair):
     """Longer than a rank may be silent."""
-    pair.start("5", QUICK)
-    assert dict(pair.pair() for _ in range(2)) == {0: 0, 1: 0}
+    pair.start("work", "SECONDS_OF_WORK=4", QUICK)
+    assert pair.codes() == {0: 0, 1: 0}
 
 
 @pytest.mark.slow
 def test_who_works_for_all_and_is_heard_of_no_more_is_given_up(pair):
-    pair.start("100", QUICK)
-    os.kill(pair.pids[1], signal.SIGSTOP)
+    pair.start("work", "SECONDS_OF_WORK=100", QUICK)
+    pair.send(1, signal.SIGSTOP)
     code, said = pair.end(0)
     line = the_line(said, "ended unsaved")
     assert code == 1 and line.startswith("process 0: waits in what one of them does for all")

@@ -6,6 +6,7 @@ import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -203,14 +204,33 @@ def test_resizing_in_the_graph_is_that_of_the_evaluation(share):
         assert difference.max() <= 1.5 and difference.mean() < 0.4
 
 
+class Resizing(NamedTuple):
+    """A network whose images are brought to its size, and what it was exported as."""
+
+    fit: str
+    path: Path
+    onnx: str
+    program: torch.nn.Module
+    timm: str
+
+
+@pytest.fixture(scope="module", params=["crop", "squeeze", "pad"])
+def resizing(request, colours, tmp_path_factory) -> Resizing:
+    """By each way of bringing images of another shape to the network's."""
+    folder = tmp_path_factory.mktemp("resizing")
+    options = {"arch": "vit", "num_layers": 1}
+    path = saved(folder, options, colours, fit=request.param, channels=3, value_range={})
+    pixels_of_any_size = {"input": "uint8", "resize": True, "images": 0}
+    graph = exported(path, "onnx", folder, **pixels_of_any_size)["output"]
+    program = exported(path, "torch", folder, **pixels_of_any_size)["output"]
+    timms = exported(path, "timm", folder, images=0)["output"]
+    return Resizing(request.param, path, graph, torch.export.load(program).module(), timms)
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("fit", ["crop", "squeeze", "pad"])
 @pytest.mark.parametrize("size", [(200, 200), (170, 90), (20, 20)])
-def test_an_image_file_gives_the_same_logits_by_every_way_out(size, fit, colours, tmp_path):
+def test_an_image_file_gives_the_same_logits_by_every_way_out(size, resizing, tmp_path):
     """Larger than the network's, of another shape, and smaller: by predict, a graph, timm and multicrop.transform."""
-    path = saved(
-        tmp_path, {"arch": "vit", "num_layers": 1}, colours, fit=fit, channels=3, value_range={}
-    )
     width, height = size
     rough = np.random.default_rng(0).integers(0, 256, (height // 5, width // 5, 3), np.uint8)
     picture = Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC)
@@ -219,22 +239,19 @@ def test_an_image_file_gives_the_same_logits_by_every_way_out(size, fit, colours
 
     rows = tmp_path / "rows.jsonl"
     flags = {"topk": 3, "calibrated": False, "precision": "fp32"}
-    multicrop.predict(path, tmp_path / "image.png", output=rows, **flags)
+    multicrop.predict(resizing.path, tmp_path / "image.png", output=rows, **flags)
     top = dict(json.loads(rows.read_text())["top"])
     expected = torch.tensor([[top[name] for name in CLASSES]]).log()
 
-    network = multicrop.load_classifier(path)
+    network = multicrop.load_classifier(resizing.path)
     found = {"transform": network(multicrop.transform(network)(x))}
-    graph = exported(path, "onnx", tmp_path, input="uint8", resize=True, images=0)["output"]
-    found["onnx"] = outputs(graph, x)
-    program = exported(path, "torch", tmp_path, input="uint8", resize=True, images=0)["output"]
-    found["torch"] = torch.export.load(program).module()(x)
-    folder = exported(path, "timm", tmp_path, images=0)["output"]
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    found["onnx"] = outputs(resizing.onnx, x)
+    found["torch"] = resizing.program(x)
+    model = timm.create_model(f"local-dir:{resizing.timm}", pretrained=True).eval()
     config = timm.data.resolve_model_data_config(model)
     found["timm"] = model(timm.data.create_transform(**config)(picture)[None])
     # timm rounds the longer side of a crop, and fills with the mean of the training images
-    timms = 0.4 if fit == "pad" else 0.02
+    timms = 0.4 if resizing.fit == "pad" else 0.02
     tolerances = {"transform": 1e-3, "onnx": 3e-3, "torch": 3e-3, "timm": timms}
     for name, logits in found.items():
         difference = (logits.log_softmax(1) - expected).abs().max().item()

@@ -1,12 +1,10 @@
 """A disk that fills up at any size of any file: one line, exit code 2, and the same command ends as if it had not."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, same
+from conftest import ROOT, launch, same
 from test_damage import SSL, images, run, weights
 
 SIZES = int(os.environ.get("MULTICROP_FAULTS", 1))  # sizes that are tried; `make faults` has more
@@ -16,8 +14,7 @@ LIMITED = """
 import resource, runpy, sys
 limit = int(sys.argv.pop(1))
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-sys.argv[0] = "train_ssl.py"
-runpy.run_path("train_ssl.py", run_name="__main__")
+runpy.run_path({script!r}, run_name="__main__")
 """
 __all__ = ["images"]  # the fixture
 
@@ -33,14 +30,12 @@ def test_at_any_size(images, tmp_path, record_property):
     pytest.importorskip("resource")
     run("pretrain", images, tmp_path / "whole")
     largest = (tmp_path / "whole" / "checkpoint.pt").stat().st_size
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED.format(script=str(ROOT / "train_ssl.py")))
     for number in range(SIZES):
         limit = largest * (number + 1) // (SIZES + 1)
         folder = tmp_path / f"full-{limit}"
-        command = [sys.executable, "-c", LIMITED, str(limit), *words(images, folder)]
-        stopped = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-        )
+        stopped = launch(str(script), limit, *words(images, folder))
         assert stopped.returncode == 2, stopped.stderr
         last = stopped.stderr.strip().splitlines()[-1]
         assert last.startswith("error: cannot write ") and "Traceback" not in stopped.stderr

@@ -17,13 +17,15 @@ from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.machine import RunSettings
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.config.sizes import ImageSize, half, height_width
-from multicrop.engine import compiled, ranks, rows, starts, stopwatch
+from multicrop.engine import compiled, graphs, ranks, rows, starts, stopwatch
 from multicrop.engine.files import atomic_write
 from multicrop.engine.run import ATTENTION, Run
 from multicrop.models import _attention
 from multicrop.models._attention import Shape
 
 MARGIN = 0.05  # of its time that torch's own choice must lose, or it is kept: less may be noise
+LIMIT = 0.05  # what a backend may differ from plain attention, as a share: in bf16 they round in other places
+FEW = 8  # images to compare them on
 Inputs = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
 
 
@@ -114,13 +116,11 @@ def choose(
     table = ranks.broadcast_object(lambda: _stored(run_folder, setting)) if start else []
     resumed = bool(table)
     if not table:
-        compiles = compiled.is_wanted(settings.compile_networks, device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             asked = _asked(passes(), device, dtype)
             table = ranks.broadcast_object(
                 lambda: [
-                    _row(shape, asked[shape], start, setting, device, dtype, compiles)
-                    for shape in asked
+                    _row(shape, asked[shape], start, settings, device, dtype) for shape in asked
                 ]
             )
     if setting != "auto" and all(row["choice"] != setting for row in table):
@@ -183,33 +183,60 @@ def _row(
     shape: Shape,
     inputs: Inputs,
     start: int,
-    setting: str,
+    settings: RunSettings,
     device: torch.device,
     dtype: torch.dtype | None,
-    compiles: bool,
 ) -> dict[str, Any]:
-    """A line of the run's file: a shape, the milliseconds of each backend (None: it refuses), and the choice."""
+    """A line of the run's file: a shape, the milliseconds of each backend (None: left out), and the choice."""
+    setting = settings.attention
     names = ("torch", "plain", *_attention.FUSED) if setting == "auto" else (setting,)
-    times: dict[str, float | None] = {}
+    compiles = compiled.is_wanted(settings.compile_networks, device)
+    times = {}
     for name in names:
-        function: Callable = partial(_attention.attend_by, name, alone=True)
-        if name == "plain":  # the others are one operation, compiled or not
-            function = compiled.Compiler(compiles, "plain attentions").function(function)
         cast = torch.autocast(device.type, dtype, dtype is not None)
         with cast, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch says in some why a backend refuses
-            try:
-                values = [
-                    torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=device)
-                    .normal_()
-                    .requires_grad_(shape.learns)
-                    for each in inputs
-                ]
-                times[name] = round(stopwatch.milliseconds(function, values), 4)
-            except RuntimeError:
-                times[name] = None
+            times[name] = _milliseconds(name, inputs, shape.learns, device, compiles)
     row = {"step": start, "setting": setting, **_machine(), "shape": shape._asdict()}
     return {**row, "images": len(inputs[0]), "ms": times, "choice": fastest(times)}
+
+
+def _milliseconds(
+    name: str, inputs: Inputs, learns: bool, device: torch.device, compiles: bool
+) -> float | None:
+    """On random values; None where the backend refuses them, lacks the memory or computes something else."""
+    function: Callable = partial(_attention.attend_by, name, alone=True)
+    if name == "plain":  # the others are one operation, compiled or not
+        function = compiled.Compiler(compiles, "plain attentions").function(function)
+    try:
+        values = [
+            torch.empty_strided(each.shape, each.stride(), dtype=each.dtype, device=device)
+            .normal_()
+            .requires_grad_(learns)
+            for each in inputs
+        ]
+        milliseconds = round(stopwatch.milliseconds(function, values), 4)
+        return milliseconds if name not in _attention.FUSED or _agrees(name, values) else None
+    except RuntimeError:
+        return None
+
+
+def _agrees(backend: str, inputs: list[Tensor]) -> bool:
+    """Whether outputs and gradients are those of plain attention; a line says where they are not."""
+    q, k, v = (each[:FEW].detach().requires_grad_(each.requires_grad) for each in inputs)
+    results = []
+    for name in (backend, "plain"):
+        output = _attention.attend_by(name, q, k, v, alone=True)
+        results.append([output.detach()])
+        if output.requires_grad:
+            results[-1] += torch.autograd.grad(output.square().sum(), (q, k, v))
+    difference = graphs.difference(*results)
+    if difference <= LIMIT:
+        return True
+    ranks.log(
+        f"attention by {backend} differs by {100 * difference:.2g} % from a plain one: left out"
+    )
+    return False
 
 
 def fastest(times: dict[str, float | None]) -> str:
@@ -224,11 +251,10 @@ def fastest(times: dict[str, float | None]) -> str:
 def _in_words(row: dict[str, Any]) -> str:
     shape = Shape(**row["shape"])
     times = [
-        f"{name} refuses" if time is None else f"{name} {time:g} ms"
+        f"{name} left out" if time is None else f"{name} {time:g} ms"
         for name, time in row["ms"].items()
     ]
     tokens = f"{shape.queries} x {shape.keys} tokens, {shape.heads} heads of {shape.width}"
     passes = "forward and backward" if shape.learns else "forward alone"
-    own = row["choice"] == "torch"
-    choice = "torch's own choice" if own else row["choice"]
+    choice = "torch's own choice" if row["choice"] == "torch" else row["choice"]
     return f"attention, {tokens}, {passes}: {choice} ({', '.join(times)})"

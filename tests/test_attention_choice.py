@@ -155,7 +155,7 @@ def test_a_run_takes_the_fastest_and_a_resumed_one_takes_the_same(
     said = capsys.readouterr().err
     assert "65 x 65 tokens, 2 heads of 12, forward and backward: flash (torch 1 ms, " in said
     assert "17 x 17 tokens, 2 heads of 12, forward and backward: torch's own choice (" in said
-    assert "cudnn refuses" in said
+    assert "cudnn left out" in said
     assert (
         {name for name, _ in calls} == {"flash"} and calls["flash", 65] and not calls["flash", 17]
     )
@@ -195,9 +195,31 @@ def test_a_damaged_record_is_measured_again(photos, tmp_path, measured, capsys):
     assert rows.parse(file)[1] == {}
 
 
+def test_on_another_card_a_run_measures_again(photos, tmp_path, measured, monkeypatch):
+    test_train_ssl.run(photos, tmp_path, max_steps=1)
+    measured.clear()
+    monkeypatch.setattr(choice, "_machine", lambda: {"device": "another card", "torch": "2.14"})
+    test_train_ssl.run(photos, tmp_path, max_steps=2)
+    table, _ = rows.parse(tmp_path / ATTENTION)
+    assert measured and {row["device"] for row in table} == {"another card"}
+
+
 def test_a_backend_that_takes_nothing_is_one_line(photos, tmp_path):
     with pytest.raises(ValueError, match=r"--attention cudnn: on this cpu device .* leave it out"):
         test_train_ssl.run(photos, tmp_path, max_steps=1, attention="cudnn")
+
+
+def test_what_computes_something_else_is_left_out(photos, tmp_path, measured, monkeypatch, capsys):
+    attend_by = _attention.attend_by
+
+    def wrong(backend, q, k, v, alone=False):
+        return attend_by(backend, q, k, v, alone) * (1.1 if backend == "flash" else 1.0)
+
+    monkeypatch.setattr(_attention, "attend_by", wrong)
+    test_train_ssl.run(photos, tmp_path, max_steps=1)
+    table, _ = rows.parse(tmp_path / ATTENTION)
+    assert {row["choice"] for row in table} == {"torch"}
+    assert "attention by flash differs by " in capsys.readouterr().err
 
 
 def test_stage_two_measures_its_evaluations_too(colours, tmp_path, measured, calls):
@@ -206,6 +228,13 @@ def test_stage_two_measures_its_evaluations_too(colours, tmp_path, measured, cal
     learns = {row["shape"]["learns"] for row in table if row["shape"]["queries"] == 65}
     assert learns == {True, False} and {row["images"] for row in table} == {12}
     assert calls["flash", 65]
+
+
+@pytest.mark.parametrize("backend", _attention.FUSED)
+def test_on_mps_a_backend_cannot_be_stated(backend, tmp_path):
+    with pytest.raises(ValueError, match=f"--attention {backend} is for CUDA and CPUs, not mps"):
+        run = Run(tmp_path, {})
+        choice.choose(RunSettings(attention=backend), list, run, 0, torch.device("mps"), None)
 
 
 def test_to_ask_the_networks_leaves_no_trace():

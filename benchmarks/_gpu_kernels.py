@@ -1,9 +1,9 @@
 """Parts `step` and `sdpa` of gpu_report: the rate of a large matrix product, and attention by torch's backends."""
 
-import statistics
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks._gpu_rows import Recipe, stream
-from benchmarks._machine import now
 from benchmarks.train_step import ceiling
 from multicrop import cli
+from multicrop.engine import stopwatch
 from multicrop.engine.precision import set_tf32
-from multicrop.models._attention import attention_weights
+from multicrop.models._attention import FUSED, attend_by
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
 PRODUCTS = tuple(f"matrix product, {precision}" for precision in DTYPES)
@@ -27,12 +27,7 @@ SHAPES = tuple(
     for tokens in VIEWS
     for width in (16, 32, 48, 64)
 )
-BACKENDS = {
-    "math": SDPBackend.MATH,
-    "flash": SDPBackend.FLASH_ATTENTION,
-    "efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "cudnn": SDPBackend.CUDNN_ATTENTION,
-}
+BACKENDS = {"math": SDPBackend.MATH, **FUSED}
 
 
 def measure(row: str, device: torch.device, tiny: bool) -> dict:
@@ -61,22 +56,9 @@ def attention(row: str, device: torch.device, tiny: bool) -> dict:
     times, repeats = (1, 1) if tiny else (20, 5)
 
     def timed(attend: Callable[..., Tensor]) -> float:
-        gradient = torch.randn_like(inputs[0])
+        return round(stopwatch.milliseconds(attend, inputs, times, repeats), 4)
 
-        def once() -> None:
-            torch.autograd.grad(attend(*inputs), inputs, gradient)
-
-        for _ in range(2):
-            once()
-        taken = []
-        for _ in range(repeats):
-            start = now(device)
-            for _ in range(times):
-                once()
-            taken.append((now(device) - start) / times)
-        return round(1000 * statistics.median(taken), 4)
-
-    found: dict[str, float | None] = {"plain": timed(lambda q, k, v: attention_weights(q, k) @ v)}
+    found: dict[str, float | None] = {"plain": timed(partial(attend_by, "plain"))}
     found["torch's choice"] = timed(F.scaled_dot_product_attention)
     for name, backend in BACKENDS.items():
         found[name] = _or_none(timed, backend)

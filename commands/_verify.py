@@ -14,7 +14,7 @@ from multicrop.datasets._folders import existing_folder
 from multicrop.datasets._inventory import listed
 from multicrop.datasets._journal import JOURNAL
 from multicrop.engine import board, checkpoint, image_record, ranks
-from multicrop.engine.run import METRICS, RECIPE, verify_metrics
+from multicrop.engine.run import ATTENTION, METRICS, RECIPE, verify_attention, verify_metrics
 from multicrop.engine.starts import STARTS, verify_starts
 from multicrop.weights import _maps_check, download
 from multicrop.weights.teacher_maps import HEADER
@@ -27,7 +27,7 @@ REMEDIES = {
     checkpoint.PREVIOUS: "the next save of the run replaces it",
 }
 OF_A_RUN = (RECIPE, checkpoint.NEWEST)  # other programs have files of rows, too
-ROWS = {METRICS: verify_metrics, STARTS: verify_starts}
+ROWS = {METRICS: verify_metrics, STARTS: verify_starts, ATTENTION: verify_attention}
 Compare = Callable[[], str | None]
 
 

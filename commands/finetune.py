@@ -12,7 +12,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from multicrop import cli
-from multicrop.commands import _auto_finetune, _live_report, _summary
+from multicrop.commands import _attention, _auto_finetune, _live_report, _summary
 from multicrop.commands._classifier import TrainState, build, build_objective
 from multicrop.commands._data import eval_transform
 from multicrop.commands._description import describe_finetuning, with_ancestry
@@ -53,7 +53,7 @@ def run(recipe: Recipe) -> dict:
         return evaluate_file(recipe, file, device, dtype)
     if recipe.optimisation.head_init == "linear":
         linear.check_installed()
-    with stoppable() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt, _attention.own_choices():  # also while images are decoded
         return train(recipe, file, device, dtype, interrupt)
 
 
@@ -98,6 +98,7 @@ def train(
     forget_lost_best(train_state, run_folder)
     for line in _summary.finetuning(recipe, data, train_state.model, batches, device):
         ranks.log(line)
+    _attention.choose_for_finetuning(recipe, train_state, data, run_folder, start, dtype)
     run_folder.open(start, changed_flags(recipe))
     seen_as = eval_transform(metadata, size, data.train)
     evaluation = Evaluation(build_objective(recipe), seen_as, device, dtype)
@@ -123,9 +124,8 @@ def train(
 
         # A row of metrics.
         if status.logs:
-            numbers = {}
-            for name, number in output.numbers.items():
-                numbers[name] = ranks.all_reduce_mean(number).item()
+            means = {name: ranks.all_reduce_mean(n) for name, n in output.numbers.items()}
+            numbers = {name: mean.item() for name, mean in means.items()}
             run_folder.log(
                 status.step, epoch=status.epochs, loss=loop.loss, **numbers, lr=lr, **loop.speed()
             )

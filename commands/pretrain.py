@@ -10,7 +10,7 @@ from itertools import cycle
 import torch
 
 from multicrop import cli, registry
-from multicrop.commands import _auto, _beginning, _live_report, _summary
+from multicrop.commands import _attention, _auto, _beginning, _live_report, _summary
 from multicrop.commands._beginning import Origin
 from multicrop.commands._data import pretraining_batches, pretraining_images
 from multicrop.commands._description import describe_pretraining
@@ -41,7 +41,7 @@ def run(recipe: Recipe) -> dict:
     device = ranks.start(recipe.run.device)
     dtype = autocast_dtype(recipe.run.precision, device)
     choose_algorithms(device, recipe.run.deterministic)
-    with stoppable() as interrupt:  # also while images are decoded
+    with stoppable() as interrupt, _attention.own_choices():  # also while images are decoded
         recipe, origin = _beginning.resolve(recipe)
         recipe = _auto.resolve(recipe, lambda r, images: time_step(r, images, device, dtype))
         return train(recipe, origin, device, dtype, interrupt)
@@ -78,6 +78,7 @@ def train(
     run_folder.compare_images(images.pixels, metadata.identity, start, as_they_are=taken)
     for line in _summary.pretraining(recipe, train_state, batches, device):
         ranks.log(line)
+    _attention.choose_for_pretraining(recipe, train_state, channels, run_folder, start, dtype)
     run_folder.open(start, changed_flags(recipe))
     monitor = Monitor(recipe, train_state.objective, run_folder.rows())
 

@@ -109,8 +109,8 @@ class Recipe:
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
         "trust_checkpoint", "eval", "datapath", "download", "workers", "device", "compile", "graph",
-        "checkpoint_activations", "deterministic", "output_dir", "max_steps", "save_steps", "log_freq", "log", "report",
-        "accumulate", "batch_size", *PIXEL_FLAGS,
+        "attention", "checkpoint_activations", "deterministic", "output_dir", "max_steps", "save_steps", "log_freq",
+        "log", "report", "accumulate", "batch_size", *PIXEL_FLAGS,
     )  # fmt: skip
     """Flags that may change when a run is resumed (the global batch is compared as a whole)."""
 

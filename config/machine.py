@@ -7,6 +7,7 @@ from .checks import AT_LEAST_1, check_values, require
 
 AutoSwitch = bool | Literal["auto"]
 """true or false, or auto: what follows from the machine."""
+Attention = Literal["auto", "torch", "flash", "efficient", "cudnn", "plain"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
@@ -32,6 +33,10 @@ class RunSettings(Machine):
     """Compiled networks as CUDA graphs, whose launches cost the CPU next to nothing (auto: in one process, where they
     see at most 128 images at a time). They are tried out in the first step; where that fails, a line says so and the
     run goes on without."""
+    attention: Attention = "auto"
+    """How attention is computed (auto: on CUDA the backends are timed once, before the first step, on the shapes of the
+    networks, and the fastest is taken; not with --deterministic). torch: as torch chooses; flash, efficient, cudnn: by
+    this one of its backends where it can; plain: by two matrix products and a softmax."""
     checkpoint_activations: bool = False
     """Activation checkpointing: the blocks of the backbone keep their inputs only, and compute the rest again for the
     gradients. Less memory, more time, the same numbers."""

@@ -261,8 +261,8 @@ class Recipe:
     )
 
     OPERATIONAL: ClassVar[tuple[str, ...]] = (
-        "datapath", "download", "workers", "device", "compile", "graph", "checkpoint_activations", "shard",
-        "deterministic", "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "report",
+        "datapath", "download", "workers", "device", "compile", "graph", "attention", "checkpoint_activations",
+        "shard", "deterministic", "output_dir", "max_steps", "saveckp_freq", "save_steps", "log_freq", "log", "report",
         "knn_freq", "knn_images", "knn_dataset", "knn_datapath", "mlp_head_in", "batch_size_per_gpu", "accumulate",
         "minutes", "trust_checkpoint", "resume_changed_data", *PIXEL_FLAGS,
     )  # fmt: skip

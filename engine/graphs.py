@@ -99,9 +99,9 @@ def try_out(
             restore()
     if _skipped() > skipped:
         raise RuntimeError("torch records none of what they do (TORCH_LOGS=perf_hints says why)")
-    difference = _difference(results[0], results[-1])
-    if not difference <= LIMIT:
-        raise RuntimeError(f"a replay differs by {100 * difference:.2g} % from what it repeats")
+    apart = difference(results[0], results[-1])
+    if not apart <= LIMIT:
+        raise RuntimeError(f"a replay differs by {100 * apart:.2g} % from what it repeats")
 
 
 def forget(reason: str) -> None:
@@ -133,7 +133,7 @@ def _results(call: Callable, module: nn.Module, args: Any, kwargs: Any) -> list[
     return [result.detach() for result in results]
 
 
-def _difference(one: list[Tensor], other: list[Tensor]) -> float:
+def difference(one: list[Tensor], other: list[Tensor]) -> float:
     """The norm of what differs, as a share of the norm of all numbers."""
     pairs = [(a.float(), b.float()) for a, b in zip(one, other, strict=True)]
     apart = torch.stack([(a - b).norm() for a, b in pairs]).norm()

@@ -24,6 +24,7 @@ from .starts import Start
 
 RECIPE = "recipe.yaml"
 METRICS = "metrics.jsonl"
+ATTENTION = "attention.jsonl"  # how its attentions are computed
 DAMAGED_METRICS = "metrics_damaged.txt"
 ONLY_FOR_RESUMING = ("optimizer", "scaler")
 IDENTITY_WORDS = {
@@ -278,6 +279,11 @@ def read_metrics(folder: Path) -> list[dict]:
 def verify_metrics(path: Path) -> str | None:
     """As `rows.verify`."""
     return rows.verify(path, f"a run that goes on sets that aside in {DAMAGED_METRICS}")
+
+
+def verify_attention(path: Path) -> str | None:
+    """As `rows.verify`."""
+    return rows.verify(path, "a run that goes on measures again")
 
 
 def differences(stored: dict, current: dict, operational: tuple[str, ...]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .flags import typed
 from .pretrain import LR_BATCH
-from .sizes import height_width, in_words
+from .sizes import ImageSize, height_width, in_words
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
 SHORTCUT = (
@@ -25,6 +25,8 @@ KOLEO_WEIGHT = 0.1  # as DINOv2's
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
+# Of other networks the name says them: where one is stated and no --arch, it is a vit's
+SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,16 @@ def network_choices(
     size, size_reason = image_size(facts.side)
     size = stated.get("image_size", size)
     shorter = min(height_width(size))
-    patch = stated.get("patch_size", patch_size(*height_width(size)))
-    width, layers, heads = network_size(facts.images)
-    width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
+    arch = _architecture(facts.images, size, stated)
+    is_vit = not is_compact(stated.get("arch", arch.value))
     contrastive = stated.get("objective") == "simclr"
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
     sigma = tuple(round(value * shorter / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
     choices = [
         Choice("image_size", size, size_reason),
-        Choice("arch", "vit", "the transformer that small images were published for"),
-        Choice("patch_size", patch, f"about an eighth of {in_words(size)} px, a power of two"),
-        Choice("embed_dim", width, few),
-        Choice("num_layers", layers, few),
-        Choice("num_heads", heads, few),
-        _stem(patch),
-        Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
+        arch,
+        *(_sizes_of_vit(facts.images, size, stated) if is_vit else []),
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
         _koleo(stated),
@@ -147,7 +143,19 @@ def patch_size(*sides: int) -> int:
     return patch
 
 
-def network_size(images: int) -> tuple[int, int, int]:
+def is_compact(arch: str) -> bool:
+    return arch.startswith(("cct_", "compact:cct_"))
+
+
+def compact_transformer(images: int, *sides: int) -> str:
+    """The CCT whose tokens span the pixels that a patch would, each of its convolutions halving the image."""
+    layers = 2 if images < 10_000 else 4 if images < 30_000 else 7
+    convolutions = max(1, patch_size(*sides).bit_length() - 1)
+    name = f"cct_{layers}_3x{convolutions}"
+    return f"{name}_32" if set(sides) == {32} else f"compact:{name}"
+
+
+def vit_size(images: int) -> tuple[int, int, int]:
     """Width, blocks and heads: the published size from 30,000 images on, smaller below."""
     if images < 10_000:
         return 64, 4, 4
@@ -189,6 +197,31 @@ def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tu
     epochs = max(1, int(60 * minutes / (seconds_per_step * per_epoch)))
     reason = f"{minutes:g} minutes at {seconds_per_step:.3g} s a step, measured, and {per_epoch} steps an epoch"
     return epochs, reason
+
+
+def _architecture(images: int, size: ImageSize, stated: Mapping[str, Any]) -> Choice:
+    sizes = [name for name in SIZES_OF_VIT if name in stated]
+    if sizes:
+        return Choice("arch", "vit", f"--{sizes[0]} is one of its sizes")
+    arch = compact_transformer(images, *height_width(size))
+    return Choice(
+        "arch", arch, f"convolutions make its tokens, which small sets need; {images} images"
+    )
+
+
+def _sizes_of_vit(images: int, size: ImageSize, stated: Mapping[str, Any]) -> list[Choice]:
+    patch = stated.get("patch_size", patch_size(*height_width(size)))
+    width, layers, heads = vit_size(images)
+    width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
+    few = f"{images} images"
+    return [
+        Choice("patch_size", patch, f"about an eighth of {in_words(size)} px, a power of two"),
+        Choice("embed_dim", width, few),
+        Choice("num_layers", layers, few),
+        Choice("num_heads", heads, few),
+        _stem(patch),
+        Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
+    ]
 
 
 def _standardise(facts: ImageFacts) -> Choice:

@@ -22,6 +22,7 @@ PUBLISHED_SIGMA = (0.1, 2.0)  # px
 PEAK_RATE = 1e-3  # of batches from this number of images on
 SMALL_BATCH = 16
 KOLEO_WEIGHT = 0.1  # as DINOv2's
+CONTRAST_WEIGHT = 1.0
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
@@ -77,6 +78,7 @@ def network_choices(
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
         _koleo(stated),
+        _contrast(stated),
         Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
         Choice(
             "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {shorter} px"
@@ -245,12 +247,22 @@ def _flip(facts: ImageFacts) -> Choice:
 
 
 def _koleo(stated: Mapping[str, Any]) -> Choice:
-    if stated.get("objective", "dino") != "dino":
-        return Choice("koleo_weight", 0.0, "tried with dino alone")
-    if stated.get("batch_size_per_gpu", 2) < 2:
-        return Choice("koleo_weight", 0.0, "a batch of one image has no neighbours")
     reason = "without it the features of small sets lie in a few directions"
-    return Choice("koleo_weight", KOLEO_WEIGHT, reason)
+    return _beside_dino("koleo_weight", KOLEO_WEIGHT, reason, stated)
+
+
+def _contrast(stated: Mapping[str, Any]) -> Choice:
+    reason = "it tells images apart from the first step on, which prototypes learn late"
+    return _beside_dino("contrast_weight", CONTRAST_WEIGHT, reason, stated)
+
+
+def _beside_dino(name: str, weight: float, reason: str, stated: Mapping[str, Any]) -> Choice:
+    """A term that compares the images of a batch."""
+    if stated.get("objective", "dino") != "dino":
+        return Choice(name, 0.0, "tried with dino alone")
+    if stated.get("batch_size_per_gpu", 2) < 2:
+        return Choice(name, 0.0, "a batch of one image has no neighbours")
+    return Choice(name, weight, reason)
 
 
 def _stem(patch: int) -> Choice:

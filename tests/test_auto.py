@@ -129,12 +129,12 @@ def test_simclr_gets_no_local_crops():
 
 
 @pytest.mark.parametrize(
-    ("stated", "weight"),
-    [({}, 0.1), ({"objective": "sigreg"}, 0.0), ({"batch_size_per_gpu": 1}, 0.0)],
+    ("stated", "share"),
+    [({}, 1), ({"objective": "sigreg"}, 0), ({"batch_size_per_gpu": 1}, 0)],
 )
-def test_koleo_goes_with_dino_and_batches_of_several(stated: dict, weight: float):
-    choices = auto.network_choices(PHOTOS, stated)
-    assert {choice.name: choice.value for choice in choices}["koleo_weight"] == weight
+def test_what_compares_a_batchs_images_goes_with_dino_and_several(stated: dict, share: int):
+    choices = {choice.name: choice.value for choice in auto.network_choices(PHOTOS, stated)}
+    assert choices["koleo_weight"] == 0.1 * share and choices["contrast_weight"] == 1.0 * share
 
 
 def test_blur_shrinks_with_the_crop():

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multicrop.commands import _auto
 from multicrop.commands._advise_halving import Candidate, Round, units_of
 from multicrop.commands._advise_images import Images
+from multicrop.config import auto
 from multicrop.config.advise import Recipe
 from multicrop.config.auto_finetune import PLAIN, batch_size
 from multicrop.config.backbone import BackboneSettings
@@ -97,7 +97,7 @@ class Plan:
         return {
             "recipe": "auto",
             **self.images.flags,
-            "arch": candidate.arch,
+            "arch": self._arch(candidate),
             "epochs": epochs,
             "knn_freq": 0,
             "saveckp_freq": 0,
@@ -118,7 +118,7 @@ class Plan:
         epochs = max(1, round(steps / per_epoch))
         start: dict[str, Any] = {"pretrained_weights": str(self.folder(candidate) / "ssl")}
         if not candidate.pretrains:
-            start = {"scratch": True, **self._network(candidate.arch)}
+            start = {"scratch": True, **self._network(self._arch(candidate))}
         guide = {"teacher": teacher, "guidance": "linear"} if teacher else {}
         return {
             **self.images.flags,
@@ -138,16 +138,19 @@ class Plan:
             **({"max_steps": steps} if steps < per_epoch else {}),
         }
 
+    def _arch(self, candidate: Candidate) -> str:
+        """Of compact transformers the one that --recipe auto takes for these images."""
+        own: str = self.images.settings["arch"]
+        return own if auto.is_compact(candidate.arch) else candidate.arch
+
     def _network(self, arch: str) -> dict[str, Any]:
         """The backbone that --recipe auto makes in stage one."""
-        of_vit = _auto.SIZES_OF_VIT
-        values = {
-            name: value
-            for name, value in self.images.settings.items()
-            if name in BackboneSettings.__dataclass_fields__
-            and (arch == "vit" or name not in of_vit)
-        }
-        return {**values, "arch": arch}
+        return {
+            choice.name: choice.value
+            for choice in auto.network_choices(self.images.facts, {"arch": arch})
+            if choice.name in BackboneSettings.__dataclass_fields__
+            and (arch == "vit" or choice.name not in auto.SIZES_OF_VIT)
+        } | {"arch": arch}
 
     def _shared(self) -> dict[str, Any]:
         return {"seed": self.recipe.seed, "device": self.recipe.device}

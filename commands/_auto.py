@@ -26,8 +26,6 @@ UNCOUNTED_STEPS, TIMED_STEPS = 2, 5
 SLOW = 1.0  # seconds after which no further step is timed
 # Chosen, although they may change when a run goes on
 OPERATIONAL_CHOICES = ("knn_freq", "saveckp_freq", *PIXEL_FLAGS)
-# Of other backbones the names say the sizes
-SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 
 
 def wanted(given: Given | None, dataset: str | None) -> bool:
@@ -204,9 +202,9 @@ def _known(recipe: Recipe, choices: list[Choice]) -> dict[str, Any]:
         if choice.name in stated:
             continue
         arch = values.get("arch", recipe.backbone.arch)
-        if choice.name in SIZES_OF_VIT and registry.architecture(arch) != registry.architecture(
-            "vit"
-        ):
+        if choice.name in auto.SIZES_OF_VIT and registry.architecture(
+            arch
+        ) != registry.architecture("vit"):
             continue
         values[choice.name] = choice.value
     return values

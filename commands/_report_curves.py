@@ -18,6 +18,7 @@ from multicrop.pictures.page import Block, Chart, Table, Words
 CURVES = {
     "Loss": ("loss", "label_loss", "val_loss", "test_loss"),
     "KoLeo": ("koleo",),
+    "Contrast, nats": ("contrast",),
     "Accuracy, percent": (
         "knn_top1",
         "train_top1",

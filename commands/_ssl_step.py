@@ -15,12 +15,17 @@ from multicrop.config.pretrain import Recipe
 from multicrop.engine import optim, ranks
 from multicrop.engine.schedule import cosine
 from multicrop.engine.step import accumulate_step
+from multicrop.ssl.contrast import contrast
 from multicrop.ssl.crops import Crops
 from multicrop.ssl.koleo import koleo
 from multicrop.ssl.objectives._base import Schedule
 from multicrop.ssl.teacher import update_ema
 
-PARTS: tuple[str, ...] = ("koleo", "label_loss")  # of what is minimised, beside the objective
+PARTS: tuple[str, ...] = (
+    "koleo",
+    "contrast",
+    "label_loss",
+)  # of what is minimised, beside the objective
 
 
 class Rates(NamedTuple):
@@ -50,7 +55,7 @@ class LastBatch(NamedTuple):
 
 class StepOutput(NamedTuple):
     loss: Tensor  # of the objective, nats, this rank's mean
-    parts: dict[str, Tensor]  # what else is minimised, this rank's means: koleo, label_loss
+    parts: dict[str, Tensor]  # what else is minimised, this rank's means: those of PARTS
     grad_norm: Tensor
     checked_norm: Tensor | None  # where it must be finite: fp16's scaler copes with overflows
     last_batch: LastBatch
@@ -81,6 +86,9 @@ def update(
         if method.koleo_weight:
             numbers["koleo"] = koleo(views.features)
             loss = loss + method.koleo_weight * numbers["koleo"]
+        if method.contrast_weight:
+            numbers["contrast"] = contrast(views.outputs[: len(crops.globals)])
+            loss = loss + method.contrast_weight * numbers["contrast"]
         if method.label_weight:
             assert views.logits is not None and crops.labels is not None
             numbers["label_loss"] = label_loss(views.logits, crops.labels)

@@ -63,11 +63,12 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
     if stated_width not in (None, backbone.dim):
         width = f"{recipe.backbone.arch} gives {backbone.dim} features"
         raise ValueError(f"--mlp_head_in {stated_width}, but {width}: leave the flag out")
-    if recipe.method.koleo_weight and recipe.optimisation.batch_size_per_gpu < 2:
-        weight = recipe.method.koleo_weight
-        raise ValueError(
-            f"--koleo_weight {weight} needs other images in the batch: --batch_size_per_gpu 2 or more"
-        )
+    for name in ("koleo_weight", "contrast_weight"):
+        weight = getattr(recipe.method, name)
+        if weight and recipe.optimisation.batch_size_per_gpu < 2:
+            raise ValueError(
+                f"--{name} {weight} needs other images in the batch: --batch_size_per_gpu 2 or more"
+            )
     objective_type = registry.find("ssl.objectives", recipe.method.objective).Objective
     objective = objective_type.from_recipe(recipe, backbone.dim)
     head = objective.build_head()

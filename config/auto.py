@@ -11,7 +11,7 @@ from typing import Any
 
 from .flags import typed
 from .pretrain import LR_BATCH
-from .sizes import height_width, in_words
+from .sizes import ImageSize, height_width, in_words
 
 ASYMMETRIC = 0.75  # share of mirrored images that no longer look like the others: digits 0.97, signs 0.83, photos 0.5
 SHORTCUT = (
@@ -22,9 +22,12 @@ PUBLISHED_SIGMA = (0.1, 2.0)  # px
 PEAK_RATE = 1e-3  # of batches from this number of images on
 SMALL_BATCH = 16
 KOLEO_WEIGHT = 0.1  # as DINOv2's
+CONTRAST_WEIGHT = 1.0
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
+# Of other networks the name says them: where one is stated and no --arch, it is a vit's
+SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
 
 
 @dataclass(frozen=True)
@@ -62,25 +65,20 @@ def network_choices(
     size, size_reason = image_size(facts.side)
     size = stated.get("image_size", size)
     shorter = min(height_width(size))
-    patch = stated.get("patch_size", patch_size(*height_width(size)))
-    width, layers, heads = network_size(facts.images)
-    width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
+    arch = _architecture(facts.images, size, stated)
+    is_vit = not is_compact(stated.get("arch", arch.value))
     contrastive = stated.get("objective") == "simclr"
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
     sigma = tuple(round(value * shorter / PUBLISHED_SIDE, 3) for value in PUBLISHED_SIGMA)
     choices = [
         Choice("image_size", size, size_reason),
-        Choice("arch", "vit", "the transformer that small images were published for"),
-        Choice("patch_size", patch, f"about an eighth of {in_words(size)} px, a power of two"),
-        Choice("embed_dim", width, few),
-        Choice("num_layers", layers, few),
-        Choice("num_heads", heads, few),
-        _stem(patch),
-        Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
+        arch,
+        *(_sizes_of_vit(facts.images, size, stated) if is_vit else []),
         _standardise(facts),
         Choice("out_dim", prototypes(facts.images), f"a power of two near images / 16; {few}"),
         _koleo(stated),
+        _contrast(stated),
         Choice("use_bn_in_head", True, "without it targets of short runs become uniform"),
         Choice(
             "blur_sigma", sigma, f"published for {PUBLISHED_SIDE} px, in proportion to {shorter} px"
@@ -147,7 +145,19 @@ def patch_size(*sides: int) -> int:
     return patch
 
 
-def network_size(images: int) -> tuple[int, int, int]:
+def is_compact(arch: str) -> bool:
+    return arch.startswith(("cct_", "compact:cct_"))
+
+
+def compact_transformer(images: int, *sides: int) -> str:
+    """The CCT whose tokens span the pixels that a patch would, each of its convolutions halving the image."""
+    layers = 2 if images < 10_000 else 4 if images < 30_000 else 7
+    convolutions = max(1, patch_size(*sides).bit_length() - 1)
+    name = f"cct_{layers}_3x{convolutions}"
+    return f"{name}_32" if set(sides) == {32} else f"compact:{name}"
+
+
+def vit_size(images: int) -> tuple[int, int, int]:
     """Width, blocks and heads: the published size from 30,000 images on, smaller below."""
     if images < 10_000:
         return 64, 4, 4
@@ -191,6 +201,31 @@ def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tu
     return epochs, reason
 
 
+def _architecture(images: int, size: ImageSize, stated: Mapping[str, Any]) -> Choice:
+    sizes = [name for name in SIZES_OF_VIT if name in stated]
+    if sizes:
+        return Choice("arch", "vit", f"--{sizes[0]} is one of its sizes")
+    arch = compact_transformer(images, *height_width(size))
+    return Choice(
+        "arch", arch, f"convolutions make its tokens, which small sets need; {images} images"
+    )
+
+
+def _sizes_of_vit(images: int, size: ImageSize, stated: Mapping[str, Any]) -> list[Choice]:
+    patch = stated.get("patch_size", patch_size(*height_width(size)))
+    width, layers, heads = vit_size(images)
+    width, heads = fitting(stated.get("embed_dim"), stated.get("num_heads"), width, heads)
+    few = f"{images} images"
+    return [
+        Choice("patch_size", patch, f"about an eighth of {in_words(size)} px, a power of two"),
+        Choice("embed_dim", width, few),
+        Choice("num_layers", layers, few),
+        Choice("num_heads", heads, few),
+        _stem(patch),
+        Choice("pool", "mean", "patches learn sooner than the class token of a small transformer"),
+    ]
+
+
 def _standardise(facts: ImageFacts) -> Choice:
     share = facts.brightness_share
     measured = f"{share:.0%} of the variance of brightness lies between images, "
@@ -212,12 +247,22 @@ def _flip(facts: ImageFacts) -> Choice:
 
 
 def _koleo(stated: Mapping[str, Any]) -> Choice:
-    if stated.get("objective", "dino") != "dino":
-        return Choice("koleo_weight", 0.0, "tried with dino alone")
-    if stated.get("batch_size_per_gpu", 2) < 2:
-        return Choice("koleo_weight", 0.0, "a batch of one image has no neighbours")
     reason = "without it the features of small sets lie in a few directions"
-    return Choice("koleo_weight", KOLEO_WEIGHT, reason)
+    return _beside_dino("koleo_weight", KOLEO_WEIGHT, reason, stated)
+
+
+def _contrast(stated: Mapping[str, Any]) -> Choice:
+    reason = "it tells images apart from the first step on, which prototypes learn late"
+    return _beside_dino("contrast_weight", CONTRAST_WEIGHT, reason, stated)
+
+
+def _beside_dino(name: str, weight: float, reason: str, stated: Mapping[str, Any]) -> Choice:
+    """A term that compares the images of a batch."""
+    if stated.get("objective", "dino") != "dino":
+        return Choice(name, 0.0, "tried with dino alone")
+    if stated.get("batch_size_per_gpu", 2) < 2:
+        return Choice(name, 0.0, "a batch of one image has no neighbours")
+    return Choice(name, weight, reason)
 
 
 def _stem(patch: int) -> Choice:

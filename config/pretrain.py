@@ -116,6 +116,9 @@ class Method:
     """What the distribution of the projections counts in the loss of sigreg; the views' agreement counts the rest."""
     koleo_weight: float = 0.0
     """What KoLeo counts beside the objective: it spreads the features of each batch's global crops (DINOv2: 0.1)."""
+    contrast_weight: float = 0.0
+    """What a contrast of the batch's images counts beside the objective: each global crop is to find the other one of
+    its image among all of them, by the head's outputs (0: none)."""
     label_weight: float = 0.0
     """What a cross-entropy with the labels counts beside the objective, by a linear classifier on the features of the
     global crops: joint training, which needs labels (0: none are used)."""
@@ -131,8 +134,8 @@ class Method:
     def __post_init__(self):
         widths = ("out_dim", "mlp_head_in", "head_hidden_dim", "head_bottleneck_dim")
         check_values(self, AT_LEAST_1, *widths)
-        amounts = "warmup_teacher_temp_epochs", "freeze_last_layer", "koleo_weight", "label_weight"
-        check_values(self, NOT_NEGATIVE, *amounts)
+        check_values(self, NOT_NEGATIVE, "warmup_teacher_temp_epochs", "freeze_last_layer")
+        check_values(self, NOT_NEGATIVE, "koleo_weight", "contrast_weight", "label_weight")
         check_values(self, POSITIVE, "teacher_temp", "warmup_teacher_temp", "student_temp")
         check_values(self, SHARE, "center_momentum", "momentum_teacher", "sigreg_share")
 
@@ -271,7 +274,7 @@ class Recipe:
     ADDED: ClassVar[dict[str, Any]] = NEW_OPTIONS | NEW_COLUMNS | PIXEL_FLAGS | {
         "crop_flip": 0.5, "sigreg_share": 0.05, "pretrained_weights": None, "checkpoint_key": "teacher",
         "extend_epochs": None, "patch_drop_rate": None, "knn_dataset": None, "knn_datapath": None,
-        "koleo_weight": 0.0, "label_weight": 0.0,
+        "koleo_weight": 0.0, "contrast_weight": 0.0, "label_weight": 0.0,
     }  # fmt: skip
     """Flags that runs of older versions did not have, and what they did."""
 

@@ -9,7 +9,7 @@ import torch
 from conftest import launch, result_of
 from PIL import Image
 
-from multicrop import cli
+from multicrop import cli, registry
 from multicrop.commands import _auto, pretrain
 from multicrop.commands._inherited import inherited_augmentation
 from multicrop.config import auto
@@ -20,6 +20,7 @@ from multicrop.config.data import DataSettings
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.flags import to_flags
 from multicrop.config.pretrain import Recipe
+from multicrop.config.sizes import ImageSize, height_width
 from multicrop.engine import checkpoint
 from multicrop.engine.metadata import Checkpoint, Metadata
 from multicrop.probes.images import brightness_share, mirror_share
@@ -70,9 +71,41 @@ def test_rules_follow_the_images():
     assert chosen(signs)["crop_flip"] == 0 and chosen(PHOTOS)["crop_flip"] == 0.5
     assert chosen(signs)["standardise"] is True and chosen(PHOTOS)["standardise"] is False
     large = ImageFacts(images=200_000, side=200, brightness_share=0.3, mirror_share=0.5)
-    assert chosen(large)["image_size"] == 64 and chosen(large)["patch_size"] == 8
-    assert chosen(large)["embed_dim"] > chosen(PHOTOS)["embed_dim"]
+    assert chosen(large)["image_size"] == 64
     assert chosen(large)["out_dim"] > chosen(PHOTOS)["out_dim"]
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "arch"),
+    [
+        (5000, 32, "cct_2_3x2_32"),
+        (20_000, 32, "cct_4_3x2_32"),
+        (50_000, 32, "cct_7_3x2_32"),
+        (5000, 64, "compact:cct_2_3x3"),
+        (5000, 16, "compact:cct_2_3x1"),
+        (5000, 8, "compact:cct_2_3x1"),
+        (5000, (32, 48), "compact:cct_2_3x2"),
+    ],
+)
+def test_the_network_follows_from_number_and_size(images: int, size: ImageSize, arch: str):
+    facts = replace(PHOTOS, images=images)
+    choices = {c.name: c.value for c in auto.network_choices(facts, {"image_size": size})}
+    assert choices["arch"] == arch and not choices.keys() & {*auto.SIZES_OF_VIT}
+    network = registry.backbone(arch, image_size=size)
+    height, width = height_width(size)
+    for scale in (1, 2):  # of both crops
+        assert network(torch.zeros(2, 3, height // scale, width // scale)).shape == (2, network.dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_heads", 2), ("stem", "patch"), ("patch_size", 8)]
+)
+def test_stated_sizes_of_a_vit_make_it_one(name: str, value: object):
+    choices = {c.name: c for c in auto.network_choices(PHOTOS, {name: value})}
+    assert choices["arch"].value == "vit" and f"--{name}" in choices["arch"].reason
+    assert {*auto.SIZES_OF_VIT} < choices.keys()
+    large = auto.network_choices(replace(PHOTOS, images=200_000), {name: value})
+    assert {c.name: c.value for c in large}["embed_dim"] > choices["embed_dim"].value
 
 
 @pytest.mark.parametrize(
@@ -96,12 +129,12 @@ def test_simclr_gets_no_local_crops():
 
 
 @pytest.mark.parametrize(
-    ("stated", "weight"),
-    [({}, 0.1), ({"objective": "sigreg"}, 0.0), ({"batch_size_per_gpu": 1}, 0.0)],
+    ("stated", "share"),
+    [({}, 1), ({"objective": "sigreg"}, 0), ({"batch_size_per_gpu": 1}, 0)],
 )
-def test_koleo_goes_with_dino_and_batches_of_several(stated: dict, weight: float):
-    choices = auto.network_choices(PHOTOS, stated)
-    assert {choice.name: choice.value for choice in choices}["koleo_weight"] == weight
+def test_what_compares_a_batchs_images_goes_with_dino_and_several(stated: dict, share: int):
+    choices = {choice.name: choice.value for choice in auto.network_choices(PHOTOS, stated)}
+    assert choices["koleo_weight"] == 0.1 * share and choices["contrast_weight"] == 1.0 * share
 
 
 def test_blur_shrinks_with_the_crop():
@@ -193,7 +226,7 @@ def test_ranks_agree_on_what_is_measured(photos: Path, tmp_path: Path):
 def test_binary_sets_are_measured_too(photos: Path):
     recipe = cli.parse(Recipe, ["--dataset", "shapes", "--recipe", "auto", "--epochs", "1"])
     recipe = _auto.fill_in(recipe, no_timing)
-    assert recipe.backbone.stem == "conv" and recipe.backbone.image_size == 32
+    assert recipe.backbone.arch == "cct_2_3x2_32" and recipe.backbone.image_size == 32
 
 
 @pytest.mark.parametrize("arch", ["resnet8", "swin", "compact", "cct_2_3x2_32", "timm:resnet10t"])

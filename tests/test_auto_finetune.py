@@ -127,13 +127,13 @@ def test_from_random_weights_it_is_stage_ones_network_and_that_is_said(colours, 
     scratch(colours, tmp_path / "run", "--max_steps", "1")
     said = capsys.readouterr().err
     kept = recipe_of(tmp_path / "run")
-    assert {name: kept[name] for name in wanted} == wanted and kept["embed_dim"] == 64
+    assert {name: kept[name] for name in wanted} == wanted and kept["arch"] == "cct_2_3x2_32"
     assert "no --arch: the network that it takes in stage one" in said
-    assert "--embed_dim 64: 60 images" in said and "--standardise" in said
+    assert "--arch cct_2_3x2_32: " in said and "--standardise" in said
     # a run that is there keeps it
     scratch(colours, tmp_path / "run", "--max_steps", "2")
-    assert "--embed_dim 64: 60 images" not in capsys.readouterr().err
-    assert recipe_of(tmp_path / "run")["embed_dim"] == 64
+    assert "--arch cct_2_3x2_32: " not in capsys.readouterr().err
+    assert recipe_of(tmp_path / "run")["arch"] == "cct_2_3x2_32"
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_binary_sets_are_looked_at_once_they_are_read(tmp_path, monkeypatch):
     more = ("--epochs", "1", "--batch_size", "12", "--max_steps", "1")
     command.run(cli.parse(Recipe, [*flags, "--scratch", "--recipe", "auto", *more]))
     kept = recipe_of(tmp_path)
-    assert (kept["embed_dim"], kept["stem"]) == (64, "conv")
+    assert (kept["arch"], kept["image_size"]) == ("cct_2_3x2_32", 32)
     assert kept["padding_fill"] == ("edge" if kept["standardise"] else "black")
 
 

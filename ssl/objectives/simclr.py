@@ -6,12 +6,11 @@ the batch that a rank holds are the negatives. B images, K the width of the proj
 
 import math
 
-import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...config.pretrain import Recipe
+from ..contrast import contrast, similarities
 from ._base import BaseObjective
 
 
@@ -53,21 +52,10 @@ class Objective(BaseObjective):
 
     def loss(self, student: Tensor, targets: Tensor | None = None) -> Tensor:
         """Projections (2, B, K) -> nats per crop."""
-        similarity, positives = self._similarity(student)
-        return F.cross_entropy(similarity, positives)
+        return contrast(student, self.temperature)
 
     def statistics(self, student: Tensor, targets: Tensor | None = None) -> dict[str, float]:
         """contrast_top1: percent of the crops whose most similar crop is the other one of their image."""
-        similarity, positives = self._similarity(student)
-        hits = similarity.argmax(1) == positives
+        similarity, partners = similarities(student, self.temperature)
+        hits = similarity.argmax(1) == partners
         return {"contrast_top1": 100 * hits.float().mean().item()}
-
-    def _similarity(self, student: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine similarity of all pairs of crops over the temperature (2B, 2B), and each crop's partner (2B,)."""
-        crops = F.normalize(student.float().flatten(0, 1), dim=1)
-        similarity = crops @ crops.T / self.temperature
-        similarity = similarity.masked_fill(
-            torch.eye(len(crops), dtype=torch.bool, device=crops.device), -torch.inf
-        )
-        partners = torch.arange(len(crops), device=crops.device).roll(student.shape[1])
-        return similarity, partners

@@ -150,7 +150,7 @@ class Plan:
             for choice in auto.network_choices(self.images.facts, {"arch": arch})
             if choice.name in BackboneSettings.__dataclass_fields__
             and (arch == "vit" or choice.name not in auto.SIZES_OF_VIT)
-        } | {"arch": arch}
+        }
 
     def _shared(self) -> dict[str, Any]:
         return {"seed": self.recipe.seed, "device": self.recipe.device}

@@ -166,6 +166,7 @@ class Trials:
             "path": str(Path(recipe.path).expanduser().resolve()),
             "dataset": images.dataset,
             "images": images.facts.images,
+            "network": images.settings["arch"],
             "minutes": None if recipe.seconds is None else recipe.seconds / 60,
             "steps": recipe.steps,
             "seed": recipe.seed,

@@ -1,9 +1,10 @@
 """Which backend computes each attention of a run's networks, by --attention: measured before they are compiled."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,11 +23,13 @@ from multicrop.engine.files import atomic_write
 from multicrop.engine.run import ATTENTION, Run
 from multicrop.models import _attention
 from multicrop.models._attention import Shape
+from multicrop.probes.features import evaluation_mode
 
 MARGIN = 0.05  # of its time that torch's own choice must lose, or it is kept: less may be noise
 LIMIT = 0.05  # what a backend may differ from plain attention, as a share: in bf16 they round in other places
 FEW = 8  # images to compare them on
 Inputs = tuple[Tensor, Tensor, Tensor]  # queries, keys and values
+own_choices = _attention.own_choices
 
 
 class Pass(NamedTuple):
@@ -34,19 +37,8 @@ class Pass(NamedTuple):
 
     network: nn.Module
     images: tuple[Tensor, ...]
-    learns: tuple[bool, ...]  # whether with gradients; both where it is evaluated, too
-
-
-@contextmanager
-def own_choices() -> Iterator[None]:
-    """What is chosen inside is forgotten at the end: the next run or command of this process has its own."""
-    before = dict(_attention.choices)
-    try:
-        _attention.choices.clear()
-        yield
-    finally:
-        _attention.choices.clear()
-        _attention.choices.update(before)
+    learns: bool = False  # whether with gradients
+    evaluates: bool = False  # whether in evaluation mode, else in its own
 
 
 def choose_for_pretraining(
@@ -67,8 +59,9 @@ def choose_for_pretraining(
 
         views = crops(2, size), crops(recipe.crops.local_crops_number, half(size))
         return [
-            Pass(train_state.student, views, (True,)),
-            Pass(train_state.teacher, views[:1], (False,)),
+            Pass(train_state.student, views, learns=True),
+            Pass(train_state.teacher, views[:1]),
+            Pass(train_state.teacher, views[:1], evaluates=True),
         ]
 
     choose(recipe.run, passes, run_folder, start, train_state.device, dtype)
@@ -90,8 +83,8 @@ def choose_for_finetuning(
         count, channels = images_per_part(recipe, ranks.world_size()), data.backbone["in_channels"]
         images = torch.zeros(count, channels, *sides, device=train_state.device)
         learns = any(parameter.requires_grad for parameter in model.backbone.parameters())
-        own = Pass(model, (images,), (True, False) if learns else (False,))
-        return [own, Pass(teacher, (images,), (False,))] if teacher else [own]
+        own = [Pass(model, (images,), learns), Pass(model, (images,), evaluates=True)]
+        return [*own, Pass(teacher, (images,))] if teacher else own
 
     choose(recipe.run, passes, run_folder, start, train_state.device, dtype)
 
@@ -113,7 +106,10 @@ def choose(
         return
     if device.type not in ("cuda", "cpu") and setting in _attention.FUSED:
         raise ValueError(f"--attention {setting} is for CUDA and CPUs, not {device.type}")
-    table = ranks.broadcast_object(lambda: _stored(run_folder, setting)) if start else []
+    path = run_folder.folder / ATTENTION
+    if start and setting == "auto" and not ranks.broadcast_object(path.exists):
+        return ranks.log("attention: torch's own choice, as before (measured where a run begins)")
+    table = ranks.broadcast_object(lambda: _stored(path, setting)) if start else []
     resumed = bool(table)
     if not table:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -129,7 +125,7 @@ def choose(
             "leave it out"
         )
     if ranks.rank() == 0 and not resumed:
-        with atomic_write(run_folder.folder / ATTENTION) as file:
+        with atomic_write(path) as file:
             file.write("".join(f"{rows.line_of(row)}\n" for row in table).encode())
     for row in table:
         ranks.log(_in_words(row) + (", as before" if resumed else ""))
@@ -142,9 +138,8 @@ def measures(device: torch.device) -> bool:
     return device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
 
 
-def _stored(run_folder: Run, setting: str) -> list[dict[str, Any]]:
+def _stored(path: Path, setting: str) -> list[dict[str, Any]]:
     """The rows of this run; none where they are not all there, or are of another setting, device or torch."""
-    path = run_folder.folder / ATTENTION
     table, damaged = rows.parse(path)
     if damaged:
         ranks.log(f"{path} is damaged: attention is measured again")
@@ -164,18 +159,18 @@ def _asked(
 ) -> dict[Shape, Inputs]:
     """The attentions of these passes without their values, of each shape that of most images."""
     asked: dict[Shape, Inputs] = {}
-    for network, images, learning in passes:
+    for network, images, learns, evaluates in passes:
+        mode = evaluation_mode(network) if evaluates else nullcontext()
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         cast = torch.autocast(device.type, dtype, dtype is not None, cache_enabled=False)
-        with _attention.recording() as record, torch.no_grad(), cast:
+        with _attention.recording() as record, torch.no_grad(), cast, mode:
             network._call_impl(*images)  # as it is written: a call may compile it
             for buffer, value in buffers:
                 buffer.copy_(value)
-        for learns in learning:
-            for inputs in record:
-                shape = _attention.shape_of(inputs[0], inputs[1], learns)
-                if shape not in asked or len(inputs[0]) > len(asked[shape][0]):
-                    asked[shape] = inputs
+        for inputs in record:
+            shape = _attention.shape_of(inputs[0], inputs[1], learns)
+            if shape not in asked or len(inputs[0]) > len(asked[shape][0]):
+                asked[shape] = inputs
     return asked
 
 

@@ -8,7 +8,7 @@ import torch.nn as nn
 
 from multicrop import registry
 from multicrop.commands._compiler import network_compiler
-from multicrop.config.pretrain import Recipe
+from multicrop.config.pretrain import COMPARING, Recipe
 from multicrop.config.sizes import half
 from multicrop.engine import norms, optim, ranks, seeds, sharding
 from multicrop.engine.parameter_groups import parameter_groups
@@ -63,7 +63,7 @@ def build(recipe: Recipe, channels: int, device: torch.device, classes: int = 0)
     if stated_width not in (None, backbone.dim):
         width = f"{recipe.backbone.arch} gives {backbone.dim} features"
         raise ValueError(f"--mlp_head_in {stated_width}, but {width}: leave the flag out")
-    for name in ("koleo_weight", "contrast_weight"):
+    for name in COMPARING:
         weight = getattr(recipe.method, name)
         if weight and recipe.optimisation.batch_size_per_gpu < 2:
             raise ValueError(

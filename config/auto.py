@@ -26,8 +26,10 @@ CONTRAST_WEIGHT = 1.0
 DEFAULT_STEPS = 4000
 MOST_EPOCHS = 400
 PROBES = 10  # online probes in a run
-# Of other networks the name says them: where one is stated and no --arch, it is a vit's
+# Of other networks the name says them
 SIZES_OF_VIT = ("patch_size", "embed_dim", "num_layers", "num_heads", "stem", "pool")
+# Where one of these is stated and no --arch, it is a vit
+MEANS_VIT = (*SIZES_OF_VIT, "attention_init", "patch_drop_rate")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def network_choices(
     size = stated.get("image_size", size)
     shorter = min(height_width(size))
     arch = _architecture(facts.images, size, stated)
-    is_vit = not is_compact(stated.get("arch", arch.value))
+    is_vit = not is_compact(arch.value)
     contrastive = stated.get("objective") == "simclr"
     batch, batch_reason = batch_size(facts.images)
     few = f"{facts.images} images"
@@ -202,9 +204,11 @@ def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tu
 
 
 def _architecture(images: int, size: ImageSize, stated: Mapping[str, Any]) -> Choice:
-    sizes = [name for name in SIZES_OF_VIT if name in stated]
-    if sizes:
-        return Choice("arch", "vit", f"--{sizes[0]} is one of its sizes")
+    if "arch" in stated:
+        return Choice("arch", stated["arch"], "stated")
+    of_vit = [name for name in MEANS_VIT if name in stated]
+    if of_vit:
+        return Choice("arch", "vit", f"--{of_vit[0]} is a setting of it")
     arch = compact_transformer(images, *height_width(size))
     return Choice(
         "arch", arch, f"convolutions make its tokens, which small sets need; {images} images"

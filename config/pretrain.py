@@ -84,6 +84,10 @@ class PretrainData(DataSettings):
     twice image_size, or their own if smaller)."""
 
 
+COMPARING = ("koleo_weight", "contrast_weight")
+"""What compares the images of a part of the batch beside the objective, so that their number counts."""
+
+
 @dataclass(frozen=True)
 class Method:
     """The head, the teacher and the objective."""
@@ -118,7 +122,7 @@ class Method:
     """What KoLeo counts beside the objective: it spreads the features of each batch's global crops (DINOv2: 0.1)."""
     contrast_weight: float = 0.0
     """What a contrast of the batch's images counts beside the objective: each global crop is to find the other one of
-    its image among all of them, by the head's outputs (0: none)."""
+    its image among those of its part of the batch, by the head's outputs (0: none)."""
     label_weight: float = 0.0
     """What a cross-entropy with the labels counts beside the objective, by a linear classifier on the features of the
     global crops: joint training, which needs labels (0: none are used)."""
@@ -135,7 +139,7 @@ class Method:
         widths = ("out_dim", "mlp_head_in", "head_hidden_dim", "head_bottleneck_dim")
         check_values(self, AT_LEAST_1, *widths)
         check_values(self, NOT_NEGATIVE, "warmup_teacher_temp_epochs", "freeze_last_layer")
-        check_values(self, NOT_NEGATIVE, "koleo_weight", "contrast_weight", "label_weight")
+        check_values(self, NOT_NEGATIVE, *COMPARING, "label_weight")
         check_values(self, POSITIVE, "teacher_temp", "warmup_teacher_temp", "student_temp")
         check_values(self, SHARE, "center_momentum", "momentum_teacher", "sigreg_share")
 

@@ -72,6 +72,18 @@ def shape_of(q: Tensor, k: Tensor, learns: bool) -> Shape:
 
 
 @contextmanager
+def own_choices() -> Iterator[None]:
+    """What is chosen inside is forgotten at the end: the next run or command of this process has its own."""
+    before = dict(choices)
+    try:
+        choices.clear()
+        yield
+    finally:
+        choices.clear()
+        choices.update(before)
+
+
+@contextmanager
 def recording() -> Iterator[list[tuple[Tensor, Tensor, Tensor]]]:
     """The queries, keys and values of each call of `attend` inside, as tensors without values."""
     record: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -13,7 +13,12 @@ TEMPERATURE = 0.2  # beside another objective; `simclr` has --student_temp
 
 
 def contrast(outputs: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Outputs of the two global crops (2, B, K) of B >= 2 images -> nats per crop, at most about log(2B - 1)."""
+    """Outputs of the two global crops (2, B, K) of B >= 2 images -> nats per crop, log(2B - 1) where all are alike."""
+    with torch.autocast(outputs.device.type, enabled=False):
+        return nt_xent(outputs, temperature)
+
+
+def nt_xent(outputs: Tensor, temperature: float) -> Tensor:
     similarity, partners = similarities(outputs, temperature)
     return F.cross_entropy(similarity, partners)
 
@@ -23,9 +28,8 @@ def similarities(outputs: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 
     A crop's similarity to itself is minus infinity. The first crops of all images come before the second ones.
     """
-    with torch.autocast(outputs.device.type, enabled=False):
-        crops = F.normalize(outputs.float().flatten(0, 1), dim=1)
-        similarity = crops @ crops.T / temperature
+    crops = F.normalize(outputs.float().flatten(0, 1), dim=1)
+    similarity = crops @ crops.T / temperature
     itself = torch.eye(len(crops), dtype=torch.bool, device=crops.device)
     partners = torch.arange(len(crops), device=crops.device).roll(outputs.shape[1])
     return similarity.masked_fill(itself, -torch.inf), partners

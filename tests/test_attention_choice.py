@@ -185,6 +185,16 @@ def test_another_choice_may_be_stated_when_a_run_goes_on(photos, tmp_path, calls
     assert not calls
 
 
+def test_a_run_that_began_without_a_choice_goes_on_without(
+    photos, tmp_path, measured, calls, capsys
+):
+    """It was another version's, say, or deterministic at first."""
+    test_train_ssl.run(photos, tmp_path, max_steps=1, attention="torch")
+    test_train_ssl.run(photos, tmp_path, max_steps=2)
+    assert not measured and not calls and not (tmp_path / ATTENTION).exists()
+    assert "torch's own choice, as before" in capsys.readouterr().err
+
+
 def test_a_damaged_record_is_measured_again(photos, tmp_path, measured, capsys):
     test_train_ssl.run(photos, tmp_path, max_steps=1)
     file = tmp_path / ATTENTION
@@ -230,6 +240,16 @@ def test_stage_two_measures_its_evaluations_too(colours, tmp_path, measured, cal
     assert calls["flash", 65]
 
 
+def test_an_attention_of_evaluations_alone_is_chosen(colours, tmp_path, calls):
+    """In training a compact transformer drops attention weights, and asks for none."""
+    words = {"arch": "cct_2_3x2_32", "attention": "plain", "image_size": 32}
+    finetuning.run(
+        colours, tmp_path, max_steps=2, embed_dim=None, num_layers=None, num_heads=None, **words
+    )
+    table, _ = rows.parse(tmp_path / ATTENTION)
+    assert [row["shape"]["learns"] for row in table] == [False] and calls["plain", 64]
+
+
 @pytest.mark.parametrize("backend", _attention.FUSED)
 def test_on_mps_a_backend_cannot_be_stated(backend, tmp_path):
     with pytest.raises(ValueError, match=f"--attention {backend} is for CUDA and CPUs, not mps"):
@@ -241,7 +261,7 @@ def test_to_ask_the_networks_leaves_no_trace():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     images = torch.randn(2, 3, 4, 4)
-    assert choice._asked([choice.Pass(module, (images,), (True,))], CPU, None) == {}
+    assert choice._asked([choice.Pass(module, (images,), learns=True)], CPU, None) == {}
     same(before, dict(module.state_dict()))
 
 

@@ -98,7 +98,8 @@ def test_the_network_follows_from_number_and_size(images: int, size: ImageSize, 
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("num_heads", 2), ("stem", "patch"), ("patch_size", 8)]
+    ("name", "value"),
+    [("num_heads", 2), ("stem", "patch"), ("patch_size", 8), ("attention_init", "mimetic")],
 )
 def test_stated_sizes_of_a_vit_make_it_one(name: str, value: object):
     choices = {c.name: c for c in auto.network_choices(PHOTOS, {name: value})}
@@ -106,6 +107,11 @@ def test_stated_sizes_of_a_vit_make_it_one(name: str, value: object):
     assert {*auto.SIZES_OF_VIT} < choices.keys()
     large = auto.network_choices(replace(PHOTOS, images=200_000), {name: value})
     assert {c.name: c.value for c in large}["embed_dim"] > choices["embed_dim"].value
+
+
+def test_patches_of_a_vit_are_an_eighth():
+    choices = auto.network_choices(PHOTOS, {"arch": "vit", "image_size": 64})
+    assert {c.name: c.value for c in choices}["patch_size"] == 8
 
 
 @pytest.mark.parametrize(
@@ -237,6 +243,19 @@ def test_another_backbone_keeps_its_own_sizes(photos: Path, arch: str):
     assert recipe.backbone.stem is None and recipe.backbone.patch_size is None
     assert recipe.backbone.num_layers is None and recipe.backbone.embed_dim is None
     assert recipe.crops.blur_sigma == (0.014, 0.286)
+
+
+def test_dropped_patches_make_it_a_vit(photos: Path):
+    words = [*_words(photos), "--patch_drop_rate", "0.5", "--epochs", "1", "--device", "cpu"]
+    recipe = _auto.fill_in(cli.parse(Recipe, words), no_timing)
+    assert recipe.backbone.arch == "vit"
+
+
+@pytest.mark.parametrize("words", [("--accumulate", "64"), ("--batch_size_per_gpu", "1")])
+def test_a_part_of_one_image_is_compared_with_none(photos: Path, words: tuple[str, ...]):
+    recipe = _auto.fill_in(parsed(photos, "--epochs", "1", *words), no_timing)
+    assert recipe.optimisation.batch_size_per_gpu == 1
+    assert recipe.method.koleo_weight == recipe.method.contrast_weight == 0
 
 
 def wanted(recipe: Recipe | Finetuning) -> bool:

@@ -1,5 +1,8 @@
 """The contrast of a batch's images. tests/test_simclr.py has the sum in its plainest form."""
 
+import math
+
+import pytest
 import torch
 
 from multicrop.ssl.contrast import contrast
@@ -18,6 +21,10 @@ def test_its_gradient_brings_the_crops_of_an_image_together():
     before.backward()
     with torch.no_grad():
         assert contrast(outputs - outputs.grad) < before
+
+
+def test_alike_it_is_the_logarithm_of_the_others():
+    assert float(contrast(torch.ones(2, 6, 3))) == pytest.approx(math.log(11))
 
 
 def test_half_precision_is_measured_in_float32():

@@ -380,7 +380,9 @@ def rehearsal(tmp_path_factory):
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MULTICROP_CACHE", str(folder / "cache"))
-        ended = follow(words, printed.append, line_seconds=None, seconds=590, grace=5)
+        ended = follow(
+            words, printed.append, line_seconds=None, seconds=1800 if in_full else 590, grace=5
+        )
     assert ended.code == 0, ended.messages
     stored = json.loads(Path(f"{r.out}.json").read_text())
     return r, json.loads(printed[-1]), stored, Path(f"{r.out}.md").read_text()

@@ -8,6 +8,7 @@ from conftest import recipe, rows_of
 
 from multicrop.commands import pretrain
 from multicrop.config.pretrain import Recipe
+from multicrop.ssl.contrast import contrast, similarities
 from multicrop.ssl.objectives.simclr import Objective
 
 SMALL = {
@@ -32,6 +33,20 @@ def test_the_loss_is_the_double_loop():
     objective = Objective(dim=3, hidden=4, projection=7, batch=5, temperature=0.2)
     assert objective.loss(student).item() == pytest.approx(sum(terms) / 10, rel=1e-5)
     assert objective.uninformed_loss == pytest.approx(math.log(9))
+
+
+def test_in_half_precision_products_are_autocasts():
+    """As in runs that are there: they go on with the numbers that they had."""
+    student = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    objective = Objective(dim=3, hidden=4, projection=7, batch=5, temperature=0.2)
+    unit = torch.nn.functional.normalize(student.flatten(0, 1), dim=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        product = unit @ unit.T / 0.2
+        assert product.dtype == torch.bfloat16
+        similarity, _ = similarities(student, 0.2)
+        assert similarity.dtype == torch.bfloat16 and objective.loss(student) != contrast(student)
+    product.fill_diagonal_(-torch.inf)
+    assert similarity.equal(product)
 
 
 def test_equal_crops_have_the_loss_of_chance_and_found_partners_none():

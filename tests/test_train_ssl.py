@@ -156,6 +156,16 @@ def test_with_smaller_parts_a_run_keeps_its_global_batch(photos, tmp_path, capsy
     assert checkpoint.load(tmp_path / "checkpoint.pt").metadata.identity["global_batch"] == 4
 
 
+@pytest.mark.parametrize("term", ["koleo", "contrast"])
+def test_smaller_parts_in_which_images_are_compared_are_said(term, photos, tmp_path, capsys):
+    weight = {f"{term}_weight": 0.1}
+    run(photos, tmp_path, max_steps=2, **weight)
+    assert "at a time" not in capsys.readouterr().err
+    run(photos, tmp_path, max_steps=4, batch_size_per_gpu=2, **weight)
+    said = capsys.readouterr().err
+    assert f"--{term}_weight: 2 images are compared at a time, before 4" in said
+
+
 def test_another_number_of_images_does_not_resume(photos, tmp_path):
     """24 and 25 images make as many steps an epoch of 4, but another order."""
     folder = tmp_path / "photos"

@@ -10,7 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ...config.pretrain import Recipe
-from ..contrast import contrast, similarities
+from ..contrast import nt_xent, similarities
 from ._base import BaseObjective
 
 
@@ -52,7 +52,7 @@ class Objective(BaseObjective):
 
     def loss(self, student: Tensor, targets: Tensor | None = None) -> Tensor:
         """Projections (2, B, K) -> nats per crop."""
-        return contrast(student, self.temperature)
+        return nt_xent(student, self.temperature)
 
     def statistics(self, student: Tensor, targets: Tensor | None = None) -> dict[str, float]:
         """contrast_top1: percent of the crops whose most similar crop is the other one of their image."""

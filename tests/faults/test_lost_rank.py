@@ -66,7 +66,7 @@ def test_a_rank_that_lives_and_does_not_answer_is_named_with_its_step(pair):
 @pytest.mark.slow
 def test_who_works_for_all_is_waited_for_as_long_as_it_lives(pair):
     """Longer than a rank may be silent."""
-    pair.start("work", "SECONDS_OF_WORK=4", QUICK)
+    pair.start("work", "SECONDS_OF_WORK=6", QUICK)
     assert pair.codes() == {0: 0, 1: 0}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import recipe, rows_of, same
-from test_koleo import settings_of, steps_of
+from test_batch_terms import settings_of, steps_of
 
 from multicrop.commands import finetune, knn, pretrain
 from multicrop.commands._ssl_step import label_loss

@@ -34,6 +34,10 @@ def flags(images: Path, folder: Path, steps: int) -> list[str]:
     return [*words.split(), "--datapath", str(images), "--output_dir", str(folder)]
 
 
+def command(images: Path, folder: Path, steps: int) -> list[str]:
+    return [str(ROOT / "launch" / "torchrun.sh"), "train_ssl.py", *flags(images, folder, steps)]
+
+
 def ranks_of(folder: Path) -> list[int]:
     """The processes that train in a folder."""
     found = []
@@ -75,9 +79,10 @@ def test_random_kills_end_bit_equal(tmp_path, record_property):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     undisturbed = launch("train_ssl.py", *flags(images, whole, steps), ranks=2, timeout=1800)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    words = [str(ROOT / "launch" / "torchrun.sh"), "train_ssl.py", *flags(images, killed, steps)]
     with open(tmp_path / "killed.log", "wb") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command(images, killed, steps), env=environment, stdout=log, stderr=log
+        )
     chance, kills, restarts = random.Random(0), 0, 0
     started = time.monotonic()
     while process.poll() is None and not (killed / "checkpoint.pt").exists():

@@ -68,11 +68,9 @@ def fill_in(recipe: Recipe, time_step: Callable[[Recipe, ImageSet], float]) -> R
     ranks.log(
         f"--recipe auto: {facts.images} images of {facts.side} px; what is stated on the command line stays"
     )
-    stated = stated_values(recipe)
-    choices = [_of_this_rank(recipe, choice) for choice in auto.network_choices(facts, stated)]
     # What compares images asks how many a part has
-    part = next(choice for choice in choices if choice.name == "batch_size_per_gpu")
-    stated = {part.name: part.value, **stated}
+    batch, _ = auto.batch_size(facts.images)
+    stated = share_of_batch(recipe, batch) | stated_values(recipe)
     choices = [_of_this_rank(recipe, choice) for choice in auto.network_choices(facts, stated)]
     recipe = _apply(recipe, choices)
     return _apply(recipe, _run_choices(recipe, images, time_step))

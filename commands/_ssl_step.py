@@ -21,11 +21,8 @@ from multicrop.ssl.koleo import koleo
 from multicrop.ssl.objectives._base import Schedule
 from multicrop.ssl.teacher import update_ema
 
-PARTS: tuple[str, ...] = (
-    "koleo",
-    "contrast",
-    "label_loss",
-)  # of what is minimised, beside the objective
+# Of what is minimised, beside the objective
+PARTS: tuple[str, ...] = ("koleo", "contrast", "label_loss")
 
 
 class Rates(NamedTuple):

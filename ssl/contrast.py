@@ -12,13 +12,14 @@ from torch import Tensor
 TEMPERATURE = 0.2  # beside another objective; `simclr` has --student_temp
 
 
-def contrast(outputs: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def contrast(outputs: Tensor) -> Tensor:
     """Outputs of the two global crops (2, B, K) of B >= 2 images -> nats per crop, log(2B - 1) where all are alike."""
     with torch.autocast(outputs.device.type, enabled=False):
-        return nt_xent(outputs, temperature)
+        return nt_xent(outputs, TEMPERATURE)
 
 
 def nt_xent(outputs: Tensor, temperature: float) -> Tensor:
+    """(2, B, K) -> nats per crop; under autocast its products are in half precision."""
     similarity, partners = similarities(outputs, temperature)
     return F.cross_entropy(similarity, partners)
 

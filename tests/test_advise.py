@@ -317,6 +317,14 @@ def test_steps_are_reproducible_and_what_has_finished_is_kept(
     with pytest.raises(ValueError, match=r"holds other trials.*seed 0 \(now 1\)"):
         multicrop.advise(photos, output_dir=cut, seed=1, **budget)
 
+    # A folder of a version whose auto took another network
+    file = cut / "advise.json"
+    stored = json.loads(file.read_text())
+    del stored["settings"]["network"]
+    file.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"holds other trials.*network None \(now "):
+        multicrop.advise(photos, output_dir=cut, **budget)
+
 
 @pytest.mark.slow
 def test_the_command_that_goes_on_resumes_stage_one(photos: Path, tmp_path: Path, monkeypatch):

@@ -35,7 +35,7 @@ from benchmarks._small_sets_settings import (
     setting_flags,
 )
 from benchmarks._small_sets_table import rows, table
-from benchmarks.recipes_cifar10 import LIGHT
+from benchmarks.recipes_cifar10 import PLAIN
 from multicrop import cli
 from multicrop.config import auto_finetune
 from multicrop.config.checks import A_PERCENTAGE, AT_LEAST_1, check_values
@@ -43,6 +43,8 @@ from multicrop.engine import ranks
 
 SETS = ("gtsrb", "neu_det", "malaria50", "cifar100_png", "tiny-imagenet-200", "cifar10")
 K = 20  # neighbours
+# As --recipe auto has it for networks as small as BACKBONES
+RATE = f"--lr {auto_finetune.RATE:g} --clip_grad {auto_finetune.CLIP:g} --warmup 1 --sd 0"
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,7 @@ class Plan:
         return self._stage_two(start, self.network(owner, pretrained), epochs, seed)
 
     def _stage_two(self, start: str, network: str, epochs: int, seed: int) -> str:
-        flags = f"{network} {LIGHT} --epochs {epochs} --eval_freq 100000"
+        flags = f"{network} {PLAIN} {RATE} --epochs {epochs} --eval_freq 100000"
         if self.r.label_percent < 100:
             batch = auto_finetune.batch_size(self.labelled)
             flags += f" --label_percent {self.r.label_percent:g} --label_draw {seed} --batch_size {batch}"

@@ -18,7 +18,7 @@ HELD_OUT = 0.2  # of the training images judge; the same ones judge every candid
 HELD_OUT_OF_HALF = HELD_OUT + (1 - HELD_OUT) / 2
 # Share of a time that is given to steps; the rest is for reading, measuring and saving
 TRAINED = 0.8
-SHORT = {**PLAIN, "ra": 1, "lr": 1e-3, "warmup": 1}
+SHORT = {**PLAIN, "ra": 1, "warmup": 1}
 """Stage two without augmentation beyond shifts and flips: short runs do not need more."""
 
 

@@ -136,6 +136,16 @@ def _fit(options: dict[str, Any], state: StateDict) -> Fit | None:
     )
 
 
+def count_weights(options: dict[str, Any]) -> int | None:
+    """Of a backbone, without making it; None where a library needs its values to make it."""
+    try:
+        with torch.device("meta"):
+            network = registry.backbone(**options)
+    except (NotImplementedError, RuntimeError):
+        return None
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def backbone_of(file: Pretrained, quiet: bool = False) -> nn.Module:
     """The backbone that a checkpoint of ours describes, filled with it."""
     options = file.metadata.backbone

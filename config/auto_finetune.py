@@ -12,15 +12,21 @@ LARGEST_BATCH, SMALLEST_BATCH = 64, 8
 FEWEST_STEPS = 8  # of an epoch
 STEPS = 8000  # about as long as stage one takes by default
 FEWEST_EPOCHS, MOST_EPOCHS = 10, 100
+# Of a backbone; all that the higher rate was tried with are below, and larger ones keep the published rate
+FEW_WEIGHTS = 1_000_000
+PUBLISHED_RATE, RATE, CLIP = 1e-3, 3e-3, 1.0
 # Over the images, from which on the published augmentation has the time that it needs
 MANY_PASSES = 200
 PLAIN = {"aa": False, "cm": False, "mu": False, "re": 0, "sd": 0}
 """Neither policy, mixing, erasing nor stochastic depth."""
 
 
-def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list[Choice]:
+def finetune_choices(
+    images: int, parts: int, stated: Mapping[str, Any], weights: int | None = None
+) -> list[Choice]:
     """images: those that train. parts: ranks x accumulation steps, into which a batch is cut.
 
+    weights: how many the backbone has; None: not known.
     stated: the settings that are not to be chosen, by name; others follow from them.
     """
     batch = batch_size(images, parts)
@@ -39,6 +45,7 @@ def finetune_choices(images: int, parts: int, stated: Mapping[str, Any]) -> list
     epochs = stated.get("epochs", epochs)
     warmup = max(1, round(epochs / 20)) if epochs > 1 else 0
     choices.append(Choice("warmup", warmup, f"a twentieth of {epochs} epochs"))
+    choices += _rate(weights, stated)
     if epochs * passes < MANY_PASSES:
         few = f"{epochs * passes} passes over the images: what was published for 300 needs {MANY_PASSES}"
         choices += [Choice(name, value, few) for name, value in PLAIN.items()]
@@ -51,3 +58,19 @@ def batch_size(images: int, parts: int = 1) -> int:
     while batch > SMALLEST_BATCH and images < FEWEST_STEPS * batch:
         batch //= 2
     return max(parts, min(batch, images) // parts * parts)
+
+
+def _rate(weights: int | None, stated: Mapping[str, Any]) -> list[Choice]:
+    """The peak of AdamW's rate, and a limit of the gradient that goes with it."""
+    other_rule = (
+        stated.get("optimizer", "adamw") != "adamw" or "lr" in stated or "lr_batch" in stated
+    )
+    if weights is None or other_rule or stated.get("freeze_backbone", False):
+        return []
+    if weights >= FEW_WEIGHTS:
+        return [Choice("lr", PUBLISHED_RATE, f"{weights:,} weights: as published")]
+    few = f"{weights:,} weights, fewer than {FEW_WEIGHTS:,}: they learn sooner at three times the published rate"
+    return [
+        Choice("lr", RATE, few),
+        Choice("clip_grad", CLIP, "keeps so high a rate from undoing what was learned"),
+    ]

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from conftest import launch, result_of
 
-from multicrop import cli
+from multicrop import cli, registry
 from multicrop.commands import _auto
 from multicrop.commands import finetune as command
+from multicrop.commands._networks import count_weights
 from multicrop.config.auto_finetune import finetune_choices
 from multicrop.config.backbone import BackboneSettings
 from multicrop.config.finetune import Recipe
@@ -21,8 +23,9 @@ SMALL = (
 )  # fmt: skip
 
 
-def chosen(images: int, parts: int = 1, **stated) -> dict:
-    return {choice.name: choice.value for choice in finetune_choices(images, parts, stated)}
+def chosen(images: int, parts: int = 1, weights: int | None = None, **stated) -> dict:
+    choices = finetune_choices(images, parts, stated, weights)
+    return {choice.name: choice.value for choice in choices}
 
 
 def test_small_sets_get_many_small_steps_and_no_policy_in_short_runs():
@@ -40,6 +43,32 @@ def test_long_runs_keep_the_published_augmentation():
     assert "aa" not in chosen(3531, epochs=300)
     assert "aa" not in chosen(3531, epochs=100, ra=3)
     assert chosen(3531, epochs=60, ra=3)["aa"] is False
+
+
+def test_small_networks_learn_at_a_higher_rate_within_a_limit_of_the_gradient():
+    small = chosen(3531, weights=280_000)
+    assert small["lr"] == 3e-3 and small["clip_grad"] == 1
+    large = chosen(3531, weights=2_700_000)
+    assert large["lr"] == 1e-3 and "clip_grad" not in large
+
+
+@pytest.mark.parametrize(
+    "stated", [{"lr": 1e-3}, {"lr_batch": 512}, {"optimizer": "sgd"}, {"freeze_backbone": True}]
+)
+def test_a_stated_rule_of_the_rate_is_left_alone(stated: dict):
+    assert not {"lr", "clip_grad"} & chosen(3531, weights=280_000, **stated).keys()
+
+
+def test_weights_are_counted_without_making_the_network():
+    options = {"arch": "cct_2_3x2_32", "image_size": 32}
+    made = registry.backbone(**options)
+    assert count_weights(options) == sum(weights.numel() for weights in made.parameters())
+
+
+def test_a_network_that_reads_values_while_it_is_made_keeps_the_published_rate(monkeypatch):
+    monkeypatch.setattr(registry, "backbone", lambda **options: torch.linspace(0, 1, 3)[1].item())
+    assert count_weights({"arch": "own"}) is None
+    assert "lr" not in chosen(3531, weights=None)
 
 
 def test_repeats_keep_their_passes():
@@ -76,6 +105,7 @@ def test_ones_own_images_get_it_and_every_choice_has_a_reason(colours, tmp_path)
     assert done.returncode == 0, done.stderr
     kept = recipe_of(tmp_path / "run")
     assert kept["ra"] == 1 and kept["aa"] is False and kept["sd"] == 0
+    assert kept["lr"] == 3e-3 and kept["clip_grad"] == 1  # of a few thousand weights
     assert kept["epochs"] == 2 and kept["cm"] is True  # stated
     assert (
         "--aa false: 2 passes over the images: what was published for 300 needs 200" in done.stderr

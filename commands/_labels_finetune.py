@@ -12,6 +12,7 @@ from multicrop import cli
 from multicrop.commands import _auto, finetune
 from multicrop.commands._inherited import never_mirrored
 from multicrop.commands._labels_rows import FINETUNE, PRETRAINED, Cell, Job, cells, identity_of
+from multicrop.commands._networks import count_weights
 from multicrop.commands._origin import DataOrigin
 from multicrop.config.auto_finetune import finetune_choices
 from multicrop.config.backbone import BackboneSettings
@@ -35,9 +36,17 @@ class Interrupted(Exception):
 class Finetunings:
     """Runs of stage two with a part of the labels, from the weights or from random ones of the same network."""
 
-    def __init__(self, recipe: Recipe, file: Pretrained, origin: DataOrigin, folder: Path):
-        """ValueError where the recipe of the runs is wrong."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        file: Pretrained,
+        network: dict[str, Any],
+        origin: DataOrigin,
+        folder: Path,
+    ):
+        """network: options of the backbone. ValueError where the recipe of the runs is wrong."""
         self.recipe, self.file, self.origin, self.folder = recipe, file, origin, folder
+        self.weights = count_weights(network)
         path = recipe.methods.finetune_recipe
         self.words = ["--recipe", path] if path else []
         self.base = cli.parse(Finetuning, self.words)
@@ -61,24 +70,24 @@ class Finetunings:
         """The recipe of one run, but for its folder. images: how many have labels."""
         base, methods = self.base.optimisation, self.recipe.methods
         unit = 2 * ranks.world_size() * base.accumulate  # images are mixed by pairs
-        batch, epochs = base.batch_size, base.epochs
+        chosen: dict[str, Any] = {"batch_size": base.batch_size, "epochs": base.epochs}
+        stated = {"epochs": methods.finetune_epochs} if methods.finetune_epochs else {}
         if _auto.wanted(self.base.given, self.origin.dataset):
-            choices = finetune_choices(images, unit, stated={})
+            choices = finetune_choices(images, unit, stated, self.weights)
             chosen = {choice.name: choice.value for choice in choices}
-            batch, epochs = chosen["batch_size"], chosen["epochs"]
-        epochs = methods.finetune_epochs or epochs
+        chosen |= stated
         flags = {
+            **chosen,  # all of it, so that a row of another rule is not taken for one of these
             **self._start(scratch),
             **self._data(),
             "label_percent": cell.percent,
             "label_draw": cell.draw,
             "seed": base.seed + cell.draw,
-            "epochs": epochs,
-            "batch_size": min(batch, max(unit, images // unit * unit)),
+            "batch_size": min(chosen["batch_size"], max(unit, images // unit * unit)),
             # All labels train and none selects: a few images would select by chance
             "validation": "held_out",
             "val_fraction": 0.0,
-            "eval_freq": epochs,
+            "eval_freq": chosen["epochs"],
             "device": self.recipe.machine.device,
             "precision": self.recipe.machine.precision,
         }

@@ -48,7 +48,8 @@ def run(recipe: Recipe) -> dict:
     probed = list(targets([file], recipe.weights, recipe.backbone, recipe.methods.raw_pixels))
     origin, source_size = image_origin(recipe.data, file, probed[-1].backbone["image_size"])
     folder = output_folder(recipe, file)
-    runs = Finetunings(recipe, file, origin, folder) if recipe.methods.trains else None
+    network = probed[-1].backbone
+    runs = Finetunings(recipe, file, network, origin, folder) if recipe.methods.trains else None
     rows = Rows(folder / ROWS)
 
     with stoppable() as interrupt:  # also while images are decoded

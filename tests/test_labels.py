@@ -13,6 +13,7 @@ import multicrop
 from multicrop.commands import _labels_frozen, finetune, labels
 from multicrop.commands._finetune_data import labels_in_use
 from multicrop.commands._labels_rows import Cell
+from multicrop.config import auto_finetune
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.labels import Recipe
 from multicrop.engine import seeds
@@ -250,6 +251,15 @@ def test_each_draw_is_a_run_of_stage_two(model, tmp_path, tuned, capsys):
         model, tmp_path, **{**settings, "finetune_epochs": 2, "fractions": (5.0,), "scratch": False}
     )
     assert len(tuned) == 5 and len({own.run.output_dir for own in tuned}) == 5
+
+
+def test_what_auto_chooses_tells_rows_of_another_rule_apart(model, tmp_path, tuned, monkeypatch):
+    settings = {**TUNED, "finetune_recipe": "auto", "fractions": (50.0,)}
+    run(model, tmp_path, **settings)
+    assert (tuned[0].optimisation.lr, tuned[0].optimisation.clip_grad) == (3e-3, 1)
+    monkeypatch.setattr(auto_finetune, "RATE", 2e-3)
+    run(model, tmp_path, **settings)
+    assert [own.optimisation.lr for own in tuned] == [3e-3, 2e-3]
 
 
 def test_a_run_that_is_stopped_stops_the_command(model, tmp_path, tuned, monkeypatch):

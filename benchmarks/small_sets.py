@@ -43,7 +43,7 @@ from multicrop.engine import ranks
 
 SETS = ("gtsrb", "neu_det", "malaria50", "cifar100_png", "tiny-imagenet-200", "cifar10")
 K = 20  # neighbours
-# As --recipe auto has it for networks as small as BACKBONES
+# The rate of --recipe auto for networks as small as BACKBONES
 RATE = f"--lr {auto_finetune.RATE:g} --clip_grad {auto_finetune.CLIP:g} --warmup 1 --sd 0"
 
 

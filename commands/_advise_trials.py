@@ -13,6 +13,7 @@ from multicrop.commands import _advise_speed, finetune, pretrain
 from multicrop.commands._advise_halving import Candidate, Round, Trial
 from multicrop.commands._advise_plan import HELD_OUT, HELD_OUT_OF_HALF, Plan
 from multicrop.commands._advise_words import result_line
+from multicrop.config import auto_finetune
 from multicrop.config.finetune import Recipe as Finetuning
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.engine import ranks
@@ -170,6 +171,7 @@ class Trials:
             "minutes": None if recipe.seconds is None else recipe.seconds / 60,
             "steps": recipe.steps,
             "seed": recipe.seed,
+            "lr": auto_finetune.RATE,
         }
         path = self.folder / SETTINGS
         if not path.exists():

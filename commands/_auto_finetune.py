@@ -1,10 +1,10 @@
 """--recipe auto in stage two: fill in what was not stated, once the images are known."""
 
 from dataclasses import fields
-from typing import Any
 
 from multicrop import registry
 from multicrop.commands import _auto
+from multicrop.commands._finetune_data import FinetuneData
 from multicrop.commands._networks import count_weights
 from multicrop.config.auto import Choice, ImageFacts, network_choices
 from multicrop.config.auto_finetune import finetune_choices
@@ -21,19 +21,19 @@ OF_NETWORK = tuple(field.name for field in fields(BackboneSettings))
 MEASURED = ("standardise",)  # of the network, what follows from pixels
 
 
-def fill_in(
-    recipe: Recipe, images: int, network: dict[str, Any], stored: Checkpoint | None
-) -> Recipe:
+def fill_in(recipe: Recipe, data: FinetuneData, stored: Checkpoint | None) -> Recipe:
     """The recipe with what was not stated, where --recipe auto is wanted; every choice is said with its reason.
 
-    images: those that train. network: options of the backbone.
     stored: the state of the run that is there, which keeps what was chosen for it.
     """
     if not _auto.wanted(recipe.given, recipe.data.dataset):
         return recipe
     stated = stated_values(recipe)
+    images, weights = len(data.chosen), count_weights(data.backbone)
     parts = ranks.world_size() * recipe.optimisation.accumulate
-    choices = finetune_choices(images, parts, stated, count_weights(network))
+    # What is stated of a run that is there may be what was chosen for it: the rest is as it was all the same
+    others = stated if stored is None else {}
+    choices = finetune_choices(images, parts, others, weights)
     choices = [choice for choice in choices if choice.name not in stated]
     chosen = {choice.name: choice.value for choice in choices}
     if stored is not None:

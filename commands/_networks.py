@@ -141,7 +141,7 @@ def count_weights(options: dict[str, Any]) -> int | None:
     try:
         with torch.device("meta"):
             network = registry.backbone(**options)
-    except (NotImplementedError, RuntimeError):
+    except (*ADAPT_ERRORS, NotImplementedError):
         return None
     return sum(parameter.numel() for parameter in network.parameters())
 

@@ -74,11 +74,11 @@ def train(
     recipe = _auto_finetune.network_of_files(recipe, stored)
     data = load(recipe, file)
     recipe = _auto_finetune.network_of_pixels(recipe, data.train, stored)
-    data = data.with_network(recipe, file)
-    recipe = _auto_finetune.fill_in(recipe, len(data.chosen), data.backbone, stored)
+    recipe = _auto_finetune.fill_in(recipe, data.with_network(recipe, file), stored)
     recipe, lines = recipe.shortened()
     for line in lines:
         ranks.log(line)
+    data = data.with_network(recipe, file)
     run_folder.recipe = to_flags(recipe)
     batches = build_batches(recipe, data, device)
     size, train_images = data.backbone["image_size"], data.train

@@ -72,5 +72,5 @@ def _rate(weights: int | None, stated: Mapping[str, Any]) -> list[Choice]:
     few = f"{weights:,} weights, fewer than {FEW_WEIGHTS:,}: they learn sooner at three times the published rate"
     return [
         Choice("lr", RATE, few),
-        Choice("clip_grad", CLIP, "keeps so high a rate from undoing what was learned"),
+        Choice("clip_grad", CLIP, "keeps so high a rate stable"),
     ]

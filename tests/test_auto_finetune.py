@@ -16,6 +16,7 @@ from multicrop.config.backbone import BackboneSettings
 from multicrop.config.finetune import Recipe
 from multicrop.config.pretrain import Recipe as Pretraining
 from multicrop.datasets import _folders, shapes
+from multicrop.weights import pretrained
 
 SMALL = (
     "--scratch", "--arch", "vit", "--embed_dim", "16", "--num_layers", "1", "--num_heads", "2", "--image_size", "16",
@@ -106,6 +107,10 @@ def test_ones_own_images_get_it_and_every_choice_has_a_reason(colours, tmp_path)
     kept = recipe_of(tmp_path / "run")
     assert kept["ra"] == 1 and kept["aa"] is False and kept["sd"] == 0
     assert kept["lr"] == 3e-3 and kept["clip_grad"] == 1  # of a few thousand weights
+    network = pretrained.read(tmp_path / "run").metadata.backbone
+    assert network["drop_path_rate"] == 0
+    more = finetune(colours, tmp_path / "run", "--epochs", "2", "--cm", "true", "--lr", "3e-3")
+    assert more.returncode == 0, more.stderr
     assert kept["epochs"] == 2 and kept["cm"] is True  # stated
     assert (
         "--aa false: 2 passes over the images: what was published for 300 needs 200" in done.stderr

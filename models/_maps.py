@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Grid = tuple[int, int]
@@ -42,6 +43,16 @@ def patch_grid(images: Tensor, patch_size: int) -> Grid:
     """How many patches of `patch_size` px lie below and beside each other in images (B, C, h, w)."""
     height, width = images.shape[-2:]
     return height // patch_size, width // patch_size
+
+
+def channels_last_on_cpu(images: Tensor) -> Tensor:
+    """The same images (B, C, h, w), on a CPU with a pixel's channels side by side in memory.
+
+    There pooling takes a tenth of the time and narrow convolutions less; not for batch norm, which is less exact with it.
+    """
+    if images.device.type != "cpu":
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def map_grid(maps: Tensor) -> Grid:

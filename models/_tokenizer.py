@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch.nn as nn
 from torch import Tensor
 
-from ._maps import Grid
+from ._maps import Grid, channels_last_on_cpu
 from ._sizes import Size, check_images, height_width
 
 
@@ -43,7 +43,8 @@ class Tokenizer(nn.Module):
         nn.init.kaiming_normal_(convolution.weight)
         if not pool:
             return nn.Sequential(convolution)
-        return nn.Sequential(convolution, nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+        # Published is ReLU first, which has four times the values and the same result and gradients
+        return nn.Sequential(convolution, nn.MaxPool2d(3, 2, 1), nn.ReLU())
 
     @property
     def stride(self) -> int:
@@ -79,4 +80,4 @@ class Tokenizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
-        return self.conv_layers(x)
+        return self.conv_layers(channels_last_on_cpu(x))

@@ -5,6 +5,7 @@ import json
 import _filled
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from conftest import GOLDEN
 from safetensors import safe_open
@@ -500,3 +501,19 @@ def test_images_that_do_not_fit_are_one_line_errors():
         compact.build(32)(torch.zeros(1, 1, 32, 32))
     with pytest.raises(ValueError, match="4 x 4 px is too small"):
         compact.build(32, kernel_size=7, padding=1)(torch.zeros(1, 3, 4, 4))
+
+
+def test_tokenizer_pools_before_relu_as_well_as_after_it():
+    """Published is ReLU before the pooling: the same tokens and the same gradients, of equal values and of zeros, too."""
+    tokenizer = Tokenizer(3, 8, kernel_size=3, stride=1, padding=1, conv_layers=2).double()
+    published = nn.Sequential()
+    for stage in tokenizer.conv_layers:
+        published.extend([stage[0], nn.ReLU(), nn.MaxPool2d(3, 2, 1)])
+    few_values = torch.randint(-2, 3, (4, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+    x = few_values.double()
+    gradients = []
+    for network in (tokenizer, published):
+        output = network(x)
+        wanted = torch.autograd.grad(output.square().sum(), tokenizer.parameters())
+        gradients.append([output, *wanted])
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)

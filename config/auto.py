@@ -1,7 +1,7 @@
 """--recipe auto: the settings of stage one as functions of the images and of the budget, each with its reason.
 
 Rules, not measurements: what is measured of the images comes in as `ImageFacts`, and commands/_auto.py measures it.
-LOG.md has the runs that the rules were fitted on, and docs/recipes.md those that they were tried on.
+LOG.md has the runs that the rules were fitted on, and docs/{recipes,measured}.md those they were tried on.
 """
 
 from collections.abc import Mapping

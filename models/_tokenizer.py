@@ -10,7 +10,7 @@ from ._sizes import Size, check_images, height_width
 
 
 class Tokenizer(nn.Module):
-    """Stages of convolution, and with `pool` of ReLU and max-pooling: images (B, C, H, W) -> a map (B, D, h, w).
+    """Stages of convolution, and with `pool` of max-pooling and ReLU: images (B, C, H, W) -> a map (B, D, h, w).
 
     With pool=False and one stage of kernel = stride it is a patch embedding. The stages between have `in_planes`
     channels, all have the same kernel, stride and padding.
@@ -80,4 +80,6 @@ class Tokenizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
-        return self.conv_layers(channels_last_on_cpu(x))
+        if len(self.strides) > 1:
+            x = channels_last_on_cpu(x)
+        return self.conv_layers(x)

@@ -504,7 +504,7 @@ def test_images_that_do_not_fit_are_one_line_errors():
 
 
 def test_tokenizer_pools_before_relu_as_well_as_after_it():
-    """Published is ReLU before the pooling: the same tokens and the same gradients, of equal values and of zeros, too."""
+    """Published is ReLU before the pooling: the same tokens and gradients, of equal values and of zeros, too."""
     tokenizer = Tokenizer(3, 8, kernel_size=3, stride=1, padding=1, conv_layers=2).double()
     published = nn.Sequential()
     for stage in tokenizer.conv_layers:
@@ -517,3 +517,11 @@ def test_tokenizer_pools_before_relu_as_well_as_after_it():
         wanted = torch.autograd.grad(output.square().sum(), tokenizer.parameters())
         gradients.append([output, *wanted])
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tokenizer_pools_over_neighbouring_channels_on_a_cpu(channels):
+    tokenizer = Tokenizer(channels, 8, kernel_size=3, stride=1, padding=1)
+    assert tokenizer(torch.rand(2, channels, 16, 16)).is_contiguous(
+        memory_format=torch.channels_last
+    )

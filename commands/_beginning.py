@@ -13,6 +13,7 @@ from typing import Any
 from multicrop.commands._auto import share_of_batch
 from multicrop.commands._changed_data import resume
 from multicrop.commands._networks import fill_backbone
+from multicrop.commands._origin import check_reads_folder
 from multicrop.commands._student import TrainState
 from multicrop.config.backbone import BackboneSettings
 from multicrop.config.flags import Given, changed_flags, flag_types, from_flags, to_flags, typed
@@ -60,6 +61,9 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Origin]:
     A run that is there has its own weights and settings, also when what it began from is gone. ValueError or
     FileNotFoundError in one line where it cannot begin so.
     """
+    stated = recipe.given.flags if recipe.given else ()
+    if "datapath" in stated and "dataset" not in stated:
+        check_reads_folder(recipe.data.dataset, recipe.data.datapath)
     begin = recipe.begin
     if begin.pretrained_weights is None:
         if begin.extend_epochs:

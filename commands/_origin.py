@@ -42,6 +42,8 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
     """
     trained_on = metadata.data.get("dataset", "shapes")
     dataset = data.dataset or trained_on
+    if data.datapath and data.dataset is None:
+        check_reads_folder(dataset, data.datapath)
     recipe: dict[str, Any] = {}
     if source(dataset) == source(trained_on):
         recipe = metadata.recipe
@@ -63,6 +65,15 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
         conversion_of(data, dataset, metadata),
         stated_flags(data),
     )
+
+
+def check_reads_folder(dataset: str, datapath: str) -> None:
+    """ValueError where nobody named a data set and the one that is taken is drawn: the folder would not be looked at."""
+    if source(dataset) == source("shapes"):
+        raise ValueError(
+            f"--datapath {datapath}: {dataset}, which is drawn and reads no folder, is taken where --dataset is not "
+            f"given; multicrop check {datapath} says which one the folder is"
+        )
 
 
 def is_same_path(one: str, other: str | None) -> bool:

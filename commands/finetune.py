@@ -171,7 +171,7 @@ def train(
 def files_of(run_folder: Run, train_state: TrainState) -> dict[str, str | None]:
     """Where the run's weights are."""
     folder = run_folder.folder
-    files: dict[str, str | None] = {"output_dir": str(folder), "checkpoint": str(run_folder.newest)}
+    files: dict[str, str | None] = {"output_dir": str(folder), "checkpoint": run_folder.saved}
     files["best"] = str(folder / BEST) if train_state.best.epoch is not None else None
     if train_state.average:
         files["averaged"] = str(folder / AVERAGED)

@@ -133,7 +133,7 @@ def train(
     # The result.
     page.finish()
     run_folder.close()
-    paths = {"checkpoint": str(run_folder.newest), "output_dir": str(run_folder.folder)}
+    paths = {"checkpoint": run_folder.saved, "output_dir": str(run_folder.folder)}
     return {**loop.result(), **accuracy, **paths}
 
 

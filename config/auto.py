@@ -198,9 +198,11 @@ def epochs_without_limit(images: int, batch: int) -> tuple[int, str]:
 
 def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tuple[int, str]:
     """The epochs that fit into so many minutes; at least one."""
-    epochs = max(1, int(60 * minutes / (seconds_per_step * per_epoch)))
+    epochs = int(60 * minutes / (seconds_per_step * per_epoch))
     reason = f"{minutes:g} minutes at {seconds_per_step:.3g} s a step, measured, and {per_epoch} steps an epoch"
-    return epochs, reason
+    if epochs < 1:
+        reason += f": one epoch takes {seconds_per_step * per_epoch / 60:.3g} minutes, more than that"
+    return max(1, epochs), reason
 
 
 def _architecture(images: int, size: ImageSize, stated: Mapping[str, Any]) -> Choice:

@@ -72,6 +72,7 @@ class Recipe:
     machine: Machine = Machine()
 
     def __post_init__(self):
-        require(len(self.paths) > 0, "paths", "", "names no data set and no run")
+        if not self.paths:
+            raise ValueError("name a folder of images, a run or several runs: multicrop report PATH")
         several = len(self.paths) > 1
         require(not (several and self.page.watch), "watch", True, "is for one run")

@@ -139,6 +139,11 @@ class Run:
                 )
             self._image_record = ImageRecord(self.folder, pixels, identity["files"], read)
 
+    @property
+    def saved(self) -> str | None:
+        """The path of the newest checkpoint; None where a run was stopped before its first one."""
+        return str(self.newest) if self.newest.is_file() else None
+
     def _newest(self) -> tuple[Checkpoint, Path] | None:
         """The newest state that any rank finds, on every rank: nodes need not see the same disk."""
         own = checkpoint.newest(self.folder, ranks.log)

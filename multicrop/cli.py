@@ -124,6 +124,9 @@ def parse(recipe_type: type[R], argv: list[str], program: str | None = None) -> 
             raise UsageError(f"recipe {file}: {error}") from None
         raise
     if unknown:
+        if not unknown[0].startswith("-"):
+            hint = ": images are named by --datapath" if "datapath" in names else ""
+            raise UsageError(f"{unknown[0]} follows no flag{hint}; --help lists all")
         flag = unknown[0].split("=")[0].lstrip("-").replace("-", "_")
         hint = nearest(flag, names, show=False)
         raise UsageError(f"unknown flag {unknown[0]}{hint}; --help lists all")

@@ -180,3 +180,13 @@ def test_a_run_whose_images_changed_begins_again_with_what_it_has_learned(folder
     assert result_of(run(tmp_path, *command, "--resume_changed_data"))["step"] == 8
     assert not (out / "before_2").exists()
     assert state(out).metadata.ancestry[0]["weights"] == str(out / "before_1")
+
+
+@pytest.mark.parametrize("command", [["train_ssl.py"], ["finetune.py", "--scratch"]])
+def test_a_folder_that_no_data_set_would_read_is_refused(folder, tmp_path, command):
+    """Without --dataset the drawn set would be trained on in its place."""
+    photos = folder / "images"
+    process = launch(*command, "--datapath", photos, "--output_dir", tmp_path / "run")
+    assert process.returncode == 2 and not (tmp_path / "run").exists()
+    assert f"--datapath {photos}: shapes, which is drawn and reads no folder" in process.stderr
+    assert f"multicrop check {photos} says which" in process.stderr

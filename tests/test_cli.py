@@ -105,11 +105,11 @@ def test_a_recipe_file_gives_values_and_the_command_line_wins(tmp_path):
         (["--rate", "-1"], "--rate -1.0: must not be negative; see --help"),
         (["--precision", "fp8"], "invalid choice 'fp8'"),
         (["--aa", "maybe"], "'maybe' is neither true nor false"),
-        (["--aa", "true", "false"], "unknown flag false"),
+        (["--aa", "true", "false"], "false follows no flag; --help lists all"),
         (["--crops_scale", "0.1"], "--crops_scale"),
         (["--recipe", "nowhere.yaml"], "recipe nowhere.yaml: there is no such file"),
         (["--recipe"], "--recipe needs the path"),
-        (["stray"], "unknown flag stray"),
+        (["stray"], "stray follows no flag; --help lists all"),
     ],
 )
 def test_bad_words_are_one_line(words, expected):

@@ -167,6 +167,13 @@ def test_what_differs_from_the_defaults_is_said(tmp_path, capsys):
     assert "every flag has its default" in second
 
 
+def test_a_run_names_no_checkpoint_before_its_first(tmp_path):
+    run = run_in(tmp_path)
+    assert run.saved is None
+    run.save(METADATA.at(1, 0.5), {"weight": torch.ones(2)})
+    assert run.saved == str(tmp_path / "checkpoint.pt")
+
+
 def test_a_new_folder_starts_at_step_0(tmp_path):
     assert run_in(tmp_path / "a" / "b").resume(Networks(), {"global_batch": 4}) == 0
 

@@ -201,7 +201,9 @@ def epochs_within(minutes: float, seconds_per_step: float, per_epoch: int) -> tu
     epochs = int(60 * minutes / (seconds_per_step * per_epoch))
     reason = f"{minutes:g} minutes at {seconds_per_step:.3g} s a step, measured, and {per_epoch} steps an epoch"
     if epochs < 1:
-        reason += f": one epoch takes {seconds_per_step * per_epoch / 60:.3g} minutes, more than that"
+        reason += (
+            f": one epoch takes {seconds_per_step * per_epoch / 60:.3g} minutes, more than that"
+        )
     return max(1, epochs), reason
 
 

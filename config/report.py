@@ -73,6 +73,8 @@ class Recipe:
 
     def __post_init__(self):
         if not self.paths:
-            raise ValueError("name a folder of images, a run or several runs: multicrop report PATH")
+            raise ValueError(
+                "name a folder of images, a run or several runs: multicrop report PATH"
+            )
         several = len(self.paths) > 1
         require(not (several and self.page.watch), "watch", True, "is for one run")

@@ -16,7 +16,15 @@ from multicrop.commands._networks import fill_backbone
 from multicrop.commands._origin import check_reads_folder
 from multicrop.commands._student import TrainState
 from multicrop.config.backbone import BackboneSettings
-from multicrop.config.flags import Given, changed_flags, flag_types, from_flags, to_flags, typed
+from multicrop.config.flags import (
+    Given,
+    changed_flags,
+    flag_types,
+    from_flags,
+    stated_values,
+    to_flags,
+    typed,
+)
 from multicrop.config.pretrain import Recipe
 from multicrop.engine import checkpoint, ranks
 from multicrop.engine.metadata import Checkpoint, Metadata
@@ -61,7 +69,7 @@ def resolve(recipe: Recipe) -> tuple[Recipe, Origin]:
     A run that is there has its own weights and settings, also when what it began from is gone. ValueError or
     FileNotFoundError in one line where it cannot begin so.
     """
-    stated = recipe.given.flags if recipe.given else ()
+    stated = stated_values(recipe)
     if "datapath" in stated and "dataset" not in stated:
         check_reads_folder(recipe.data.dataset, recipe.data.datapath)
     begin = recipe.begin

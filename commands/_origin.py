@@ -69,7 +69,7 @@ def data_origin(data: DataSettings, metadata: Metadata) -> DataOrigin:
 
 def check_reads_folder(dataset: str, datapath: str) -> None:
     """ValueError where nobody named a data set and the one that is taken is drawn: it would not look at the folder."""
-    if source(dataset) == source("shapes"):
+    if source(dataset).entry == "shapes":  # any version of it
         raise ValueError(
             f"--datapath {datapath}: {dataset}, which is drawn and reads no folder, is taken where --dataset is not "
             f"given; multicrop check {datapath} says which one the folder is"

@@ -86,6 +86,15 @@ def test_flags_say_where_the_images_are_then_the_file_for_its_own_data_set(tmp_p
     assert origin(pretrained.Pretrained().metadata, None, None, None) == ("shapes", "./data", None)
 
 
+@pytest.mark.parametrize("drawn", ["shapes", "shapes_1"])
+def test_weights_of_a_drawn_set_read_no_folder_that_nobody_named_a_data_set_for(drawn):
+    weights = Metadata("ssl", 3, data={"dataset": drawn})
+    with pytest.raises(ValueError, match=f"--datapath photos: {drawn}, which is drawn"):
+        data_origin(DataSettings(datapath="photos"), weights)
+    named = data_origin(DataSettings("images", "photos"), weights)
+    assert (named.dataset, named.datapath) == ("images", "photos")
+
+
 SIZES = {"patch_size": 4, "embed_dim": 16, "num_layers": 2, "num_heads": 2}
 
 
